@@ -1,0 +1,1 @@
+//! Benchmarks of ringecho: what is measured, and how, stands in `docs/benchmarking.md`.

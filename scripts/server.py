@@ -1,0 +1,116 @@
+"""The server under test, for the scripts beside this file: built, started on a free port, ended.
+
+A server started here is always ended again, by its own process id, also when the script is told
+to stop. What the server is asked over the wire is not known here.
+"""
+
+import contextlib
+import json
+import os
+import re
+import select
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+TARGET = (ROOT / os.environ.get("CARGO_TARGET_DIR", "target")).resolve()
+
+START_SECONDS = 20
+# More than the server may take to drain its connections.
+STOP_SECONDS = 30
+
+LISTENING = re.compile(r"ringecho listening on ws://127\.0\.0\.1:(\d+)\b")
+
+
+class Failure(Exception):
+    """What went wrong, in words for the person who ran the script."""
+
+
+def built():
+    """Builds the release binary and gives its path."""
+    command = ["cargo", "build", "--release", "--locked"]
+    if subprocess.run(command, cwd=ROOT, stdin=subprocess.DEVNULL).returncode != 0:
+        raise Failure(f"{' '.join(command)} failed")
+    return TARGET / "release" / "ringecho"
+
+
+@contextlib.contextmanager
+def running(binary, arguments=(), stats_file=None, wrapper=(), log=None):
+    """Runs `binary` on a free port and yields the port; ends it with SIGTERM and checks its status.
+
+    `wrapper` is a command that stands before the binary and becomes it (`strace -D`), `log` a file
+    that takes standard error.
+    """
+    command = [*wrapper, str(binary), "--listen", "127.0.0.1:0"]
+    if stats_file is not None:
+        command += ["--stats-file", str(stats_file)]
+    command += arguments
+    with contextlib.ExitStack() as stack:
+        errors = stack.enter_context(open(log, "wb")) if log else None
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, bufsize=0
+        )
+        try:
+            yield _port(process, command)
+        finally:
+            ended_before = _is_over(process)
+            _end(process)
+            # Whatever the script missed, that the server was gone is the better explanation.
+            if ended_before:
+                said = Path(log).read_text(errors="replace")[-2000:] if log else ""
+                raise Failure(
+                    f"the server ended by itself, with status {process.returncode}\n{said}".rstrip()
+                )
+    if process.returncode != 0:
+        raise Failure(f"the server ended with status {process.returncode} after SIGTERM, not 0")
+
+
+def _port(process, command):
+    readable, _, _ = select.select([process.stdout], [], [], START_SECONDS)
+    if not readable:
+        raise Failure(f"the server said nothing within {START_SECONDS} s: {' '.join(command)}")
+    line = process.stdout.readline().decode(errors="replace").strip()
+    listening = LISTENING.match(line)
+    if listening is None:
+        raise Failure(f"the server's first line was {line!r}: {' '.join(command)}")
+    return int(listening[1])
+
+
+def _is_over(process):
+    # A server that aborts resets its connections a moment before it can be waited for.
+    try:
+        process.wait(timeout=0.2)
+    except subprocess.TimeoutExpired:
+        return False
+    return True
+
+
+def _end(process):
+    process.terminate()
+    try:
+        # Reads what the server prints at its end as well, or a full pipe would hold it up.
+        process.communicate(timeout=STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.communicate()
+        raise Failure(f"the server was still there {STOP_SECONDS} s after SIGTERM") from None
+
+
+def stats(path):
+    """The counters that the server wrote at its end, summed over its workers."""
+    return json.loads(Path(path).read_text())["total"]
+
+
+def run(main):
+    """Runs a script's `main` and turns its outcome into the exit status."""
+    # Without this a SIGTERM would end Python at once and leave the server behind.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
+    try:
+        sys.exit(main())
+    except (Failure, OSError) as failure:
+        sys.exit(f"{Path(sys.argv[0]).name}: {failure}")
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)

@@ -1,0 +1,265 @@
+//! A region of memory in which received bytes become the reply.
+//!
+//! A region is a slice and five cursors into it:
+//!
+//! ```text
+//! 0 ......... sent ..... ready ..... written ..... unread ..... end
+//!   headroom       reply       held           gap        received
+//! ```
+//!
+//! `sent..ready` may be sent. `ready..written` is output that may not go out yet, because its
+//! frame is not whole. `unread..end` has been received and not been looked at. The gap is what
+//! the reply is shorter than the request: a server's frame has no mask.
+//!
+//! Invariant: `sent <= ready <= written <= unread <= end <= bytes.len()`. A short send, a frame
+//! that ends in mid-header or a request split anywhere is no special case: a cursor has not moved
+//! yet.
+//!
+//! The server says more than it was told at most twice on a connection, in its answer to the
+//! opening handshake and in its close frame. For that the region begins with [`HEADROOM`].
+//!
+//! This module knows nothing of frames, sockets, or where the memory comes from.
+
+use bytes::{Buf, BytesMut};
+
+/// Octets that a region keeps free before the first received byte, so that what the server adds
+/// of its own (a handshake's answer, a close frame) finds room however full the region is.
+pub const HEADROOM: usize = 512;
+
+/// The cursors of a region, apart from its memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cursors {
+    sent: u32,
+    ready: u32,
+    written: u32,
+    unread: u32,
+    end: u32,
+}
+
+impl Cursors {
+    /// The cursors of a region into which `received` octets have just come, behind the headroom.
+    #[inline]
+    pub fn received(received: usize) -> Cursors {
+        let start = HEADROOM as u32;
+        Cursors {
+            sent: start,
+            ready: start,
+            written: start,
+            unread: start,
+            end: (HEADROOM + received) as u32,
+        }
+    }
+
+    /// The octets that may be sent, as positions in the region.
+    #[inline]
+    pub fn reply(&self) -> std::ops::Range<usize> {
+        self.sent as usize..self.ready as usize
+    }
+
+    /// Whether anything lies in the region that is not yet part of a reply.
+    #[inline]
+    pub fn has_leftover(&self) -> bool {
+        self.ready < self.written || self.unread < self.end
+    }
+
+    #[inline]
+    fn check(&self, length: usize) {
+        debug_assert!(
+            self.sent <= self.ready
+                && self.ready <= self.written
+                && self.written <= self.unread
+                && self.unread <= self.end
+                && self.end as usize <= length,
+            "{self:?} in {length}"
+        );
+    }
+}
+
+/// A region: memory and the cursors into it.
+#[derive(Debug)]
+pub struct Region<'a> {
+    /// The memory, from the headroom on.
+    bytes: &'a mut [u8],
+    cursors: &'a mut Cursors,
+}
+
+impl<'a> Region<'a> {
+    /// Puts memory and cursors together.
+    #[inline]
+    pub fn new(bytes: &'a mut [u8], cursors: &'a mut Cursors) -> Region<'a> {
+        cursors.check(bytes.len());
+        Region { bytes, cursors }
+    }
+
+    /// The octets received and not yet looked at.
+    #[inline]
+    pub fn unread(&self) -> &[u8] {
+        &self.bytes[self.cursors.unread as usize..self.cursors.end as usize]
+    }
+
+    /// The output that waits for its frame to be whole.
+    #[inline]
+    pub fn held(&self) -> &[u8] {
+        &self.bytes[self.cursors.ready as usize..self.cursors.written as usize]
+    }
+
+    /// Steps over `count` received octets without output.
+    #[inline]
+    pub fn skip(&mut self, count: usize) {
+        self.cursors.unread += count as u32;
+        self.cursors.check(self.bytes.len());
+    }
+
+    /// Steps over all that was received.
+    pub fn skip_all(&mut self) {
+        self.cursors.unread = self.cursors.end;
+    }
+
+    /// Gives all memory up to the end of the region as scratch, with the positions of `written`
+    /// and `unread`: for a pass that turns the one into the other. Call [`Region::moved`] after.
+    #[inline]
+    pub fn parts(&mut self) -> (&mut [u8], usize, usize) {
+        let end = self.cursors.end as usize;
+        (&mut self.bytes[..end], self.cursors.written as usize, self.cursors.unread as usize)
+    }
+
+    /// Notes that `count` octets from `unread` now stand at `written`.
+    #[inline]
+    pub fn moved(&mut self, count: usize) {
+        self.cursors.written += count as u32;
+        self.cursors.unread += count as u32;
+        self.cursors.check(self.bytes.len());
+    }
+
+    /// Writes `output` behind what is written. Where the gap is too small for it, what is
+    /// unsent slides into the headroom.
+    ///
+    /// # Panics
+    ///
+    /// When the headroom is used up, which a connection cannot do: see the head of this module.
+    #[inline]
+    pub fn write(&mut self, output: &[u8]) {
+        let gap = (self.cursors.unread - self.cursors.written) as usize;
+        if output.len() > gap {
+            self.slide_back(output.len() - gap);
+        }
+        let written = self.cursors.written as usize;
+        self.bytes[written..written + output.len()].copy_from_slice(output);
+        self.cursors.written += output.len() as u32;
+        self.cursors.check(self.bytes.len());
+    }
+
+    #[cold]
+    fn slide_back(&mut self, count: usize) {
+        let Cursors { sent, written, .. } = *self.cursors;
+        let target = (sent as usize).checked_sub(count).expect("the headroom holds what is added");
+        self.bytes.copy_within(sent as usize..written as usize, target);
+        self.cursors.sent -= count as u32;
+        self.cursors.ready -= count as u32;
+        self.cursors.written -= count as u32;
+    }
+
+    /// Lets all that is written be sent.
+    #[inline]
+    pub fn release(&mut self) {
+        self.cursors.ready = self.cursors.written;
+    }
+
+    /// Takes back the output that waits for its frame to be whole.
+    #[inline]
+    pub fn retract(&mut self) {
+        self.cursors.written = self.cursors.ready;
+    }
+
+    /// Takes back the last octets of the held output, down to `count` octets.
+    #[inline]
+    pub fn truncate_held(&mut self, count: usize) {
+        let written = self.cursors.ready + count as u32;
+        debug_assert!(written <= self.cursors.written);
+        self.cursors.written = written;
+    }
+}
+
+/// A region on the heap, for what a pinned buffer cannot keep: a frame or a request that is not
+/// whole, or octets that came while an earlier reply was still under way.
+#[derive(Debug)]
+pub struct Spill {
+    /// As long as `cursors.end`.
+    bytes: BytesMut,
+    cursors: Cursors,
+}
+
+impl Default for Spill {
+    fn default() -> Self {
+        Spill { bytes: BytesMut::zeroed(HEADROOM), cursors: Cursors::received(0) }
+    }
+}
+
+impl Spill {
+    /// A spill with all that stands behind the reply in `region`; the region keeps the reply.
+    pub fn leftover(bytes: &[u8], cursors: &mut Cursors) -> Spill {
+        let mut spill = Spill::default();
+        let held = &bytes[cursors.ready as usize..cursors.written as usize];
+        let unread = &bytes[cursors.unread as usize..cursors.end as usize];
+        spill.bytes.reserve(held.len() + unread.len());
+        spill.bytes.extend_from_slice(held);
+        spill.bytes.extend_from_slice(unread);
+        spill.cursors.written += held.len() as u32;
+        spill.cursors.unread = spill.cursors.written;
+        spill.cursors.end = spill.bytes.len() as u32;
+        cursors.written = cursors.ready;
+        cursors.unread = cursors.ready;
+        cursors.end = cursors.ready;
+        spill
+    }
+
+    /// Adds received octets at the end.
+    pub fn append(&mut self, received: &[u8]) {
+        if self.cursors.unread == self.cursors.end {
+            // Nothing is unread, so the gap can go.
+            self.cursors.unread = self.cursors.written;
+            self.cursors.end = self.cursors.written;
+            self.bytes.truncate(self.cursors.end as usize);
+        }
+        self.bytes.extend_from_slice(received);
+        self.cursors.end = self.bytes.len() as u32;
+    }
+
+    /// The region in this spill.
+    pub fn region(&mut self) -> Region<'_> {
+        Region::new(&mut self.bytes, &mut self.cursors)
+    }
+
+    /// Parts the octets that may be sent from the rest, if there is a rest. The reply leaves
+    /// without being copied; what stays moves behind a headroom of its own.
+    pub fn split_reply(mut self) -> (BytesMut, Option<Spill>) {
+        let Cursors { sent, ready, .. } = self.cursors;
+        let rest = self
+            .cursors
+            .has_leftover()
+            .then(|| Spill::leftover(&self.bytes, &mut self.cursors));
+        self.bytes.truncate(ready as usize);
+        self.bytes.advance(sent as usize);
+        (self.bytes, rest)
+    }
+
+    /// How many octets may be sent.
+    pub fn reply_octets(&self) -> usize {
+        self.cursors.reply().len()
+    }
+
+    /// Whether there is anything to send.
+    pub fn has_reply(&self) -> bool {
+        self.cursors.sent < self.cursors.ready
+    }
+
+    /// Octets of memory that this spill keeps alive for the connection.
+    pub fn octets(&self) -> usize {
+        self.bytes.len() - HEADROOM.min(self.bytes.len())
+    }
+
+    /// Whether there is neither a reply nor anything left over.
+    pub fn is_empty(&self) -> bool {
+        self.cursors.sent == self.cursors.ready && !self.cursors.has_leftover()
+    }
+}

@@ -1,0 +1,256 @@
+//! The command line: its options, their limits and defaults, and what is printed.
+
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use bytesize::ByteSize;
+use clap::{Parser, ValueEnum};
+
+use crate::buffer::HEADROOM;
+use crate::engine::kernel::BufferConfig;
+use crate::engine::wait::WaitStrategy;
+use crate::server::{Config, Server, Statistics, list_of};
+
+/// The largest `--message-max`, in octets: 1 GiB.
+pub const MESSAGE_MAX_MAX: u64 = 1 << 30;
+/// The longest `--spin-us`: a second.
+pub const SPIN_US_MAX: u32 = 1_000_000;
+/// The most workers.
+pub const WORKERS_MAX: u16 = 1024;
+
+/// A WebSocket echo server for Linux on io_uring: one system call a message.
+///
+/// Every message comes back as it was sent, text or binary, fragment by fragment. SIGINT and
+/// SIGTERM close all connections with code 1001, wait for at most 5 seconds and print a summary; a
+/// second one ends the server at once. SIGUSR1 writes the statistics file.
+#[derive(Debug, Parser)]
+#[command(version, max_term_width = 100)]
+pub struct Cli {
+    /// Where to listen, may be given several times. Port 0 means a free port.
+    #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:9001")]
+    pub listen: Vec<SocketAddr>,
+
+    /// Worker threads [default: one for each processor in --cpus].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=i64::from(WORKERS_MAX)))]
+    pub workers: Option<u16>,
+
+    /// The processors that workers are pinned to, such as 0,2-5 [default: all that are allowed].
+    #[arg(long, value_name = "LIST")]
+    pub cpus: Option<String>,
+
+    /// How a worker waits for the next message.
+    #[arg(long, value_enum, default_value_t = Wait::Adaptive)]
+    pub wait: Wait,
+
+    /// How long adaptive and sqpoll spin before they sleep, in microseconds.
+    #[arg(long, value_name = "N", default_value_t = 50,
+          value_parser = clap::value_parser!(u32).range(1..=i64::from(SPIN_US_MAX)))]
+    pub spin_us: u32,
+
+    /// The largest message, at most 1GiB; a larger one is answered with close code 1009.
+    #[arg(long, value_name = "SIZE", default_value = "64MiB", value_parser = message_max)]
+    pub message_max: u64,
+
+    /// Connections open at a time, over all workers; a further one is answered with status 503.
+    #[arg(long, value_name = "N", default_value_t = 100_000,
+          value_parser = clap::value_parser!(u32).range(1..))]
+    pub connections_max: u32,
+
+    /// Pinned buffers of each worker: a power of two, at most 32768.
+    #[arg(long, value_name = "N", default_value_t = 256, value_parser = buffers)]
+    pub buffers: u16,
+
+    /// The size of a pinned buffer, from 1KiB to 1MiB.
+    #[arg(long, value_name = "SIZE", default_value = "16KiB", value_parser = buffer_size)]
+    pub buffer_size: u32,
+
+    /// Writes the counters to this file as JSON, at the end and at SIGUSR1.
+    #[arg(long, value_name = "PATH")]
+    pub stats_file: Option<PathBuf>,
+}
+
+/// The names of the wait strategies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Wait {
+    /// Sleeps in the kernel: least processor time, most latency.
+    Block,
+    /// Never sleeps: takes its processor whole.
+    Spin,
+    /// Spins while messages keep arriving and the processor is not needed by others, else sleeps.
+    Adaptive,
+    /// A thread of the kernel polls for submissions; it takes a processor while there is traffic.
+    Sqpoll,
+}
+
+impl Cli {
+    /// What the options ask for.
+    ///
+    /// # Errors
+    ///
+    /// One line that says what is wrong with them.
+    pub fn config(&self) -> Result<Config, String> {
+        let spin = Duration::from_micros(u64::from(self.spin_us));
+        Ok(Config {
+            listen: self.listen.clone(),
+            workers: self.workers.map(usize::from),
+            cpus: self.cpus.as_deref().map(cpus).transpose()?,
+            wait: match self.wait {
+                Wait::Block => WaitStrategy::Block,
+                Wait::Spin => WaitStrategy::Spin,
+                Wait::Adaptive => WaitStrategy::Adaptive(spin),
+                Wait::Sqpoll => WaitStrategy::Sqpoll(spin),
+            },
+            message_max: self.message_max,
+            connections_max: self.connections_max as usize,
+            buffers: BufferConfig { count: self.buffers, octets: self.buffer_size },
+        })
+    }
+
+    /// The line that says that the server is there.
+    pub fn greeting(&self, server: &Server) -> String {
+        let addresses: Vec<String> =
+            server.addresses().iter().map(|address| format!("ws://{address}")).collect();
+        let workers = server.cpus().len();
+        format!(
+            "ringecho listening on {} (engine uring, {workers} worker{} on processor{} {}, wait {})",
+            addresses.join(" "),
+            if workers == 1 { "" } else { "s" },
+            if workers == 1 { "" } else { "s" },
+            list_of(server.cpus()),
+            self.wait.to_possible_value().expect("no value is hidden").get_name(),
+        )
+    }
+}
+
+/// The summary at the end: a counter a line, summed, then each worker's where there are several.
+pub fn summary(statistics: &Statistics) -> String {
+    let mut text = String::new();
+    let columns: Vec<serde_json::Value> = std::iter::once(&statistics.total)
+        .chain(statistics.workers.iter().filter(|_| statistics.workers.len() > 1))
+        .map(|snapshot| serde_json::to_value(snapshot).expect("numbers"))
+        .collect();
+    let mut line = |name: &str, cells: Vec<String>| {
+        let _ = write!(text, "{name:<22}");
+        for cell in cells {
+            let _ = write!(text, " {cell:>14}");
+        }
+        text.push('\n');
+    };
+    if columns.len() > 1 {
+        let workers = (0..statistics.workers.len()).map(|number| format!("worker-{number}"));
+        line("", std::iter::once("total".into()).chain(workers).collect());
+    }
+    for name in columns[0].as_object().expect("a struct").keys() {
+        let cells = columns.iter().map(|column| match &column[name] {
+            serde_json::Value::Number(number) if number.is_f64() => {
+                format!("{:.3}", number.as_f64().expect("a float"))
+            }
+            number => number.to_string(),
+        });
+        line(name, cells.collect());
+    }
+    text
+}
+
+fn cpus(list: &str) -> Result<Vec<usize>, String> {
+    let wrong = || format!("{list:?} is not a list of processors; write --cpus like 0,2-5");
+    let number = |text: &str| usize::from_str(text.trim()).map_err(|_| wrong());
+    let mut cpus = Vec::new();
+    for part in list.split(',') {
+        let (first, last) = match part.split_once('-') {
+            Some((first, last)) => (number(first)?, number(last)?),
+            None => (number(part)?, number(part)?),
+        };
+        // More processors than Linux can be built for: not worth making a list of.
+        if first > last || last > 8191 {
+            return Err(wrong());
+        }
+        cpus.extend(first..=last);
+    }
+    Ok(cpus)
+}
+
+fn size(text: &str, range: std::ops::RangeInclusive<u64>) -> Result<u64, String> {
+    let limits =
+        || format!("a size from {} to {}", ByteSize(*range.start()), ByteSize(*range.end()));
+    let size = ByteSize::from_str(text)
+        .map_err(|_| format!("write {} as a number with an optional unit, like 64MiB", limits()))?
+        .as_u64();
+    if range.contains(&size) { Ok(size) } else { Err(limits()) }
+}
+
+fn message_max(text: &str) -> Result<u64, String> {
+    size(text, 1..=MESSAGE_MAX_MAX)
+}
+
+fn buffer_size(text: &str) -> Result<u32, String> {
+    let size = size(text, 2 * HEADROOM as u64..=1 << 20)?;
+    if size % 64 == 0 { Ok(size as u32) } else { Err("a multiple of 64".into()) }
+}
+
+fn buffers(text: &str) -> Result<u16, String> {
+    match u16::from_str(text) {
+        Ok(count) if count.is_power_of_two() => Ok(count),
+        _ => Err("a power of two from 1 to 32768".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(arguments: &[&str]) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from([&["ringecho"], arguments].concat())
+    }
+
+    #[test]
+    fn the_defaults_are_those_of_the_documents() {
+        let config = parse(&[]).expect("no options").config().expect("defaults");
+        assert_eq!(config.listen, ["127.0.0.1:9001".parse().expect("an address")]);
+        assert_eq!(config.wait, WaitStrategy::Adaptive(Duration::from_micros(50)));
+        assert_eq!(config.message_max, 64 << 20);
+        assert_eq!((config.workers, config.cpus), (None, None));
+        assert_eq!(config.buffers, BufferConfig { count: 256, octets: 16 << 10 });
+    }
+
+    #[test]
+    fn sizes_take_units() {
+        for (text, octets) in [("1", 1), ("64KiB", 65_536), ("2M", 2_000_000), ("1GiB", 1 << 30)] {
+            assert_eq!(parse(&["--message-max", text]).expect(text).message_max, octets);
+        }
+        for text in ["0", "2GiB", "-1", "many", ""] {
+            let arguments = ["--message-max", text];
+            let error = parse(&arguments).expect_err(text);
+            assert_eq!(error.exit_code(), 2, "{text}");
+        }
+    }
+
+    #[test]
+    fn lists_of_processors_are_read_and_refused() {
+        assert_eq!(cpus("0"), Ok(vec![0]));
+        assert_eq!(cpus("0,2-4, 7"), Ok(vec![0, 2, 3, 4, 7]));
+        for list in ["", "a", "1-", "3-2", "0,,1", "-1", "99999999999999999999", "0-9999999"] {
+            assert!(cpus(list).expect_err(list).contains("--cpus like"), "{list}");
+        }
+    }
+
+    #[test]
+    fn numbers_out_of_range_are_usage_errors() {
+        for arguments in [
+            ["--workers", "0"],
+            ["--spin-us", "0"],
+            ["--connections-max", "0"],
+            ["--buffers", "3"],
+            ["--buffers", "65536"],
+            ["--buffer-size", "1000"],
+            ["--buffer-size", "1025"],
+            ["--wait", "never"],
+            ["--listen", "9001"],
+        ] {
+            assert_eq!(parse(&arguments).expect_err("wrong").exit_code(), 2, "{arguments:?}");
+        }
+    }
+}

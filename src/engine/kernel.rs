@@ -1,0 +1,785 @@
+//! The kernel's io_uring as a [`Ring`].
+//!
+//! The reply of a ping-pong must be submitted by the same system call that waits for the next
+//! message, and its own completion must not end that wait. So a send without patience carries
+//! `IOSQE_CQE_SKIP_SUCCESS` and `MSG_DONTWAIT | MSG_WAITALL`: it is tried when it is submitted,
+//! and leaves a completion only if it was cut short. When the submitting call has returned and the
+//! completion queue is drained, the sends without a completion are known to be whole.
+//!
+//! Invariants that the unsafe blocks rely on:
+//!
+//! 1. A buffer is in one of three hands: the kernel's (its entry lies between the buffer ring's
+//!    head and tail), a [`Lease`]'s, or a [`Reply`]'s. Leases cannot be copied, so only their
+//!    holder reads or writes the buffer.
+//! 2. The memory of a reply is kept in `quick` or `patient` from the moment that its send is
+//!    pushed until the send is known to be over: a quick one when it is submitted and the queue is
+//!    drained, a patient one when its completion is seen.
+//! 3. The mappings outlive the ring: they are declared after it and so dropped after it, and a
+//!    worker ends only when all its operations have. A panic aborts the process (see
+//!    `Cargo.toml`).
+//! 4. The buffer ring has `count` entries, a power of two; the entry of position `tail % count` is
+//!    never one that the kernel may read, because there are `count` buffers in all.
+
+#![expect(unsafe_code, reason = "the kernel reads and writes memory; see the invariants above")]
+
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::{Duration, Instant};
+
+use io_uring::squeue::{self, Flags};
+use io_uring::types::{BufRingEntry, Fd, SubmitArgs, Timespec};
+use io_uring::{Builder, CompletionQueue, IoUring, SubmissionQueue, Submitter, cqueue, opcode};
+use rustix::io::Errno;
+use rustix::net::{SendFlags, Shutdown};
+
+use super::EngineError;
+use super::ring::{
+    Completion, Further, Lease, Patience, Received, Reply, Ring, Sent, Socket, Wait,
+};
+use super::token::{Op, Token};
+use super::wait::{PREEMPTED, Pacer, WaitStrategy, Waited};
+use crate::buffer::HEADROOM;
+use crate::memory::Mapping;
+use crate::metrics::Counters;
+use crate::slab::Key;
+
+/// Entries of the submission queue. When it is full, it is submitted without waiting.
+const SUBMISSIONS: u32 = 1024;
+/// Entries of the completion queue. When it is full, the kernel keeps what is over.
+const COMPLETIONS: u32 = 4096;
+/// How long the kernel's thread polls before it sleeps, under `sqpoll`, in milliseconds.
+const SQPOLL_IDLE_MS: u32 = 50;
+/// The one group of buffers.
+const GROUP: u16 = 0;
+/// `IORING_ENTER_GETEVENTS` and its siblings (io_uring_enter(2)).
+const ENTER_GETEVENTS: u32 = 1;
+const ENTER_SQ_WAKEUP: u32 = 2;
+const ENTER_EXT_ARG: u32 = 8;
+
+/// Abilities of a ring that its set-up asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Feature {
+    /// A bad submission does not hold up those behind it.
+    SubmitAll,
+    /// Memory tells when completions are pending, so that spinning needs no system call.
+    TaskrunFlag,
+    /// One thread submits.
+    SingleIssuer,
+    /// Completions are made when that thread asks for them, not whenever it is interrupted.
+    DeferTaskrun,
+    /// Submissions are taken in order, without a table of indices.
+    NoSubmissionArray,
+    /// A kernel thread submits.
+    Sqpoll,
+}
+
+impl Feature {
+    fn add_to(self, builder: &mut Builder) {
+        match self {
+            Feature::SubmitAll => builder.setup_submit_all(),
+            Feature::TaskrunFlag => builder.setup_taskrun_flag(),
+            Feature::SingleIssuer => builder.setup_single_issuer(),
+            Feature::DeferTaskrun => builder.setup_defer_taskrun(),
+            Feature::NoSubmissionArray => builder.setup_no_sqarray(),
+            Feature::Sqpoll => builder.setup_sqpoll(SQPOLL_IDLE_MS),
+        };
+    }
+
+    /// The kernel's name for it, and the first version that has it (io_uring_setup(2)).
+    fn name(self) -> (&'static str, &'static str) {
+        match self {
+            Feature::SubmitAll => ("IORING_SETUP_SUBMIT_ALL", "5.18"),
+            Feature::TaskrunFlag => ("IORING_SETUP_TASKRUN_FLAG", "5.19"),
+            Feature::SingleIssuer => ("IORING_SETUP_SINGLE_ISSUER", "6.0"),
+            Feature::DeferTaskrun => ("IORING_SETUP_DEFER_TASKRUN", "6.1"),
+            Feature::NoSubmissionArray => ("IORING_SETUP_NO_SQARRAY", "6.6"),
+            Feature::Sqpoll => ("IORING_SETUP_SQPOLL", "5.11"),
+        }
+    }
+}
+
+/// Without these there is no serving; in the order of the kernels that brought them, and each
+/// usable with those before it. The buffer ring and multishot receives are as old as these.
+const NEEDED: &[Feature] =
+    &[Feature::SubmitAll, Feature::SingleIssuer, Feature::DeferTaskrun, Feature::TaskrunFlag];
+const NEEDED_SQPOLL: &[Feature] = &[Feature::Sqpoll, Feature::SubmitAll, Feature::SingleIssuer];
+/// These are used where the kernel has them; the newest last.
+const WELCOME: &[Feature] = &[Feature::NoSubmissionArray];
+
+/// Sets a ring up with all features, or without as many of the welcome ones as it takes.
+fn negotiate<T>(
+    needed: &[Feature],
+    welcome: &[Feature],
+    mut set_up: impl FnMut(&[Feature]) -> io::Result<T>,
+) -> Result<T, EngineError> {
+    const STEP: &str = "set up io_uring";
+    let all: Vec<Feature> = needed.iter().chain(welcome).copied().collect();
+    let mut count = all.len();
+    loop {
+        match set_up(&all[..count]) {
+            Ok(ring) => return Ok(ring),
+            Err(error) if Errno::from_io_error(&error) != Some(Errno::INVAL) => {
+                let remedy = remedy(&error);
+                return Err(EngineError::new(STEP, error).with_remedy(remedy));
+            }
+            Err(_) if count > needed.len() => count -= 1,
+            Err(error) => {
+                let missing = (1..=needed.len())
+                    .find(|&count| set_up(&all[..count]).is_err())
+                    .map_or(needed[0], |count| needed[count - 1]);
+                let (name, version) = missing.name();
+                let remedy = format!(
+                    "this kernel lacks {name}, which came with Linux {version}; ringecho needs \
+                     Linux 6.1 or newer"
+                );
+                return Err(EngineError::new(STEP, error).with_remedy(remedy));
+            }
+        }
+    }
+}
+
+fn remedy(error: &io::Error) -> &'static str {
+    match Errno::from_io_error(error) {
+        Some(Errno::NOSYS) => {
+            "this kernel has no io_uring, or a seccomp filter hides it; ringecho needs Linux 6.1 \
+             or newer, and in a container a seccomp profile that allows io_uring"
+        }
+        Some(Errno::PERM | Errno::ACCESS) => {
+            "io_uring is switched off: check that sysctl kernel.io_uring_disabled is 0, and in a \
+             container that the seccomp profile allows io_uring_setup, io_uring_enter and \
+             io_uring_register"
+        }
+        Some(Errno::NOMEM) => "raise the limit on locked memory (ulimit -l)",
+        Some(Errno::MFILE | Errno::NFILE) => "raise the limit on descriptors (ulimit -n)",
+        _ => "ringecho needs Linux 6.1 or newer with io_uring",
+    }
+}
+
+/// What the memory of one worker is made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BufferConfig {
+    /// How many buffers, a power of two, at most 32,768.
+    pub count: u16,
+    /// Octets of each, the headroom included; a multiple of 64.
+    pub octets: u32,
+}
+
+/// What a worker's ring is made from.
+#[derive(Debug)]
+pub struct Parts {
+    /// The listeners, already listening.
+    pub listeners: Vec<OwnedFd>,
+    /// Becomes readable when the worker is to stop.
+    pub stop: Arc<OwnedFd>,
+    /// The buffers.
+    pub buffers: BufferConfig,
+    /// How to wait.
+    pub strategy: WaitStrategy,
+}
+
+/// The memory and the kernel's ring of one worker. [`Resources::ring`] makes it usable.
+#[expect(missing_debug_implementations, reason = "the kernel's ring has none")]
+pub struct Resources {
+    uring: IoUring,
+    parts: Parts,
+    memory: Mapping,
+    entries: Mapping,
+}
+
+impl Resources {
+    /// Takes the memory and sets the ring up. The calling thread is the one that must use it
+    /// (`IORING_SETUP_SINGLE_ISSUER`).
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses: the error names the missing feature and what to do.
+    pub fn new(parts: Parts) -> Result<Resources, EngineError> {
+        let is_sqpoll = matches!(parts.strategy, WaitStrategy::Sqpoll(_));
+        let needed = if is_sqpoll { NEEDED_SQPOLL } else { NEEDED };
+        let uring = negotiate(needed, WELCOME, |features| {
+            let mut builder = IoUring::builder();
+            builder.setup_cqsize(COMPLETIONS);
+            for feature in features {
+                feature.add_to(&mut builder);
+            }
+            builder.build(SUBMISSIONS)
+        })?;
+        let BufferConfig { count, octets } = parts.buffers;
+        assert!(count.is_power_of_two() && octets as usize > HEADROOM, "checked by the caller");
+        let no_memory = |error| {
+            EngineError::new("take the memory for messages", error)
+                .with_remedy("lower --buffers or --buffer-size")
+        };
+        let memory = Mapping::new(usize::from(count) * octets as usize).map_err(no_memory)?;
+        let entries = Mapping::new(usize::from(count) * size_of::<BufRingEntry>());
+        Ok(Resources { uring, parts, memory, entries: entries.map_err(no_memory)? })
+    }
+
+    /// Whether the memory for messages cannot be swapped out.
+    pub fn is_locked(&self) -> bool {
+        self.memory.is_locked() && self.entries.is_locked()
+    }
+
+    /// The ring, ready to be used by this thread. `counters` gets its system calls and spins.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel does not take the buffers.
+    pub fn ring<'a>(&'a mut self, counters: &'a Counters) -> Result<KernelRing<'a>, EngineError> {
+        let (mut submitter, submissions, completions) = self.uring.split();
+        // Saves the look-up of the descriptor in each call; where it is refused, that is all.
+        let _ = submitter.register_ring_fd();
+        let buffers = BufferRing::new(self.parts.buffers, &mut self.memory, &mut self.entries);
+        // SAFETY: the mapping holds `count` entries, page-aligned, and invariant 3.
+        unsafe {
+            let entries = buffers.entries as u64;
+            submitter.register_buf_ring_with_flags(entries, buffers.config.count, GROUP, 0)
+        }
+        .map_err(|error| {
+            EngineError::new("register the buffer ring", error)
+                .with_remedy("buffer rings came with Linux 5.19; ringecho needs 6.1 or newer")
+        })?;
+        Ok(KernelRing {
+            submitter,
+            submissions,
+            completions,
+            buffers,
+            listeners: self.parts.listeners.drain(..).map(Some).collect(),
+            stop: self.parts.stop.as_raw_fd(),
+            quick: Vec::new(),
+            patient: HashMap::new(),
+            entries: Vec::new(),
+            cut: Vec::new(),
+            strategy: self.parts.strategy,
+            pacer: match self.parts.strategy {
+                WaitStrategy::Adaptive(spin) | WaitStrategy::Sqpoll(spin) => Pacer::new(spin),
+                WaitStrategy::Block | WaitStrategy::Spin => Pacer::new(Duration::ZERO),
+            },
+            counters,
+            epoch: Instant::now(),
+        })
+    }
+}
+
+/// The ring by which the kernel takes buffers to receive into (io_uring_register_buf_ring(3)).
+#[derive(Debug)]
+struct BufferRing<'a> {
+    config: BufferConfig,
+    memory: *mut u8,
+    entries: *mut BufRingEntry,
+    /// The kernel's view of the tail, in the first entry.
+    shared_tail: &'a AtomicU16,
+    tail: u16,
+    /// Buffers in the kernel's hands.
+    ready: usize,
+}
+
+impl<'a> BufferRing<'a> {
+    /// A ring with all its buffers in the kernel's hands.
+    fn new(
+        config: BufferConfig,
+        memory: &'a mut Mapping,
+        entries: &'a mut Mapping,
+    ) -> BufferRing<'a> {
+        let entries = entries.start().as_ptr().cast::<BufRingEntry>();
+        // SAFETY: the mapping is zeroed, holds at least one entry, and is page-aligned; the tail
+        // lies in the first entry, is two octets and aligned to two.
+        let shared_tail = unsafe {
+            let tail = BufRingEntry::tail(entries);
+            AtomicU16::from_ptr(tail.cast_mut())
+        };
+        let mut ring = BufferRing {
+            config,
+            memory: memory.start().as_ptr(),
+            entries,
+            shared_tail,
+            tail: 0,
+            ready: 0,
+        };
+        for id in 0..config.count {
+            ring.recycle(Lease(id));
+        }
+        ring
+    }
+
+    /// Where a buffer begins.
+    #[inline]
+    fn address(&self, lease: &Lease) -> *mut u8 {
+        debug_assert!(lease.0 < self.config.count);
+        // SAFETY: the mapping holds `count` buffers of `octets` octets.
+        unsafe { self.memory.add(usize::from(lease.0) * self.config.octets as usize) }
+    }
+
+    #[inline]
+    fn bytes<'b>(&'b mut self, lease: &'b mut Lease) -> &'b mut [u8] {
+        let address = self.address(lease);
+        // SAFETY: invariant 1; the borrow of the lease lasts as long as that of its memory.
+        unsafe { std::slice::from_raw_parts_mut(address, self.config.octets as usize) }
+    }
+
+    #[inline]
+    fn recycle(&mut self, lease: Lease) {
+        let position = usize::from(self.tail & (self.config.count - 1));
+        let address = self.address(&lease) as u64;
+        // SAFETY: invariant 4. The entry's fields are written one by one: the first entry's last
+        // field is the tail, which the kernel reads.
+        let entry = unsafe { &mut *self.entries.add(position) };
+        entry.set_addr(address + HEADROOM as u64);
+        entry.set_len(self.config.octets - HEADROOM as u32);
+        entry.set_bid(lease.0);
+        self.tail = self.tail.wrapping_add(1);
+        // The entry must be there before the tail says so.
+        self.shared_tail.store(self.tail, Ordering::Release);
+        self.ready += 1;
+    }
+
+    /// Notes that the kernel took a buffer.
+    #[inline]
+    fn lease(&mut self, id: u16) -> Lease {
+        self.ready -= 1;
+        Lease(id)
+    }
+}
+
+/// The kernel's ring, in the hands of the worker's thread.
+#[expect(missing_debug_implementations, reason = "the kernel's queues have none")]
+pub struct KernelRing<'a> {
+    /// The one submitter: it remembers that the ring is registered.
+    submitter: Submitter<'a>,
+    submissions: SubmissionQueue<'a>,
+    completions: CompletionQueue<'a>,
+    buffers: BufferRing<'a>,
+    listeners: Vec<Option<OwnedFd>>,
+    stop: RawFd,
+    /// Sends that leave a completion only if they are cut short, in the order of their pushing.
+    quick: Vec<(Key, Reply)>,
+    /// Sends that leave a completion, by slot: a connection has one at a time.
+    patient: HashMap<u32, Reply>,
+    /// Scratch: what was drained from the completion queue.
+    entries: Vec<cqueue::Entry>,
+    /// Scratch: the quick sends among it, with their results.
+    cut: Vec<(Key, i32)>,
+    strategy: WaitStrategy,
+    pacer: Pacer,
+    counters: &'a Counters,
+    epoch: Instant,
+}
+
+impl KernelRing<'_> {
+    /// Queues a submission.
+    #[inline]
+    fn push(&mut self, submission: squeue::Entry, token: Token) {
+        let submission = submission.user_data(token.0);
+        // SAFETY: what the operation reads or writes is covered by invariants 1 and 2.
+        while unsafe { self.submissions.push(&submission) }.is_err() {
+            self.submissions.sync();
+            // A failure that is not passing shows again in `enter`, which reports it.
+            if self.call(0, None).is_err() {
+                std::thread::yield_now();
+            }
+        }
+    }
+
+    /// One io_uring_enter(2): submits what is queued, moves completions, and waits for `wanted`
+    /// of them or for `timeout`.
+    #[inline]
+    fn call(&mut self, wanted: u32, timeout: Option<Duration>) -> io::Result<()> {
+        self.submissions.sync();
+        let queued = self.submissions.len() as u32;
+        let mut flags = ENTER_GETEVENTS;
+        let mut to_submit = queued;
+        if self.is_sqpoll() {
+            to_submit = 0;
+            if self.submissions.need_wakeup() {
+                flags |= ENTER_SQ_WAKEUP;
+                to_submit = queued;
+            } else if wanted == 0 && !self.submissions.cq_overflow() {
+                return Ok(());
+            }
+        }
+        self.counters.syscalls.add(1);
+        let result = match timeout {
+            None => {
+                // SAFETY: no argument is passed.
+                unsafe { self.submitter.enter::<u64>(to_submit, wanted, flags, None) }
+            }
+            Some(timeout) => {
+                let timespec = Timespec::from(timeout);
+                let arguments = SubmitArgs::new().timespec(&timespec);
+                let flags = flags | ENTER_EXT_ARG;
+                // SAFETY: the arguments and what they point to outlive the call.
+                unsafe { self.submitter.enter(to_submit, wanted, flags, Some(&arguments)) }
+            }
+        };
+        self.submissions.sync();
+        match result {
+            Ok(_) => Ok(()),
+            // ETIME: the timeout. EINTR: a signal. EBUSY, EAGAIN: completions must be drained, or
+            // memory is short, before the rest is submitted.
+            Err(error) => match Errno::from_io_error(&error) {
+                Some(Errno::TIME | Errno::INTR | Errno::BUSY | Errno::AGAIN) => Ok(()),
+                _ => Err(error),
+            },
+        }
+    }
+
+    #[inline]
+    fn is_sqpoll(&self) -> bool {
+        matches!(self.strategy, WaitStrategy::Sqpoll(_))
+    }
+
+    /// Waits as the strategy says, submitting first or in the same call.
+    #[inline]
+    fn wait(&mut self, until: Option<Duration>) -> io::Result<()> {
+        match self.strategy {
+            WaitStrategy::Block => self.call(1, self.left(until)),
+            WaitStrategy::Spin => self.spin(until, None).map(|_| ()),
+            WaitStrategy::Adaptive(spin) | WaitStrategy::Sqpoll(spin) => self.pace(until, spin),
+        }
+    }
+
+    /// Spins or sleeps, as the pacer thinks best.
+    fn pace(&mut self, until: Option<Duration>, spin: Duration) -> io::Result<()> {
+        let has_spun = self.pacer.wants_to_spin();
+        if has_spun
+            && let Some(waited) = self.spin(until, Some(spin))?
+        {
+            self.pacer.learn(waited);
+            return Ok(());
+        }
+        let before = self.now();
+        self.call(1, self.left(until))?;
+        let slept = self.now() - before;
+        self.pacer.learn(if has_spun {
+            Waited::SpunThenSlept(slept)
+        } else {
+            Waited::Slept(slept)
+        });
+        Ok(())
+    }
+
+    /// Spins until something completes, `until` comes, or for `most`: then the answer is `None`.
+    ///
+    /// With `IORING_SETUP_TASKRUN_FLAG` the kernel says in shared memory that completions are
+    /// pending, so the loop reads memory and makes no system call until there is something.
+    fn spin(
+        &mut self,
+        until: Option<Duration>,
+        most: Option<Duration>,
+    ) -> io::Result<Option<Waited>> {
+        if !self.submissions.is_empty() {
+            self.call(0, None)?;
+        }
+        let begin = self.now();
+        let mut last = begin;
+        let mut preempted = false;
+        let mut polls = 0;
+        let found = loop {
+            self.completions.sync();
+            if !self.completions.is_empty() {
+                break true;
+            }
+            if self.submissions.taskrun() {
+                self.call(0, None)?;
+                continue;
+            }
+            polls += 1;
+            let now = self.now();
+            preempted |= now - last > PREEMPTED;
+            last = now;
+            let is_due = until.is_some_and(|until| now >= until);
+            if is_due || most.is_some_and(|most| now - begin >= most) {
+                break is_due;
+            }
+            std::hint::spin_loop();
+        };
+        self.counters.spins.add(polls);
+        Ok(found.then_some(Waited::Spun { preempted }))
+    }
+
+    fn left(&self, until: Option<Duration>) -> Option<Duration> {
+        until.map(|until| until.saturating_sub(self.now()))
+    }
+
+    /// Drains the completion queue, and what the kernel kept because it was full.
+    #[inline]
+    fn drain(&mut self) -> io::Result<()> {
+        loop {
+            self.completions.sync();
+            for entry in &mut self.completions {
+                self.entries.push(entry);
+            }
+            // A quick send that was cut short must be seen before it is taken for whole, so
+            // neither submissions nor completions may be left behind.
+            if !self.submissions.cq_overflow()
+                && (self.submissions.is_empty() || self.quick.is_empty())
+            {
+                return Ok(());
+            }
+            self.call(0, None)?;
+        }
+    }
+
+    /// Reports the quick sends, all of which are over.
+    #[inline]
+    fn report_quick(&mut self, completions: &mut Vec<Completion>) {
+        if !self.is_sqpoll() {
+            for entry in &self.entries {
+                let token = Token(entry.user_data());
+                if token.op() == Op::Send && !self.patient.contains_key(&token.key().slot) {
+                    self.cut.push((token.key(), entry.result()));
+                }
+            }
+        }
+        for (key, reply) in self.quick.drain(..) {
+            let octets = reply.len();
+            let result = if self.cut.is_empty() {
+                octets as i32
+            } else {
+                let cut = self.cut.iter().find(|&&(cut, _)| cut == key);
+                cut.map_or(octets as i32, |&(_, result)| result)
+            };
+            completions.push(finish(&mut self.buffers, key, reply, result));
+        }
+        self.cut.clear();
+    }
+
+    #[inline]
+    fn report(&mut self, entry: &cqueue::Entry) -> Option<Completion> {
+        let token = Token(entry.user_data());
+        let result = entry.result();
+        let further =
+            if cqueue::more(entry.flags()) { Further::More } else { Further::Over };
+        let errno = || Errno::from_raw_os_error(-result);
+        match token.op() {
+            Op::Receive => {
+                let received = match (result, cqueue::buffer_select(entry.flags())) {
+                    (1.., Some(id)) => {
+                        Received::Data { lease: self.buffers.lease(id), octets: result as u32 }
+                    }
+                    (_, lent) => {
+                        // The end of the stream may come with a buffer that it did not fill.
+                        if let Some(id) = lent {
+                            let lease = self.buffers.lease(id);
+                            self.buffers.recycle(lease);
+                        }
+                        match result {
+                            0.. => Received::End,
+                            _ if errno() == Errno::NOBUFS => Received::NoBuffer,
+                            _ => Received::Failed(errno()),
+                        }
+                    }
+                };
+                Some(Completion::Received { key: token.key(), received, further })
+            }
+            Op::Send => {
+                let reply = self.patient.remove(&token.key().slot)?;
+                Some(finish(&mut self.buffers, token.key(), reply, result))
+            }
+            Op::Accept => {
+                let result = if result < 0 { Err(errno()) } else { Ok(Socket(result)) };
+                Some(Completion::Accepted { listener: token.key().slot, result, further })
+            }
+            Op::Close => Some(Completion::Closed { key: token.key() }),
+            Op::Stop => Some(Completion::StopRequested),
+            // What was cancelled has a completion of its own.
+            Op::Cancel => None,
+        }
+    }
+
+    fn cancel(&mut self, op: Op, key: Key) {
+        let cancel = opcode::AsyncCancel::new(Token::new(op, key).0).build();
+        self.push(cancel.flags(Flags::SKIP_SUCCESS), Token::new(Op::Cancel, key));
+    }
+
+    fn listener_key(listener: u32) -> Key {
+        Key { slot: listener, generation: 0 }
+    }
+}
+
+/// What the `result` of the send of `reply` means.
+#[inline]
+fn finish(buffers: &mut BufferRing<'_>, key: Key, mut reply: Reply, result: i32) -> Completion {
+    let octets = result.max(0) as u32;
+    let failure = (result < 0).then(|| Errno::from_raw_os_error(-result));
+    let failure = failure
+        .filter(|errno| !matches!(*errno, Errno::AGAIN | Errno::INTR | Errno::CANCELED));
+    if octets as usize == reply.len() || failure.is_some() {
+        if let Reply::Pinned { lease, .. } = reply {
+            buffers.recycle(lease);
+        }
+        let sent = failure.map_or(Sent::Whole, Sent::Failed);
+        return Completion::Sent { key, sent, octets };
+    }
+    match &mut reply {
+        Reply::Pinned { octets: range, .. } => range.start += octets,
+        Reply::Heap(bytes) => bytes::Buf::advance(bytes, octets as usize),
+    }
+    Completion::Sent { key, sent: Sent::Cut(reply), octets }
+}
+
+impl Ring for KernelRing<'_> {
+    fn now(&self) -> Duration {
+        self.epoch.elapsed()
+    }
+
+    fn listeners(&self) -> u32 {
+        self.listeners.len() as u32
+    }
+
+    fn accept(&mut self, listener: u32) {
+        if let Some(fd) = &self.listeners[listener as usize] {
+            let accept = opcode::AcceptMulti::new(Fd(fd.as_raw_fd()))
+                .flags(rustix::net::SocketFlags::CLOEXEC.bits() as i32);
+            self.push(accept.build(), Token::new(Op::Accept, Self::listener_key(listener)));
+        }
+    }
+
+    fn cancel_accept(&mut self, listener: u32) {
+        self.cancel(Op::Accept, Self::listener_key(listener));
+    }
+
+    fn close_listener(&mut self, listener: u32) {
+        if self.listeners[listener as usize].take().is_some() {
+            self.counters.syscalls.add(1);
+        }
+    }
+
+    fn watch_stop(&mut self) {
+        let readable = rustix::event::PollFlags::IN.bits().into();
+        let poll = opcode::PollAdd::new(Fd(self.stop), readable).build();
+        self.push(poll, Token::new(Op::Stop, Self::listener_key(0)));
+    }
+
+    #[inline]
+    fn receive(&mut self, key: Key, socket: &Socket) {
+        let receive = opcode::RecvMulti::new(Fd(socket.0), GROUP).build();
+        self.push(receive, Token::new(Op::Receive, key));
+    }
+
+    fn cancel_receive(&mut self, key: Key) {
+        self.cancel(Op::Receive, key);
+    }
+
+    #[inline]
+    fn send(&mut self, key: Key, socket: &Socket, reply: Reply, patience: Patience) {
+        let start = match &reply {
+            Reply::Pinned { lease, octets } => {
+                self.buffers.address(lease).wrapping_add(octets.start as usize).cast_const()
+            }
+            Reply::Heap(bytes) => bytes.as_ptr(),
+        };
+        let mut message = SendFlags::NOSIGNAL;
+        message.set(SendFlags::DONTWAIT, patience == Patience::None);
+        // MSG_WAITALL has no name in rustix, as it means nothing to send(2); to io_uring it means
+        // that a send which can wait does so until it is whole (io_uring_enter(2)).
+        let flags = message.bits() as i32 | 0x100;
+        let send = opcode::Send::new(Fd(socket.0), start, reply.len() as u32).flags(flags).build();
+        let token = Token::new(Op::Send, key);
+        if patience == Patience::None && !self.is_sqpoll() {
+            self.quick.push((key, reply));
+            self.push(send.flags(Flags::SKIP_SUCCESS), token);
+        } else {
+            self.patient.insert(key.slot, reply);
+            self.push(send, token);
+        }
+    }
+
+    fn cancel_send(&mut self, key: Key) {
+        self.cancel(Op::Send, key);
+    }
+
+    fn shut_down(&mut self, socket: &Socket) {
+        // The operation of io_uring would go to a worker thread of the kernel; this is one call.
+        self.counters.syscalls.add(1);
+        // SAFETY: the socket is open: only `close` closes it, and takes it away.
+        let socket = unsafe { std::os::fd::BorrowedFd::borrow_raw(socket.0) };
+        // It fails if the peer has reset the connection, which the receive reports.
+        let _ = rustix::net::shutdown(socket, Shutdown::Write);
+    }
+
+    fn close(&mut self, key: Key, socket: Socket) {
+        self.push(opcode::Close::new(Fd(socket.0)).build(), Token::new(Op::Close, key));
+    }
+
+    fn discard(&mut self, socket: Socket) {
+        self.counters.syscalls.add(1);
+        // SAFETY: the socket was accepted, never used, and is taken away from the caller.
+        drop(unsafe { OwnedFd::from_raw_fd(socket.0) });
+    }
+
+    #[inline]
+    fn bytes<'a>(&'a mut self, lease: &'a mut Lease) -> &'a mut [u8] {
+        self.buffers.bytes(lease)
+    }
+
+    #[inline]
+    fn recycle(&mut self, lease: Lease) {
+        self.buffers.recycle(lease);
+    }
+
+    fn buffers_ready(&self) -> usize {
+        self.buffers.ready
+    }
+
+    #[inline]
+    fn enter(&mut self, wait: Wait, completions: &mut Vec<Completion>) -> io::Result<()> {
+        match wait {
+            Wait::Not => self.call(0, None)?,
+            Wait::Until(until) => self.wait(until)?,
+        }
+        self.drain()?;
+        self.report_quick(completions);
+        let mut entries = std::mem::take(&mut self.entries);
+        for entry in entries.drain(..) {
+            completions.extend(self.report(&entry));
+        }
+        self.entries = entries;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A kernel that knows only `known`.
+    fn kernel(known: &[Feature]) -> impl FnMut(&[Feature]) -> io::Result<usize> {
+        move |features| {
+            if features.iter().all(|feature| known.contains(feature)) {
+                Ok(features.len())
+            } else {
+                Err(Errno::INVAL.into())
+            }
+        }
+    }
+
+    #[test]
+    fn a_new_kernel_gives_all_features() {
+        let all: Vec<Feature> = NEEDED.iter().chain(WELCOME).copied().collect();
+        assert_eq!(negotiate(NEEDED, WELCOME, kernel(&all)).expect("a ring"), all.len());
+    }
+
+    #[test]
+    fn linux_6_1_gives_what_is_needed() {
+        assert_eq!(negotiate(NEEDED, WELCOME, kernel(NEEDED)).expect("a ring"), NEEDED.len());
+    }
+
+    #[test]
+    fn an_older_kernel_is_told_what_it_lacks() {
+        let error = negotiate(NEEDED, WELCOME, kernel(&[Feature::SubmitAll])).expect_err("too old");
+        let text = error.to_string();
+        assert!(text.contains("IORING_SETUP_SINGLE_ISSUER"), "{text}");
+        assert!(text.contains("6.0") && text.contains("Linux 6.1 or newer"), "{text}");
+    }
+
+    #[test]
+    fn a_refusal_is_not_taken_for_an_old_kernel() {
+        let error = negotiate(NEEDED, WELCOME, |_| Err::<(), _>(Errno::PERM.into()));
+        let text = error.expect_err("refused").to_string();
+        assert!(text.contains("kernel.io_uring_disabled"), "{text}");
+    }
+}

@@ -1,0 +1,212 @@
+//! What the pump asks of a ring, and what a ring tells the pump.
+//!
+//! Memory has one owner at any time. A received buffer is lent to the pump as a [`Lease`]; a
+//! reply, with the lease or the heap memory that it stands in, belongs to the ring from
+//! [`Ring::send`] until the ring gives up the rest of it in [`Sent::Cut`] or reports it whole.
+//! So the pump can touch nothing that the kernel reads or writes, and holds no unsafe code.
+//!
+//! Every operation but [`Ring::cancel_receive`] and [`Ring::cancel_send`] ends with exactly one
+//! completion that has no more to follow.
+
+use std::io;
+use std::ops::Range;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use rustix::io::Errno;
+
+use crate::slab::Key;
+
+/// A connected socket. It is not closed when dropped: [`Ring::close`] does that.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Socket(pub i32);
+
+/// A pinned buffer on loan from the ring, to be sent or recycled; nothing else gives it back.
+#[derive(Debug, PartialEq, Eq)]
+#[must_use]
+pub struct Lease(pub u16);
+
+/// Memory to be sent.
+#[derive(Debug)]
+pub enum Reply {
+    /// A part of a pinned buffer.
+    Pinned {
+        /// The buffer.
+        lease: Lease,
+        /// The octets in it that are to be sent.
+        octets: Range<u32>,
+    },
+    /// Memory from the heap, all of it to be sent.
+    Heap(BytesMut),
+}
+
+impl Reply {
+    /// How many octets are to be sent.
+    #[inline]
+    pub fn len(&self) -> usize {
+        match self {
+            Reply::Pinned { octets, .. } => octets.len(),
+            Reply::Heap(bytes) => bytes.len(),
+        }
+    }
+
+    /// Whether there is nothing to be sent.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// What a send does when the socket takes no more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Patience {
+    /// It gives the rest back. Its end is known when the [`Ring::enter`] that submits it returns.
+    None,
+    /// It waits, and ends when all is sent or nothing more can be.
+    Unlimited,
+}
+
+/// How a send ended.
+#[derive(Debug)]
+pub enum Sent {
+    /// All of it is sent, and its memory is the ring's again.
+    Whole,
+    /// A part of it is sent, or nothing; this is the rest.
+    Cut(Reply),
+    /// The connection is broken; the memory is the ring's again.
+    Failed(Errno),
+}
+
+/// What a receive brought.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Received {
+    /// Octets, in the buffer from [`crate::buffer::HEADROOM`] on.
+    Data {
+        /// The buffer.
+        lease: Lease,
+        /// How many octets.
+        octets: u32,
+    },
+    /// The end of what the peer sends.
+    End,
+    /// No buffer was left.
+    NoBuffer,
+    /// It was cancelled, or the connection is broken.
+    Failed(Errno),
+}
+
+/// Whether an operation goes on after a completion.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Further {
+    /// More completions follow.
+    More,
+    /// This was the last.
+    Over,
+}
+
+/// What has happened.
+#[derive(Debug)]
+pub enum Completion {
+    /// A connection came in on the listener with this number, or could not.
+    Accepted {
+        /// The listener's number.
+        listener: u32,
+        /// The connection.
+        result: Result<Socket, Errno>,
+        /// Whether the accept goes on.
+        further: Further,
+    },
+    /// A receive brought something.
+    Received {
+        /// The connection.
+        key: Key,
+        /// What it brought.
+        received: Received,
+        /// Whether the receive goes on.
+        further: Further,
+    },
+    /// A send ended.
+    Sent {
+        /// The connection.
+        key: Key,
+        /// How it ended.
+        sent: Sent,
+        /// How many octets of it the kernel took.
+        octets: u32,
+    },
+    /// A socket is closed.
+    Closed {
+        /// The connection.
+        key: Key,
+    },
+    /// The worker is asked to stop.
+    StopRequested,
+}
+
+/// How long [`Ring::enter`] may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wait {
+    /// Only as long as submission takes.
+    Not,
+    /// Until something completes, or until this time on the ring's clock.
+    Until(Option<Duration>),
+}
+
+/// A ring: how operations reach the kernel, and how it answers.
+pub trait Ring {
+    /// The time on the ring's clock, which never goes back.
+    fn now(&self) -> Duration;
+
+    /// How many listeners there are; they are numbered from 0.
+    fn listeners(&self) -> u32;
+
+    /// Accepts connections until told otherwise.
+    fn accept(&mut self, listener: u32);
+
+    /// Stops accepting. The accept ends with a completion of its own.
+    fn cancel_accept(&mut self, listener: u32);
+
+    /// Closes a listener whose accept is over.
+    fn close_listener(&mut self, listener: u32);
+
+    /// Asks for one [`Completion::StopRequested`] when the worker is to stop.
+    fn watch_stop(&mut self);
+
+    /// Receives until told otherwise.
+    fn receive(&mut self, key: Key, socket: &Socket);
+
+    /// Stops receiving. The receive ends with a completion of its own.
+    fn cancel_receive(&mut self, key: Key);
+
+    /// Sends `reply`. One send in flight for a connection: two could overtake each other.
+    fn send(&mut self, key: Key, socket: &Socket, reply: Reply, patience: Patience);
+
+    /// Stops a send that is waiting. It ends with a completion of its own.
+    fn cancel_send(&mut self, key: Key);
+
+    /// Says to the peer that no more will be sent, at once.
+    fn shut_down(&mut self, socket: &Socket);
+
+    /// Closes a socket on which no operation is in flight.
+    fn close(&mut self, key: Key, socket: Socket);
+
+    /// Closes a socket at once that never had an operation.
+    fn discard(&mut self, socket: Socket);
+
+    /// The whole memory of a leased buffer.
+    fn bytes<'a>(&'a mut self, lease: &'a mut Lease) -> &'a mut [u8];
+
+    /// Gives a buffer back for receiving.
+    fn recycle(&mut self, lease: Lease);
+
+    /// How many buffers lie ready for receiving.
+    fn buffers_ready(&self) -> usize;
+
+    /// Submits all operations, waits as told, and appends what has completed. All sends without
+    /// patience that were made before are among it, in front.
+    ///
+    /// # Errors
+    ///
+    /// When the ring itself is broken; no connection causes that.
+    fn enter(&mut self, wait: Wait, completions: &mut Vec<Completion>) -> io::Result<()>;
+}

@@ -1,0 +1,83 @@
+//! What a completion's `user_data` says: which kind of operation, of which connection.
+//!
+//! ```text
+//! 63      56 55           32 31            0
+//! [   op   ] [ generation ] [     slot     ]
+//! ```
+//!
+//! For operations that belong to no connection the slot is the listener's number, or 0.
+
+use crate::slab::{GENERATION_BITS, Key};
+
+/// The kinds of operation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Op {
+    /// A multishot accept; the slot is the listener's number.
+    Accept = 1,
+    /// A multishot receive.
+    Receive = 2,
+    /// A send.
+    Send = 3,
+    /// The cancellation of another operation.
+    Cancel = 4,
+    /// A close.
+    Close = 5,
+    /// The read of the eventfd that asks the worker to stop.
+    Stop = 6,
+}
+
+/// A `user_data` value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Token(pub u64);
+
+impl Token {
+    /// The token of an operation of a connection.
+    #[inline]
+    pub fn new(op: Op, key: Key) -> Token {
+        Token((op as u64) << 56 | u64::from(key.generation) << 32 | u64::from(key.slot))
+    }
+
+    /// The kind of operation.
+    ///
+    /// # Panics
+    ///
+    /// When the value is not one that [`Token::new`] made.
+    #[inline]
+    pub fn op(self) -> Op {
+        match self.0 >> 56 {
+            1 => Op::Accept,
+            2 => Op::Receive,
+            3 => Op::Send,
+            4 => Op::Cancel,
+            5 => Op::Close,
+            6 => Op::Stop,
+            other => unreachable!("no operation has the number {other}"),
+        }
+    }
+
+    /// The connection.
+    #[inline]
+    pub fn key(self) -> Key {
+        let generation = (self.0 >> 32) as u32 & ((1 << GENERATION_BITS) - 1);
+        Key { slot: self.0 as u32, generation }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_gives_back_what_it_was_made_of() {
+        for op in [Op::Accept, Op::Receive, Op::Send, Op::Cancel, Op::Close, Op::Stop] {
+            for slot in [0, 1, u32::MAX] {
+                for generation in [0, 1, (1 << GENERATION_BITS) - 1] {
+                    let key = Key { slot, generation };
+                    let token = Token::new(op, key);
+                    assert_eq!((token.op(), token.key()), (op, key));
+                }
+            }
+        }
+    }
+}

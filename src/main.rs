@@ -1,0 +1,94 @@
+//! The command `ringecho`: starts the server and waits for signals.
+
+use std::fs;
+use std::io::{self, Write as _};
+use std::path::Path;
+use std::process::{ExitCode, exit};
+use std::thread;
+
+use clap::Parser;
+use ringecho::cli::{Cli, summary};
+use ringecho::server::{Control, Server, Statistics};
+use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
+use signal_hook::iterator::Signals;
+
+fn main() -> ExitCode {
+    tracing_subscriber::fmt().with_writer(io::stderr).with_target(false).without_time().init();
+    match run(&Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(problem) => {
+            eprintln!("ringecho: {problem}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: &Cli) -> Result<(), String> {
+    let config = cli.config()?;
+    raise_descriptor_limit();
+    let signals = Signals::new([SIGINT, SIGTERM, SIGUSR1])
+        .map_err(|error| format!("cannot watch for signals: {error}"))?;
+    let server = Server::start(&config).map_err(|error| error.to_string())?;
+    print(&format!("{}\n", cli.greeting(&server)))?;
+    let control = server.control();
+    let stats_file = cli.stats_file.clone();
+    thread::Builder::new()
+        .name("signals".into())
+        .spawn(move || obey(signals, &control, stats_file.as_deref()))
+        .map_err(|error| format!("cannot start a thread: {error}"))?;
+    let statistics = server.join().map_err(|error| error.to_string())?;
+    print(&summary(&statistics))?;
+    match &cli.stats_file {
+        Some(path) => write_statistics(path, &statistics),
+        None => Ok(()),
+    }
+}
+
+/// A reader that has gone away is no reason to end.
+fn print(text: &str) -> Result<(), String> {
+    let mut output = io::stdout().lock();
+    match output.write_all(text.as_bytes()).and_then(|()| output.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(format!("cannot write to standard output: {error}"))
+        }
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+fn obey(mut signals: Signals, control: &Control, stats_file: Option<&Path>) {
+    let mut is_stopping = false;
+    for signal in signals.forever() {
+        if signal == SIGUSR1 {
+            if let Some(path) = stats_file
+                && let Err(problem) = write_statistics(path, &control.statistics())
+            {
+                eprintln!("ringecho: {problem}");
+            }
+            continue;
+        }
+        if is_stopping {
+            // As if the signal had not been caught, to a shell.
+            exit(128 + signal);
+        }
+        is_stopping = true;
+        control.stop();
+    }
+}
+
+/// Writes a file beside `path` and renames it, so that a reader finds the old one or the new one.
+fn write_statistics(path: &Path, statistics: &Statistics) -> Result<(), String> {
+    let text = serde_json::to_string_pretty(statistics).expect("numbers") + "\n";
+    let mut beside = path.as_os_str().to_owned();
+    beside.push(".new");
+    fs::write(&beside, text)
+        .and_then(|()| fs::rename(&beside, path))
+        .map_err(|error| format!("cannot write --stats-file {}: {error}", path.display()))
+}
+
+/// Each connection takes a descriptor, so the soft limit goes up to the hard one.
+fn raise_descriptor_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    // Where it is refused, running out is noticed and said.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
+}

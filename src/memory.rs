@@ -1,0 +1,117 @@
+//! Memory for messages: taken at start-up, touched before it is needed, locked where the limits
+//! allow it, on huge pages where there are any.
+//!
+//! This module hands out addresses and knows nothing of what stands there. It owns these
+//! invariants:
+//!
+//! 1. `start..start + length` is mapped, readable and writable from [`Mapping::new`] until the
+//!    mapping is dropped, and nothing else in the process knows the addresses.
+
+#![expect(unsafe_code, reason = "mapping and locking memory; see the invariant above")]
+
+use std::io;
+use std::ptr::{self, NonNull};
+
+use rustix::mm::{self, Advice, MapFlags, ProtFlags};
+
+/// The size of a huge page on the processors that Linux calls x86-64 and aarch64 (with pages of
+/// 4 KiB), in octets.
+const HUGE_PAGE: usize = 2 << 20;
+
+/// An anonymous mapping.
+#[derive(Debug)]
+pub struct Mapping {
+    start: NonNull<u8>,
+    length: usize,
+    is_locked: bool,
+    is_huge: bool,
+}
+
+impl Mapping {
+    /// Maps at least `octets` octets of zeroes and touches every page.
+    ///
+    /// # Errors
+    ///
+    /// When there is not that much memory.
+    pub fn new(octets: usize) -> io::Result<Mapping> {
+        let protection = ProtFlags::READ | ProtFlags::WRITE;
+        let huge_length = octets.next_multiple_of(HUGE_PAGE);
+        // SAFETY: a new mapping at an address of the kernel's choice touches no other memory.
+        let huge = unsafe {
+            let flags = MapFlags::PRIVATE | MapFlags::HUGETLB | MapFlags::POPULATE;
+            mm::mmap_anonymous(ptr::null_mut(), huge_length, protection, flags)
+        };
+        let is_huge = huge.is_ok();
+        let length = if is_huge { huge_length } else { octets };
+        let start = match huge {
+            Ok(start) => start,
+            // SAFETY: as above.
+            Err(_) => unsafe {
+                mm::mmap_anonymous(ptr::null_mut(), length, protection, MapFlags::PRIVATE)?
+            },
+        };
+        let start = NonNull::new(start.cast::<u8>()).expect("mmap returns no null");
+        let mut mapping = Mapping { start, length, is_locked: false, is_huge };
+        mapping.settle()?;
+        Ok(mapping)
+    }
+
+    fn settle(&mut self) -> io::Result<()> {
+        let start = self.start.as_ptr().cast();
+        if !self.is_huge {
+            // Where it is refused, small pages do.
+            // SAFETY: invariant 1; this advice changes no content.
+            let _ = unsafe { mm::madvise(start, self.length, Advice::LinuxHugepage) };
+            // SAFETY: invariant 1; this advice changes no content.
+            unsafe { mm::madvise(start, self.length, Advice::LinuxPopulateWrite)? };
+        }
+        // SAFETY: invariant 1; locking changes no content.
+        self.is_locked = unsafe { mm::mlock(start, self.length) }.is_ok();
+        Ok(())
+    }
+
+    /// The first octet, at the beginning of a page.
+    pub fn start(&self) -> NonNull<u8> {
+        self.start
+    }
+
+    /// Octets mapped.
+    pub fn length(&self) -> usize {
+        self.length
+    }
+
+    /// Whether the pages cannot be swapped out.
+    pub fn is_locked(&self) -> bool {
+        self.is_locked
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // Nothing can be done about a failure, and nothing is lost but addresses.
+        // SAFETY: invariant 1; after this nobody has the addresses.
+        let _ = unsafe { mm::munmap(self.start.as_ptr().cast(), self.length) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mapping_is_zeroed_aligned_and_writable_to_its_end() {
+        let mapping = Mapping::new(100_000).expect("memory");
+        assert!(mapping.length() >= 100_000);
+        assert_eq!(mapping.start().as_ptr() as usize % 4096, 0);
+        // SAFETY: invariant 1, and this test alone has the addresses.
+        let bytes =
+            unsafe { std::slice::from_raw_parts_mut(mapping.start().as_ptr(), mapping.length()) };
+        assert!(bytes.iter().all(|&octet| octet == 0));
+        bytes.fill(0xa5);
+    }
+
+    #[test]
+    fn more_memory_than_there_is_is_an_error() {
+        assert!(Mapping::new(usize::MAX / 4).is_err());
+    }
+}

@@ -1,0 +1,165 @@
+//! The counters of a worker.
+//!
+//! A worker alone writes its counters; anybody may read them at any time. Each worker's counters
+//! stand on cache lines of their own, so that counting costs a plain addition and no other
+//! worker's core ever waits for it.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use serde::Serialize;
+
+/// A count that one thread writes and any thread reads.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// Adds `amount`. Only the owning worker may call this: it is a load and a store, so two
+    /// writers would lose counts.
+    #[inline]
+    pub fn add(&self, amount: u64) {
+        self.0.store(self.0.load(Relaxed).wrapping_add(amount), Relaxed);
+    }
+
+    /// Takes `amount` off again, for gauges. Only the owning worker may call this.
+    #[inline]
+    pub fn subtract(&self, amount: u64) {
+        self.0.store(self.0.load(Relaxed).wrapping_sub(amount), Relaxed);
+    }
+
+    /// The count at this moment.
+    #[inline]
+    pub fn value(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
+
+/// What one worker counts while it serves. Bytes are octets of the TCP stream, the opening
+/// handshake included.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub struct Counters {
+    /// Connections taken from a listener.
+    pub connections_accepted: Counter,
+    /// Connections open now.
+    pub connections_open: Counter,
+    /// Connections turned away: over the limit, or with an opening handshake that was refused.
+    pub connections_rejected: Counter,
+    /// Whole data messages echoed: frames with FIN, text or binary.
+    pub messages: Counter,
+    /// Frames read whole from peers, control frames included.
+    pub frames_in: Counter,
+    /// Frames written for peers, control frames included.
+    pub frames_out: Counter,
+    /// Octets received.
+    pub bytes_in: Counter,
+    /// Octets the kernel took for sending.
+    pub bytes_out: Counter,
+    /// System calls made while serving.
+    pub syscalls: Counter,
+    /// Receives that found the buffer ring empty and had to be started again.
+    pub buffers_exhausted: Counter,
+    /// Connections failed because the peer broke a rule of the protocol.
+    pub protocol_violations: Counter,
+    /// Polls of the completion queue that found nothing, made instead of sleeping.
+    pub spins: Counter,
+}
+
+impl Counters {
+    /// The counts at this moment.
+    pub fn snapshot(&self) -> Snapshot {
+        Snapshot {
+            connections_accepted: self.connections_accepted.value(),
+            connections_open: self.connections_open.value(),
+            connections_rejected: self.connections_rejected.value(),
+            messages: self.messages.value(),
+            frames_in: self.frames_in.value(),
+            frames_out: self.frames_out.value(),
+            bytes_in: self.bytes_in.value(),
+            bytes_out: self.bytes_out.value(),
+            syscalls: self.syscalls.value(),
+            syscalls_per_message: 0.0,
+            buffers_exhausted: self.buffers_exhausted.value(),
+            protocol_violations: self.protocol_violations.value(),
+            spins: self.spins.value(),
+        }
+        .with_ratio()
+    }
+}
+
+/// Counts at one moment, of one worker or summed; the fields are those of [`Counters`].
+#[expect(missing_docs, reason = "each field is documented where it is counted")]
+#[derive(Debug, Default, Clone, PartialEq, Serialize)]
+pub struct Snapshot {
+    pub connections_accepted: u64,
+    pub connections_open: u64,
+    pub connections_rejected: u64,
+    pub messages: u64,
+    pub frames_in: u64,
+    pub frames_out: u64,
+    pub bytes_in: u64,
+    pub bytes_out: u64,
+    pub syscalls: u64,
+    /// `syscalls / messages`, 0 while there are no messages.
+    pub syscalls_per_message: f64,
+    pub buffers_exhausted: u64,
+    pub protocol_violations: u64,
+    pub spins: u64,
+}
+
+impl Snapshot {
+    /// The sum over `workers`.
+    pub fn sum<'a>(workers: impl IntoIterator<Item = &'a Snapshot>) -> Snapshot {
+        let mut total = Snapshot::default();
+        for worker in workers {
+            total.connections_accepted += worker.connections_accepted;
+            total.connections_open += worker.connections_open;
+            total.connections_rejected += worker.connections_rejected;
+            total.messages += worker.messages;
+            total.frames_in += worker.frames_in;
+            total.frames_out += worker.frames_out;
+            total.bytes_in += worker.bytes_in;
+            total.bytes_out += worker.bytes_out;
+            total.syscalls += worker.syscalls;
+            total.buffers_exhausted += worker.buffers_exhausted;
+            total.protocol_violations += worker.protocol_violations;
+            total.spins += worker.spins;
+        }
+        total.with_ratio()
+    }
+
+    fn with_ratio(mut self) -> Snapshot {
+        if self.messages > 0 {
+            self.syscalls_per_message = self.syscalls as f64 / self.messages as f64;
+        }
+        self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counters_of_two_workers_share_no_cache_line() {
+        assert_eq!(align_of::<Counters>(), 128);
+        assert_eq!(size_of::<Counters>() % 128, 0);
+    }
+
+    #[test]
+    fn a_sum_divides_the_sums_and_not_the_ratios() {
+        let busy = Counters::default();
+        busy.messages.add(90);
+        busy.syscalls.add(90);
+        let idle = Counters::default();
+        idle.messages.add(10);
+        idle.syscalls.add(110);
+        let total = Snapshot::sum(&[busy.snapshot(), idle.snapshot()]);
+        assert_eq!(total.messages, 100);
+        assert_eq!(total.syscalls_per_message, 2.0);
+    }
+
+    #[test]
+    fn no_messages_is_not_a_division_by_zero() {
+        assert_eq!(Counters::default().snapshot().syscalls_per_message, 0.0);
+    }
+}

@@ -1,0 +1,412 @@
+//! One connection of the server, from the opening handshake to the close: received bytes become
+//! the reply where they stand.
+//!
+//! A frame's echo is its own header without the mask bit and the masking key, and its payload
+//! unmasked: the reply overwrites the request from left to right and never overtakes it. Fragments
+//! stay fragments and nothing is put together. Binary payload may go out as it comes. Text and
+//! control frames are held until they are whole, because what they say may be against the rules,
+//! and a close frame cannot stand within another frame.
+//!
+//! This module does no input or output and reads no clock. It does not know whose memory the
+//! region is, nor when its reply is sent.
+
+use super::close::{self, CloseCode};
+use super::frame::{FINAL, Header, KEY, MASKED, Opcode};
+use super::handshake::{self, Admission};
+use super::mask::{self, Mask};
+use super::utf8::Utf8;
+use super::violation::Violation;
+use crate::buffer::Region;
+use crate::metrics::Counters;
+
+/// What the caller does when the reply in the region is sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use]
+pub enum Next {
+    /// Receive more.
+    Receive,
+    /// Shut the connection down for writing and read to its end: the close handshake is done, or
+    /// the connection has failed.
+    Close,
+}
+
+/// What all connections of a worker have in common.
+#[derive(Debug)]
+pub struct Context<'a> {
+    /// The largest message taken, in octets of payload; a larger one costs its sender the
+    /// connection.
+    pub message_max: u64,
+    /// Where messages, frames and violations are counted.
+    pub counters: &'a Counters,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// Before the opening handshake.
+    Handshake(Admission),
+    /// Frames are echoed.
+    Open,
+    /// The server has sent a close frame and waits for the peer's.
+    Closing,
+    /// Nothing more is read or written.
+    Closed,
+}
+
+/// The message whose fragments are arriving.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Message {
+    None,
+    Text,
+    Binary,
+}
+
+/// The frame whose payload is arriving.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Frame {
+    /// None: the next octet is the first of a header.
+    None,
+    /// A fragment of text: checked as it comes, held until it is whole.
+    Text,
+    /// A fragment of a binary message: sent as it comes.
+    Binary,
+    /// Held until it is whole, then sent back as a pong.
+    Ping,
+    /// Held until it is whole, then answered and the end.
+    Close,
+    /// A pong, or anything but a close once the server has sent its own.
+    Ignored,
+    /// The peer's close frame once the server has sent its own: the end, whatever it says.
+    CloseAnswer,
+}
+
+/// The server's side of one connection.
+#[derive(Debug)]
+pub struct Connection {
+    phase: Phase,
+    message: Message,
+    frame: Frame,
+    /// Whether the frame ends its message.
+    is_final: bool,
+    /// The server wants to close, but stands within a frame of which a part is sent.
+    close_wanted: Option<CloseCode>,
+    mask: Mask,
+    utf8: Utf8,
+    /// Octets of the frame's payload still to come.
+    payload_left: u64,
+    /// Octets of the message in the fragments so far.
+    message_octets: u64,
+}
+
+impl Connection {
+    /// A connection before its opening handshake.
+    pub fn new(admission: Admission) -> Connection {
+        Connection {
+            phase: Phase::Handshake(admission),
+            message: Message::None,
+            frame: Frame::None,
+            is_final: false,
+            close_wanted: None,
+            mask: Mask::default(),
+            utf8: Utf8::default(),
+            payload_left: 0,
+            message_octets: 0,
+        }
+    }
+
+    /// Whether a message or a frame is unfinished.
+    pub fn is_within_message(&self) -> bool {
+        self.frame != Frame::None || self.message != Message::None
+    }
+
+    /// Turns all that is unread in `region` into reply, as far as it goes. What stays unread is
+    /// the beginning of a request or of a header; what stays held, of a frame. Both must stand
+    /// in front of the next octets received.
+    #[inline]
+    pub fn advance(&mut self, region: &mut Region<'_>, context: &Context<'_>) -> Next {
+        if self.phase != Phase::Open {
+            return self.advance_slowly(region, context);
+        }
+        match self.frames(region, context) {
+            Ok(()) => self.next(),
+            Err(violation) => self.fail(violation, region, context),
+        }
+    }
+
+    /// Begins the closing handshake from the server's side, with `code` and `reason`. Within a
+    /// frame of which a part is already sent, the close frame follows that frame.
+    pub fn close(
+        &mut self,
+        code: CloseCode,
+        region: &mut Region<'_>,
+        context: &Context<'_>,
+    ) -> Next {
+        match (self.phase, self.frame) {
+            (Phase::Handshake(_), _) => {
+                region.skip_all();
+                self.phase = Phase::Closed;
+            }
+            (Phase::Open, Frame::Binary) => self.close_wanted = Some(code),
+            (Phase::Open, frame) => {
+                region.retract();
+                self.frame = match frame {
+                    Frame::None => Frame::None,
+                    Frame::Close | Frame::CloseAnswer => Frame::CloseAnswer,
+                    Frame::Text | Frame::Binary | Frame::Ping | Frame::Ignored => Frame::Ignored,
+                };
+                self.send_close(code, region, context);
+            }
+            (Phase::Closing | Phase::Closed, _) => {}
+        }
+        self.next()
+    }
+
+    fn next(&self) -> Next {
+        if self.phase == Phase::Closed { Next::Close } else { Next::Receive }
+    }
+
+    /// All phases but the usual one.
+    #[cold]
+    fn advance_slowly(&mut self, region: &mut Region<'_>, context: &Context<'_>) -> Next {
+        if let Phase::Handshake(admission) = self.phase {
+            self.handshake(admission, region, context);
+        }
+        if matches!(self.phase, Phase::Open | Phase::Closing)
+            && let Err(violation) = self.frames(region, context)
+        {
+            return self.fail(violation, region, context);
+        }
+        if self.phase == Phase::Closed {
+            // Section 1.4: after its close frame the peer's further data is discarded.
+            region.skip_all();
+        }
+        self.next()
+    }
+
+    fn handshake(
+        &mut self,
+        admission: Admission,
+        region: &mut Region<'_>,
+        context: &Context<'_>,
+    ) {
+        match handshake::answer(region.unread(), admission) {
+            Ok(None) => {}
+            Ok(Some(accepted)) => {
+                region.skip(accepted.head_bytes);
+                region.write(&accepted.response);
+                region.release();
+                self.phase = Phase::Open;
+            }
+            Err(rejection) => {
+                region.skip_all();
+                region.write(&rejection.response());
+                region.release();
+                self.phase = Phase::Closed;
+                context.counters.connections_rejected.add(1);
+            }
+        }
+    }
+
+    /// Fails the connection (section 7.1.7): what is owed, then a close frame with the code that
+    /// the violation costs, then nothing.
+    #[cold]
+    fn fail(
+        &mut self,
+        violation: Violation,
+        region: &mut Region<'_>,
+        context: &Context<'_>,
+    ) -> Next {
+        context.counters.protocol_violations.add(1);
+        region.retract();
+        region.skip_all();
+        if self.phase == Phase::Open {
+            region.write(&close::frame(violation.close_code(), violation.reason()));
+            context.counters.frames_out.add(1);
+        }
+        region.release();
+        self.phase = Phase::Closed;
+        Next::Close
+    }
+
+    fn send_close(&mut self, code: CloseCode, region: &mut Region<'_>, context: &Context<'_>) {
+        region.write(&close::frame(code, ""));
+        context.counters.frames_out.add(1);
+        region.release();
+        self.phase = Phase::Closing;
+    }
+
+    /// Echoes frames until there are no more octets or no more frames.
+    #[inline]
+    fn frames(
+        &mut self,
+        region: &mut Region<'_>,
+        context: &Context<'_>,
+    ) -> Result<(), Violation> {
+        loop {
+            if self.frame == Frame::None {
+                let Some(header) = Header::parse(region.unread())? else { return Ok(()) };
+                self.begin(&header, region, context)?;
+            }
+            self.payload(region)?;
+            if self.payload_left > 0 {
+                return Ok(());
+            }
+            self.finish(region, context)?;
+            if self.phase == Phase::Closed {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Takes a header: checks it against the state, and writes the reply's header.
+    #[inline]
+    fn begin(
+        &mut self,
+        header: &Header,
+        region: &mut Region<'_>,
+        context: &Context<'_>,
+    ) -> Result<(), Violation> {
+        self.is_final = header.is_final;
+        self.payload_left = header.payload;
+        self.mask = header.mask;
+        if self.phase == Phase::Closing {
+            // Section 5.5.1: no frame may follow the server's own close frame.
+            let is_close = header.opcode == Opcode::Close;
+            self.frame = if is_close { Frame::CloseAnswer } else { Frame::Ignored };
+            region.skip(header.octets);
+            return Ok(());
+        }
+        self.frame = match (header.opcode, self.message) {
+            (Opcode::Text, Message::None) => {
+                self.message = Message::Text;
+                Frame::Text
+            }
+            (Opcode::Binary, Message::None) => {
+                self.message = Message::Binary;
+                Frame::Binary
+            }
+            (Opcode::Continuation, Message::Text) => Frame::Text,
+            (Opcode::Continuation, Message::Binary) => Frame::Binary,
+            // Section 5.4: the fragments of one message must not be interleaved with another.
+            (Opcode::Text | Opcode::Binary, Message::Text | Message::Binary) => {
+                return Err(Violation::ContinuationExpected);
+            }
+            (Opcode::Continuation, Message::None) => {
+                return Err(Violation::ContinuationUnexpected);
+            }
+            (Opcode::Ping, _) => Frame::Ping,
+            (Opcode::Pong, _) => Frame::Ignored,
+            (Opcode::Close, _) => Frame::Close,
+        };
+        if matches!(self.frame, Frame::Text | Frame::Binary) {
+            self.message_octets = self.message_octets.saturating_add(header.payload);
+            if self.message_octets > context.message_max {
+                return Err(Violation::MessageTooBig);
+            }
+        }
+        if self.frame == Frame::Ignored {
+            region.skip(header.octets);
+            return Ok(());
+        }
+        // The length is in its shortest form, so the reply's header is the request's without
+        // the mask bit and the key.
+        let (bytes, to, from) = region.parts();
+        let echoed = header.octets - KEY;
+        if echoed == 2 {
+            bytes.copy_within(from..from + 2, to);
+        } else {
+            bytes.copy_within(from..from + echoed, to);
+        }
+        bytes[to + 1] &= !MASKED;
+        if self.frame == Frame::Ping {
+            bytes[to] = FINAL | Opcode::Pong as u8;
+        }
+        region.moved(echoed);
+        region.skip(KEY);
+        Ok(())
+    }
+
+    /// Unmasks what is there of the payload to its place in the reply.
+    #[inline]
+    fn payload(&mut self, region: &mut Region<'_>) -> Result<(), Violation> {
+        let (bytes, to, from) = region.parts();
+        let count = self.payload_left.min((bytes.len() - from) as u64) as usize;
+        if matches!(self.frame, Frame::Ignored | Frame::CloseAnswer) {
+            self.payload_left -= count as u64;
+            region.skip(count);
+            return Ok(());
+        }
+        let seen = mask::unmask(bytes, from, to, count, self.mask);
+        if self.frame == Frame::Text && !(seen.is_ascii() && self.utf8.is_complete()) {
+            self.utf8.check(&bytes[to..to + count]).map_err(|_| Violation::TextNotUtf8)?;
+        }
+        self.payload_left -= count as u64;
+        region.moved(count);
+        if self.payload_left > 0 {
+            self.mask = self.mask.after(count);
+            if self.frame == Frame::Binary {
+                region.release();
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes the end of a frame.
+    #[inline]
+    fn finish(
+        &mut self,
+        region: &mut Region<'_>,
+        context: &Context<'_>,
+    ) -> Result<(), Violation> {
+        let frame = std::mem::replace(&mut self.frame, Frame::None);
+        context.counters.frames_in.add(1);
+        match frame {
+            Frame::Text | Frame::Binary => {
+                if self.is_final {
+                    // Section 8.1: a text may not end within a character.
+                    if !self.utf8.is_complete() {
+                        return Err(Violation::TextNotUtf8);
+                    }
+                    self.message = Message::None;
+                    self.message_octets = 0;
+                    context.counters.messages.add(1);
+                }
+                region.release();
+                context.counters.frames_out.add(1);
+                if let Some(code) = self.close_wanted.take() {
+                    self.send_close(code, region, context);
+                }
+            }
+            Frame::Ping => {
+                region.release();
+                context.counters.frames_out.add(1);
+            }
+            Frame::Close => self.answer_close(region, context)?,
+            Frame::CloseAnswer => {
+                region.skip_all();
+                self.phase = Phase::Closed;
+            }
+            Frame::Ignored | Frame::None => {}
+        }
+        Ok(())
+    }
+
+    /// Answers a close frame with its own code (section 5.5.1).
+    #[cold]
+    fn answer_close(
+        &mut self,
+        region: &mut Region<'_>,
+        context: &Context<'_>,
+    ) -> Result<(), Violation> {
+        let code = close::check(&region.held()[2..])?;
+        region.retract();
+        match code {
+            Some(code) => region.write(&close::frame(code, "")),
+            None => region.write(&[FINAL | Opcode::Close as u8, 0]),
+        }
+        context.counters.frames_out.add(1);
+        region.release();
+        region.skip_all();
+        self.phase = Phase::Closed;
+        Ok(())
+    }
+}

@@ -1,0 +1,18 @@
+//! RFC 6455 without input, output or clock: bytes come in as arguments, and bytes and a decision
+//! go out.
+//!
+//! This is the only place that knows the WebSocket protocol and HTTP. It names no socket, no
+//! thread, no time and no engine, and holds no unsafe code.
+
+#![forbid(unsafe_code)]
+
+pub mod close;
+pub mod connection;
+pub mod frame;
+pub mod handshake;
+pub mod mask;
+pub mod utf8;
+pub mod violation;
+
+pub use connection::{Connection, Context, Next};
+pub use handshake::Admission;

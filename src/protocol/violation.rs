@@ -1,0 +1,84 @@
+//! The rules of RFC 6455 that a peer can break, and the close code that each one costs.
+
+use std::fmt;
+
+use super::close::CloseCode;
+
+/// A rule that a peer broke. The connection fails with [`Violation::close_code`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Violation {
+    /// A reserved bit is set and no extension gives it a meaning (section 5.2).
+    ReservedBit,
+    /// The opcode is one of 3 to 7 or 11 to 15 (section 5.2).
+    ReservedOpcode,
+    /// A client's frame is not masked (section 5.1).
+    Unmasked,
+    /// The payload's length is not written in the fewest octets, or has its highest bit set
+    /// (section 5.2).
+    LengthEncoding,
+    /// A control frame without FIN (section 5.5).
+    ControlFragmented,
+    /// A control frame of more than 125 octets (section 5.5).
+    ControlTooLong,
+    /// A continuation frame with no message to continue (section 5.4).
+    ContinuationUnexpected,
+    /// A text or binary frame while a message is unfinished (section 5.4).
+    ContinuationExpected,
+    /// Text that is not UTF-8 (section 8.1).
+    TextNotUtf8,
+    /// A close frame with a payload of one octet (section 5.5.1).
+    CloseTruncated,
+    /// A close code that may not be sent (sections 7.4.1 and 7.4.2).
+    CloseCodeInvalid,
+    /// A close reason that is not UTF-8 (sections 5.5.1 and 8.1).
+    CloseReasonNotUtf8,
+    /// A message larger than the server takes (section 7.4.1, code 1009).
+    MessageTooBig,
+}
+
+impl Violation {
+    /// The code of the close frame that fails the connection (section 7.4.1).
+    pub fn close_code(self) -> CloseCode {
+        match self {
+            Violation::ReservedBit
+            | Violation::ReservedOpcode
+            | Violation::Unmasked
+            | Violation::LengthEncoding
+            | Violation::ControlFragmented
+            | Violation::ControlTooLong
+            | Violation::ContinuationUnexpected
+            | Violation::ContinuationExpected
+            | Violation::CloseTruncated
+            | Violation::CloseCodeInvalid => CloseCode::PROTOCOL_ERROR,
+            Violation::TextNotUtf8 | Violation::CloseReasonNotUtf8 => CloseCode::INVALID_DATA,
+            Violation::MessageTooBig => CloseCode::MESSAGE_TOO_BIG,
+        }
+    }
+
+    /// The reason that the close frame carries: ASCII, at most 123 octets.
+    pub fn reason(self) -> &'static str {
+        match self {
+            Violation::ReservedBit => "reserved bit set without an extension",
+            Violation::ReservedOpcode => "reserved opcode",
+            Violation::Unmasked => "a client must mask its frames",
+            Violation::LengthEncoding => "length not in its shortest form",
+            Violation::ControlFragmented => "control frame without FIN",
+            Violation::ControlTooLong => "control frame longer than 125 octets",
+            Violation::ContinuationUnexpected => "continuation of no message",
+            Violation::ContinuationExpected => "new message inside an unfinished one",
+            Violation::TextNotUtf8 => "text is not UTF-8",
+            Violation::CloseTruncated => "close payload of one octet",
+            Violation::CloseCodeInvalid => "close code may not be sent",
+            Violation::CloseReasonNotUtf8 => "close reason is not UTF-8",
+            Violation::MessageTooBig => "message exceeds the limit of this server",
+        }
+    }
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.reason())
+    }
+}
+
+impl std::error::Error for Violation {}

@@ -1,0 +1,316 @@
+//! The server: a worker thread for each processor, each with its own listeners, ring, memory and
+//! connections.
+//!
+//! Workers share nothing but the request to stop, the count of open connections and, to be read,
+//! their counters. This module starts and ends them; it does not know what they do with a byte.
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, mpsc};
+use std::thread::{self, JoinHandle};
+
+use core_affinity::CoreId;
+use rustix::event::EventfdFlags;
+use serde::Serialize;
+use tracing::warn;
+
+use crate::engine::EngineError;
+use crate::engine::kernel::{BufferConfig, Parts, Resources};
+use crate::engine::socket;
+use crate::engine::uring::{Limit, Pump};
+use crate::engine::wait::WaitStrategy;
+use crate::metrics::{Counters, Snapshot};
+use crate::protocol::Context;
+
+/// What to serve, and how.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where to listen; port 0 becomes a free port.
+    pub listen: Vec<SocketAddr>,
+    /// How many workers; as many as processors if not given.
+    pub workers: Option<usize>,
+    /// The processors for the workers, in this order and from the front again when they run out;
+    /// all that the process is allowed to use if not given.
+    pub cpus: Option<Vec<usize>>,
+    /// How a worker waits.
+    pub wait: WaitStrategy,
+    /// The largest message, in octets of payload.
+    pub message_max: u64,
+    /// Connections open at a time, over all workers.
+    pub connections_max: usize,
+    /// The pinned memory of each worker.
+    pub buffers: BufferConfig,
+}
+
+/// Why the server could not start or go on.
+#[derive(Debug)]
+pub enum ServerError {
+    /// An address to listen on could not be had.
+    Listen(SocketAddr, io::Error),
+    /// A processor was asked for that the process may not use, or does not exist.
+    CpuNotAllowed {
+        /// The processor.
+        cpu: usize,
+        /// Those that it may use.
+        allowed: Vec<usize>,
+    },
+    /// A worker could not start, or its ring broke.
+    Engine(EngineError),
+    /// Threads or descriptors could not be had.
+    System(&'static str, io::Error),
+}
+
+impl fmt::Display for ServerError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ServerError::Listen(address, source) => {
+                write!(f, "cannot listen on {address}: {source}")?;
+                match source.kind() {
+                    io::ErrorKind::AddrInUse => {
+                        f.write_str("; end the process that listens there, or choose another port")
+                    }
+                    io::ErrorKind::PermissionDenied => {
+                        f.write_str("; ports below 1024 need CAP_NET_BIND_SERVICE")
+                    }
+                    _ => Ok(()),
+                }
+            }
+            ServerError::CpuNotAllowed { cpu, allowed } => write!(
+                f,
+                "processor {cpu} is not among those this process may use ({}); change --cpus",
+                list_of(allowed)
+            ),
+            ServerError::Engine(error) => error.fmt(f),
+            ServerError::System(step, source) => write!(f, "cannot {step}: {source}"),
+        }
+    }
+}
+
+impl std::error::Error for ServerError {}
+
+impl From<EngineError> for ServerError {
+    fn from(error: EngineError) -> Self {
+        ServerError::Engine(error)
+    }
+}
+
+/// A list of processors as `--cpus` takes it: `0-3,6`.
+pub fn list_of(cpus: &[usize]) -> String {
+    let mut ranges: Vec<(usize, usize)> = Vec::new();
+    for &cpu in cpus {
+        match ranges.last_mut() {
+            Some((_, last)) if *last + 1 == cpu => *last = cpu,
+            _ => ranges.push((cpu, cpu)),
+        }
+    }
+    let ranges = ranges.iter().map(|&(first, last)| {
+        if first == last { first.to_string() } else { format!("{first}-{last}") }
+    });
+    ranges.collect::<Vec<String>>().join(",")
+}
+
+/// The counts of all workers.
+#[derive(Debug, Serialize)]
+pub struct Statistics {
+    /// The sums.
+    pub total: Snapshot,
+    /// Each worker's own, in the order of the workers.
+    pub workers: Vec<Snapshot>,
+}
+
+/// Reads the counters of a server's workers, and asks them to stop, from any thread.
+#[derive(Debug, Clone)]
+pub struct Control {
+    stop: Arc<OwnedFd>,
+    counters: Arc<[Counters]>,
+}
+
+impl Control {
+    /// Asks all workers to stop. They close their connections and end within
+    /// [`crate::engine::uring::DRAIN_MAX`].
+    pub fn stop(&self) {
+        // It fails only if it has been written to 2^64 times.
+        let _ = rustix::io::write(&self.stop, &1u64.to_ne_bytes());
+    }
+
+    /// The counts at this moment.
+    pub fn statistics(&self) -> Statistics {
+        let workers: Vec<Snapshot> = self.counters.iter().map(Counters::snapshot).collect();
+        Statistics { total: Snapshot::sum(&workers), workers }
+    }
+}
+
+/// A server that accepts connections.
+#[derive(Debug)]
+pub struct Server {
+    addresses: Vec<SocketAddr>,
+    cpus: Vec<usize>,
+    threads: Vec<JoinHandle<Result<(), EngineError>>>,
+    control: Control,
+}
+
+impl Server {
+    /// Starts the workers, and returns when all of them accept.
+    ///
+    /// # Errors
+    ///
+    /// When an address, a processor, memory or io_uring cannot be had.
+    pub fn start(config: &Config) -> Result<Server, ServerError> {
+        let cpus = assign_cpus(config)?;
+        let mut addresses = Vec::new();
+        let mut listeners: Vec<Vec<OwnedFd>> = cpus.iter().map(|_| Vec::new()).collect();
+        for &asked in &config.listen {
+            let (opened, address) = socket::listen(asked, cpus.len())
+                .map_err(|error| ServerError::Listen(asked, error))?;
+            addresses.push(address);
+            for (listeners, opened) in listeners.iter_mut().zip(opened) {
+                listeners.push(opened);
+            }
+        }
+        let stop = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
+            .map_err(|error| ServerError::System("make an eventfd", error.into()))?;
+        let control = Control {
+            stop: Arc::new(stop),
+            counters: cpus.iter().map(|_| Counters::default()).collect(),
+        };
+        let limit = Arc::new(Limit::new(config.connections_max));
+        let mut server = Server { addresses, cpus, threads: Vec::new(), control };
+        let (ready, started) = mpsc::channel();
+        for (number, listeners) in listeners.into_iter().enumerate() {
+            let worker = Worker {
+                number,
+                cpu: server.cpus[number],
+                parts: Parts {
+                    listeners,
+                    stop: server.control.stop.clone(),
+                    buffers: config.buffers,
+                    strategy: config.wait,
+                },
+                message_max: config.message_max,
+                limit: limit.clone(),
+                control: server.control.clone(),
+                ready: ready.clone(),
+            };
+            let thread = thread::Builder::new()
+                .name(format!("worker-{number}"))
+                .spawn(move || worker.run())
+                .map_err(|error| ServerError::System("start a thread", error))?;
+            server.threads.push(thread);
+        }
+        drop(ready);
+        let locked: Vec<bool> = started.iter().take(server.threads.len()).collect();
+        if locked.len() < server.threads.len() {
+            server.control.stop();
+            return Err(server.join().expect_err("a worker that did not start says why"));
+        }
+        if !locked.iter().all(|&is_locked| is_locked) {
+            warn!(
+                "the memory for messages is not locked and may be swapped out; raise the limit on \
+                 locked memory (ulimit -l), or lower --buffers"
+            );
+        }
+        Ok(server)
+    }
+
+    /// Where it listens, with real ports.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// The processor of each worker.
+    pub fn cpus(&self) -> &[usize] {
+        &self.cpus
+    }
+
+    /// A handle on the running server.
+    pub fn control(&self) -> Control {
+        self.control.clone()
+    }
+
+    /// Waits until all workers have ended.
+    ///
+    /// # Errors
+    ///
+    /// When a worker's ring broke, or a worker could not start.
+    pub fn join(self) -> Result<Statistics, ServerError> {
+        let mut outcome = Ok(());
+        for thread in self.threads {
+            let ended = thread.join().expect("a panic ends the process");
+            outcome = outcome.and(ended);
+        }
+        outcome?;
+        Ok(self.control.statistics())
+    }
+}
+
+/// Which processor each worker gets.
+fn assign_cpus(config: &Config) -> Result<Vec<usize>, ServerError> {
+    let allowed: Vec<usize> = core_affinity::get_core_ids()
+        .unwrap_or_default()
+        .into_iter()
+        .map(|core| core.id)
+        .collect();
+    let cpus = config.cpus.as_ref().unwrap_or(&allowed);
+    if let Some(&cpu) = cpus.iter().find(|cpu| !allowed.contains(cpu)) {
+        return Err(ServerError::CpuNotAllowed { cpu, allowed });
+    }
+    let workers = config.workers.unwrap_or(cpus.len());
+    Ok(cpus.iter().copied().cycle().take(workers).collect())
+}
+
+/// What a worker's thread starts with.
+struct Worker {
+    number: usize,
+    cpu: usize,
+    parts: Parts,
+    message_max: u64,
+    limit: Arc<Limit>,
+    control: Control,
+    /// Told once the worker accepts, with whether its memory is locked.
+    ready: mpsc::Sender<bool>,
+}
+
+impl Worker {
+    fn run(self) -> Result<(), EngineError> {
+        let control = self.control.clone();
+        let outcome = self.serve();
+        if outcome.is_err() {
+            control.stop();
+        }
+        outcome
+    }
+
+    fn serve(self) -> Result<(), EngineError> {
+        if !core_affinity::set_for_current(CoreId { id: self.cpu }) {
+            warn!("worker {} cannot be pinned to processor {}", self.number, self.cpu);
+        }
+        // The ring is made here, on the thread that uses it; and the memory after pinning, so
+        // that it comes from the processor's own node.
+        let mut resources = Resources::new(self.parts)?;
+        let is_locked = resources.is_locked();
+        let counters = &self.control.counters[self.number];
+        let ring = resources.ring(counters)?;
+        let context = Context { message_max: self.message_max, counters };
+        let pump = Pump::new(ring, context, &self.limit);
+        // Listening began before: a connection made from now on waits at worst for the first turn.
+        // Nobody listens if another worker could not start.
+        let _ = self.ready.send(is_locked);
+        drop(self.ready);
+        pump.run().map_err(|error| EngineError::new("go on serving", error))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_of_processors() {
+        assert_eq!(list_of(&[]), "");
+        assert_eq!(list_of(&[3]), "3");
+        assert_eq!(list_of(&[0, 1, 2, 5, 7, 8]), "0-2,5,7-8");
+        assert_eq!(list_of(&[1, 0]), "1,0");
+    }
+}

@@ -1,0 +1,139 @@
+//! A slab whose keys know which tenant of a slot they mean.
+//!
+//! A key that outlives its entry finds nothing: the slot's generation has moved on. Slots are
+//! reused last in, first out, so that a busy server stays in the same few cache lines.
+
+/// Bits of a key's generation; it wraps after sixteen million tenants of one slot.
+pub const GENERATION_BITS: u32 = 24;
+const GENERATIONS: u32 = 1 << GENERATION_BITS;
+
+/// Names one entry of a slab, for as long as it is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Key {
+    /// The place in the slab.
+    pub slot: u32,
+    /// Which tenant of that place, below 2²⁴.
+    pub generation: u32,
+}
+
+#[derive(Debug)]
+struct Slot<T> {
+    generation: u32,
+    /// The next vacant slot while this one is vacant.
+    next_vacant: u32,
+    entry: Option<T>,
+}
+
+/// End of the list of vacant slots.
+const NONE: u32 = u32::MAX;
+
+/// Entries with generational keys.
+#[derive(Debug)]
+pub struct Slab<T> {
+    slots: Vec<Slot<T>>,
+    vacant: u32,
+    length: usize,
+}
+
+impl<T> Default for Slab<T> {
+    fn default() -> Self {
+        Slab { slots: Vec::new(), vacant: NONE, length: 0 }
+    }
+}
+
+impl<T> Slab<T> {
+    /// Puts `entry` into a slot.
+    pub fn insert(&mut self, entry: T) -> Key {
+        self.length += 1;
+        if self.vacant == NONE {
+            let slot = u32::try_from(self.slots.len()).expect("fewer than 2^32 connections");
+            self.slots.push(Slot { generation: 0, next_vacant: NONE, entry: Some(entry) });
+            return Key { slot, generation: 0 };
+        }
+        let slot = self.vacant;
+        let vacated = &mut self.slots[slot as usize];
+        self.vacant = vacated.next_vacant;
+        vacated.entry = Some(entry);
+        Key { slot, generation: vacated.generation }
+    }
+
+    /// Takes the entry of `key` out, if it is still there.
+    pub fn remove(&mut self, key: Key) -> Option<T> {
+        let slot = self.slots.get_mut(key.slot as usize)?;
+        if slot.generation != key.generation {
+            return None;
+        }
+        let entry = slot.entry.take()?;
+        slot.generation = (slot.generation + 1) % GENERATIONS;
+        slot.next_vacant = self.vacant;
+        self.vacant = key.slot;
+        self.length -= 1;
+        Some(entry)
+    }
+
+    /// The entry of `key`, if it is still there.
+    #[inline]
+    pub fn get_mut(&mut self, key: Key) -> Option<&mut T> {
+        let slot = self.slots.get_mut(key.slot as usize)?;
+        if slot.generation == key.generation { slot.entry.as_mut() } else { None }
+    }
+
+    /// How many entries there are.
+    pub fn len(&self) -> usize {
+        self.length
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.length == 0
+    }
+
+    /// The keys of all entries, in the order of their slots.
+    pub fn keys(&self) -> impl Iterator<Item = Key> + '_ {
+        self.slots.iter().zip(0..).filter(|(slot, _)| slot.entry.is_some()).map(
+            |(slot, number)| Key { slot: number, generation: slot.generation },
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_does_not_outlive_its_entry() {
+        let mut slab = Slab::default();
+        let first = slab.insert("first");
+        assert_eq!(slab.remove(first), Some("first"));
+        let second = slab.insert("second");
+        assert_eq!(second.slot, first.slot);
+        assert_eq!(slab.get_mut(first), None);
+        assert_eq!(slab.remove(first), None);
+        assert_eq!(slab.get_mut(second), Some(&mut "second"));
+        assert_eq!(slab.len(), 1);
+    }
+
+    #[test]
+    fn vacant_slots_are_filled_before_new_ones_are_made() {
+        let mut slab = Slab::default();
+        let keys: Vec<Key> = (0..10).map(|number| slab.insert(number)).collect();
+        for &key in &keys[3..7] {
+            slab.remove(key);
+        }
+        for number in 0..4 {
+            assert!(slab.insert(100 + number).slot < 10);
+        }
+        assert_eq!(slab.insert(200).slot, 10);
+        assert_eq!(slab.keys().count(), 11);
+    }
+
+    #[test]
+    fn generations_wrap_within_their_bits() {
+        let mut slab = Slab::default();
+        let key = slab.insert(());
+        slab.slots[0].generation = GENERATIONS - 1;
+        let last = Key { generation: GENERATIONS - 1, ..key };
+        assert_eq!(slab.remove(last), Some(()));
+        assert_eq!(slab.insert(()).generation, 0);
+    }
+}
