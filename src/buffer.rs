@@ -131,6 +131,15 @@ impl<'a> Region<'a> {
         self.cursors.check(self.bytes.len());
     }
 
+    /// Notes that the reply now ends at `written`, and that what is unread begins at `unread`.
+    #[inline]
+    pub fn replied(&mut self, written: usize, unread: usize) {
+        self.cursors.ready = written as u32;
+        self.cursors.written = written as u32;
+        self.cursors.unread = unread as u32;
+        self.cursors.check(self.bytes.len());
+    }
+
     /// Writes `output` behind what is written. Where the gap is too small for it, what is
     /// unsent slides into the headroom.
     ///

@@ -512,6 +512,8 @@ impl KernelRing<'_> {
             for entry in &mut self.completions {
                 self.entries.push(entry);
             }
+            // Until the kernel knows that they are taken, it does not wait for others.
+            self.completions.sync();
             // A quick send that was cut short must be seen before it is taken for whole, so
             // neither submissions nor completions may be left behind.
             if !self.submissions.cq_overflow()

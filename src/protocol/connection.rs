@@ -11,10 +11,10 @@
 //! region is, nor when its reply is sent.
 
 use super::close::{self, CloseCode};
-use super::frame::{FINAL, Header, KEY, MASKED, Opcode};
+use super::frame::{CONTROL_PAYLOAD_MAX, FINAL, Header, KEY, MASKED, Opcode};
 use super::handshake::{self, Admission};
 use super::mask::{self, Mask};
-use super::utf8::Utf8;
+use super::utf8::{self, Utf8};
 use super::violation::Violation;
 use crate::buffer::Region;
 use crate::metrics::Counters;
@@ -243,6 +243,12 @@ impl Connection {
     ) -> Result<(), Violation> {
         loop {
             if self.frame == Frame::None {
+                if self.message == Message::None && self.phase == Phase::Open {
+                    short_messages(region, context)?;
+                    if region.unread().is_empty() {
+                        return Ok(());
+                    }
+                }
                 let Some(header) = Header::parse(region.unread())? else { return Ok(()) };
                 self.begin(&header, region, context)?;
             }
@@ -335,8 +341,8 @@ impl Connection {
             region.skip(count);
             return Ok(());
         }
-        let seen = mask::unmask(bytes, from, to, count, self.mask);
-        if self.frame == Frame::Text && !(seen.is_ascii() && self.utf8.is_complete()) {
+        let is_ascii = mask::unmask(bytes, from, to, count, self.mask);
+        if self.frame == Frame::Text && !(is_ascii && self.utf8.is_complete()) {
             self.utf8.check(&bytes[to..to + count]).map_err(|_| Violation::TextNotUtf8)?;
         }
         self.payload_left -= count as u64;
@@ -409,4 +415,45 @@ impl Connection {
         self.phase = Phase::Closed;
         Ok(())
     }
+}
+
+/// Echoes the messages at the beginning of what is unread, as long as each is one whole frame of
+/// at most 125 octets: a shorter way to what [`Connection::frames`] does, for the messages that
+/// latency is measured with. It stops in front of anything else.
+#[inline]
+fn short_messages(region: &mut Region<'_>, context: &Context<'_>) -> Result<(), Violation> {
+    const TEXT: u8 = FINAL | Opcode::Text as u8;
+    const BINARY: u8 = FINAL | Opcode::Binary as u8;
+    let (bytes, mut to, mut from) = region.parts();
+    let mut messages = 0;
+    let outcome = loop {
+        let Some(&[first @ (TEXT | BINARY), second, ref key @ ..]) =
+            bytes[from..].first_chunk::<{ 2 + KEY }>()
+        else {
+            break Ok(());
+        };
+        let payload = second ^ MASKED;
+        let count = usize::from(payload);
+        let end = from + 2 + KEY + count;
+        if u64::from(payload) > context.message_max.min(CONTROL_PAYLOAD_MAX) || end > bytes.len() {
+            break Ok(());
+        }
+        let mask = Mask::new(*key);
+        let is_ascii = mask::unmask(bytes, from + 2 + KEY, to + 2, count, mask);
+        if first == TEXT && !is_ascii && !utf8::is_valid(&bytes[to + 2..to + 2 + count]) {
+            break Err(Violation::TextNotUtf8);
+        }
+        bytes[to] = first;
+        bytes[to + 1] = payload;
+        to += 2 + count;
+        from = end;
+        messages += 1;
+    };
+    if messages > 0 {
+        region.replied(to, from);
+        context.counters.messages.add(messages);
+        context.counters.frames_in.add(messages);
+        context.counters.frames_out.add(messages);
+    }
+    outcome
 }
