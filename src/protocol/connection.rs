@@ -241,13 +241,13 @@ impl Connection {
         region: &mut Region<'_>,
         context: &Context<'_>,
     ) -> Result<(), Violation> {
-        loop {
+        while !region.unread().is_empty() {
             if self.frame == Frame::None {
-                if self.message == Message::None && self.phase == Phase::Open {
-                    short_messages(region, context)?;
-                    if region.unread().is_empty() {
-                        return Ok(());
-                    }
+                if self.message == Message::None
+                    && self.phase == Phase::Open
+                    && short_message(region, context)?
+                {
+                    continue;
                 }
                 let Some(header) = Header::parse(region.unread())? else { return Ok(()) };
                 self.begin(&header, region, context)?;
@@ -261,6 +261,7 @@ impl Connection {
                 return Ok(());
             }
         }
+        Ok(())
     }
 
     /// Takes a header: checks it against the state, and writes the reply's header.
@@ -341,7 +342,7 @@ impl Connection {
             region.skip(count);
             return Ok(());
         }
-        let is_ascii = mask::unmask(bytes, from, to, count, self.mask);
+        let is_ascii = mask::unmask(&mut bytes[to..from + count], from - to, self.mask);
         if self.frame == Frame::Text && !(is_ascii && self.utf8.is_complete()) {
             self.utf8.check(&bytes[to..to + count]).map_err(|_| Violation::TextNotUtf8)?;
         }
@@ -417,43 +418,38 @@ impl Connection {
     }
 }
 
-/// Echoes the messages at the beginning of what is unread, as long as each is one whole frame of
-/// at most 125 octets: a shorter way to what [`Connection::frames`] does, for the messages that
-/// latency is measured with. It stops in front of anything else.
+/// Echoes the message at the beginning of what is unread, if it is one whole frame of at most 125
+/// octets: a shorter way to what [`Connection::frames`] does, for the messages that latency is
+/// measured with. Says whether it was such a message; if not, nothing has changed.
 #[inline]
-fn short_messages(region: &mut Region<'_>, context: &Context<'_>) -> Result<(), Violation> {
+fn short_message(region: &mut Region<'_>, context: &Context<'_>) -> Result<bool, Violation> {
     const TEXT: u8 = FINAL | Opcode::Text as u8;
     const BINARY: u8 = FINAL | Opcode::Binary as u8;
-    let (bytes, mut to, mut from) = region.parts();
-    let mut messages = 0;
-    let outcome = loop {
-        let Some(&[first @ (TEXT | BINARY), second, ref key @ ..]) =
-            bytes[from..].first_chunk::<{ 2 + KEY }>()
-        else {
-            break Ok(());
-        };
-        let payload = second ^ MASKED;
-        let count = usize::from(payload);
-        let end = from + 2 + KEY + count;
-        if u64::from(payload) > context.message_max.min(CONTROL_PAYLOAD_MAX) || end > bytes.len() {
-            break Ok(());
-        }
-        let mask = Mask::new(*key);
-        let is_ascii = mask::unmask(bytes, from + 2 + KEY, to + 2, count, mask);
-        if first == TEXT && !is_ascii && !utf8::is_valid(&bytes[to + 2..to + 2 + count]) {
-            break Err(Violation::TextNotUtf8);
-        }
-        bytes[to] = first;
-        bytes[to + 1] = payload;
-        to += 2 + count;
-        from = end;
-        messages += 1;
+    let (bytes, to, from) = region.parts();
+    let Some(&[first @ (TEXT | BINARY), second, ref key @ ..]) = bytes[from..].first_chunk::<6>()
+    else {
+        return Ok(false);
     };
-    if messages > 0 {
-        region.replied(to, from);
-        context.counters.messages.add(messages);
-        context.counters.frames_in.add(messages);
-        context.counters.frames_out.add(messages);
+    // Without the mask bit this is more than any payload.
+    let payload = second ^ MASKED;
+    let count = usize::from(payload);
+    let end = from + 2 + KEY + count;
+    if u64::from(payload) > context.message_max.min(CONTROL_PAYLOAD_MAX) || end > bytes.len() {
+        return Ok(false);
     }
-    outcome
+    let mask = Mask::new(*key);
+    let [reply_first, reply_second, window @ ..] = &mut bytes[to..end] else {
+        unreachable!("the request is longer than its reply");
+    };
+    let is_ascii = mask::unmask(window, from + KEY - to, mask);
+    if first == TEXT && !is_ascii && !utf8::is_valid(&window[..count]) {
+        return Err(Violation::TextNotUtf8);
+    }
+    *reply_first = first;
+    *reply_second = payload;
+    region.replied(to + 2 + count, end);
+    context.counters.messages.add(1);
+    context.counters.frames_in.add(1);
+    context.counters.frames_out.add(1);
+    Ok(true)
 }

@@ -30,16 +30,21 @@ impl Mask {
     }
 }
 
-/// Unmasks `bytes[from..from + count]` to `bytes[to..to + count]`, where `to <= from`, and says
-/// whether all that was unmasked is ASCII.
-#[inline]
-pub fn unmask(bytes: &mut [u8], from: usize, to: usize, count: usize, mask: Mask) -> bool {
+/// Unmasks `window[distance..]` to the beginning of `window`, and says whether all that was unmasked
+/// is ASCII.
+///
+/// # Panics
+///
+/// When `window` is shorter than `distance`.
+#[inline(always)]
+pub fn unmask(window: &mut [u8], distance: usize, mask: Mask) -> bool {
     // Cells let source and target overlap. Each step reads before it writes, and writes nothing
     // that a later step reads.
-    let window = Cell::from_mut(&mut bytes[to..from + count]).as_slice_of_cells();
-    let (source, target) = (&window[from - to..][..count], &window[..count]);
+    let window = Cell::from_mut(window).as_slice_of_cells();
+    let source = &window[distance..];
+    let target = &window[..source.len()];
     let word = u64::from(mask.0) << 32 | u64::from(mask.0);
-    let seen = if count < BLOCK {
+    let seen = if source.len() < BLOCK {
         unmask_pieces(source, target, word)
     } else {
         unmask_blocks(source, target, word)
@@ -136,7 +141,7 @@ mod tests {
                 let plain = pattern(count);
                 let mut bytes = vec![0xee; distance];
                 bytes.extend(plain.iter().enumerate().map(|(at, octet)| octet ^ KEY[at % 4]));
-                let is_ascii = unmask(&mut bytes, distance, 0, count, Mask::new(KEY));
+                let is_ascii = unmask(&mut bytes, distance, Mask::new(KEY));
                 assert_eq!(bytes[..count], plain, "count {count}, distance {distance}");
                 assert!(is_ascii);
             }
@@ -148,7 +153,7 @@ mod tests {
         for at in 0..150 {
             let mut plain = pattern(150);
             plain[at] = 0x80;
-            assert!(!unmask(&mut plain, 0, 0, 150, Mask::new([0; 4])), "at {at}");
+            assert!(!unmask(&mut plain, 0, Mask::new([0; 4])), "at {at}");
         }
     }
 
@@ -159,8 +164,8 @@ mod tests {
             let mut bytes: Vec<u8> =
                 plain.iter().enumerate().map(|(at, octet)| octet ^ KEY[at % 4]).collect();
             let mask = Mask::new(KEY);
-            unmask(&mut bytes, 0, 0, split, mask);
-            unmask(&mut bytes, split, split, plain.len() - split, mask.after(split));
+            unmask(&mut bytes[..split], 0, mask);
+            unmask(&mut bytes[split..], 0, mask.after(split));
             assert_eq!(bytes, plain, "split at {split}");
         }
     }
