@@ -243,10 +243,8 @@ impl Spill {
     /// without being copied; what stays moves behind a headroom of its own.
     pub fn split_reply(mut self) -> (BytesMut, Option<Spill>) {
         let Cursors { sent, ready, .. } = self.cursors;
-        let rest = self
-            .cursors
-            .has_leftover()
-            .then(|| Spill::leftover(&self.bytes, &mut self.cursors));
+        let rest =
+            self.cursors.has_leftover().then(|| Spill::leftover(&self.bytes, &mut self.cursors));
         self.bytes.truncate(ready as usize);
         self.bytes.advance(sent as usize);
         (self.bytes, rest)

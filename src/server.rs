@@ -247,11 +247,8 @@ impl Server {
 
 /// Which processor each worker gets.
 fn assign_cpus(config: &Config) -> Result<Vec<usize>, ServerError> {
-    let allowed: Vec<usize> = core_affinity::get_core_ids()
-        .unwrap_or_default()
-        .into_iter()
-        .map(|core| core.id)
-        .collect();
+    let allowed: Vec<usize> =
+        core_affinity::get_core_ids().unwrap_or_default().into_iter().map(|core| core.id).collect();
     let cpus = config.cpus.as_ref().unwrap_or(&allowed);
     if let Some(&cpu) = cpus.iter().find(|cpu| !allowed.contains(cpu)) {
         return Err(ServerError::CpuNotAllowed { cpu, allowed });

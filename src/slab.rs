@@ -90,9 +90,11 @@ impl<T> Slab<T> {
 
     /// The keys of all entries, in the order of their slots.
     pub fn keys(&self) -> impl Iterator<Item = Key> + '_ {
-        self.slots.iter().zip(0..).filter(|(slot, _)| slot.entry.is_some()).map(
-            |(slot, number)| Key { slot: number, generation: slot.generation },
-        )
+        self.slots
+            .iter()
+            .zip(0..)
+            .filter(|(slot, _)| slot.entry.is_some())
+            .map(|(slot, number)| Key { slot: number, generation: slot.generation })
     }
 }
 

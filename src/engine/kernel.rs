@@ -285,12 +285,11 @@ impl<'a> BufferRing<'a> {
         entries: &'a mut Mapping,
     ) -> BufferRing<'a> {
         let entries = entries.start().as_ptr().cast::<BufRingEntry>();
-        // SAFETY: the mapping is zeroed, holds at least one entry, and is page-aligned; the tail
-        // lies in the first entry, is two octets and aligned to two.
-        let shared_tail = unsafe {
-            let tail = BufRingEntry::tail(entries);
-            AtomicU16::from_ptr(tail.cast_mut())
-        };
+        // SAFETY: the mapping is zeroed, holds at least one entry, and is page-aligned.
+        let tail = unsafe { BufRingEntry::tail(entries) };
+        // SAFETY: the tail lies in the first entry and is aligned to its two octets; the mapping
+        // is borrowed for as long as this.
+        let shared_tail = unsafe { AtomicU16::from_ptr(tail.cast_mut()) };
         let mut ring = BufferRing {
             config,
             memory: memory.start().as_ptr(),
@@ -324,9 +323,11 @@ impl<'a> BufferRing<'a> {
     fn recycle(&mut self, lease: Lease) {
         let position = usize::from(self.tail & (self.config.count - 1));
         let address = self.address(&lease) as u64;
-        // SAFETY: invariant 4. The entry's fields are written one by one: the first entry's last
-        // field is the tail, which the kernel reads.
-        let entry = unsafe { &mut *self.entries.add(position) };
+        // SAFETY: the mapping holds `count` entries, and the position is below that.
+        let entry = unsafe { self.entries.add(position) };
+        // SAFETY: invariant 4. The fields are written one by one: the last one of the first entry
+        // is the tail, which the kernel reads.
+        let entry = unsafe { &mut *entry };
         entry.set_addr(address + HEADROOM as u64);
         entry.set_len(self.config.octets - HEADROOM as u32);
         entry.set_bid(lease.0);
@@ -444,9 +445,7 @@ impl KernelRing<'_> {
     /// Spins or sleeps, as the pacer thinks best.
     fn pace(&mut self, until: Option<Duration>, spin: Duration) -> io::Result<()> {
         let has_spun = self.pacer.wants_to_spin();
-        if has_spun
-            && let Some(waited) = self.spin(until, Some(spin))?
-        {
+        if has_spun && let Some(waited) = self.spin(until, Some(spin))? {
             self.pacer.learn(waited);
             return Ok(());
         }
@@ -553,8 +552,7 @@ impl KernelRing<'_> {
     fn report(&mut self, entry: &cqueue::Entry) -> Option<Completion> {
         let token = Token(entry.user_data());
         let result = entry.result();
-        let further =
-            if cqueue::more(entry.flags()) { Further::More } else { Further::Over };
+        let further = if cqueue::more(entry.flags()) { Further::More } else { Further::Over };
         let errno = || Errno::from_raw_os_error(-result);
         match token.op() {
             Op::Receive => {
@@ -607,8 +605,8 @@ impl KernelRing<'_> {
 fn finish(buffers: &mut BufferRing<'_>, key: Key, mut reply: Reply, result: i32) -> Completion {
     let octets = result.max(0) as u32;
     let failure = (result < 0).then(|| Errno::from_raw_os_error(-result));
-    let failure = failure
-        .filter(|errno| !matches!(*errno, Errno::AGAIN | Errno::INTR | Errno::CANCELED));
+    let failure =
+        failure.filter(|errno| !matches!(*errno, Errno::AGAIN | Errno::INTR | Errno::CANCELED));
     if octets as usize == reply.len() || failure.is_some() {
         if let Reply::Pinned { lease, .. } = reply {
             buffers.recycle(lease);

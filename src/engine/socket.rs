@@ -56,7 +56,6 @@ fn local_address(socket: &OwnedFd) -> io::Result<SocketAddr> {
     SocketAddr::try_from(address).map_err(|_| Errno::AFNOSUPPORT.into())
 }
 
-
 #[cfg(test)]
 mod tests {
     use std::net::{Ipv4Addr, TcpStream};

@@ -325,8 +325,7 @@ impl<'a, R: Ring> Pump<'a, R> {
         let bytes = self.ring.bytes(&mut lease);
         let next = if peer.sending == Sending::Nothing && peer.spill.is_none() {
             let mut cursors = Cursors::received(octets);
-            let next =
-                peer.protocol.advance(&mut Region::new(bytes, &mut cursors), &self.context);
+            let next = peer.protocol.advance(&mut Region::new(bytes, &mut cursors), &self.context);
             if cursors.has_leftover() {
                 peer.spill = Some(Box::new(Spill::leftover(bytes, &mut cursors)));
             }
@@ -401,9 +400,8 @@ impl<'a, R: Ring> Pump<'a, R> {
                 self.quick_sends += 1;
             }
             if peer.sending == Sending::Quick {
-                self.is_eager |= peer.stage == Stage::Farewell
-                    || peer.has_ended
-                    || peer.reply_octets() > 0;
+                self.is_eager |=
+                    peer.stage == Stage::Farewell || peer.has_ended || peer.reply_octets() > 0;
             }
             if peer.sending == Sending::Nothing {
                 if peer.has_ended {

@@ -182,12 +182,7 @@ impl Connection {
         self.next()
     }
 
-    fn handshake(
-        &mut self,
-        admission: Admission,
-        region: &mut Region<'_>,
-        context: &Context<'_>,
-    ) {
+    fn handshake(&mut self, admission: Admission, region: &mut Region<'_>, context: &Context<'_>) {
         match handshake::answer(region.unread(), admission) {
             Ok(None) => {}
             Ok(Some(accepted)) => {
@@ -236,11 +231,7 @@ impl Connection {
 
     /// Echoes frames until there are no more octets or no more frames.
     #[inline]
-    fn frames(
-        &mut self,
-        region: &mut Region<'_>,
-        context: &Context<'_>,
-    ) -> Result<(), Violation> {
+    fn frames(&mut self, region: &mut Region<'_>, context: &Context<'_>) -> Result<(), Violation> {
         while !region.unread().is_empty() {
             if self.frame == Frame::None {
                 if self.message == Message::None
@@ -359,11 +350,7 @@ impl Connection {
 
     /// Takes the end of a frame.
     #[inline]
-    fn finish(
-        &mut self,
-        region: &mut Region<'_>,
-        context: &Context<'_>,
-    ) -> Result<(), Violation> {
+    fn finish(&mut self, region: &mut Region<'_>, context: &Context<'_>) -> Result<(), Violation> {
         let frame = std::mem::replace(&mut self.frame, Frame::None);
         context.counters.frames_in.add(1);
         match frame {

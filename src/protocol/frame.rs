@@ -137,7 +137,9 @@ mod tests {
 
     #[test]
     fn every_beginning_of_a_header_is_partial() {
-        for whole in [&b"\x81\x90abcd"[..], b"\x81\xfe\0\x7eabcd", b"\x82\xff\0\0\0\0\0\x01\0\0abcd"] {
+        for whole in
+            [&b"\x81\x90abcd"[..], b"\x81\xfe\0\x7eabcd", b"\x82\xff\0\0\0\0\0\x01\0\0abcd"]
+        {
             for length in 0..whole.len() {
                 assert_eq!(Header::parse(&whole[..length]), Ok(None));
             }

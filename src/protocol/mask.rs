@@ -3,6 +3,8 @@
 
 use std::cell::Cell;
 
+use fearless_simd::{Level, dispatch};
+
 /// Octets handled at a time. The compiler turns a block into vector instructions.
 const BLOCK: usize = 64;
 
@@ -76,14 +78,22 @@ fn unmask_piece<'a, const N: usize>(
     word: u64,
 ) -> (u64, &'a [Cell<u8>], &'a [Cell<u8>]) {
     match (source.split_first_chunk::<N>(), target.split_first_chunk::<N>()) {
-        (Some((from, source)), Some((to, target))) => (unmask_array(from, to, word), source, target),
+        (Some((from, source)), Some((to, target))) => {
+            (unmask_array(from, to, word), source, target)
+        }
         _ => (0, source, target),
     }
 }
 
-/// The same for any length.
+/// The same for any length, with the widest vectors that this processor has.
 #[inline(never)]
 fn unmask_blocks(source: &[Cell<u8>], target: &[Cell<u8>], word: u64) -> u64 {
+    dispatch!(Level::new(), _simd => unmask_any(source, target, word))
+}
+
+/// Compiled once for each width of vectors.
+#[inline(always)]
+fn unmask_any(source: &[Cell<u8>], target: &[Cell<u8>], word: u64) -> u64 {
     let (blocks, rest) = source.as_chunks::<BLOCK>();
     let (target_blocks, target_rest) = target.as_chunks::<BLOCK>();
     let mut seen = [0u64; BLOCK / 8];

@@ -138,7 +138,8 @@ fn measure(placement: Placement, wait: &str, cpus: [usize; 2]) -> Round {
     let (times, neighbour) = if placement == Placement::BusyNeighbour {
         let ((), alone) =
             beside_neighbour(client_cpu, || std::thread::sleep(Duration::from_millis(50)));
-        let (times, rate) = beside_neighbour(server_cpu, || round_trips_from(client_cpu, &server.address));
+        let (times, rate) =
+            beside_neighbour(server_cpu, || round_trips_from(client_cpu, &server.address));
         (times, rate / alone)
     } else {
         (round_trips_from(client_cpu, &server.address), 0.0)
@@ -177,16 +178,12 @@ fn main() {
             rounds.push(round);
         }
         println!("\n{placement:?}");
-        println!(
-            "{:10} {:28} {:28} {:28} neighbour's part",
-            "", "p50 µs", "p99 µs", "p50 / block"
-        );
+        println!("{:10} {:28} {:28} {:28} neighbour's part", "", "p50 µs", "p99 µs", "p50 / block");
         for (strategy, name) in STRATEGIES.iter().enumerate() {
             let of = |value: fn(&Round) -> f64| {
                 spread(rounds.iter().map(|round| value(&round[strategy])))
             };
-            let ratio =
-                spread(rounds.iter().map(|round| round[strategy].p50_us / round[0].p50_us));
+            let ratio = spread(rounds.iter().map(|round| round[strategy].p50_us / round[0].p50_us));
             println!(
                 "{name:10} {:28} {:28} {ratio:28} {}",
                 of(|round| round.p50_us),
