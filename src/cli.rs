@@ -30,7 +30,7 @@ pub const WORKERS_MAX: u16 = 1024;
 #[command(version, max_term_width = 100)]
 pub struct Cli {
     /// Where to listen, may be given several times. Port 0 means a free port.
-    #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:9001")]
+    #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:9001", value_parser = address)]
     pub listen: Vec<SocketAddr>,
 
     /// Worker threads [default: one for each processor in --cpus].
@@ -153,6 +153,12 @@ pub fn summary(statistics: &Statistics) -> String {
         line(name, cells.collect());
     }
     text
+}
+
+fn address(text: &str) -> Result<SocketAddr, &'static str> {
+    text.parse().map_err(|_| {
+        "write an IP address and a port, such as 127.0.0.1:9001, 0.0.0.0:9001 or [::1]:9001"
+    })
 }
 
 fn cpus(list: &str) -> Result<Vec<usize>, String> {
