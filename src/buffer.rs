@@ -270,3 +270,79 @@ impl Spill {
         self.cursors.sent == self.cursors.ready && !self.cursors.has_leftover()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn received(octets: &[u8]) -> (Vec<u8>, Cursors) {
+        let mut bytes = vec![0; HEADROOM];
+        bytes.extend_from_slice(octets);
+        (bytes, Cursors::received(octets.len()))
+    }
+
+    #[test]
+    fn output_fills_the_gap_that_input_left() {
+        let (mut bytes, mut cursors) = received(b"headpayload");
+        let mut region = Region::new(&mut bytes, &mut cursors);
+        region.skip(4);
+        region.write(b"HE");
+        assert_eq!((region.held(), region.unread()), (&b"HE"[..], &b"payload"[..]));
+        region.release();
+        assert_eq!(&bytes[cursors.reply()], b"HE");
+    }
+
+    #[test]
+    fn output_longer_than_the_gap_slides_into_the_headroom() {
+        let (mut bytes, mut cursors) = received(b"abcdef");
+        let mut region = Region::new(&mut bytes, &mut cursors);
+        let (_, to, from) = region.parts();
+        assert_eq!(to, from);
+        region.moved(3);
+        region.release();
+        region.write(b"0123456789");
+        assert_eq!((region.held(), region.unread()), (&b"0123456789"[..], &b"def"[..]));
+        region.release();
+        assert_eq!(&bytes[cursors.reply()], b"abc0123456789");
+    }
+
+    #[test]
+    fn what_is_not_reply_moves_to_a_spill_and_goes_on_there() {
+        let (mut bytes, mut cursors) = received(b"reply, held, gap, unread");
+        let mut region = Region::new(&mut bytes, &mut cursors);
+        region.moved(5);
+        region.release();
+        region.skip(2);
+        region.moved(4);
+        region.skip(7);
+        assert!(cursors.has_leftover());
+        let mut spill = Spill::leftover(&bytes, &mut cursors);
+        assert_eq!(&bytes[cursors.reply()], b"reply");
+        assert!(!cursors.has_leftover());
+        assert_eq!(spill.region().unread(), b"unread");
+        spill.append(b" more");
+        let mut region = spill.region();
+        assert_eq!(region.unread(), b"unread more");
+        region.moved(6);
+        region.release();
+        region.write(b"!");
+        let (reply, rest) = spill.split_reply();
+        assert_eq!(&reply[reply.len() - 6..], b"unread");
+        let mut rest = rest.expect("held and unread octets");
+        let rest = rest.region();
+        assert_eq!((rest.held(), rest.unread()), (&b"!"[..], &b" more"[..]));
+    }
+
+    #[test]
+    fn a_spill_that_is_all_reply_leaves_nothing_behind() {
+        let mut spill = Spill::default();
+        assert!(spill.is_empty());
+        spill.append(b"all of it");
+        spill.region().moved(9);
+        spill.region().release();
+        assert_eq!(spill.reply_octets(), 9);
+        let (reply, rest) = spill.split_reply();
+        assert_eq!(&reply[..], b"all of it");
+        assert!(rest.is_none());
+    }
+}
