@@ -40,8 +40,8 @@ def built():
 def running(binary, arguments=(), stats_file=None, wrapper=(), log=None):
     """Runs `binary` on a free port and yields the port; ends it with SIGTERM and checks its status.
 
-    `wrapper` is a command that stands before the binary and becomes it (`strace -D`), `log` a file
-    that takes standard error.
+    `wrapper` is a command that stands before the binary and becomes it (`nice`, `strace -D`), `log`
+    a file that takes standard error.
     """
     command = [*wrapper, str(binary), "--listen", "127.0.0.1:0"]
     if stats_file is not None:
