@@ -635,14 +635,20 @@ impl<'a, R: Ring> Pump<'a, R> {
     /// Starts as many starved receives as there are buffers for.
     #[cold]
     fn feed_starved(&mut self) {
-        for _ in 0..self.ring.buffers_ready() {
-            let Some(key) = self.starved.pop_front() else { break };
-            if let Some(peer) = self.peers.get_mut(key)
-                && peer.receiving == Receiving::Starved
-            {
-                peer.receiving = Receiving::Off;
-                self.settle(key);
+        let mut buffers = self.ring.buffers_ready();
+        while buffers > 0
+            && let Some(key) = self.starved.pop_front()
+        {
+            let Some(peer) = self.peers.get_mut(key) else { continue };
+            if peer.receiving != Receiving::Starved {
+                continue;
             }
+            peer.receiving = Receiving::Off;
+            self.settle(key);
+            // Who no longer wants to receive leaves the buffer to the next.
+            let is_fed =
+                self.peers.get_mut(key).is_some_and(|peer| peer.receiving == Receiving::On);
+            buffers -= usize::from(is_fed);
         }
         // The buffers of quick sends come back with the next submission.
         self.is_eager |= !self.starved.is_empty() && self.quick_sends > 0;
