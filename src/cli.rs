@@ -156,9 +156,9 @@ pub fn summary(statistics: &Statistics) -> String {
 }
 
 fn address(text: &str) -> Result<SocketAddr, &'static str> {
-    text.parse().map_err(|_| {
-        "write an IP address and a port, such as 127.0.0.1:9001, 0.0.0.0:9001 or [::1]:9001"
-    })
+    text.parse().map_err(
+        |_| "write an IP address and a port, such as 127.0.0.1:9001, 0.0.0.0:9001 or [::1]:9001",
+    )
 }
 
 fn cpus(list: &str) -> Result<Vec<usize>, String> {

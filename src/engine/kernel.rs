@@ -672,11 +672,14 @@ impl Ring for KernelRing<'_> {
             }
             Reply::Heap(bytes) => bytes.as_ptr(),
         };
-        let mut message = SendFlags::NOSIGNAL;
-        message.set(SendFlags::DONTWAIT, patience == Patience::None);
-        // MSG_WAITALL has no name in rustix, as it means nothing to send(2); to io_uring it means
-        // that a send which can wait does so until it is whole (io_uring_enter(2)).
-        let flags = message.bits() as i32 | 0x100;
+        // MSG_WAITALL has no name in rustix, as it means nothing to send(2). Here it makes a send
+        // that was cut short leave a completion despite SKIP_SUCCESS (io_uring_enter(2)).
+        const WAIT_ALL: u32 = 0x100;
+        let message = match patience {
+            Patience::None => (SendFlags::NOSIGNAL | SendFlags::DONTWAIT).bits() | WAIT_ALL,
+            Patience::Unlimited => SendFlags::NOSIGNAL.bits(),
+        };
+        let flags = message as i32;
         let send = opcode::Send::new(Fd(socket.0), start, reply.len() as u32).flags(flags).build();
         let token = Token::new(Op::Send, key);
         if patience == Patience::None && !self.is_sqpoll() {

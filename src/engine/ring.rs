@@ -62,7 +62,7 @@ impl Reply {
 pub enum Patience {
     /// It gives the rest back. Its end is known when the [`Ring::enter`] that submits it returns.
     None,
-    /// It waits, and ends when all is sent or nothing more can be.
+    /// It waits until the socket takes some of it, and gives the rest back.
     Unlimited,
 }
 

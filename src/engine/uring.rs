@@ -35,17 +35,20 @@ use crate::slab::{Key, Slab};
 
 /// How long a stopping worker waits for its peers to answer the close frame.
 pub const DRAIN_MAX: Duration = Duration::from_secs(5);
-/// How long the last octets owed to a peer may take to be sent.
+/// How long a peer that is owed its last octets may take none of them.
 pub const FAREWELL_MAX: Duration = Duration::from_secs(30);
 /// How long the server, having said all, waits for the peer to close too.
 pub const LINGER_MAX: Duration = Duration::from_secs(5);
 /// How long accepting rests when there are no descriptors or no memory for another connection.
 pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// Reply octets that may wait behind a send that waits for its peer, before receiving stops: then
-/// a peer that does not read has cost this, a message, and what one submission could receive.
+/// Reply octets that may wait behind a send that waits for its peer, before receiving stops, beside
+/// those of an unfinished message: then a peer that does not read has cost this, a message, and
+/// what one submission could receive.
 pub const BACKLOG_MAX: usize = 64 << 10;
 /// Connections over the limit that a worker answers at a time; further ones are closed at once.
 pub const REFUSED_MAX: usize = 64;
+/// How long nothing more is said of a failure to accept.
+pub const WARNING_PAUSE: Duration = Duration::from_secs(60);
 /// Deadlines of connections that are gone, before they are swept out.
 const DUE_SLACK: usize = 64;
 
@@ -123,6 +126,8 @@ struct Peer {
     sending: Sending,
     /// The peer sends no more.
     has_ended: bool,
+    /// It has taken octets since its deadline was set.
+    has_progressed: bool,
     admission: Admission,
 }
 
@@ -136,6 +141,13 @@ impl Peer {
 
     fn reply_octets(&self) -> usize {
         self.spill.as_ref().map_or(0, |spill| spill.reply_octets())
+    }
+
+    /// How long the reply to the unfinished message can be so far, with an eighth for the headers
+    /// of its fragments.
+    fn unfinished_octets(&self) -> usize {
+        let payload = self.protocol.message_octets() as usize;
+        payload + payload / 8
     }
 }
 
@@ -169,6 +181,8 @@ pub struct Pump<'a, R> {
     starved: VecDeque<Key>,
     due: BinaryHeap<Reverse<(Duration, Due)>>,
     refused: usize,
+    /// When a failure to accept was last said.
+    warned_at: Option<Duration>,
     is_stopping: bool,
     /// Sends that are over with the next submission.
     quick_sends: usize,
@@ -188,6 +202,7 @@ impl<'a, R: Ring> Pump<'a, R> {
             starved: VecDeque::new(),
             due: BinaryHeap::new(),
             refused: 0,
+            warned_at: None,
             is_stopping: false,
             quick_sends: 0,
             is_eager: false,
@@ -357,7 +372,7 @@ impl<'a, R: Ring> Pump<'a, R> {
     fn sent(&mut self, key: Key, sent: Sent, octets: u32) {
         self.context.counters.bytes_out.add(u64::from(octets));
         let Some(peer) = self.peers.get_mut(key) else { return };
-        peer.sending = Sending::Nothing;
+        let before = std::mem::replace(&mut peer.sending, Sending::Nothing);
         match sent {
             Sent::Whole => {}
             Sent::Cut(rest) => {
@@ -365,7 +380,8 @@ impl<'a, R: Ring> Pump<'a, R> {
                 if peer.stage != Stage::Leaving {
                     self.ring.send(key, &peer.socket, Reply::Heap(rest), Patience::Unlimited);
                     peer.sending = Sending::Patient;
-                    if peer.stage == Stage::Farewell {
+                    peer.has_progressed |= octets > 0;
+                    if peer.stage == Stage::Farewell && before == Sending::Quick {
                         self.leave_after(key, FAREWELL_MAX);
                     }
                 }
@@ -424,11 +440,10 @@ impl<'a, R: Ring> Pump<'a, R> {
         if peer.stage == Stage::Closing {
             return;
         }
-        // Many clients read nothing before they have written a message whole. Receiving stops
-        // between messages only, or the two would wait for each other.
+        // Many clients read nothing before they have written a message whole, so what waits of
+        // an unfinished message does not count, or the two would wait for each other.
         let is_clogged = peer.sending == Sending::Patient
-            && peer.reply_octets() >= BACKLOG_MAX
-            && !peer.protocol.is_within_message();
+            && peer.reply_octets() >= BACKLOG_MAX + peer.unfinished_octets();
         let is_wanted = !peer.has_ended && !is_clogged;
         match peer.receiving {
             Receiving::Off if is_wanted => {
@@ -506,14 +521,17 @@ impl<'a, R: Ring> Pump<'a, R> {
                 self.ring.accept(listener);
             }
             Some(problem) => {
-                warn!(
-                    "cannot accept: {problem}; trying again every {} ms. If descriptors have \
-                     run out, raise the limit (ulimit -n) or lower --connections-max",
-                    ACCEPT_PAUSE.as_millis()
-                );
+                let now = self.ring.now();
+                if self.warned_at.is_none_or(|at| now >= at + WARNING_PAUSE) {
+                    self.warned_at = Some(now);
+                    warn!(
+                        "cannot accept: {problem}; trying again every {} ms. If descriptors have \
+                         run out, raise the limit (ulimit -n) or lower --connections-max",
+                        ACCEPT_PAUSE.as_millis()
+                    );
+                }
                 self.listeners[listener as usize] = Accepting::Paused;
-                let at = self.ring.now() + ACCEPT_PAUSE;
-                self.due.push(Reverse((at, Due::Accept(listener))));
+                self.due.push(Reverse((now + ACCEPT_PAUSE, Due::Accept(listener))));
             }
         }
     }
@@ -541,6 +559,7 @@ impl<'a, R: Ring> Pump<'a, R> {
             receiving: Receiving::Off,
             sending: Sending::Nothing,
             has_ended: false,
+            has_progressed: false,
             admission,
         });
         if admission == Admission::Full {
@@ -611,7 +630,7 @@ impl<'a, R: Ring> Pump<'a, R> {
         {
             self.due.pop();
             match due {
-                Due::Leave(key) => self.leave_by(key),
+                Due::Leave(key) => self.leave_unless_progressing(key),
                 Due::Accept(listener) => {
                     if self.listeners[listener as usize] == Accepting::Paused {
                         self.listeners[listener as usize] = Accepting::On;
@@ -624,6 +643,15 @@ impl<'a, R: Ring> Pump<'a, R> {
                     }
                 }
             }
+        }
+    }
+
+    fn leave_unless_progressing(&mut self, key: Key) {
+        let Some(peer) = self.peers.get_mut(key) else { return };
+        if peer.stage == Stage::Farewell && std::mem::take(&mut peer.has_progressed) {
+            self.leave_after(key, FAREWELL_MAX);
+        } else {
+            self.leave_by(key);
         }
     }
 

@@ -113,9 +113,14 @@ impl Connection {
         }
     }
 
-    /// Whether a message or a frame is unfinished.
-    pub fn is_within_message(&self) -> bool {
-        self.frame != Frame::None || self.message != Message::None
+    /// Octets of payload received so far of the message that is unfinished.
+    pub fn message_octets(&self) -> u64 {
+        match self.frame {
+            Frame::Text | Frame::Binary => self.message_octets - self.payload_left,
+            Frame::None | Frame::Ping | Frame::Close | Frame::Ignored | Frame::CloseAnswer => {
+                self.message_octets
+            }
+        }
     }
 
     /// Turns all that is unread in `region` into reply, as far as it goes. What stays unread is

@@ -1,39 +1,617 @@
-//! The command line.
+//! The command line: what is printed where, the status at the end, signals, and the counters.
 
 mod support;
 
-use support::*;
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::net::{Ipv6Addr, Shutdown, TcpListener};
+use std::process::{Child, Command};
+use std::thread;
+
+use core_affinity::CoreId;
+use rustix::io::Errno;
+use rustix::process::{Signal, WaitOptions, kill_process, waitpid};
+use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
+use serde_json::Value;
+use support::{
+    BINARY, CLOSE, Client, Ended, FIN, PROGRAM, REQUEST, RESPONSE, Server, TEXT, end, frame,
+    pattern, reply, run, say, spawn, temporary_file, wait_until,
+};
+
+/// The counters, in the order of the statistics file and of the summary.
+const COUNTERS: [&str; 13] = [
+    "connections_accepted",
+    "connections_open",
+    "connections_rejected",
+    "messages",
+    "frames_in",
+    "frames_out",
+    "bytes_in",
+    "bytes_out",
+    "syscalls",
+    "syscalls_per_message",
+    "buffers_exhausted",
+    "protocol_violations",
+    "spins",
+];
+
+/// The processors that this process may use.
+fn processors() -> Vec<usize> {
+    core_affinity::get_core_ids().expect("a list").into_iter().map(|core| core.id).collect()
+}
+
+/// Checks that the server ended at once with status 1 and one line, and gives that line.
+#[track_caller]
+fn refusal(ended: Ended) -> String {
+    assert_eq!(ended.status.code(), Some(1), "{ended:?}");
+    assert_eq!(ended.stdout, "", "{ended:?}");
+    let line = ended.stderr.strip_suffix('\n').expect("a line").to_owned();
+    assert!(line.starts_with("ringecho: ") && !line.contains('\n'), "{line:?}");
+    line
+}
+
+/// The names of the counters in a summary of one column.
+fn names_in(summary: &str) -> Vec<&str> {
+    summary.lines().filter_map(|line| line.split_whitespace().next()).collect()
+}
+
+/// What is printed after the first line.
+fn summary_of(ended: &Ended) -> &str {
+    ended.stdout.split_once('\n').expect("a first line").1
+}
+
+/// What a client that answers sees of the server's stop.
+#[track_caller]
+fn expect_going_away(client: &mut Client) {
+    client.expect(CLOSE, &1001u16.to_be_bytes());
+    client.send_frame(CLOSE, &1001u16.to_be_bytes());
+    client.expect_end();
+}
 
 #[test]
-fn lockstep() {
-    for stop in [false, true] {
-    for (clients_on_other, _) in [(true, 0), (false, 0)] {
-    let server = Server::start(&["--wait", "block", "--workers", "1", "--cpus", "1"]);
-    std::thread::spawn(move || {
-    core_affinity::set_for_current(core_affinity::CoreId { id: if clients_on_other {0} else {1} });
-    let mut clients: Vec<Client> = (0..64).map(|_| Client::connect(server.address())).collect();
-    let f = frame(TEXT, b"0123456789abcdef");
-    let t = std::time::Instant::now();
-    for _ in 0..500 {
-        if stop { server.signal(rustix::process::Signal::STOP); 
-            let stat = format!("/proc/{}/stat", server.pid());
-            while !std::fs::read_to_string(&stat).unwrap().contains(") T ") {std::thread::yield_now();}
-        }
-        for c in &mut clients { c.write(&f); }
-        if stop { server.signal(rustix::process::Signal::CONT); }
-        for c in &mut clients { c.expect(TEXT, b"0123456789abcdef"); }
+fn the_first_line_says_where_and_how_and_then_it_accepts() {
+    let cpu = processors()[0];
+    for (workers, list, wait) in [
+        ("1", format!("1 worker on processor {cpu}"), "block"),
+        ("2", format!("2 workers on processors {cpu},{cpu}"), "adaptive"),
+    ] {
+        let server =
+            Server::start(&["--workers", workers, "--cpus", &cpu.to_string(), "--wait", wait]);
+        let address = server.address();
+        assert_ne!(address.port(), 0);
+        assert_eq!(
+            server.greeting(),
+            format!("ringecho listening on ws://{address} (engine uring, {list}, wait {wait})")
+        );
+        Client::connect(address).close();
     }
-    println!("{:?}", t.elapsed());
-    let ended = server.terminate();
-    println!("{stop} {clients_on_other} {:?}", ended.statistics["total"]);
-    }).join().unwrap();
-    }}
 }
+
 #[test]
-fn pingpong() {
-    let server = Server::start(&["--wait", "block", "--workers", "1", "--cpus", "1"]);
-    let mut c = Client::connect(server.address());
-    for _ in 0..10000 { c.echo(TEXT, b"0123456789abcdef"); }
+fn without_options_there_is_a_worker_for_each_processor_and_the_wait_is_adaptive() {
+    let server = Server::start(&[]);
+    let workers = processors().len();
+    let plural = if workers == 1 { "" } else { "s" };
+    let greeting = server.greeting();
+    assert!(greeting.contains(&format!(", {workers} worker{plural} on processor{plural} ")));
+    assert!(greeting.ends_with(", wait adaptive)"), "{greeting}");
+    assert_eq!(server.statistics()["workers"].as_array().map(Vec::len), Some(workers));
+}
+
+#[test]
+fn it_listens_on_several_addresses() {
+    let listen = ["--listen", "127.0.0.1:0", "--listen", "127.0.0.1:0", "--workers", "2"];
+    let server = Server::start(&listen);
+    let addresses = server.addresses();
+    assert_eq!(addresses.len(), 2, "{}", server.greeting());
+    assert_ne!(addresses[0], addresses[1]);
+    for address in addresses {
+        let mut client = Client::connect(address);
+        client.echo(TEXT, b"here");
+        client.close();
+    }
+}
+
+#[test]
+fn it_listens_on_ipv6_and_ipv4_at_once() {
+    if TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).is_err() {
+        return say("SKIPPED it_listens_on_ipv6_and_ipv4_at_once: there is no IPv6 here");
+    }
+    let server = Server::start(&["--listen", "[::1]:0", "--listen", "127.0.0.1:0"]);
+    let addresses = server.addresses();
+    assert!(addresses[0].is_ipv6() && addresses[1].is_ipv4(), "{}", server.greeting());
+    for address in addresses {
+        let mut client = Client::connect(address);
+        client.echo(TEXT, b"here");
+        client.close();
+    }
+}
+
+#[test]
+fn an_address_in_use_is_told_and_the_other_listener_is_left_alone() {
+    let other = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = other.local_addr().expect("an address").to_string();
+    let line = refusal(run(&["--listen", &address]));
+    assert!(line.contains(&address) && line.contains("choose another port"), "{line}");
+
+    // Both would share the port if they could.
+    let server = Server::start(&[]);
+    let address = server.address().to_string();
+    let line = refusal(run(&["--listen", &address]));
+    assert!(line.contains(&address) && line.contains("choose another port"), "{line}");
+    let mut client = Client::connect(server.address());
+    client.echo(TEXT, b"still here");
+}
+
+#[test]
+fn an_address_of_another_machine_is_told() {
+    // RFC 5737: TEST-NET-1 is nobody's.
+    let line = refusal(run(&["--listen", "192.0.2.1:9001"]));
+    assert!(line.contains("192.0.2.1:9001"), "{line}");
+}
+
+#[test]
+fn processors_that_cannot_be_had_are_told() {
+    for list in ["1-", "x", ""] {
+        let line = refusal(run(&["--listen", "127.0.0.1:0", "--cpus", list]));
+        assert!(line.contains("--cpus like 0,2-5"), "{line}");
+    }
+    let line = refusal(run(&["--listen", "127.0.0.1:0", "--cpus", "4095"]));
+    assert!(line.contains("processor 4095 is not among") && line.contains("--cpus"), "{line}");
+}
+
+#[test]
+fn a_processor_that_exists_but_is_not_allowed_is_told() {
+    let processors = processors();
+    let [first, second, ..] = processors[..] else {
+        return say("SKIPPED a_processor_that_exists_but_is_not_allowed: there is but one");
+    };
+    let ended = thread::spawn(move || {
+        // Children inherit what the thread that starts them may use.
+        assert!(core_affinity::set_for_current(CoreId { id: first }));
+        run(&["--listen", "127.0.0.1:0", "--cpus", &second.to_string()])
+    });
+    let line = refusal(ended.join().expect("a thread"));
+    assert!(line.contains(&format!("processor {second} is not among")), "{line}");
+    assert!(line.contains(&format!("({first})")), "{line}");
+}
+
+#[test]
+fn wrong_usage_ends_with_status_2() {
+    for arguments in [
+        &["--nonsense"][..],
+        &["nonsense"],
+        &["--listen"],
+        &["--listen", "localhost"],
+        &["--workers", "0"],
+        &["--wait", "never"],
+        &["--message-max", "0"],
+        &["--message-max", "2GiB"],
+        &["--connections-max", "0"],
+        &["--buffers", "3"],
+        &["--buffer-size", "1"],
+        &["--spin-us", "-1"],
+        &["--wait", "block", "--wait", "spin"],
+    ] {
+        let ended = run(arguments);
+        assert_eq!(ended.status.code(), Some(2), "{arguments:?} {ended:?}");
+        assert_eq!(ended.stdout, "", "{arguments:?}");
+        assert!(ended.stderr.contains("--help"), "{arguments:?} {ended:?}");
+    }
+}
+
+#[test]
+fn help_names_every_option_and_the_version_is_told() {
+    let help = run(&["--help"]);
+    assert_eq!((help.status.code(), help.stderr.as_str()), (Some(0), ""));
+    for word in [
+        "--listen",
+        "--workers",
+        "--cpus",
+        "--wait",
+        "block",
+        "spin",
+        "adaptive",
+        "sqpoll",
+        "--spin-us",
+        "--message-max",
+        "--connections-max",
+        "--buffers",
+        "--buffer-size",
+        "--stats-file",
+        "--help",
+        "--version",
+    ] {
+        assert!(help.stdout.contains(word), "{word} is not in {}", help.stdout);
+    }
+    let version = run(&["--version"]);
+    assert_eq!(version.status.code(), Some(0));
+    assert_eq!(version.stdout, format!("ringecho {}\n", env!("CARGO_PKG_VERSION")));
+}
+
+/// Runs the server where io_uring_setup(2) fails with `errno`.
+fn run_without_io_uring(errno: Errno) -> Ended {
+    // The same on all architectures.
+    const IO_URING_SETUP: i64 = 425;
+    let filter: BpfProgram = SeccompFilter::new(
+        [(IO_URING_SETUP, Vec::new())].into_iter().collect(),
+        SeccompAction::Allow,
+        SeccompAction::Errno(errno.raw_os_error() as u32),
+        std::env::consts::ARCH.try_into().expect("an architecture with seccomp"),
+    )
+    .and_then(TryInto::try_into)
+    .expect("a filter");
+    let run = thread::spawn(move || {
+        // The filter is this thread's and its children's.
+        seccompiler::apply_filter(&filter).expect("seccomp");
+        run(&["--listen", "127.0.0.1:0"])
+    });
+    run.join().expect("a thread")
+}
+
+#[test]
+fn without_io_uring_the_remedy_is_told() {
+    let line = refusal(run_without_io_uring(Errno::NOSYS));
+    assert!(line.contains("io_uring") && line.contains("Linux 6.1"), "{line}");
+    assert!(line.contains("seccomp"), "{line}");
+    let line = refusal(run_without_io_uring(Errno::PERM));
+    assert!(line.contains("kernel.io_uring_disabled") && line.contains("seccomp"), "{line}");
+}
+
+#[test]
+fn sigint_and_sigterm_close_every_connection_with_1001() {
+    for signal in [Signal::INT, Signal::TERM] {
+        let server = Server::start(&["--workers", "2"]);
+        let mut clients: Vec<Client> = (0..20).map(|_| Client::connect(server.address())).collect();
+        for client in &mut clients {
+            client.echo(TEXT, b"before");
+        }
+        let mut silent = Client::open(server.address());
+        let mut asking = Client::open(server.address());
+        asking.write(&REQUEST.as_bytes()[..20]);
+        server.wait_for_count("connections_open", 22);
+        server.signal(signal);
+        for client in &mut clients {
+            expect_going_away(client);
+        }
+        // No WebSocket connection, no close frame.
+        silent.expect_end();
+        asking.expect_end();
+        drop((clients, silent, asking));
+        let ended = server.wait();
+        assert_eq!(ended.status.code(), Some(0), "{ended:?}");
+        assert_eq!(ended.count("connections_open"), 0);
+        // Two workers: a head line, then a line for each counter.
+        let summary = names_in(summary_of(&ended));
+        assert_eq!(summary[0], "total");
+        assert_eq!(summary[1..], COUNTERS);
+    }
+}
+
+#[test]
+fn a_stop_in_full_traffic_cuts_nothing_in_two() {
+    for wait in ["block", "adaptive", "sqpoll"] {
+        let server = Server::start(&["--workers", "2", "--wait", wait]);
+        let address = server.address();
+        let clients: Vec<_> = (0..16)
+            .map(|number| {
+                thread::spawn(move || {
+                    let payload = pattern(100 << (number % 10));
+                    let sent = frame(BINARY, &payload);
+                    let mut client = Client::connect(address);
+                    loop {
+                        client.write(&sent);
+                        let received = client.read_frame();
+                        if received.first == CLOSE {
+                            assert_eq!(received.payload, 1001u16.to_be_bytes());
+                            client.send_frame(CLOSE, &1001u16.to_be_bytes());
+                            return client.expect_end();
+                        }
+                        assert!(received.payload == payload, "the echo is not what was sent");
+                    }
+                })
+            })
+            .collect();
+        wait_until("all are talking", || server.count("messages") > 1_000);
+        let ended = server.terminate();
+        for client in clients {
+            client.join().expect("echoes, then the close frame, then FIN");
+        }
+        assert_eq!(ended.status.code(), Some(0), "{wait} {ended:?}");
+        assert_eq!(ended.count("connections_open"), 0);
+        assert_eq!(ended.count("protocol_violations"), 0);
+    }
+}
+
+#[test]
+fn it_stops_although_peers_never_answer_or_never_read() {
+    let server = Server::start(&["--workers", "1"]);
+    let mut silent = Client::connect(server.address());
+    let mut vanished = Client::connect(server.address());
+    vanished.send_frame(TEXT, b"gone");
+    // More than the sockets take, so that the server's send waits.
+    let clogged = Client::connect(server.address());
+    let stream = clogged.stream().try_clone().expect("a descriptor");
+    let (begun, has_begun) = std::sync::mpsc::channel();
+    let writer = thread::spawn(move || {
+        let message = frame(BINARY, &pattern(1 << 20));
+        let mut stream = &stream;
+        for _ in 0..64 {
+            if std::io::Write::write_all(&mut stream, &message).is_err() {
+                break;
+            }
+            let _ = begun.send(());
+        }
+    });
+    has_begun.recv().expect("a message is written");
+    server.signal(Signal::TERM);
+    silent.expect(CLOSE, &1001u16.to_be_bytes());
+    let ended = server.wait();
+    assert_eq!(ended.status.code(), Some(0), "{ended:?}");
+    assert_eq!(names_in(summary_of(&ended)), COUNTERS);
+    assert_eq!(ended.count("connections_open"), 0);
+    let _ = clogged.stream().shutdown(Shutdown::Both);
+    writer.join().expect("a thread");
+}
+
+#[test]
+fn a_second_signal_ends_at_once() {
+    for (first, second, status) in [
+        (Signal::TERM, Signal::TERM, 143),
+        (Signal::INT, Signal::INT, 130),
+        (Signal::TERM, Signal::INT, 130),
+    ] {
+        let server = Server::start(&[]);
+        let mut silent = Client::connect(server.address());
+        server.signal(first);
+        silent.expect(CLOSE, &1001u16.to_be_bytes());
+        server.signal(second);
+        let ended = server.wait();
+        assert_eq!(ended.status.code(), Some(status), "{ended:?}");
+        // The drain was not waited for, or there would be a summary.
+        assert_eq!(summary_of(&ended), "");
+    }
+}
+
+#[test]
+fn a_stop_within_a_frame_lets_binary_finish_and_drops_text() {
+    let server = Server::start(&["--workers", "1"]);
+    let payload = pattern(100_000);
+    let (sent, echoed) = (frame(BINARY, &payload), reply(BINARY, &payload));
+    let half = payload.len() / 2;
+    let mut binary = Client::connect(server.address());
+    binary.write(&sent[..half]);
+    // The header is four octets shorter without the key.
+    let first = binary.read(half - 4);
+    let mut text = Client::connect(server.address());
+    text.echo(TEXT, b"before");
+    let cut = frame(TEXT, b"never echoed");
+    text.write(&cut[..10]);
+    let mut fragments = Client::connect(server.address());
+    fragments.echo(BINARY & !FIN, b"a fragment");
+    server.wait_for_count("bytes_in", {
+        let request = REQUEST.len() as u64;
+        3 * request + half as u64 + 6 + 6 + 10 + 16
+    });
+
+    server.signal(Signal::TERM);
+    // Between fragments control frames may stand (RFC 6455 section 5.4).
+    expect_going_away(&mut fragments);
+    text.expect(CLOSE, &1001u16.to_be_bytes());
+    text.write(&cut[10..]);
+    text.send_frame(TEXT, b"not echoed either");
+    text.send_frame(CLOSE, &1001u16.to_be_bytes());
+    text.expect_end();
+    binary.write(&sent[half..]);
+    let second = binary.read(echoed.len() - first.len());
+    assert!([first, second].concat() == echoed, "the echo is not what was sent");
+    expect_going_away(&mut binary);
+
+    drop((binary, text, fragments));
+    let ended = server.wait();
+    assert_eq!(ended.status.code(), Some(0), "{ended:?}");
+    assert_eq!((ended.count("messages"), ended.count("protocol_violations")), (2, 0));
+}
+
+/// The reference conversation: `messages` texts of 16 octets one after the other.
+fn converse(client: &mut Client, messages: usize) {
+    let sent = frame(TEXT, b"0123456789abcdef");
+    for _ in 0..messages {
+        client.write(&sent);
+        client.expect(TEXT, b"0123456789abcdef");
+    }
+}
+
+#[test]
+fn the_counters_are_exact() {
+    let server = Server::start(&["--workers", "1", "--wait", "block"]);
+    let mut client = Client::connect(server.address());
+    converse(&mut client, 1000);
+    let (request, response) = (REQUEST.len() as u64, RESPONSE.len() as u64);
+    let expected = |statistics: &Value, open: u64, close: u64| {
+        let names: Vec<&String> = statistics.as_object().expect("an object").keys().collect();
+        assert_eq!(names, ["total", "workers"]);
+        let workers = statistics["workers"].as_array().expect("an array");
+        assert_eq!(workers, &[statistics["total"].clone()]);
+        let total = statistics["total"].as_object().expect("an object");
+        assert_eq!(total.keys().collect::<Vec<&String>>(), COUNTERS);
+        for (name, value) in [
+            ("connections_accepted", 1),
+            ("connections_open", open),
+            ("connections_rejected", 0),
+            ("messages", 1000),
+            ("frames_in", 1000 + close),
+            ("frames_out", 1000 + close),
+            ("bytes_in", request + 1000 * 22 + close * 8),
+            ("bytes_out", response + 1000 * 18 + close * 4),
+            ("buffers_exhausted", 0),
+            ("protocol_violations", 0),
+            ("spins", 0),
+        ] {
+            assert_eq!(total[name].as_u64(), Some(value), "{name} of {statistics}");
+        }
+        let syscalls = total["syscalls"].as_u64().expect("a count");
+        assert!(syscalls > 0);
+        let ratio = total["syscalls_per_message"].as_f64().expect("a ratio");
+        assert_eq!(ratio, syscalls as f64 / 1000.0);
+    };
+    // The last send is counted when the next completion is.
+    server.wait_for_count("connections_open", 1);
+    let before = server.statistics();
+    assert_eq!(before["total"]["messages"].as_u64(), Some(1000), "{before}");
+    assert_eq!(before["total"]["connections_open"].as_u64(), Some(1), "{before}");
+    client.close();
+    server.wait_for_count("connections_open", 0);
+    expected(&server.statistics(), 0, 1);
     let ended = server.terminate();
-    println!("pp {:?}", ended.statistics["total"]);
+    assert_eq!(ended.status.code(), Some(0));
+    expected(&ended.statistics, 0, 1);
+
+    // The summary says the same.
+    let summary = summary_of(&ended);
+    assert_eq!(names_in(summary), COUNTERS);
+    for (line, name) in summary.lines().zip(COUNTERS) {
+        let number = line.split_whitespace().nth(1).expect("a number");
+        match ended.statistics["total"][name].as_u64() {
+            Some(value) => assert_eq!(number, value.to_string(), "{line}"),
+            None => assert!(number.starts_with("1.0"), "{line}"),
+        }
+    }
+}
+
+#[test]
+fn the_total_is_the_sum_over_the_workers() {
+    let server = Server::start(&["--workers", "3"]);
+    for _ in 0..30 {
+        let mut client = Client::connect(server.address());
+        client.echo(BINARY, &pattern(300));
+        client.close();
+    }
+    server.wait_for_count("connections_open", 0);
+    let ended = server.terminate();
+    let workers = ended.statistics["workers"].as_array().expect("an array");
+    assert_eq!(workers.len(), 3);
+    for name in COUNTERS.into_iter().filter(|&name| name != "syscalls_per_message") {
+        let sum: u64 = workers.iter().map(|worker| worker[name].as_u64().expect("a count")).sum();
+        assert_eq!(ended.count(name), sum, "{name}");
+    }
+    assert_eq!(ended.count("messages"), 30);
+    assert_eq!(ended.count("frames_out"), 60);
+}
+
+/// A server that is no [`Server`]: with `arguments`, and its first line read from its output.
+fn start_by_hand(arguments: &[&str]) -> (Child, BufReader<std::process::ChildStdout>, Client) {
+    let mut command = Command::new(PROGRAM);
+    let mut child = spawn(command.args(["--listen", "127.0.0.1:0"]).args(arguments));
+    let mut output = BufReader::new(child.stdout.take().expect("a pipe"));
+    let mut greeting = String::new();
+    output.read_line(&mut greeting).expect("a first line");
+    let address = greeting.split_once("ws://").and_then(|(_, rest)| rest.split_once(' '));
+    let (address, _) = address.expect("an address");
+    (child, output, Client::connect(address.parse().expect("an address")))
+}
+
+#[test]
+fn a_reader_of_its_output_that_goes_away_is_no_reason_to_fail() {
+    let stats_file = temporary_file("unread.json");
+    let path = stats_file.to_str().expect("a path in UTF-8");
+    let (child, output, mut client) = start_by_hand(&["--workers", "1", "--stats-file", path]);
+    drop(output);
+    client.echo(TEXT, b"unread");
+    client.close();
+    kill_process(rustix::process::Pid::from_child(&child), Signal::TERM).expect("a child");
+    let ended = end(child);
+    assert_eq!(ended.status.code(), Some(0), "{ended:?}");
+    assert!(!ended.stderr.contains("ringecho: "), "{ended:?}");
+    let text = fs::read(&stats_file).expect("statistics");
+    let statistics: Value = serde_json::from_slice(&text).expect("JSON");
+    assert_eq!(statistics["total"]["messages"].as_u64(), Some(1));
+    fs::remove_file(&stats_file).expect("a file");
+}
+
+#[test]
+fn a_statistics_file_that_cannot_be_written_is_told_after_the_summary() {
+    let stats_file = temporary_file("no-directory").join("stats.json");
+    let path = stats_file.to_str().expect("a path in UTF-8");
+    let (mut child, output, mut client) = start_by_hand(&["--workers", "1", "--stats-file", path]);
+    client.echo(TEXT, b"uncounted");
+    client.close();
+    kill_process(rustix::process::Pid::from_child(&child), Signal::TERM).expect("a child");
+    let summary: Vec<String> = output.lines().map_while(Result::ok).collect();
+    assert_eq!(names_in(&summary.join("\n")), COUNTERS);
+    child.stdout = None;
+    let line = refusal(end(child));
+    assert!(line.contains("--stats-file") && line.contains(path), "{line}");
+}
+
+#[test]
+fn every_way_to_wait_echoes() {
+    for wait in ["block", "spin", "adaptive", "sqpoll"] {
+        let server = Server::start(&["--wait", wait, "--workers", "1"]);
+        let mut client = Client::connect(server.address());
+        converse(&mut client, 200);
+        for length in [0, 125, 126, 65_535, 65_536, 300_000] {
+            client.echo(BINARY, &pattern(length));
+        }
+        let mut other = Client::connect(server.address());
+        other.echo(TEXT, &pattern(40_000));
+        other.close();
+        client.close();
+        server.wait_for_count("connections_open", 0);
+        let ended = server.terminate();
+        assert_eq!(ended.status.code(), Some(0), "{wait} {ended:?}");
+        assert_eq!(ended.count("messages"), 207, "{wait}");
+        match wait {
+            "block" => assert_eq!(ended.count("spins"), 0),
+            "spin" => assert_ne!(ended.count("spins"), 0),
+            _ => {}
+        }
+    }
+}
+
+/// The system calls for each message.
+fn syscalls_per_message(ended: &Ended) -> f64 {
+    ended.statistics["total"]["syscalls_per_message"].as_f64().expect("a ratio")
+}
+
+#[test]
+fn a_message_costs_one_system_call() {
+    let server = Server::start(&["--workers", "1", "--wait", "block"]);
+    let mut client = Client::connect(server.address());
+    converse(&mut client, 10_000);
+    client.close();
+    let ended = server.terminate();
+    assert_eq!(ended.count("messages"), 10_000);
+    let ratio = syscalls_per_message(&ended);
+    say(&format!("system calls a message, one connection: {ratio:.4}"));
+    assert!(ratio <= 1.01, "{}", ended.statistics);
+}
+
+#[test]
+fn messages_that_wait_together_share_their_system_calls() {
+    let server = Server::start(&["--workers", "1", "--wait", "block"]);
+    let mut clients: Vec<Client> = (0..64).map(|_| Client::connect(server.address())).collect();
+    let sent = frame(TEXT, b"0123456789abcdef");
+    for _ in 0..300 {
+        // The server is held while the messages are written, so that the count depends neither on
+        // the client's speed nor on the processors.
+        server.signal(Signal::STOP);
+        let stopped = waitpid(Some(server.pid()), WaitOptions::UNTRACED).expect("a child");
+        assert!(stopped.is_some_and(|(_, status)| status.stopped()));
+        for client in &mut clients {
+            client.write(&sent);
+        }
+        server.signal(Signal::CONT);
+        for client in &mut clients {
+            client.expect(TEXT, b"0123456789abcdef");
+        }
+    }
+    for client in clients {
+        client.close();
+    }
+    let ended = server.terminate();
+    assert_eq!(ended.count("messages"), 64 * 300);
+    let ratio = syscalls_per_message(&ended);
+    say(&format!("system calls a message, 64 connections in lock step: {ratio:.4}"));
+    assert!(ratio <= 0.1, "{}", ended.statistics);
 }

@@ -1,1 +1,701 @@
-//! connections
+//! Many connections, and peers that behave badly, on the kernel's own ring.
+
+mod support;
+
+use std::fs;
+use std::io::{ErrorKind, Write};
+use std::net::Shutdown;
+use std::process::Command;
+use std::thread;
+use std::time::Duration;
+
+use rustix::net::sockopt;
+use rustix::process::{Pid, Resource, Rlimit, getrlimit, setrlimit};
+use support::{
+    BINARY, CLOSE, Client, FIN, PING, PONG, PROGRAM, REQUEST, RESPONSE, Server, TEXT, frame,
+    pattern, reply, say, wait_until,
+};
+
+/// Octets of memory that a process has in use.
+fn resident_octets(pid: Pid) -> u64 {
+    let text = fs::read_to_string(format!("/proc/{}/smaps_rollup", pid.as_raw_pid()));
+    let text = text.expect("a process");
+    let line = text.lines().find_map(|line| line.strip_prefix("Rss:")).expect("a line");
+    let kilobytes = line.trim().strip_suffix(" kB").expect("kilobytes");
+    kilobytes.parse::<u64>().expect("a number") * 1024
+}
+
+/// How many descriptors a process has open.
+fn descriptors(pid: Pid) -> usize {
+    fs::read_dir(format!("/proc/{}/fd", pid.as_raw_pid())).expect("a process").count()
+}
+
+/// Whether this process may have this many descriptors, having tried.
+fn may_have_descriptors(count: u64) -> bool {
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    // None is no limit.
+    if current.is_some_and(|current| current < count) {
+        let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
+    }
+    getrlimit(Resource::Nofile).current.is_none_or(|current| current >= count)
+}
+
+/// Closes with a reset instead of FIN.
+fn reset(client: Client) {
+    sockopt::set_socket_linger(client.stream(), Some(Duration::ZERO)).expect("an option");
+}
+
+/// Octets that follow no rule but are the same in each run.
+fn noise(seed: u64, length: usize) -> Vec<u8> {
+    let mut state = seed;
+    let octet = || {
+        // The generator of Knuth's MMIX.
+        state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        (state >> 56) as u8
+    };
+    std::iter::repeat_with(octet).take(length).collect()
+}
+
+#[test]
+fn ten_thousand_connections_come_and_go_and_leave_nothing_behind() {
+    const THREADS: u64 = 4;
+    const CONNECTIONS: u64 = 10_000;
+    let server = Server::start(&[]);
+    let address = server.address();
+    let before = descriptors(server.pid());
+    let visit = move |number: u64| {
+        let mut client = Client::open(address);
+        match number % 10 {
+            // Gone before it has said anything, and within its request.
+            0 => return,
+            1 => return client.write(&REQUEST.as_bytes()[..50]),
+            _ => client.handshake(),
+        }
+        client.echo(TEXT, b"hello");
+        match number % 10 {
+            2 => drop(client),
+            3 => reset(client),
+            4 => {
+                client.write(&frame(BINARY, b"half of this")[..10]);
+                reset(client);
+            }
+            // An echo that nobody reads makes the close a reset.
+            5 => client.send_frame(TEXT, b"unread"),
+            _ => client.close(),
+        }
+    };
+    let threads: Vec<_> = (0..THREADS)
+        .map(|_| thread::spawn(move || (0..CONNECTIONS / THREADS).for_each(visit)))
+        .collect();
+    for thread in threads {
+        thread.join().expect("all are served");
+    }
+    server.wait_for_count("connections_accepted", CONNECTIONS);
+    server.wait_for_count("connections_open", 0);
+    let mut client = Client::connect(server.address());
+    client.echo(TEXT, b"still here");
+    client.close();
+    server.wait_for_count("connections_open", 0);
+    assert_eq!(descriptors(server.pid()), before);
+    let ended = server.terminate();
+    assert_eq!(ended.count("connections_rejected"), 0);
+    assert_eq!(ended.count("protocol_violations"), 0);
+    // One echo on eight of ten; the unread ones are echoed unless the reset comes first.
+    let messages = ended.count("messages");
+    let least = CONNECTIONS / 10 * 8 + 1;
+    assert!((least..=least + CONNECTIONS / 10).contains(&messages), "{messages}");
+}
+
+#[test]
+fn whoever_leaves_in_whichever_way_the_others_get_what_is_theirs() {
+    for wait in ["block", "adaptive", "sqpoll"] {
+        let server = Server::start(&["--buffers", "4", "--wait", wait]);
+        let address = server.address();
+        let before = descriptors(server.pid());
+        let threads: Vec<_> = (0..16)
+            .map(|number| {
+                thread::spawn(move || {
+                    let choices = noise(number, 1_000);
+                    for choice in choices.chunks_exact(10) {
+                        let mut client = Client::connect(address);
+                        for &length in &choice[..usize::from(choice[8] % 8)] {
+                            let mut payload = pattern(usize::from(length).pow(2));
+                            payload.extend(choice);
+                            client.echo(BINARY, &payload);
+                        }
+                        let large = frame(BINARY, &pattern(usize::from(choice[7]) << 12));
+                        match choice[9] % 5 {
+                            0 => client.close(),
+                            // With more on the way than the sockets hold, or not.
+                            1 => client.write(&large),
+                            2 => {
+                                client.write(&large);
+                                reset(client);
+                            }
+                            3 => {
+                                client.write(&large[..large.len() / 2]);
+                                reset(client);
+                            }
+                            _ => drop(client),
+                        }
+                    }
+                })
+            })
+            .collect();
+        for thread in threads {
+            thread.join().expect("all echoes are right");
+        }
+        server.wait_for_count("connections_accepted", 1_600);
+        server.wait_for_count("connections_open", 0);
+        assert_eq!(descriptors(server.pid()), before);
+        let ended = server.terminate();
+        assert_eq!(ended.status.code(), Some(0), "{wait} {ended:?}");
+        assert_eq!(ended.count("protocol_violations"), 0);
+    }
+}
+
+#[test]
+fn five_thousand_connections_echo_at_once_and_cost_little_when_idle() {
+    const CONNECTIONS: usize = 5_000;
+    const OCTETS_MAX: u64 = 200;
+    if !may_have_descriptors(CONNECTIONS as u64 + 500) {
+        return say("SKIPPED five_thousand_connections: the hard limit on descriptors is too low");
+    }
+    let server = Server::start(&["--workers", "1"]);
+    // Once around the ring of buffers, so that all memory that is taken once is in use.
+    let mut first = Client::connect(server.address());
+    for _ in 0..600 {
+        first.echo(BINARY, &pattern(16_000));
+    }
+    let before = resident_octets(server.pid());
+    let mut clients: Vec<Client> =
+        (0..CONNECTIONS).map(|_| Client::connect(server.address())).collect();
+    for round in 0..3 {
+        let message = |number: usize| format!("message {round} of connection {number}");
+        for (number, client) in clients.iter_mut().enumerate() {
+            client.send_frame(TEXT, message(number).as_bytes());
+        }
+        for (number, client) in clients.iter_mut().enumerate() {
+            client.expect(TEXT, message(number).as_bytes());
+        }
+        if round == 0 {
+            let grown = resident_octets(server.pid()).saturating_sub(before);
+            let each = grown / CONNECTIONS as u64;
+            say(&format!("memory of an idle connection: {each} octets"));
+            assert!(each <= OCTETS_MAX, "{grown} octets for {CONNECTIONS} connections");
+        }
+    }
+    assert_eq!(server.count("connections_open"), CONNECTIONS as u64 + 1);
+    clients.into_iter().for_each(Client::close);
+    first.close();
+    server.wait_for_count("connections_open", 0);
+    let ended = server.terminate();
+    assert_eq!(ended.count("messages"), 600 + 3 * CONNECTIONS as u64);
+}
+
+/// What a peer sends that does not read: frames without end.
+#[derive(Debug, Clone, Copy)]
+struct Flood {
+    /// A frame before all others.
+    opening: Option<u8>,
+    /// The first octet of the frames, and of their echoes.
+    first: u8,
+    echoed: u8,
+    /// The length of their payload.
+    octets: usize,
+    /// How many frames: far more than the sockets hold.
+    frames: u32,
+}
+
+impl Flood {
+    fn payload(self, number: u32) -> Vec<u8> {
+        let mut payload = pattern(self.octets);
+        if let Some(place) = payload.first_chunk_mut() {
+            *place = number.to_be_bytes();
+        }
+        payload
+    }
+
+    /// Sends the flood on a new connection of `server`; checks that `other` is served meanwhile,
+    /// that the memory stays within bounds, and that every octet comes back once it is read.
+    fn overwhelm(self, server: &Server, other: &mut Client, growth_max: u64) {
+        let before = resident_octets(server.pid());
+        let received_before = server.count("bytes_in");
+        let mut greedy = Client::connect(server.address());
+        sockopt::set_socket_recv_buffer_size(greedy.stream(), 64 << 10).expect("an option");
+        if let Some(opening) = self.opening {
+            greedy.echo(opening, b"");
+        }
+        let mut stream = greedy.stream().try_clone().expect("a descriptor");
+        let flood: Vec<u8> =
+            (0..self.frames).flat_map(|number| frame(self.first, &self.payload(number))).collect();
+        let sent = flood.len() as u64;
+        // In one write, so that what is received ends anywhere within a frame.
+        let writer =
+            thread::spawn(move || stream.write_all(&flood).expect("the server takes octets"));
+        // Nothing else moves any more when the count grows by the work for the other alone.
+        let mut received = 0;
+        wait_until("the server stops receiving", || {
+            let last = server.count("bytes_in");
+            for _ in 0..100 {
+                other.echo(TEXT, b"served");
+            }
+            thread::sleep(Duration::from_millis(100));
+            received = server.count("bytes_in");
+            received == last + 100 * 12
+        });
+        let grown = resident_octets(server.pid()).saturating_sub(before);
+        let received = received - received_before;
+        say(&format!("memory of a peer that does not read: {grown} octets ({self:?})"));
+        assert!(received < sent * 3 / 4, "{received} octets taken of {sent}: {self:?}");
+        assert!(grown <= growth_max, "{grown} octets of memory for one peer: {self:?}");
+
+        for number in 0..self.frames {
+            let expected = reply(self.echoed, &self.payload(number));
+            assert!(greedy.read(expected.len()) == expected, "frame {number} of {self:?}");
+        }
+        writer.join().expect("all is written");
+        reset(greedy);
+    }
+}
+
+#[test]
+fn a_peer_that_does_not_read_costs_little_and_nobody_else() {
+    const GROWTH_MAX: u64 = 10 << 20;
+    let data =
+        |octets, frames| Flood { opening: None, first: BINARY, echoed: BINARY, octets, frames };
+    let within = |first, echoed, octets, frames| Flood {
+        opening: Some(BINARY & !FIN),
+        first,
+        echoed,
+        octets,
+        frames,
+    };
+    for flood in [
+        data(32 << 10, 1_500),
+        // No receive ends where a message ends.
+        data(1_000, 50_000),
+        data(200_000, 250),
+        // The message never ends, and these do not count against its length.
+        within(PING, PONG, 125, 400_000),
+        within(0, 0, 0, 6_000_000),
+    ] {
+        // What one flood has cost must not hide what the next one does.
+        let server = Server::start(&["--workers", "1"]);
+        let mut other = Client::connect(server.address());
+        for _ in 0..600 {
+            other.echo(BINARY, &pattern(16_000));
+        }
+        flood.overwhelm(&server, &mut other, GROWTH_MAX);
+        other.close();
+        let ended = server.terminate();
+        assert_eq!(ended.count("protocol_violations"), 0);
+    }
+}
+
+#[test]
+fn a_message_is_taken_whole_from_a_client_that_reads_only_afterwards() {
+    let server = Server::start(&["--workers", "1"]);
+    let payload = pattern(16 << 20);
+    for first in [BINARY, TEXT] {
+        let mut client = Client::connect(server.address());
+        client.send_frame(first, &payload);
+        client.expect(first, &payload);
+        // In fragments it is one message all the same.
+        let (last, fragments) = (first & FIN, payload.chunks(payload.len() / 4));
+        for (number, fragment) in fragments.clone().enumerate() {
+            let opcode = if number == 0 { first & !FIN } else { 0 };
+            client.send_frame(if number == 3 { last } else { opcode }, fragment);
+        }
+        for (number, fragment) in fragments.enumerate() {
+            let opcode = if number == 0 { first & !FIN } else { 0 };
+            client.expect(if number == 3 { last } else { opcode }, fragment);
+        }
+        client.close();
+    }
+    assert_eq!(server.terminate().count("messages"), 4);
+}
+
+#[test]
+fn too_few_buffers_make_it_slower_and_not_wrong() {
+    for buffers in ["1", "2"] {
+        let server = Server::start(&["--workers", "1", "--buffers", buffers]);
+        let address = server.address();
+        let clients: Vec<_> = (0..50)
+            .map(|number| {
+                thread::spawn(move || {
+                    let mut client = Client::connect(address);
+                    for round in 0..20 {
+                        let length = [10, 1_000, 15_000, 16_384, 40_000, 150_000];
+                        let first = if round % 2 == 0 { TEXT } else { BINARY };
+                        let mut payload = pattern(length[(number + round) % length.len()]);
+                        payload[0] = number as u8;
+                        client.echo(first, &payload);
+                    }
+                    client.close();
+                })
+            })
+            .collect();
+        for client in clients {
+            client.join().expect("all echoes are right");
+        }
+        server.wait_for_count("connections_open", 0);
+        let ended = server.terminate();
+        assert_eq!(ended.count("messages"), 50 * 20);
+        assert!(ended.count("buffers_exhausted") > 0, "{}", ended.statistics);
+    }
+}
+
+#[test]
+fn slow_readers_get_every_octet_from_few_buffers() {
+    const MESSAGES: usize = 2_000;
+    let server = Server::start(&["--workers", "1", "--buffers", "4"]);
+    let address = server.address();
+    let clients: Vec<_> = (0..4)
+        .map(|number| {
+            thread::spawn(move || {
+                let mut client = Client::connect(address);
+                // So the server's sends are cut short over and over.
+                sockopt::set_socket_recv_buffer_size(client.stream(), 16 << 10).expect("an option");
+                let payload = pattern(5_000 + number);
+                let expected = reply(BINARY, &payload);
+                let mut stream = client.stream().try_clone().expect("a descriptor");
+                let writer = thread::spawn(move || {
+                    let all = frame(BINARY, &payload).repeat(MESSAGES);
+                    stream.write_all(&all).expect("the server takes octets");
+                });
+                for message in 0..MESSAGES {
+                    let octets = client.read(expected.len());
+                    assert!(octets == expected, "message {message} is not what was sent");
+                }
+                writer.join().expect("all is written");
+                client.close();
+            })
+        })
+        .collect();
+    for client in clients {
+        client.join().expect("all echoes are right");
+    }
+    server.wait_for_count("connections_open", 0);
+    assert_eq!(server.terminate().count("messages"), 4 * MESSAGES as u64);
+}
+
+#[test]
+fn an_echo_that_is_cut_short_gives_its_buffer_back() {
+    const MESSAGES: u32 = 300;
+    let server = Server::start(&["--workers", "1", "--buffers", "4"]);
+    let mut other = Client::connect(server.address());
+    let mut client = Client::connect(server.address());
+    sockopt::set_socket_recv_buffer_size(client.stream(), 16 << 10).expect("an option");
+    // Each fits a buffer, and is echoed from there because nothing waits in front of it.
+    let payload = |number: u32| {
+        let mut payload = pattern(15_900);
+        payload[..4].copy_from_slice(&number.to_be_bytes());
+        payload
+    };
+    for _ in 0..6 {
+        for number in 0..MESSAGES {
+            client.send_frame(BINARY, &payload(number));
+            other.echo(TEXT, b"now the message before has been received");
+        }
+        for number in 0..MESSAGES {
+            client.expect(BINARY, &payload(number));
+        }
+    }
+    client.close();
+    other.close();
+    assert_eq!(server.terminate().count("messages"), 6 * 2 * u64::from(MESSAGES));
+}
+
+#[test]
+fn connections_beyond_the_descriptors_wait_and_are_served() {
+    const LIMIT: usize = 40;
+    let mut command = Command::new("sh");
+    // Both the soft limit and the hard one.
+    command.args(["-c", &format!("ulimit -n {LIMIT} && exec \"$@\""), "sh", PROGRAM]);
+    command.args(["--listen", "127.0.0.1:0", "--workers", "1"]);
+    let server = Server::start_by(command);
+    let mut clients: Vec<Client> = (0..60).map(|_| Client::open(server.address())).collect();
+    for client in &mut clients {
+        client.write(REQUEST.as_bytes());
+    }
+    wait_until("it has no descriptors left", || descriptors(server.pid()) >= LIMIT);
+    // Long enough that it tries again many times.
+    thread::sleep(Duration::from_secs(1));
+    for mut client in clients {
+        assert_eq!(client.read(RESPONSE.len()), RESPONSE.as_bytes());
+        client.echo(TEXT, b"at last");
+        client.close();
+    }
+    server.wait_for_count("connections_open", 0);
+    let ended = server.terminate();
+    assert_eq!(ended.status.code(), Some(0));
+    assert_eq!(ended.count("messages"), 60);
+    assert_eq!(ended.count("connections_accepted"), 60);
+    assert_eq!(ended.count("connections_rejected"), 0);
+    let told = ended.stderr.lines().filter(|line| line.contains("ulimit -n")).count();
+    assert!(told >= 1, "it says nothing: {:?}", ended.stderr);
+    assert!(told <= 5, "it says the same {told} times");
+}
+
+#[test]
+fn connections_over_the_maximum_are_refused_until_one_leaves() {
+    const MAX: usize = 5;
+    let server = Server::start(&["--connections-max", "5", "--workers", "2"]);
+    let mut clients: Vec<Client> = (0..MAX).map(|_| Client::connect(server.address())).collect();
+    let refuse = || {
+        let mut refused = Client::open(server.address());
+        refused.write(REQUEST.as_bytes());
+        let response = refused.read_to_end().expect("FIN and not RST");
+        let response = String::from_utf8_lossy(&response).into_owned();
+        assert!(response.starts_with("HTTP/1.1 503 Service Unavailable\r\n"), "{response}");
+        assert!(response.contains("\r\nConnection: close\r\n"), "{response}");
+    };
+    for _ in 0..20 {
+        refuse();
+    }
+    for client in &mut clients {
+        client.echo(TEXT, b"not disturbed");
+    }
+    clients.pop().expect("a client").close();
+    server.wait_for_count("connections_open", MAX as u64 - 1);
+    clients.push(Client::connect(server.address()));
+    refuse();
+    clients.into_iter().for_each(Client::close);
+    server.wait_for_count("connections_open", 0);
+    let ended = server.terminate();
+    assert_eq!(ended.count("connections_rejected"), 21);
+    assert_eq!(ended.count("connections_accepted"), MAX as u64 + 1 + 21);
+}
+
+#[test]
+fn clients_that_die_within_a_frame_are_forgotten() {
+    let server = Server::start(&["--workers", "2"]);
+    let before = descriptors(server.pid());
+    let message = frame(BINARY, &pattern(200_000));
+    let held = frame(TEXT, &pattern(200_000));
+    for die in [drop, reset] {
+        let mut clients: Vec<Client> =
+            (0..300).map(|_| Client::connect(server.address())).collect();
+        for (number, client) in clients.iter_mut().enumerate() {
+            match number % 4 {
+                0 => client.write(&message[..100_000]),
+                1 => client.write(&held[..50_000]),
+                2 => client.write(&message[..3]),
+                _ => client.write(&[&message[..], &message[..9]].concat()),
+            }
+        }
+        clients.into_iter().for_each(die);
+        server.wait_for_count("connections_open", 0);
+        assert_eq!(descriptors(server.pid()), before);
+    }
+    // All buffers have come back: 256 messages under way at once need not wait for any.
+    let exhausted = server.count("buffers_exhausted");
+    let mut client = Client::connect(server.address());
+    for _ in 0..600 {
+        client.echo(BINARY, &pattern(1000));
+    }
+    client.close();
+    let ended = server.terminate();
+    assert_eq!(ended.count("buffers_exhausted"), exhausted);
+    assert_eq!(ended.count("protocol_violations"), 0);
+    assert_eq!(ended.stdout.lines().count(), 1 + 14);
+}
+
+#[test]
+fn the_end_is_fin_and_not_rst_whatever_the_client_still_sends() {
+    let server = Server::start(&["--workers", "1"]);
+    let close = frame(CLOSE, &1000u16.to_be_bytes());
+    let more = frame(BINARY, &pattern(100_000));
+    // All in one, and read afterwards.
+    let mut client = Client::connect(server.address());
+    client.write(&[&close[..], &more[..]].concat());
+    client.write(&more);
+    client.expect_close(1000);
+
+    // After the server's FIN; a reset would break the second write.
+    let mut client = Client::connect(server.address());
+    client.write(&close);
+    client.expect_close(1000);
+    for _ in 0..20 {
+        client.write(&more);
+    }
+    client.stream().shutdown(Shutdown::Write).expect("no reset");
+    server.wait_for_count("connections_open", 1);
+    assert!(client.stream().take_error().expect("an option").is_none());
+
+    // The same after a violation.
+    let mut client = Client::connect(server.address());
+    client.write(&[&reply(TEXT, b"not masked")[..], &more[..]].concat());
+    client.write(&more);
+    let answer = client.read_frame();
+    assert_eq!((answer.first, &answer.payload[..2]), (CLOSE, &1002u16.to_be_bytes()[..]));
+    client.expect_end();
+}
+
+#[test]
+fn a_peer_that_neither_reads_nor_closes_after_the_end_is_let_go() {
+    let server = Server::start(&["--workers", "1"]);
+    let mut client = Client::connect(server.address());
+    client.send_frame(CLOSE, &1000u16.to_be_bytes());
+    server.wait_for_count("connections_open", 0);
+    client.expect(CLOSE, &1000u16.to_be_bytes());
+}
+
+#[test]
+fn after_a_half_close_all_echoes_arrive() {
+    let server = Server::start(&["--workers", "1"]);
+    for (messages, length) in [(1, 0), (500, 16), (40, 100_000), (1, 8 << 20)] {
+        let payload = pattern(length);
+        let mut client = Client::connect(server.address());
+        let mut stream = client.stream().try_clone().expect("a descriptor");
+        let all = frame(BINARY, &payload).repeat(messages);
+        let writer = thread::spawn(move || {
+            stream.write_all(&all).expect("the server takes octets");
+            stream.shutdown(Shutdown::Write).expect("a connection");
+        });
+        if messages * length < 1 << 20 {
+            // All is written before anything is read.
+            writer.join().expect("all is written");
+            for _ in 0..messages {
+                client.expect(BINARY, &payload);
+            }
+        } else {
+            for _ in 0..messages {
+                client.expect(BINARY, &payload);
+            }
+            writer.join().expect("all is written");
+        }
+        client.expect_end();
+    }
+    // With the end within a frame there is nothing to say to it.
+    let mut client = Client::connect(server.address());
+    client.write(&frame(TEXT, b"cut off")[..9]);
+    client.stream().shutdown(Shutdown::Write).expect("a connection");
+    client.expect_end();
+}
+
+#[test]
+fn octet_by_octet() {
+    let server = Server::start(&["--workers", "1"]);
+    let mut client = Client::open(server.address());
+    for octet in REQUEST.as_bytes() {
+        client.write(&[*octet]);
+    }
+    assert_eq!(client.read(RESPONSE.len()), RESPONSE.as_bytes());
+    for (first, length) in [(TEXT, 5), (BINARY, 300), (PING, 125)] {
+        let payload = pattern(length);
+        for octet in frame(first, &payload) {
+            client.write(&[octet]);
+        }
+        client.expect(if first == PING { PONG } else { first }, &payload);
+    }
+    for octet in frame(CLOSE, &4999u16.to_be_bytes()) {
+        client.write(&[octet]);
+    }
+    client.expect_close(4999);
+}
+
+#[test]
+fn frames_may_come_in_the_segment_of_the_request() {
+    let server = Server::start(&["--workers", "1"]);
+    let mut client = Client::open(server.address());
+    let cut = frame(TEXT, b"the last one");
+    let (begin, rest) = cut.split_at(8);
+    client.write(
+        &[
+            REQUEST.as_bytes(),
+            &frame(TEXT, b"one"),
+            &frame(PING, b"two"),
+            &frame(BINARY, &pattern(10_000)),
+            begin,
+        ]
+        .concat(),
+    );
+    assert_eq!(client.read(RESPONSE.len()), RESPONSE.as_bytes());
+    client.expect(TEXT, b"one");
+    client.expect(PONG, b"two");
+    client.expect(BINARY, &pattern(10_000));
+    client.write(rest);
+    client.expect(TEXT, b"the last one");
+    client.close();
+}
+
+#[test]
+fn text_that_comes_in_pieces_is_held_and_comes_back_whole() {
+    let server = Server::start(&["--workers", "1"]);
+    let mut client = Client::connect(server.address());
+    let text = "a\u{e9}\u{20ac}\u{1f30d}z".repeat(2_000);
+    let sent = frame(TEXT, text.as_bytes());
+    let mut rest = &sent[..];
+    for length in (1..=97).cycle() {
+        let (piece, further) = rest.split_at(length.min(rest.len()));
+        client.write(piece);
+        rest = further;
+        if rest.is_empty() {
+            break;
+        }
+    }
+    client.expect(TEXT, text.as_bytes());
+
+    // A bad octet in the third piece costs the connection at once, without the rest of the frame,
+    // and nothing of the text comes back.
+    let mut bad = frame(TEXT, text.as_bytes());
+    bad[10_000] = bad[10_000] ^ text.as_bytes()[10_000 - 8] ^ 0xFF;
+    client.write(&bad[..4_000]);
+    client.write(&bad[4_000..8_000]);
+    client.write(&bad[8_000..12_000]);
+    let answer = client.read_frame();
+    assert_eq!((answer.first, &answer.payload[..2]), (CLOSE, &1007u16.to_be_bytes()[..]));
+    client.expect_end();
+    drop(client);
+    server.wait_for_count("connections_open", 0);
+    assert_eq!(server.count("protocol_violations"), 1);
+}
+
+#[test]
+fn garbage_is_answered_with_400() {
+    let server = Server::start(&[]);
+    let mut garbage: Vec<Vec<u8>> = (1..=50).map(|seed| noise(seed, 4_096)).collect();
+    garbage.push(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03".to_vec());
+    garbage.push(b"\0".to_vec());
+    garbage.push(b"SSH-2.0-OpenSSH_9.9\r\n".to_vec());
+    garbage.push(frame(TEXT, b"a frame before the handshake"));
+    garbage.push(noise(51, 100_000));
+    let rejected = garbage.len() as u64;
+    for octets in garbage {
+        let mut client = Client::open(server.address());
+        client.write(&octets);
+        let response = client.read_to_end().expect("FIN and not RST");
+        let response = String::from_utf8_lossy(&response).into_owned();
+        let shown = &octets[..octets.len().min(16)];
+        assert!(response.starts_with("HTTP/1.1 400 Bad Request\r\n"), "{shown:x?}: {response}");
+        assert!(response.contains("\r\nConnection: close\r\n"), "{response}");
+    }
+    server.wait_for_count("connections_open", 0);
+    assert_eq!(server.count("connections_rejected"), rejected);
+    Client::connect(server.address()).close();
+}
+
+#[test]
+fn a_client_that_is_too_slow_to_read_gets_the_end_of_the_stream_too() {
+    let server = Server::start(&["--workers", "1"]);
+    let payload = pattern(8 << 20);
+    let mut client = Client::connect(server.address());
+    client.send_frame(BINARY, &payload);
+    client.send_frame(CLOSE, &1000u16.to_be_bytes());
+    // The close frame is answered while most of the echo still waits for this client.
+    server.wait_for_count("frames_in", 2);
+    client.expect(BINARY, &payload);
+    client.expect_close(1000);
+}
+
+#[test]
+fn nothing_is_sent_to_those_who_only_connect() {
+    let server = Server::start(&["--workers", "1"]);
+    let mut silent = Client::open(server.address());
+    server.wait_for_count("connections_open", 1);
+    silent.stream().set_nonblocking(true).expect("an option");
+    let error = silent.read_to_end().expect_err("nothing to read");
+    assert_eq!(error.kind(), ErrorKind::WouldBlock);
+}

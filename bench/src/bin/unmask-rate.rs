@@ -19,7 +19,9 @@ fn time(mut pass: impl FnMut(), passes: usize) -> Duration {
 }
 
 fn main() {
-    println!("rate of unmasking / rate of memmove, payload moved left by 4 octets, {ROUNDS} rounds");
+    println!(
+        "rate of unmasking / rate of memmove, payload moved left by 4 octets, {ROUNDS} rounds"
+    );
     println!("{:>10}  median (quartiles)      memmove GB/s", "octets");
     for payload in [16 << 10, 64 << 10, 256 << 10, 1 << 20, 16 << 20] {
         let mut window = vec![0x55_u8; payload + 4];

@@ -269,13 +269,15 @@ pub(crate) fn spawn(command: &mut Command) -> Child {
         .expect("the program runs")
 }
 
-/// Waits for the end of a child with pipes.
+/// Waits for the end of a child, and reads its pipes as far as nobody has taken them.
 pub(crate) fn end(mut child: Child) -> Ended {
-    let stdout = collect(child.stdout.take().expect("a pipe"));
-    let stderr = collect(child.stderr.take().expect("a pipe"));
+    let stdout = child.stdout.take().map(collect);
+    let stderr = child.stderr.take().map(collect);
     let status = wait_for_end(&mut child);
-    let (stdout, stderr) = (stdout.join().expect("a reader"), stderr.join().expect("a reader"));
-    Ended { status, stdout, stderr, statistics: Value::Null }
+    let text = |reader: Option<JoinHandle<String>>| {
+        reader.map_or_else(String::new, |reader| reader.join().expect("a reader"))
+    };
+    Ended { status, stdout: text(stdout), stderr: text(stderr), statistics: Value::Null }
 }
 
 /// A path that nobody else uses; the file is not made.
