@@ -40,7 +40,7 @@ use super::ring::{
     Completion, Further, Lease, Patience, Received, Reply, Ring, Sent, Socket, Wait,
 };
 use super::token::{Op, Token};
-use super::wait::{PREEMPTED, Pacer, WaitStrategy, Waited};
+use super::wait::{PAUSE, Pacer, WaitStrategy, Waited};
 use crate::buffer::HEADROOM;
 use crate::memory::Mapping;
 use crate::metrics::Counters;
@@ -258,6 +258,13 @@ impl Resources {
                 WaitStrategy::Adaptive(spin) | WaitStrategy::Sqpoll(spin) => Pacer::new(spin),
                 WaitStrategy::Block | WaitStrategy::Spin => Pacer::new(Duration::ZERO),
             },
+            schedule: rustix::fs::open(
+                "/proc/thread-self/schedstat",
+                rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC,
+                rustix::fs::Mode::empty(),
+            )
+            .ok(),
+            waited_ns: 0,
             counters,
             epoch: Instant::now(),
         })
@@ -365,6 +372,10 @@ pub struct KernelRing<'a> {
     cut: Vec<(Key, i32)>,
     strategy: WaitStrategy,
     pacer: Pacer,
+    /// The scheduler's account of this thread, where the kernel keeps one.
+    schedule: Option<OwnedFd>,
+    /// How long this thread had waited for its processor when it last looked.
+    waited_ns: u64,
     counters: &'a Counters,
     epoch: Instant,
 }
@@ -444,19 +455,17 @@ impl KernelRing<'_> {
 
     /// Spins or sleeps, as the pacer thinks best.
     fn pace(&mut self, until: Option<Duration>, spin: Duration) -> io::Result<()> {
-        let has_spun = self.pacer.wants_to_spin();
+        let has_spun = self.pacer.wants_to_spin(self.now());
         if has_spun && let Some(waited) = self.spin(until, Some(spin))? {
-            self.pacer.learn(waited);
+            self.pacer.learn(waited, self.now());
             return Ok(());
         }
         let before = self.now();
         self.call(1, self.left(until))?;
-        let slept = self.now() - before;
-        self.pacer.learn(if has_spun {
-            Waited::SpunThenSlept(slept)
-        } else {
-            Waited::Slept(slept)
-        });
+        let after = self.now();
+        let slept = after - before;
+        let waited = if has_spun { Waited::SpunThenSlept(slept) } else { Waited::Slept(slept) };
+        self.pacer.learn(waited, after);
         Ok(())
     }
 
@@ -474,7 +483,7 @@ impl KernelRing<'_> {
         }
         let begin = self.now();
         let mut last = begin;
-        let mut preempted = false;
+        let mut has_paused = false;
         let mut polls = 0;
         let found = loop {
             self.completions.sync();
@@ -487,7 +496,7 @@ impl KernelRing<'_> {
             }
             polls += 1;
             let now = self.now();
-            preempted |= now - last > PREEMPTED;
+            has_paused |= now - last > PAUSE;
             last = now;
             let is_due = until.is_some_and(|until| now >= until);
             if is_due || most.is_some_and(|most| now - begin >= most) {
@@ -496,7 +505,20 @@ impl KernelRing<'_> {
             std::hint::spin_loop();
         };
         self.counters.spins.add(polls);
-        Ok(found.then_some(Waited::Spun { preempted }))
+        let preempted = most.is_some() && has_paused && self.was_preempted();
+        Ok(found.then_some(if preempted { Waited::SpunPreempted } else { Waited::Spun }))
+    }
+
+    /// Whether this thread has waited for its processor since this was last asked.
+    #[cold]
+    fn was_preempted(&mut self) -> bool {
+        let Some(statistics) = &self.schedule else { return true };
+        self.counters.syscalls.add(1);
+        let mut text = [0; 96];
+        let length = rustix::io::pread(statistics, &mut text, 0).unwrap_or(0);
+        let waited_ns = waited_ns(&text[..length]);
+        let before = std::mem::replace(&mut self.waited_ns, waited_ns);
+        u128::from(waited_ns.saturating_sub(before)) > PAUSE.as_nanos() / 2
     }
 
     fn left(&self, until: Option<Duration>) -> Option<Duration> {
@@ -598,6 +620,13 @@ impl KernelRing<'_> {
     fn listener_key(listener: u32) -> Key {
         Key { slot: listener, generation: 0 }
     }
+}
+
+/// The time that a thread has waited for a processor, in nanoseconds, from its schedstat: the second
+/// of three numbers (Documentation/scheduler/sched-stats.rst of Linux).
+fn waited_ns(schedstat: &[u8]) -> u64 {
+    let text = std::str::from_utf8(schedstat).unwrap_or_default();
+    text.split(' ').nth(1).and_then(|number| number.parse().ok()).unwrap_or_default()
 }
 
 /// What the `result` of the send of `reply` means.
@@ -758,6 +787,12 @@ mod tests {
                 Err(Errno::INVAL.into())
             }
         }
+    }
+
+    #[test]
+    fn the_schedulers_account_is_understood() {
+        assert_eq!(waited_ns(b"2708266 31337 12\n"), 31337);
+        assert_eq!(waited_ns(b""), 0);
     }
 
     #[test]

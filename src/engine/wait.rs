@@ -3,7 +3,7 @@
 //! Waking a sleeping thread is most of what a message costs, so spinning pays when the next
 //! message comes soon. It does harm when another thread needs the processor: worst of all when
 //! that thread is the client, which then cannot send what the spin waits for. The [`Pacer`] learns
-//! both from what happened, and asks the kernel for nothing.
+//! both from how its waits went. It looks at no clock itself.
 
 use std::time::Duration;
 
@@ -21,20 +21,21 @@ pub enum WaitStrategy {
     Sqpoll(Duration),
 }
 
-/// A pause between two looks at the clock from which it follows that the thread was not running.
-pub const PREEMPTED: Duration = Duration::from_micros(20);
-/// Waits to sleep through after the processor turned out to be shared, at first and at most.
-const REST_MIN: u32 = 16;
-const REST_MAX: u32 = 4096;
+/// A pause between two looks at the clock from which it follows that the thread was not running:
+/// another one was, or the machine that this one is a guest on had other work.
+pub const PAUSE: Duration = Duration::from_micros(20);
+/// How long a worker sleeps through its waits after its processor turned out to be shared, at first
+/// and at most.
+const REST_MIN: Duration = Duration::from_millis(5);
+const REST_MAX: Duration = Duration::from_secs(1);
 
 /// How one wait went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Waited {
-    /// Something completed while spinning.
-    Spun {
-        /// The thread lost the processor meanwhile.
-        preempted: bool,
-    },
+    /// Something completed while spinning, undisturbed.
+    Spun,
+    /// Something completed while spinning, but another thread had the processor meanwhile.
+    SpunPreempted,
     /// Nothing completed while spinning; something did in the sleep after it, this much later.
     SpunThenSlept(Duration),
     /// Something completed in a sleep of this length.
@@ -43,41 +44,37 @@ pub enum Waited {
 
 /// Decides before each wait whether to spin, from how the waits before it went.
 ///
-/// It spins while the last wait was short. Two things tell that the processor is shared: the
-/// thread was not running for a while, or a spin found nothing and what it was waiting for came as
-/// soon as the thread slept. After either it sleeps for a number of waits, twice as many each time
-/// until a spin succeeds undisturbed.
+/// It spins while the last wait was short. Two things tell that the processor is shared: another
+/// thread had it, or a spin found nothing and what it was waiting for came as soon as the thread
+/// slept. After either it sleeps through its waits for a time, and for twice that time if the next
+/// attempt does not go well for as long.
 #[derive(Debug)]
 pub struct Pacer {
     spin: Duration,
     expects_soon: bool,
-    rest: u32,
-    next_rest: u32,
+    rest: Duration,
+    rests_until: Duration,
 }
 
 impl Pacer {
     /// A pacer that spins for `spin` at most.
     pub fn new(spin: Duration) -> Pacer {
-        Pacer { spin, expects_soon: false, rest: 0, next_rest: REST_MIN }
+        Pacer { spin, expects_soon: false, rest: Duration::ZERO, rests_until: Duration::ZERO }
     }
 
-    /// Whether to spin in the next wait.
+    /// Whether to spin in the wait that begins `now`.
     #[inline]
-    pub fn wants_to_spin(&mut self) -> bool {
-        if self.rest > 0 {
-            self.rest -= 1;
-            return false;
-        }
-        self.expects_soon
+    pub fn wants_to_spin(&self, now: Duration) -> bool {
+        self.expects_soon && now >= self.rests_until
     }
 
-    /// Learns from a wait.
+    /// Learns from a wait that ended `now`.
     #[inline]
-    pub fn learn(&mut self, waited: Waited) {
+    pub fn learn(&mut self, waited: Waited, now: Duration) {
         match waited {
-            Waited::Spun { preempted: false } => self.next_rest = REST_MIN,
-            Waited::Spun { preempted: true } => self.yield_processor(),
-            Waited::SpunThenSlept(time) if self.is_soon(time) => self.yield_processor(),
+            Waited::Spun => {}
+            Waited::SpunPreempted => self.leave_processor(now),
+            Waited::SpunThenSlept(time) if self.is_soon(time) => self.leave_processor(now),
             Waited::SpunThenSlept(_) => self.expects_soon = false,
             Waited::Slept(time) => self.expects_soon = self.is_soon(time),
         }
@@ -88,9 +85,10 @@ impl Pacer {
         slept < self.spin * 2
     }
 
-    fn yield_processor(&mut self) {
-        self.rest = self.next_rest;
-        self.next_rest = (self.next_rest * 2).min(REST_MAX);
+    fn leave_processor(&mut self, now: Duration) {
+        let went_well = now.saturating_sub(self.rests_until) > self.rest;
+        self.rest = if went_well { REST_MIN } else { (self.rest * 2).clamp(REST_MIN, REST_MAX) };
+        self.rests_until = now + self.rest;
     }
 }
 
@@ -102,60 +100,63 @@ mod tests {
     const SHORT: Duration = Duration::from_micros(60);
     const LONG: Duration = Duration::from_millis(3);
 
-    fn spinning() -> Pacer {
+    /// A pacer that spins, some time after its beginning.
+    fn spinning() -> (Pacer, Duration) {
+        let now = Duration::from_secs(10);
         let mut pacer = Pacer::new(SPIN);
-        pacer.learn(Waited::Slept(SHORT));
-        assert!(pacer.wants_to_spin());
-        pacer
-    }
-
-    /// Waits until it spins again.
-    fn rests(pacer: &mut Pacer) -> usize {
-        (0..).find(|_| pacer.wants_to_spin()).expect("it spins again")
+        pacer.learn(Waited::Slept(SHORT), now);
+        assert!(pacer.wants_to_spin(now));
+        (pacer, now)
     }
 
     #[test]
     fn it_sleeps_until_messages_come_close_together() {
+        let now = Duration::from_secs(1);
         let mut pacer = Pacer::new(SPIN);
-        assert!(!pacer.wants_to_spin());
-        pacer.learn(Waited::Slept(LONG));
-        assert!(!pacer.wants_to_spin());
-        pacer.learn(Waited::Slept(SHORT));
-        assert!(pacer.wants_to_spin());
+        assert!(!pacer.wants_to_spin(now));
+        pacer.learn(Waited::Slept(LONG), now);
+        assert!(!pacer.wants_to_spin(now));
+        pacer.learn(Waited::Slept(SHORT), now);
+        assert!(pacer.wants_to_spin(now));
     }
 
     #[test]
     fn a_pause_in_the_traffic_ends_the_spinning_and_is_no_reason_to_rest() {
-        let mut pacer = spinning();
-        pacer.learn(Waited::SpunThenSlept(LONG));
-        assert!(!pacer.wants_to_spin());
-        pacer.learn(Waited::Slept(SHORT));
-        assert!(pacer.wants_to_spin());
+        let (mut pacer, now) = spinning();
+        pacer.learn(Waited::SpunThenSlept(LONG), now);
+        assert!(!pacer.wants_to_spin(now));
+        pacer.learn(Waited::Slept(SHORT), now);
+        assert!(pacer.wants_to_spin(now));
     }
 
     #[test]
     fn a_message_that_comes_only_after_the_spin_means_a_shared_processor() {
-        let mut pacer = spinning();
-        let mut total = 0;
-        for attempt in 0..20 {
-            pacer.learn(Waited::SpunThenSlept(SHORT));
-            let rests = rests(&mut pacer);
-            assert_eq!(rests, (16 << attempt).min(4096));
-            total += rests;
+        for waited in [Waited::SpunThenSlept(SHORT), Waited::SpunPreempted] {
+            let (mut pacer, mut now) = spinning();
+            let mut rest = REST_MIN;
+            for _ in 0..20 {
+                pacer.learn(waited, now);
+                // Traffic goes on, in sleeps.
+                pacer.learn(Waited::Slept(SHORT), now);
+                assert!(!pacer.wants_to_spin(now + rest - SPIN), "{waited:?} after {rest:?}");
+                now += rest;
+                assert!(pacer.wants_to_spin(now), "{waited:?} after {rest:?}");
+                rest = (rest * 2).min(REST_MAX);
+            }
         }
-        assert!(total > 40_000, "twenty lost spins in {total} waits");
     }
 
     #[test]
-    fn losing_the_processor_counts_even_if_the_message_is_there_afterwards() {
-        let mut pacer = spinning();
-        pacer.learn(Waited::Spun { preempted: true });
-        assert_eq!(rests(&mut pacer), 16);
-        pacer.learn(Waited::Spun { preempted: true });
-        assert_eq!(rests(&mut pacer), 32);
-        pacer.learn(Waited::Spun { preempted: false });
-        assert!(pacer.wants_to_spin());
-        pacer.learn(Waited::Spun { preempted: true });
-        assert_eq!(rests(&mut pacer), 16);
+    fn a_processor_that_was_its_own_for_long_enough_is_forgiven() {
+        let (mut pacer, mut now) = spinning();
+        for _ in 0..5 {
+            pacer.learn(Waited::SpunPreempted, now);
+            now += pacer.rest;
+        }
+        assert!(pacer.rest > REST_MIN);
+        now += pacer.rest + SPIN;
+        pacer.learn(Waited::Spun, now);
+        pacer.learn(Waited::SpunPreempted, now);
+        assert_eq!(pacer.rest, REST_MIN);
     }
 }
