@@ -40,6 +40,12 @@ fn may_have_descriptors(count: u64) -> bool {
     getrlimit(Resource::Nofile).current.is_none_or(|current| current >= count)
 }
 
+/// Keeps the kernel from taking ever more for a client that does not read. Less than a few segments
+/// of the loopback would make the server's kernel wait for timers.
+fn limit_receiving(client: &Client) {
+    sockopt::set_socket_recv_buffer_size(client.stream(), 256 << 10).expect("an option");
+}
+
 /// Closes with a reset instead of FIN.
 fn reset(client: Client) {
     sockopt::set_socket_linger(client.stream(), Some(Duration::ZERO)).expect("an option");
@@ -222,7 +228,7 @@ impl Flood {
         let before = resident_octets(server.pid());
         let received_before = server.count("bytes_in");
         let mut greedy = Client::connect(server.address());
-        sockopt::set_socket_recv_buffer_size(greedy.stream(), 64 << 10).expect("an option");
+        limit_receiving(&greedy);
         if let Some(opening) = self.opening {
             greedy.echo(opening, b"");
         }
@@ -356,7 +362,7 @@ fn slow_readers_get_every_octet_from_few_buffers() {
             thread::spawn(move || {
                 let mut client = Client::connect(address);
                 // So the server's sends are cut short over and over.
-                sockopt::set_socket_recv_buffer_size(client.stream(), 16 << 10).expect("an option");
+                limit_receiving(&client);
                 let payload = pattern(5_000 + number);
                 let expected = reply(BINARY, &payload);
                 let mut stream = client.stream().try_clone().expect("a descriptor");
@@ -386,7 +392,7 @@ fn an_echo_that_is_cut_short_gives_its_buffer_back() {
     let server = Server::start(&["--workers", "1", "--buffers", "4"]);
     let mut other = Client::connect(server.address());
     let mut client = Client::connect(server.address());
-    sockopt::set_socket_recv_buffer_size(client.stream(), 16 << 10).expect("an option");
+    limit_receiving(&client);
     // Each fits a buffer, and is echoed from there because nothing waits in front of it.
     let payload = |number: u32| {
         let mut payload = pattern(15_900);
