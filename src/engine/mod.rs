@@ -2,6 +2,8 @@
 
 pub mod kernel;
 pub mod ring;
+#[cfg(test)]
+mod simulation;
 pub mod socket;
 pub mod token;
 pub mod uring;

@@ -41,9 +41,9 @@ pub const FAREWELL_MAX: Duration = Duration::from_secs(30);
 pub const LINGER_MAX: Duration = Duration::from_secs(5);
 /// How long accepting rests when there are no descriptors or no memory for another connection.
 pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// Reply octets that may wait behind a send that waits for its peer, before receiving stops, beside
-/// those of an unfinished message: then a peer that does not read has cost this, a message, and
-/// what one submission could receive.
+/// Reply octets that may wait behind a send, before receiving stops, beside those of an unfinished
+/// message: then a peer that does not read has cost this, a message, and what one submission could
+/// receive.
 pub const BACKLOG_MAX: usize = 64 << 10;
 /// Connections over the limit that a worker answers at a time; further ones are closed at once.
 pub const REFUSED_MAX: usize = 64;
@@ -79,7 +79,7 @@ impl Limit {
 }
 
 /// Where a connection is between its accept and its end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Stage {
     /// What comes is answered.
     Serving,
@@ -114,6 +114,16 @@ enum Sending {
     Stopping,
 }
 
+/// Whether a peer takes what it is owed at the end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Progress {
+    /// It has no deadline.
+    Unwatched,
+    /// It has taken nothing since its deadline was set.
+    None,
+    Some,
+}
+
 /// A connection. Idle, it is this and no more: no buffer, no heap memory.
 #[derive(Debug)]
 struct Peer {
@@ -126,8 +136,7 @@ struct Peer {
     sending: Sending,
     /// The peer sends no more.
     has_ended: bool,
-    /// It has taken octets since its deadline was set.
-    has_progressed: bool,
+    progress: Progress,
     admission: Admission,
 }
 
@@ -154,8 +163,8 @@ impl Peer {
 /// What is to be done at a certain time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Due {
-    /// End a connection, if it is still there.
-    Leave(Key),
+    /// End a connection, if it is still in this stage.
+    Leave(Key, Stage),
     /// Accept again on this listener.
     Accept(u32),
     /// End what has not drained.
@@ -372,7 +381,10 @@ impl<'a, R: Ring> Pump<'a, R> {
     fn sent(&mut self, key: Key, sent: Sent, octets: u32) {
         self.context.counters.bytes_out.add(u64::from(octets));
         let Some(peer) = self.peers.get_mut(key) else { return };
-        let before = std::mem::replace(&mut peer.sending, Sending::Nothing);
+        peer.sending = Sending::Nothing;
+        if octets > 0 && peer.progress == Progress::None {
+            peer.progress = Progress::Some;
+        }
         match sent {
             Sent::Whole => {}
             Sent::Cut(rest) => {
@@ -380,10 +392,6 @@ impl<'a, R: Ring> Pump<'a, R> {
                 if peer.stage != Stage::Leaving {
                     self.ring.send(key, &peer.socket, Reply::Heap(rest), Patience::Unlimited);
                     peer.sending = Sending::Patient;
-                    peer.has_progressed |= octets > 0;
-                    if peer.stage == Stage::Farewell && before == Sending::Quick {
-                        self.leave_after(key, FAREWELL_MAX);
-                    }
                 }
             }
             Sent::Failed(_) => self.abandon(key),
@@ -427,9 +435,18 @@ impl<'a, R: Ring> Pump<'a, R> {
                     // to a reset, so the peer's octets are read to their end before the close.
                     self.ring.shut_down(&peer.socket);
                     peer.stage = Stage::Draining;
-                    self.due.push(Reverse((self.ring.now() + LINGER_MAX, Due::Leave(key))));
+                    let due = Due::Leave(key, Stage::Draining);
+                    self.due.push(Reverse((self.ring.now() + LINGER_MAX, due)));
                 }
             }
+        }
+        if peer.stage == Stage::Farewell
+            && peer.sending == Sending::Patient
+            && peer.progress == Progress::Unwatched
+        {
+            peer.progress = Progress::None;
+            self.due
+                .push(Reverse((self.ring.now() + FAREWELL_MAX, Due::Leave(key, Stage::Farewell))));
         }
         if peer.stage == Stage::Draining && peer.has_ended {
             peer.stage = Stage::Leaving;
@@ -442,7 +459,7 @@ impl<'a, R: Ring> Pump<'a, R> {
         }
         // Many clients read nothing before they have written a message whole, so what waits of
         // an unfinished message does not count, or the two would wait for each other.
-        let is_clogged = peer.sending == Sending::Patient
+        let is_clogged = peer.sending != Sending::Nothing
             && peer.reply_octets() >= BACKLOG_MAX + peer.unfinished_octets();
         let is_wanted = !peer.has_ended && !is_clogged;
         match peer.receiving {
@@ -485,9 +502,6 @@ impl<'a, R: Ring> Pump<'a, R> {
         let Some(peer) = self.peers.get_mut(key) else { return };
         if peer.stage == Stage::Serving {
             peer.stage = Stage::Farewell;
-            if peer.sending == Sending::Patient {
-                self.leave_after(key, FAREWELL_MAX);
-            }
         }
     }
 
@@ -559,17 +573,17 @@ impl<'a, R: Ring> Pump<'a, R> {
             receiving: Receiving::Off,
             sending: Sending::Nothing,
             has_ended: false,
-            has_progressed: false,
+            progress: Progress::Unwatched,
             admission,
         });
         if admission == Admission::Full {
-            self.leave_after(key, LINGER_MAX);
+            self.leave_after(LINGER_MAX, key, Stage::Serving);
         }
         self.settle(key);
     }
 
-    fn leave_after(&mut self, key: Key, time: Duration) {
-        self.due.push(Reverse((self.ring.now() + time, Due::Leave(key))));
+    fn leave_after(&mut self, time: Duration, key: Key, stage: Stage) {
+        self.due.push(Reverse((self.ring.now() + time, Due::Leave(key, stage))));
     }
 
     #[cold]
@@ -583,7 +597,7 @@ impl<'a, R: Ring> Pump<'a, R> {
         // Most connections are gone before they are due; what they leave behind stays bounded.
         if self.due.len() > 2 * self.peers.len() + DUE_SLACK {
             self.due.retain(|&Reverse((_, due))| match due {
-                Due::Leave(key) => self.peers.get_mut(key).is_some(),
+                Due::Leave(key, _) => self.peers.get_mut(key).is_some(),
                 Due::Accept(_) | Due::Stop => true,
             });
         }
@@ -630,7 +644,7 @@ impl<'a, R: Ring> Pump<'a, R> {
         {
             self.due.pop();
             match due {
-                Due::Leave(key) => self.leave_unless_progressing(key),
+                Due::Leave(key, stage) => self.leave_unless_progressing(key, stage),
                 Due::Accept(listener) => {
                     if self.listeners[listener as usize] == Accepting::Paused {
                         self.listeners[listener as usize] = Accepting::On;
@@ -646,10 +660,14 @@ impl<'a, R: Ring> Pump<'a, R> {
         }
     }
 
-    fn leave_unless_progressing(&mut self, key: Key) {
+    fn leave_unless_progressing(&mut self, key: Key, stage: Stage) {
         let Some(peer) = self.peers.get_mut(key) else { return };
-        if peer.stage == Stage::Farewell && std::mem::take(&mut peer.has_progressed) {
-            self.leave_after(key, FAREWELL_MAX);
+        if peer.stage != stage {
+            return;
+        }
+        if peer.progress == Progress::Some {
+            peer.progress = Progress::None;
+            self.leave_after(FAREWELL_MAX, key, stage);
         } else {
             self.leave_by(key);
         }
