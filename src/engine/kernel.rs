@@ -40,7 +40,7 @@ use super::ring::{
     Completion, Further, Lease, Patience, Received, Reply, Ring, Sent, Socket, Wait,
 };
 use super::token::{Op, Token};
-use super::wait::{PAUSE, Pacer, WaitStrategy, Waited};
+use super::wait::{PAUSE, Pacer, SHARED_PART, WaitStrategy, Waited};
 use crate::buffer::HEADROOM;
 use crate::memory::Mapping;
 use crate::metrics::Counters;
@@ -264,7 +264,7 @@ impl Resources {
                 rustix::fs::Mode::empty(),
             )
             .ok(),
-            waited_ns: 0,
+            scheduled: (Duration::ZERO, Duration::ZERO),
             counters,
             epoch: Instant::now(),
         })
@@ -374,8 +374,8 @@ pub struct KernelRing<'a> {
     pacer: Pacer,
     /// The scheduler's account of this thread, where the kernel keeps one.
     schedule: Option<OwnedFd>,
-    /// How long this thread had waited for its processor when it last looked.
-    waited_ns: u64,
+    /// When it was last looked at, and how long this thread had waited for its processor by then.
+    scheduled: (Duration, Duration),
     counters: &'a Counters,
     epoch: Instant,
 }
@@ -464,7 +464,11 @@ impl KernelRing<'_> {
         self.call(1, self.left(until))?;
         let after = self.now();
         let slept = after - before;
-        let waited = if has_spun { Waited::SpunThenSlept(slept) } else { Waited::Slept(slept) };
+        let waited = match has_spun {
+            false => Waited::Slept(slept),
+            true if self.is_processor_shared() => Waited::SpunOnShared,
+            true => Waited::SpunThenSlept(slept),
+        };
         self.pacer.learn(waited, after);
         Ok(())
     }
@@ -505,20 +509,21 @@ impl KernelRing<'_> {
             std::hint::spin_loop();
         };
         self.counters.spins.add(polls);
-        let preempted = most.is_some() && has_paused && self.was_preempted();
-        Ok(found.then_some(if preempted { Waited::SpunPreempted } else { Waited::Spun }))
+        let is_shared = most.is_some() && has_paused && self.is_processor_shared();
+        Ok(found.then_some(if is_shared { Waited::SpunOnShared } else { Waited::Spun }))
     }
 
-    /// Whether this thread has waited for its processor since this was last asked.
+    /// Whether this thread has waited for its processor for a good part of the time since this was
+    /// last asked. It costs a system call, so it is asked when something suggests it.
     #[cold]
-    fn was_preempted(&mut self) -> bool {
-        let Some(statistics) = &self.schedule else { return true };
+    fn is_processor_shared(&mut self) -> bool {
+        let Some(statistics) = &self.schedule else { return false };
         self.counters.syscalls.add(1);
         let mut text = [0; 96];
         let length = rustix::io::pread(statistics, &mut text, 0).unwrap_or(0);
-        let waited_ns = waited_ns(&text[..length]);
-        let before = std::mem::replace(&mut self.waited_ns, waited_ns);
-        u128::from(waited_ns.saturating_sub(before)) > PAUSE.as_nanos() / 2
+        let now = self.now();
+        let last = std::mem::replace(&mut self.scheduled, (now, waited_for(&text[..length])));
+        self.scheduled.1.saturating_sub(last.1) * SHARED_PART > now - last.0
     }
 
     fn left(&self, until: Option<Duration>) -> Option<Duration> {
@@ -622,11 +627,12 @@ impl KernelRing<'_> {
     }
 }
 
-/// The time that a thread has waited for a processor, in nanoseconds, from its schedstat: the second
-/// of three numbers (Documentation/scheduler/sched-stats.rst of Linux).
-fn waited_ns(schedstat: &[u8]) -> u64 {
+/// The time that a thread has waited for a processor, from its schedstat: the second of three
+/// numbers, in nanoseconds (Documentation/scheduler/sched-stats.rst of Linux).
+fn waited_for(schedstat: &[u8]) -> Duration {
     let text = std::str::from_utf8(schedstat).unwrap_or_default();
-    text.split(' ').nth(1).and_then(|number| number.parse().ok()).unwrap_or_default()
+    let number = text.split(' ').nth(1).and_then(|number| number.parse().ok());
+    Duration::from_nanos(number.unwrap_or_default())
 }
 
 /// What the `result` of the send of `reply` means.
@@ -791,8 +797,8 @@ mod tests {
 
     #[test]
     fn the_schedulers_account_is_understood() {
-        assert_eq!(waited_ns(b"2708266 31337 12\n"), 31337);
-        assert_eq!(waited_ns(b""), 0);
+        assert_eq!(waited_for(b"2708266 31337 12\n"), Duration::from_nanos(31337));
+        assert_eq!(waited_for(b""), Duration::ZERO);
     }
 
     #[test]

@@ -24,18 +24,24 @@ pub enum WaitStrategy {
 /// A pause between two looks at the clock from which it follows that the thread was not running:
 /// another one was, or the machine that this one is a guest on had other work.
 pub const PAUSE: Duration = Duration::from_micros(20);
+/// The part of its time that a thread waits for its processor when it shares it: one in this many.
+pub const SHARED_PART: u32 = 20;
 /// How long a worker sleeps through its waits after its processor turned out to be shared, at first
 /// and at most.
 const REST_MIN: Duration = Duration::from_millis(5);
 const REST_MAX: Duration = Duration::from_secs(1);
 
+/// Spins in a row that may find nothing although their message was close. A client is late now and
+/// then; one that shares the processor always is.
+const MISSES_MAX: u32 = 3;
+
 /// How one wait went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Waited {
-    /// Something completed while spinning, undisturbed.
+    /// Something completed while spinning.
     Spun,
-    /// Something completed while spinning, but another thread had the processor meanwhile.
-    SpunPreempted,
+    /// The thread spun, and others had the processor for a good part of the time before.
+    SpunOnShared,
     /// Nothing completed while spinning; something did in the sleep after it, this much later.
     SpunThenSlept(Duration),
     /// Something completed in a sleep of this length.
@@ -44,14 +50,14 @@ pub enum Waited {
 
 /// Decides before each wait whether to spin, from how the waits before it went.
 ///
-/// It spins while the last wait was short. Two things tell that the processor is shared: another
-/// thread had it, or a spin found nothing and what it was waiting for came as soon as the thread
-/// slept. After either it sleeps through its waits for a time, and for twice that time if the next
+/// It spins while the last wait was short. Two things tell that the processor is shared: others had
+/// it, or spin after spin found nothing and what it was waiting for came as soon as the thread slept. After either it sleeps through its waits for a time, and for twice that time if the next
 /// attempt does not go well for as long.
 #[derive(Debug)]
 pub struct Pacer {
     spin: Duration,
     expects_soon: bool,
+    misses: u32,
     rest: Duration,
     rests_until: Duration,
 }
@@ -59,7 +65,13 @@ pub struct Pacer {
 impl Pacer {
     /// A pacer that spins for `spin` at most.
     pub fn new(spin: Duration) -> Pacer {
-        Pacer { spin, expects_soon: false, rest: Duration::ZERO, rests_until: Duration::ZERO }
+        Pacer {
+            spin,
+            expects_soon: false,
+            misses: 0,
+            rest: Duration::ZERO,
+            rests_until: Duration::ZERO,
+        }
     }
 
     /// Whether to spin in the wait that begins `now`.
@@ -72,9 +84,14 @@ impl Pacer {
     #[inline]
     pub fn learn(&mut self, waited: Waited, now: Duration) {
         match waited {
-            Waited::Spun => {}
-            Waited::SpunPreempted => self.leave_processor(now),
-            Waited::SpunThenSlept(time) if self.is_soon(time) => self.leave_processor(now),
+            Waited::Spun => self.misses = 0,
+            Waited::SpunOnShared => self.leave_processor(now),
+            Waited::SpunThenSlept(time) if self.is_soon(time) => {
+                self.misses += 1;
+                if self.misses == MISSES_MAX {
+                    self.leave_processor(now);
+                }
+            }
             Waited::SpunThenSlept(_) => self.expects_soon = false,
             Waited::Slept(time) => self.expects_soon = self.is_soon(time),
         }
@@ -86,6 +103,7 @@ impl Pacer {
     }
 
     fn leave_processor(&mut self, now: Duration) {
+        self.misses = 0;
         let went_well = now.saturating_sub(self.rests_until) > self.rest;
         self.rest = if went_well { REST_MIN } else { (self.rest * 2).clamp(REST_MIN, REST_MAX) };
         self.rests_until = now + self.rest;
@@ -130,12 +148,17 @@ mod tests {
     }
 
     #[test]
-    fn a_message_that_comes_only_after_the_spin_means_a_shared_processor() {
-        for waited in [Waited::SpunThenSlept(SHORT), Waited::SpunPreempted] {
+    fn messages_that_come_only_after_the_spin_mean_a_shared_processor() {
+        for (waited, times) in
+            [(Waited::SpunThenSlept(SHORT), MISSES_MAX), (Waited::SpunOnShared, 1)]
+        {
             let (mut pacer, mut now) = spinning();
             let mut rest = REST_MIN;
             for _ in 0..20 {
-                pacer.learn(waited, now);
+                for _ in 0..times {
+                    assert!(pacer.wants_to_spin(now));
+                    pacer.learn(waited, now);
+                }
                 // Traffic goes on, in sleeps.
                 pacer.learn(Waited::Slept(SHORT), now);
                 assert!(!pacer.wants_to_spin(now + rest - SPIN), "{waited:?} after {rest:?}");
@@ -147,16 +170,28 @@ mod tests {
     }
 
     #[test]
+    fn a_client_that_is_late_now_and_then_is_no_reason_to_rest() {
+        let (mut pacer, now) = spinning();
+        for _ in 0..100 {
+            for _ in 1..MISSES_MAX {
+                pacer.learn(Waited::SpunThenSlept(SHORT), now);
+            }
+            pacer.learn(Waited::Spun, now);
+            assert!(pacer.wants_to_spin(now));
+        }
+    }
+
+    #[test]
     fn a_processor_that_was_its_own_for_long_enough_is_forgiven() {
         let (mut pacer, mut now) = spinning();
         for _ in 0..5 {
-            pacer.learn(Waited::SpunPreempted, now);
+            pacer.learn(Waited::SpunOnShared, now);
             now += pacer.rest;
         }
         assert!(pacer.rest > REST_MIN);
         now += pacer.rest + SPIN;
         pacer.learn(Waited::Spun, now);
-        pacer.learn(Waited::SpunPreempted, now);
+        pacer.learn(Waited::SpunOnShared, now);
         assert_eq!(pacer.rest, REST_MIN);
     }
 }
