@@ -509,6 +509,8 @@ impl KernelRing<'_> {
             std::hint::spin_loop();
         };
         self.counters.spins.add(polls);
+        // What came while the thread was not running is there before the next look at the clock.
+        has_paused |= self.now() - last > PAUSE;
         let is_shared = most.is_some() && has_paused && self.is_processor_shared();
         Ok(found.then_some(if is_shared { Waited::SpunOnShared } else { Waited::Spun }))
     }

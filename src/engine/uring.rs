@@ -415,6 +415,9 @@ impl<'a, R: Ring> Pump<'a, R> {
     #[cold]
     fn settle_slowly(&mut self, key: Key) {
         let Some(peer) = self.peers.get_mut(key) else { return };
+        if peer.stage == Stage::Serving && peer.has_ended {
+            peer.stage = Stage::Farewell;
+        }
         if matches!(peer.stage, Stage::Serving | Stage::Farewell) {
             if peer.sending == Sending::Nothing
                 && let Some(reply) = peer.take_reply()
@@ -424,13 +427,12 @@ impl<'a, R: Ring> Pump<'a, R> {
                 self.quick_sends += 1;
             }
             if peer.sending == Sending::Quick {
-                self.is_eager |=
-                    peer.stage == Stage::Farewell || peer.has_ended || peer.reply_octets() > 0;
+                self.is_eager |= peer.stage == Stage::Farewell || peer.reply_octets() > 0;
             }
-            if peer.sending == Sending::Nothing {
+            if peer.sending == Sending::Nothing && peer.stage == Stage::Farewell {
                 if peer.has_ended {
                     peer.stage = Stage::Leaving;
-                } else if peer.stage == Stage::Farewell {
+                } else {
                     // Section 7.1.1: the server closes first; what it has sent must not be lost
                     // to a reset, so the peer's octets are read to their end before the close.
                     self.ring.shut_down(&peer.socket);

@@ -759,7 +759,7 @@ impl Kernel {
             assert!(!peer.is_reset && !link.is_broken, "a broken {number} is open: {link}");
             let ends = peer.debt.has_ended_by(link.reported);
             if link.send == Flight::Armed && link.room() == 0 {
-                let may_wait = !is_final || peer.never_reads() && !ends;
+                let may_wait = !is_final || peer.never_reads() && !ends && !link.has_ended;
                 assert!(may_wait, "connection {number} can never go on: {link}");
                 continue;
             }
@@ -817,7 +817,7 @@ impl Kernel {
                     Received::End => link.has_ended = true,
                     Received::NoBuffer | Received::Failed(_) => {}
                 }
-                if link.peer.debt.ends_by(link.reported) {
+                if link.has_ended || link.peer.debt.ends_by(link.reported) {
                     link.ending_at.get_or_insert(self.now);
                 }
             }
