@@ -179,14 +179,6 @@ impl<'a> Region<'a> {
     pub fn retract(&mut self) {
         self.cursors.written = self.cursors.ready;
     }
-
-    /// Takes back the last octets of the held output, down to `count` octets.
-    #[inline]
-    pub fn truncate_held(&mut self, count: usize) {
-        let written = self.cursors.ready + count as u32;
-        debug_assert!(written <= self.cursors.written);
-        self.cursors.written = written;
-    }
 }
 
 /// A region on the heap, for what a pinned buffer cannot keep: a frame or a request that is not

@@ -63,7 +63,7 @@ pub struct Cli {
     #[arg(long, value_name = "N", default_value_t = 256, value_parser = buffers)]
     pub buffers: u16,
 
-    /// The size of a pinned buffer, from 1KiB to 1MiB.
+    /// The size of a pinned buffer, from 1KiB to 1MiB, a multiple of 64 octets.
     #[arg(long, value_name = "SIZE", default_value = "16KiB", value_parser = buffer_size)]
     pub buffer_size: u32,
 

@@ -32,11 +32,15 @@ fn run(cli: &Cli) -> Result<(), String> {
     print(&format!("{}\n", cli.greeting(&server)))?;
     let control = server.control();
     let stats_file = cli.stats_file.clone();
-    thread::Builder::new()
+    let watch = signals.handle();
+    let watcher = thread::Builder::new()
         .name("signals".into())
         .spawn(move || obey(signals, &control, stats_file.as_deref()))
         .map_err(|error| format!("cannot start a thread: {error}"))?;
     let statistics = server.join().map_err(|error| error.to_string())?;
+    // From here on there is one writer of the statistics file.
+    watch.close();
+    watcher.join().expect("a panic ends the process");
     print(&summary(&statistics))?;
     match &cli.stats_file {
         Some(path) => write_statistics(path, &statistics),

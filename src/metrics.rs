@@ -54,7 +54,8 @@ pub struct Counters {
     pub bytes_in: Counter,
     /// Octets the kernel took for sending.
     pub bytes_out: Counter,
-    /// System calls made while serving.
+    /// System calls that the worker made while serving; what the allocator does for messages larger
+    /// than a buffer is not in it.
     pub syscalls: Counter,
     /// Receives that found the buffer ring empty and had to be started again.
     pub buffers_exhausted: Counter,

@@ -193,11 +193,15 @@ impl Server {
                 control: server.control.clone(),
                 ready: ready.clone(),
             };
-            let thread = thread::Builder::new()
-                .name(format!("worker-{number}"))
-                .spawn(move || worker.run())
-                .map_err(|error| ServerError::System("start a thread", error))?;
-            server.threads.push(thread);
+            let name = format!("worker-{number}");
+            match thread::Builder::new().name(name).spawn(move || worker.run()) {
+                Ok(thread) => server.threads.push(thread),
+                Err(error) => {
+                    server.control.stop();
+                    server.join()?;
+                    return Err(ServerError::System("start a thread", error));
+                }
+            }
         }
         drop(ready);
         let locked: Vec<bool> = started.iter().take(server.threads.len()).collect();
@@ -247,8 +251,10 @@ impl Server {
 
 /// Which processor each worker gets.
 fn assign_cpus(config: &Config) -> Result<Vec<usize>, ServerError> {
-    let allowed: Vec<usize> =
-        core_affinity::get_core_ids().unwrap_or_default().into_iter().map(|core| core.id).collect();
+    let cores = core_affinity::get_core_ids()
+        .filter(|cores| !cores.is_empty())
+        .ok_or_else(|| ServerError::System("list the processors", io::Error::last_os_error()))?;
+    let allowed: Vec<usize> = cores.into_iter().map(|core| core.id).collect();
     let cpus = config.cpus.as_ref().unwrap_or(&allowed);
     if let Some(&cpu) = cpus.iter().find(|cpu| !allowed.contains(cpu)) {
         return Err(ServerError::CpuNotAllowed { cpu, allowed });
@@ -295,7 +301,12 @@ impl Worker {
         // Nobody listens if another worker could not start.
         let _ = self.ready.send(is_locked);
         drop(self.ready);
-        pump.run().map_err(|error| EngineError::new("go on serving", error))
+        let outcome = pump.run().map_err(|error| EngineError::new("go on serving", error));
+        if outcome.is_err() {
+            // Operations may still be in flight in this memory.
+            std::mem::forget(resources);
+        }
+        outcome
     }
 }
 

@@ -15,8 +15,8 @@
 //!    pushed until the send is known to be over: a quick one when it is submitted and the queue is
 //!    drained, a patient one when its completion is seen.
 //! 3. The mappings outlive the ring: they are declared after it and so dropped after it, and a
-//!    worker ends only when all its operations have. A panic aborts the process (see
-//!    `Cargo.toml`).
+//!    worker ends only when all its operations have. If the ring breaks, all of it is leaked
+//!    (`Pump::run` and `Worker::serve`). A panic aborts the process (see `Cargo.toml`).
 //! 4. The buffer ring has `count` entries, a power of two; the entry of position `tail % count` is
 //!    never one that the kernel may read, because there are `count` buffers in all.
 
@@ -24,6 +24,7 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::marker::PhantomData;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -101,8 +102,8 @@ impl Feature {
     }
 }
 
-/// Without these there is no serving; in the order of the kernels that brought them, and each
-/// usable with those before it. The buffer ring and multishot receives are as old as these.
+/// Without these there is no serving. Each is usable with those before it: `TASKRUN_FLAG` is refused
+/// without `DEFER_TASKRUN`, which is younger. The buffer ring and multishot receives are as old.
 const NEEDED: &[Feature] =
     &[Feature::SubmitAll, Feature::SingleIssuer, Feature::DeferTaskrun, Feature::TaskrunFlag];
 const NEEDED_SQPOLL: &[Feature] = &[Feature::Sqpoll, Feature::SubmitAll, Feature::SingleIssuer];
@@ -253,6 +254,7 @@ impl Resources {
             patient: HashMap::new(),
             entries: Vec::new(),
             cut: Vec::new(),
+            broken: None,
             strategy: self.parts.strategy,
             pacer: match self.parts.strategy {
                 WaitStrategy::Adaptive(spin) | WaitStrategy::Sqpoll(spin) => Pacer::new(spin),
@@ -277,8 +279,7 @@ struct BufferRing<'a> {
     config: BufferConfig,
     memory: *mut u8,
     entries: *mut BufRingEntry,
-    /// The kernel's view of the tail, in the first entry.
-    shared_tail: &'a AtomicU16,
+    mappings: PhantomData<&'a mut Mapping>,
     tail: u16,
     /// Buffers in the kernel's hands.
     ready: usize,
@@ -292,16 +293,11 @@ impl<'a> BufferRing<'a> {
         entries: &'a mut Mapping,
     ) -> BufferRing<'a> {
         let entries = entries.start().as_ptr().cast::<BufRingEntry>();
-        // SAFETY: the mapping is zeroed, holds at least one entry, and is page-aligned.
-        let tail = unsafe { BufRingEntry::tail(entries) };
-        // SAFETY: the tail lies in the first entry and is aligned to its two octets; the mapping
-        // is borrowed for as long as this.
-        let shared_tail = unsafe { AtomicU16::from_ptr(tail.cast_mut()) };
         let mut ring = BufferRing {
             config,
             memory: memory.start().as_ptr(),
             entries,
-            shared_tail,
+            mappings: PhantomData,
             tail: 0,
             ready: 0,
         };
@@ -340,7 +336,12 @@ impl<'a> BufferRing<'a> {
         entry.set_bid(lease.0);
         self.tail = self.tail.wrapping_add(1);
         // The entry must be there before the tail says so.
-        self.shared_tail.store(self.tail, Ordering::Release);
+        // SAFETY: the mapping was zeroed, holds at least one entry, and is page-aligned.
+        let tail = unsafe { BufRingEntry::tail(self.entries) };
+        // SAFETY: the tail lies in the first entry, aligned to its two octets, and no reference to
+        // that entry is left.
+        let tail = unsafe { AtomicU16::from_ptr(tail.cast_mut()) };
+        tail.store(self.tail, Ordering::Release);
         self.ready += 1;
     }
 
@@ -370,6 +371,8 @@ pub struct KernelRing<'a> {
     entries: Vec<cqueue::Entry>,
     /// Scratch: the quick sends among it, with their results.
     cut: Vec<(Key, i32)>,
+    /// Why the ring no longer submits, until `enter` says so.
+    broken: Option<io::Error>,
     strategy: WaitStrategy,
     pacer: Pacer,
     /// The scheduler's account of this thread, where the kernel keeps one.
@@ -388,9 +391,9 @@ impl KernelRing<'_> {
         // SAFETY: what the operation reads or writes is covered by invariants 1 and 2.
         while unsafe { self.submissions.push(&submission) }.is_err() {
             self.submissions.sync();
-            // A failure that is not passing shows again in `enter`, which reports it.
-            if self.call(0, None).is_err() {
-                std::thread::yield_now();
+            if let Err(error) = self.call(0, None) {
+                self.broken = Some(error);
+                return;
             }
         }
     }
@@ -723,7 +726,8 @@ impl Ring for KernelRing<'_> {
             self.quick.push((key, reply));
             self.push(send.flags(Flags::SKIP_SUCCESS), token);
         } else {
-            self.patient.insert(key.slot, reply);
+            let previous = self.patient.insert(key.slot, reply);
+            assert!(previous.is_none(), "a connection has one send in flight");
             self.push(send, token);
         }
     }
@@ -767,6 +771,9 @@ impl Ring for KernelRing<'_> {
 
     #[inline]
     fn enter(&mut self, wait: Wait, completions: &mut Vec<Completion>) -> io::Result<()> {
+        if let Some(error) = self.broken.take() {
+            return Err(error);
+        }
         match wait {
             Wait::Not => self.call(0, None)?,
             Wait::Until(until) => self.wait(until)?,

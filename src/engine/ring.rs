@@ -19,12 +19,12 @@ use crate::slab::Key;
 
 /// A connected socket. It is not closed when dropped: [`Ring::close`] does that.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Socket(pub i32);
+pub struct Socket(pub(in crate::engine) i32);
 
 /// A pinned buffer on loan from the ring, to be sent or recycled; nothing else gives it back.
 #[derive(Debug, PartialEq, Eq)]
 #[must_use]
-pub struct Lease(pub u16);
+pub struct Lease(pub(in crate::engine) u16);
 
 /// Memory to be sent.
 #[derive(Debug)]
@@ -60,7 +60,8 @@ impl Reply {
 /// What a send does when the socket takes no more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Patience {
-    /// It gives the rest back. Its end is known when the [`Ring::enter`] that submits it returns.
+    /// It gives the rest back. Its end is known when the [`Ring::enter`] that submits it returns,
+    /// or soon after where a thread of the kernel submits.
     None,
     /// It waits until the socket takes some of it, and gives the rest back.
     Unlimited,
@@ -203,7 +204,7 @@ pub trait Ring {
     fn buffers_ready(&self) -> usize;
 
     /// Submits all operations, waits as told, and appends what has completed. All sends without
-    /// patience that were made before are among it, in front.
+    /// patience that were made before are among it, in front, unless a thread of the kernel submits.
     ///
     /// # Errors
     ///

@@ -23,7 +23,7 @@ pub enum Op {
     Cancel = 4,
     /// A close.
     Close = 5,
-    /// The read of the eventfd that asks the worker to stop.
+    /// The poll of the eventfd that asks the worker to stop.
     Stop = 6,
 }
 

@@ -42,8 +42,8 @@ pub const LINGER_MAX: Duration = Duration::from_secs(5);
 /// How long accepting rests when there are no descriptors or no memory for another connection.
 pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Reply octets that may wait behind a send, before receiving stops, beside those of an unfinished
-/// message: then a peer that does not read has cost this, a message, and what one submission could
-/// receive.
+/// message: then a peer that does not read has cost this, a message that is being sent, a message
+/// that is coming, and what one submission could receive.
 pub const BACKLOG_MAX: usize = 64 << 10;
 /// Connections over the limit that a worker answers at a time; further ones are closed at once.
 pub const REFUSED_MAX: usize = 64;
@@ -227,7 +227,11 @@ impl<'a, R: Ring> Pump<'a, R> {
         let mut completions = Vec::new();
         self.start();
         while !self.is_over() {
-            self.turn(&mut completions)?;
+            if let Err(error) = self.turn(&mut completions) {
+                // The kernel may still read and write what this pump owns.
+                std::mem::forget(self);
+                return Err(error);
+            }
         }
         Ok(())
     }
@@ -285,7 +289,7 @@ impl<'a, R: Ring> Pump<'a, R> {
         self.peers.len()
     }
 
-    /// Heap octets that the connections keep: the memory that a peer's behaviour can cost.
+    /// Heap octets that the connections keep, beside the replies that the ring is sending.
     pub fn heap_octets(&mut self) -> usize {
         let keys: Vec<Key> = self.peers.keys().collect();
         keys.into_iter()
@@ -437,6 +441,7 @@ impl<'a, R: Ring> Pump<'a, R> {
                     // to a reset, so the peer's octets are read to their end before the close.
                     self.ring.shut_down(&peer.socket);
                     peer.stage = Stage::Draining;
+                    peer.progress = Progress::Unwatched;
                     let due = Due::Leave(key, Stage::Draining);
                     self.due.push(Reverse((self.ring.now() + LINGER_MAX, due)));
                 }
