@@ -7,6 +7,10 @@ use ringecho::protocol::{Admission, Connection, Context, Next};
 /// The largest message that the benchmarks send, in octets.
 const MESSAGE_MAX: u64 = 64 << 20;
 
+const REQUEST: &[u8] =
+    b"GET / HTTP/1.1\r\nHost: bench\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+      Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n";
+
 /// A connection of the protocol core and the region that an engine would receive into.
 #[derive(Debug)]
 pub struct Core {
@@ -21,12 +25,9 @@ impl Core {
         let mut core = Core {
             connection: Connection::new(Admission::Open),
             counters: Counters::default(),
-            memory: vec![0; HEADROOM + octets],
+            memory: vec![0; HEADROOM + octets.max(REQUEST.len())],
         };
-        let answer = core.echo(
-            b"GET / HTTP/1.1\r\nHost: bench\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-              Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n",
-        );
+        let answer = core.echo(REQUEST);
         assert!(answer.starts_with(b"HTTP/1.1 101 "), "the handshake is accepted");
         core
     }
