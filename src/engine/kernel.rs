@@ -260,12 +260,10 @@ impl Resources {
                 WaitStrategy::Adaptive(spin) | WaitStrategy::Sqpoll(spin) => Pacer::new(spin),
                 WaitStrategy::Block | WaitStrategy::Spin => Pacer::new(Duration::ZERO),
             },
-            schedule: rustix::fs::open(
-                "/proc/thread-self/schedstat",
-                rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC,
-                rustix::fs::Mode::empty(),
-            )
-            .ok(),
+            schedule: match self.parts.strategy {
+                WaitStrategy::Adaptive(_) | WaitStrategy::Sqpoll(_) => open_schedstat(),
+                WaitStrategy::Block | WaitStrategy::Spin => None,
+            },
             scheduled: (Duration::ZERO, Duration::ZERO),
             counters,
             epoch: Instant::now(),
@@ -375,7 +373,7 @@ pub struct KernelRing<'a> {
     broken: Option<io::Error>,
     strategy: WaitStrategy,
     pacer: Pacer,
-    /// The scheduler's account of this thread, where the kernel keeps one.
+    /// See [`open_schedstat`]; only where a pacer asks.
     schedule: Option<OwnedFd>,
     /// When it was last looked at, and how long this thread had waited for its processor by then.
     scheduled: (Duration, Duration),
@@ -630,6 +628,12 @@ impl KernelRing<'_> {
     fn listener_key(listener: u32) -> Key {
         Key { slot: listener, generation: 0 }
     }
+}
+
+/// The scheduler's account of this thread, where the kernel keeps one.
+fn open_schedstat() -> Option<OwnedFd> {
+    let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC;
+    rustix::fs::open("/proc/thread-self/schedstat", flags, rustix::fs::Mode::empty()).ok()
 }
 
 /// The time that a thread has waited for a processor, from its schedstat: the second of three

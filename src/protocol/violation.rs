@@ -1,7 +1,5 @@
 //! The rules of RFC 6455 that a peer can break, and the close code that each one costs.
 
-use std::fmt;
-
 use super::close::CloseCode;
 
 /// A rule that a peer broke. The connection fails with [`Violation::close_code`].
@@ -74,11 +72,3 @@ impl Violation {
         }
     }
 }
-
-impl fmt::Display for Violation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.reason())
-    }
-}
-
-impl std::error::Error for Violation {}
