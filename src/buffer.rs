@@ -16,7 +16,9 @@
 //! yet.
 //!
 //! The server says more than it was told at most twice on a connection, in its answer to the
-//! opening handshake and in its close frame. For that the region begins with [`HEADROOM`].
+//! opening handshake and in its close frame. For that the region begins with [`HEADROOM`]. Messages
+//! that are compressed again can outgrow their requests too, by any amount: for them a spill's gap
+//! is widened ([`Spill::widen`]).
 //!
 //! This module knows nothing of frames, sockets, or where the memory comes from.
 
@@ -103,6 +105,11 @@ impl<'a> Region<'a> {
         &self.bytes[self.cursors.ready as usize..self.cursors.written as usize]
     }
 
+    /// Octets that can be written in place.
+    pub fn gap(&self) -> usize {
+        (self.cursors.unread - self.cursors.written) as usize
+    }
+
     /// Steps over `count` received octets without output.
     #[inline]
     pub fn skip(&mut self, count: usize) {
@@ -148,7 +155,7 @@ impl<'a> Region<'a> {
     /// When the headroom is used up, which a connection cannot do: see the head of this module.
     #[inline]
     pub fn write(&mut self, output: &[u8]) {
-        let gap = (self.cursors.unread - self.cursors.written) as usize;
+        let gap = self.gap();
         if output.len() > gap {
             self.slide_back(output.len() - gap);
         }
@@ -223,6 +230,16 @@ impl Spill {
         self.bytes.extend_from_slice(received);
         self.cursors.unread = written;
         self.cursors.end = self.bytes.len() as u32;
+    }
+
+    /// Makes room for `octets` of output in front of what is unread.
+    pub fn widen(&mut self, octets: usize) {
+        let missing = octets.saturating_sub(self.region().gap());
+        let Cursors { unread, end, .. } = self.cursors;
+        self.bytes.resize(end as usize + missing, 0);
+        self.bytes.copy_within(unread as usize..end as usize, unread as usize + missing);
+        self.cursors.unread += missing as u32;
+        self.cursors.end += missing as u32;
     }
 
     /// The region in this spill.
@@ -322,6 +339,27 @@ mod tests {
         let mut rest = rest.expect("held and unread octets");
         let rest = rest.region();
         assert_eq!((rest.held(), rest.unread()), (&b"!"[..], &b" more"[..]));
+    }
+
+    #[test]
+    fn a_widened_gap_takes_what_is_longer_than_its_request() {
+        let mut spill = Spill::default();
+        spill.append(b"owed.request next");
+        let mut region = spill.region();
+        region.moved(5);
+        region.release();
+        region.skip(8);
+        for (octets, gap) in [(3, 8), (8, 8), (300, 300), (20, 300)] {
+            spill.widen(octets);
+            assert_eq!(spill.region().gap(), gap);
+        }
+        let mut region = spill.region();
+        region.write(&[b'x'; 300]);
+        assert_eq!((region.gap(), region.unread()), (0, &b"next"[..]));
+        region.release();
+        let (reply, rest) = spill.split_reply();
+        assert_eq!(reply, [&b"owed."[..], &[b'x'; 300]].concat());
+        assert_eq!(rest.expect("the next request").region().unread(), b"next");
     }
 
     #[test]

@@ -12,6 +12,7 @@ use clap::{Parser, ValueEnum};
 use crate::buffer::HEADROOM;
 use crate::engine::kernel::BufferConfig;
 use crate::engine::wait::WaitStrategy;
+use crate::protocol::{Policy, Settings};
 use crate::server::{Config, Server, Statistics, list_of};
 
 /// The largest `--message-max`, in octets: 1 GiB.
@@ -50,9 +51,18 @@ pub struct Cli {
           value_parser = clap::value_parser!(u32).range(1..=i64::from(SPIN_US_MAX)))]
     pub spin_us: u32,
 
-    /// The largest message, at most 1GiB; a larger one is answered with close code 1009.
+    /// The largest message, inflated, at most 1GiB; a larger one is answered with close code 1009.
     #[arg(long, value_name = "SIZE", default_value = "64MiB", value_parser = message_max)]
     pub message_max: u64,
+
+    /// How messages are echoed that the client has compressed (permessage-deflate, RFC 7692).
+    #[arg(long, value_enum, default_value_t = Compression::Mirror)]
+    pub compression: Compression,
+
+    /// The level at which messages are compressed again, from 1, the fastest, to 9, the smallest.
+    #[arg(long, value_name = "N", default_value_t = 6,
+          value_parser = clap::value_parser!(u8).range(1..=9))]
+    pub compression_level: u8,
 
     /// Connections open at a time, over all workers; a further one is answered with status 503.
     #[arg(long, value_name = "N", default_value_t = 100_000,
@@ -85,6 +95,18 @@ pub enum Wait {
     Sqpoll,
 }
 
+/// What becomes of offers to compress.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Compression {
+    /// By the octets that they came in, inflated only to be checked; compressed again for clients
+    /// whose parameters do not allow that.
+    Mirror,
+    /// Always inflated and compressed again.
+    Deflate,
+    /// Not at all: the extension is declined.
+    Off,
+}
+
 impl Cli {
     /// What the options ask for.
     ///
@@ -103,7 +125,15 @@ impl Cli {
                 Wait::Adaptive => WaitStrategy::Adaptive(spin),
                 Wait::Sqpoll => WaitStrategy::Sqpoll(spin),
             },
-            message_max: self.message_max,
+            settings: Settings {
+                message_max: self.message_max,
+                policy: match self.compression {
+                    Compression::Mirror => Policy::Mirror,
+                    Compression::Deflate => Policy::Deflate,
+                    Compression::Off => Policy::Off,
+                },
+                level: self.compression_level,
+            },
             connections_max: self.connections_max as usize,
             buffers: BufferConfig { count: self.buffers, octets: self.buffer_size },
         })
@@ -115,12 +145,14 @@ impl Cli {
             server.addresses().iter().map(|address| format!("ws://{address}")).collect();
         let workers = server.cpus().len();
         format!(
-            "ringecho listening on {} (engine uring, {workers} worker{} on processor{} {}, wait {})",
+            "ringecho listening on {} (engine uring, {workers} worker{} on processor{} {}, wait {}, \
+             compression {})",
             addresses.join(" "),
             if workers == 1 { "" } else { "s" },
             if workers == 1 { "" } else { "s" },
             list_of(server.cpus()),
             self.wait.to_possible_value().expect("no value is hidden").get_name(),
+            self.compression.to_possible_value().expect("no value is hidden").get_name(),
         )
     }
 }
@@ -217,7 +249,8 @@ mod tests {
         let config = parse(&[]).expect("no options").config().expect("defaults");
         assert_eq!(config.listen, ["127.0.0.1:9001".parse().expect("an address")]);
         assert_eq!(config.wait, WaitStrategy::Adaptive(Duration::from_micros(50)));
-        assert_eq!(config.message_max, 64 << 20);
+        assert_eq!(config.settings.message_max, 64 << 20);
+        assert_eq!((config.settings.policy, config.settings.level), (Policy::Mirror, 6));
         assert_eq!((config.workers, config.cpus), (None, None));
         assert_eq!(config.buffers, BufferConfig { count: 256, octets: 16 << 10 });
     }
@@ -254,6 +287,9 @@ mod tests {
             ["--buffer-size", "1000"],
             ["--buffer-size", "1025"],
             ["--wait", "never"],
+            ["--compression", "gzip"],
+            ["--compression-level", "0"],
+            ["--compression-level", "10"],
             ["--listen", "9001"],
         ] {
             assert_eq!(parse(&arguments).expect_err("wrong").exit_code(), 2, "{arguments:?}");

@@ -46,6 +46,10 @@ pub struct Counters {
     pub connections_rejected: Counter,
     /// Whole data messages echoed: frames with FIN, text or binary.
     pub messages: Counter,
+    /// Compressed messages echoed by the octets that they came in.
+    pub messages_mirrored: Counter,
+    /// Compressed messages inflated and compressed again.
+    pub messages_recompressed: Counter,
     /// Frames read whole from peers, control frames included.
     pub frames_in: Counter,
     /// Frames written for peers, control frames included.
@@ -73,6 +77,8 @@ impl Counters {
             connections_open: self.connections_open.value(),
             connections_rejected: self.connections_rejected.value(),
             messages: self.messages.value(),
+            messages_mirrored: self.messages_mirrored.value(),
+            messages_recompressed: self.messages_recompressed.value(),
             frames_in: self.frames_in.value(),
             frames_out: self.frames_out.value(),
             bytes_in: self.bytes_in.value(),
@@ -95,6 +101,8 @@ pub struct Snapshot {
     pub connections_open: u64,
     pub connections_rejected: u64,
     pub messages: u64,
+    pub messages_mirrored: u64,
+    pub messages_recompressed: u64,
     pub frames_in: u64,
     pub frames_out: u64,
     pub bytes_in: u64,
@@ -116,6 +124,8 @@ impl Snapshot {
             total.connections_open += worker.connections_open;
             total.connections_rejected += worker.connections_rejected;
             total.messages += worker.messages;
+            total.messages_mirrored += worker.messages_mirrored;
+            total.messages_recompressed += worker.messages_recompressed;
             total.frames_in += worker.frames_in;
             total.frames_out += worker.frames_out;
             total.bytes_in += worker.bytes_in;

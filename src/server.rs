@@ -22,7 +22,7 @@ use crate::engine::socket;
 use crate::engine::uring::{Limit, Pump};
 use crate::engine::wait::WaitStrategy;
 use crate::metrics::{Counters, Snapshot};
-use crate::protocol::Context;
+use crate::protocol::{Context, Settings};
 
 /// What to serve, and how.
 #[derive(Debug, Clone)]
@@ -36,8 +36,8 @@ pub struct Config {
     pub cpus: Option<Vec<usize>>,
     /// How a worker waits.
     pub wait: WaitStrategy,
-    /// The largest message, in octets of payload.
-    pub message_max: u64,
+    /// What is done for every connection.
+    pub settings: Settings,
     /// Connections open at a time, over all workers.
     pub connections_max: usize,
     /// The pinned memory of each worker.
@@ -188,7 +188,7 @@ impl Server {
                     buffers: config.buffers,
                     strategy: config.wait,
                 },
-                message_max: config.message_max,
+                settings: config.settings,
                 limit: limit.clone(),
                 control: server.control.clone(),
                 ready: ready.clone(),
@@ -268,7 +268,7 @@ struct Worker {
     number: usize,
     cpu: usize,
     parts: Parts,
-    message_max: u64,
+    settings: Settings,
     limit: Arc<Limit>,
     control: Control,
     /// Told once the worker accepts, with whether its memory is locked.
@@ -295,7 +295,7 @@ impl Worker {
         let is_locked = resources.is_locked();
         let counters = &self.control.counters[self.number];
         let ring = resources.ring(counters)?;
-        let context = Context { message_max: self.message_max, counters };
+        let context = Context::new(self.settings, counters);
         let pump = Pump::new(ring, context, &self.limit);
         // Listening began before: a connection made from now on waits at worst for the first turn.
         // Nobody listens if another worker could not start.

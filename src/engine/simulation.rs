@@ -30,7 +30,7 @@ use std::time::{Duration, Instant};
 use self::kernel::{Kernel, Place, Totals};
 use super::uring::{BACKLOG_MAX, Limit, Pump};
 use crate::metrics::Counters;
-use crate::protocol::Context;
+use crate::protocol::{Context, Policy, Settings};
 
 /// Connections in a usual run of the tests.
 const CONNECTIONS: u64 = 100_000;
@@ -185,7 +185,9 @@ fn simulate(seed: u64) -> Totals {
     let scenario = Scenario::new(&mut random);
     let counters = Counters::default();
     let limit = Limit::new(scenario.limit);
-    let context = Context { message_max: scenario.message_max as u64, counters: &counters };
+    let settings =
+        Settings { message_max: scenario.message_max as u64, policy: Policy::Mirror, level: 6 };
+    let context = Context::new(settings, &counters);
     let kernel = Kernel::new(scenario.clone(), random);
     let mut pump = Pump::new(kernel, context, &limit);
     let mut completions = Vec::new();

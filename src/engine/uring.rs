@@ -136,6 +136,8 @@ struct Peer {
     sending: Sending,
     /// The peer sends no more.
     has_ended: bool,
+    /// The protocol waits for room, and that for the peer to read.
+    is_held: bool,
     progress: Progress,
     admission: Admission,
 }
@@ -157,6 +159,13 @@ impl Peer {
     fn unfinished_octets(&self) -> usize {
         let payload = self.protocol.message_octets() as usize;
         payload + payload / 8
+    }
+
+    /// Whether enough waits to be sent. Many clients read nothing before they have written a
+    /// message whole, so what waits of an unfinished message does not count, or the two would wait
+    /// for each other.
+    fn is_full(&self) -> bool {
+        self.reply_octets() >= BACKLOG_MAX + self.unfinished_octets()
     }
 }
 
@@ -376,6 +385,29 @@ impl<'a, R: Ring> Pump<'a, R> {
             peer.spill.take_if(|spill| spill.is_empty());
             next
         };
+        match next {
+            Next::Receive => {}
+            Next::Expand(octets) => self.expand(key, octets),
+            Next::Close => self.part(key),
+        }
+    }
+
+    /// Gives the protocol the room that it asks for, or holds it until the peer has read some of
+    /// what it is owed.
+    #[cold]
+    fn expand(&mut self, key: Key, octets: usize) {
+        let Some(peer) = self.peers.get_mut(key) else { return };
+        let mut next = Next::Expand(octets);
+        while let Next::Expand(octets) = next {
+            peer.is_held = peer.is_full();
+            if peer.is_held {
+                return;
+            }
+            let spill = peer.spill.get_or_insert_default();
+            spill.widen(octets);
+            next = peer.protocol.advance(&mut spill.region(), &self.context);
+        }
+        peer.spill.take_if(|spill| spill.is_empty());
         if next == Next::Close {
             self.part(key);
         }
@@ -423,13 +455,11 @@ impl<'a, R: Ring> Pump<'a, R> {
             peer.stage = Stage::Farewell;
         }
         if matches!(peer.stage, Stage::Serving | Stage::Farewell) {
-            if peer.sending == Sending::Nothing
-                && let Some(reply) = peer.take_reply()
-            {
-                self.ring.send(key, &peer.socket, Reply::Heap(reply), Patience::None);
-                peer.sending = Sending::Quick;
-                self.quick_sends += 1;
-            }
+            self.send_waiting(key);
+            self.resume(key);
+        }
+        let Some(peer) = self.peers.get_mut(key) else { return };
+        if matches!(peer.stage, Stage::Serving | Stage::Farewell) {
             if peer.sending == Sending::Quick {
                 self.is_eager |= peer.stage == Stage::Farewell || peer.reply_octets() > 0;
             }
@@ -464,10 +494,7 @@ impl<'a, R: Ring> Pump<'a, R> {
         if peer.stage == Stage::Closing {
             return;
         }
-        // Many clients read nothing before they have written a message whole, so what waits of
-        // an unfinished message does not count, or the two would wait for each other.
-        let is_clogged = peer.sending != Sending::Nothing
-            && peer.reply_octets() >= BACKLOG_MAX + peer.unfinished_octets();
+        let is_clogged = peer.sending != Sending::Nothing && peer.is_full();
         let is_wanted = !peer.has_ended && !is_clogged;
         match peer.receiving {
             Receiving::Off if is_wanted => {
@@ -479,6 +506,27 @@ impl<'a, R: Ring> Pump<'a, R> {
                 peer.receiving = Receiving::Stopping;
             }
             Receiving::Off | Receiving::On | Receiving::Stopping | Receiving::Starved => {}
+        }
+    }
+
+    /// Sends what waits, if nothing is being sent.
+    fn send_waiting(&mut self, key: Key) {
+        let Some(peer) = self.peers.get_mut(key) else { return };
+        if peer.sending == Sending::Nothing
+            && let Some(reply) = peer.take_reply()
+        {
+            self.ring.send(key, &peer.socket, Reply::Heap(reply), Patience::None);
+            peer.sending = Sending::Quick;
+            self.quick_sends += 1;
+        }
+    }
+
+    /// Lets a protocol that was held go on, now that less waits to be sent.
+    fn resume(&mut self, key: Key) {
+        let Some(peer) = self.peers.get_mut(key) else { return };
+        if peer.is_held {
+            self.expand(key, 0);
+            self.send_waiting(key);
         }
     }
 
@@ -580,6 +628,7 @@ impl<'a, R: Ring> Pump<'a, R> {
             receiving: Receiving::Off,
             sending: Sending::Nothing,
             has_ended: false,
+            is_held: false,
             progress: Progress::Unwatched,
             admission,
         });

@@ -7,11 +7,17 @@
 //! control frames are held until they are whole, because what they say may be against the rules,
 //! and a close frame cannot stand within another frame.
 //!
+//! Compressed frames are held too, and inflated as they come to be checked. Where they are mirrored
+//! they are echoed like any others, by the octets of their payload. Where the message is compressed
+//! again, nothing of the request is kept, and the reply is written when the frame is whole.
+//!
 //! This module does no input or output and reads no clock. It does not know whose memory the
 //! region is, nor when its reply is sent.
 
 use super::close::{self, CloseCode};
-use super::frame::{CONTROL_PAYLOAD_MAX, FINAL, Header, KEY, MASKED, Opcode};
+use super::deflate::{self, Bounds, Compression, Scratch};
+use super::extension::{Echo, Policy};
+use super::frame::{self, COMPRESSED, CONTROL_PAYLOAD_MAX, FINAL, Header, KEY, MASKED, Opcode};
 use super::handshake::{self, Admission};
 use super::mask::{self, Mask};
 use super::utf8::{self, Utf8};
@@ -25,19 +31,41 @@ use crate::metrics::Counters;
 pub enum Next {
     /// Receive more.
     Receive,
+    /// Go on at once, in a region whose gap has at least so many octets: a message that was
+    /// compressed again is longer than its request. The caller may let more of the reply be sent
+    /// before that.
+    Expand(usize),
     /// Shut the connection down for writing and read to its end: the close handshake is done, or
     /// the connection has failed.
     Close,
 }
 
+/// What a server does for all its connections alike.
+#[derive(Debug, Clone, Copy)]
+pub struct Settings {
+    /// The largest message taken, in octets of payload, inflated; a larger one costs its sender the
+    /// connection.
+    pub message_max: u64,
+    /// What becomes of offers to compress.
+    pub policy: Policy,
+    /// The level at which messages are compressed again, from 1, the fastest, to 9, the smallest.
+    pub level: u8,
+}
+
 /// What all connections of a worker have in common.
 #[derive(Debug)]
 pub struct Context<'a> {
-    /// The largest message taken, in octets of payload; a larger one costs its sender the
-    /// connection.
-    pub message_max: u64,
+    settings: Settings,
     /// Where messages, frames and violations are counted.
     pub counters: &'a Counters,
+    scratch: Scratch,
+}
+
+impl<'a> Context<'a> {
+    /// The context of one worker.
+    pub fn new(settings: Settings, counters: &'a Counters) -> Context<'a> {
+        Context { settings, counters, scratch: Scratch::default() }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,6 +74,8 @@ enum Phase {
     Handshake(Admission),
     /// Frames are echoed.
     Open,
+    /// The same, but a frame that was compressed again is still to find room.
+    Expanding,
     /// The server has sent a close frame and waits for the peer's.
     Closing,
     /// Nothing more is read or written.
@@ -58,6 +88,8 @@ enum Message {
     None,
     Text,
     Binary,
+    CompressedText,
+    CompressedBinary,
 }
 
 /// The frame whose payload is arriving.
@@ -69,6 +101,10 @@ enum Frame {
     Text,
     /// A fragment of a binary message: sent as it comes.
     Binary,
+    /// A fragment of a compressed message: inflated as it comes, held until it is whole.
+    Mirrored,
+    /// A fragment of a compressed message that is compressed again.
+    Recompressed,
     /// Held until it is whole, then sent back as a pong.
     Ping,
     /// Held until it is whole, then answered and the end.
@@ -87,6 +123,8 @@ pub struct Connection {
     frame: Frame,
     /// Whether the frame ends its message.
     is_final: bool,
+    /// The first octet of the frame, where it is compressed again.
+    first: u8,
     /// The server wants to close, but stands within a frame of which a part is sent.
     close_wanted: Option<CloseCode>,
     mask: Mask,
@@ -95,6 +133,8 @@ pub struct Connection {
     payload_left: u64,
     /// Octets of the message in the fragments so far.
     message_octets: u64,
+    /// Where permessage-deflate was agreed on.
+    compression: Option<Compression>,
 }
 
 impl Connection {
@@ -105,27 +145,38 @@ impl Connection {
             message: Message::None,
             frame: Frame::None,
             is_final: false,
+            first: 0,
             close_wanted: None,
             mask: Mask::default(),
             utf8: Utf8::default(),
             payload_left: 0,
             message_octets: 0,
+            compression: None,
         }
     }
 
-    /// Octets of payload received so far of the message that is unfinished.
+    /// Octets of payload received so far of the message that is unfinished; inflated, where it is
+    /// compressed again.
     pub fn message_octets(&self) -> u64 {
-        match self.frame {
-            Frame::Text | Frame::Binary => self.message_octets - self.payload_left,
+        let received = match self.frame {
+            Frame::Text | Frame::Binary | Frame::Mirrored | Frame::Recompressed => {
+                self.message_octets - self.payload_left
+            }
             Frame::None | Frame::Ping | Frame::Close | Frame::Ignored | Frame::CloseAnswer => {
                 self.message_octets
             }
+        };
+        match &self.compression {
+            Some(compression) if compression.echo() == Echo::Recompressed => {
+                received.max(compression.octets())
+            }
+            Some(_) | None => received,
         }
     }
 
     /// Turns all that is unread in `region` into reply, as far as it goes. What stays unread is
-    /// the beginning of a request or of a header; what stays held, of a frame. Both must stand
-    /// in front of the next octets received.
+    /// the beginning of a request or of a header, or waits for [`Next::Expand`]; what stays held
+    /// is the beginning of a frame. Both must stand in front of the next octets received.
     #[inline]
     pub fn advance(&mut self, region: &mut Region<'_>, context: &Context<'_>) -> Next {
         if self.phase != Phase::Open {
@@ -156,17 +207,28 @@ impl Connection {
                 self.frame = match frame {
                     Frame::None => Frame::None,
                     Frame::Close | Frame::CloseAnswer => Frame::CloseAnswer,
-                    Frame::Text | Frame::Binary | Frame::Ping | Frame::Ignored => Frame::Ignored,
+                    Frame::Text
+                    | Frame::Binary
+                    | Frame::Mirrored
+                    | Frame::Recompressed
+                    | Frame::Ping
+                    | Frame::Ignored => Frame::Ignored,
                 };
                 self.send_close(code, region, context);
             }
+            // Nothing of that frame is written, so nothing of it needs to be sent.
+            (Phase::Expanding, _) => self.send_close(code, region, context),
             (Phase::Closing | Phase::Closed, _) => {}
         }
         self.next()
     }
 
     fn next(&self) -> Next {
-        if self.phase == Phase::Closed { Next::Close } else { Next::Receive }
+        match self.phase {
+            Phase::Closed => Next::Close,
+            Phase::Expanding => Next::Expand(self.expanded_octets()),
+            Phase::Handshake(_) | Phase::Open | Phase::Closing => Next::Receive,
+        }
     }
 
     /// All phases but the usual one.
@@ -174,6 +236,9 @@ impl Connection {
     fn advance_slowly(&mut self, region: &mut Region<'_>, context: &Context<'_>) -> Next {
         if let Phase::Handshake(admission) = self.phase {
             self.handshake(admission, region, context);
+        }
+        if self.phase == Phase::Expanding {
+            self.expand(region, context);
         }
         if matches!(self.phase, Phase::Open | Phase::Closing)
             && let Err(violation) = self.frames(region, context)
@@ -188,12 +253,13 @@ impl Connection {
     }
 
     fn handshake(&mut self, admission: Admission, region: &mut Region<'_>, context: &Context<'_>) {
-        match handshake::answer(region.unread(), admission) {
+        match handshake::answer(region.unread(), admission, context.settings.policy) {
             Ok(None) => {}
             Ok(Some(accepted)) => {
                 region.skip(accepted.head_bytes);
                 region.write(&accepted.response);
                 region.release();
+                self.compression = accepted.agreement.map(Compression::new);
                 self.phase = Phase::Open;
             }
             Err(rejection) => {
@@ -245,15 +311,18 @@ impl Connection {
                 {
                     continue;
                 }
-                let Some(header) = Header::parse(region.unread())? else { return Ok(()) };
+                let extension_bits = if self.compression.is_some() { COMPRESSED } else { 0 };
+                let Some(header) = Header::parse(region.unread(), extension_bits)? else {
+                    return Ok(());
+                };
                 self.begin(&header, region, context)?;
             }
-            self.payload(region)?;
+            self.payload(region, context)?;
             if self.payload_left > 0 {
                 return Ok(());
             }
             self.finish(region, context)?;
-            if self.phase == Phase::Closed {
+            if matches!(self.phase, Phase::Closed | Phase::Expanding) {
                 return Ok(());
             }
         }
@@ -278,31 +347,35 @@ impl Connection {
             region.skip(header.octets);
             return Ok(());
         }
-        self.frame = match (header.opcode, self.message) {
-            (Opcode::Text, Message::None) => {
-                self.message = Message::Text;
-                Frame::Text
+        match (header.opcode, self.message) {
+            (Opcode::Text, Message::None) if header.is_compressed => {
+                self.message = Message::CompressedText;
             }
-            (Opcode::Binary, Message::None) => {
-                self.message = Message::Binary;
-                Frame::Binary
+            (Opcode::Text, Message::None) => self.message = Message::Text,
+            (Opcode::Binary, Message::None) if header.is_compressed => {
+                self.message = Message::CompressedBinary;
             }
-            (Opcode::Continuation, Message::Text) => Frame::Text,
-            (Opcode::Continuation, Message::Binary) => Frame::Binary,
+            (Opcode::Binary, Message::None) => self.message = Message::Binary,
             // Section 5.4: the fragments of one message must not be interleaved with another.
-            (Opcode::Text | Opcode::Binary, Message::Text | Message::Binary) => {
-                return Err(Violation::ContinuationExpected);
-            }
+            (Opcode::Text | Opcode::Binary, _) => return Err(Violation::ContinuationExpected),
             (Opcode::Continuation, Message::None) => {
                 return Err(Violation::ContinuationUnexpected);
             }
+            (Opcode::Continuation | Opcode::Ping | Opcode::Pong | Opcode::Close, _) => {}
+        }
+        self.frame = match (header.opcode, self.message) {
             (Opcode::Ping, _) => Frame::Ping,
             (Opcode::Pong, _) => Frame::Ignored,
             (Opcode::Close, _) => Frame::Close,
+            (_, Message::None | Message::Text) => Frame::Text,
+            (_, Message::Binary) => Frame::Binary,
+            (_, Message::CompressedText | Message::CompressedBinary) => {
+                return self.begin_compressed(header, region, context);
+            }
         };
         if matches!(self.frame, Frame::Text | Frame::Binary) {
             self.message_octets = self.message_octets.saturating_add(header.payload);
-            if self.message_octets > context.message_max {
+            if self.message_octets > context.settings.message_max {
                 return Err(Violation::MessageTooBig);
             }
         }
@@ -310,8 +383,14 @@ impl Connection {
             region.skip(header.octets);
             return Ok(());
         }
-        // The length is in its shortest form, so the reply's header is the request's without
-        // the mask bit and the key.
+        self.echo_header(header, region);
+        Ok(())
+    }
+
+    /// Writes the reply's header, which is the request's without the mask bit and the key: the
+    /// length is in its shortest form.
+    #[inline]
+    fn echo_header(&self, header: &Header, region: &mut Region<'_>) {
         let (bytes, to, from) = region.parts();
         let echoed = header.octets - KEY;
         if echoed == 2 {
@@ -325,14 +404,16 @@ impl Connection {
         }
         region.moved(echoed);
         region.skip(KEY);
-        Ok(())
     }
 
     /// Unmasks what is there of the payload to its place in the reply.
     #[inline]
-    fn payload(&mut self, region: &mut Region<'_>) -> Result<(), Violation> {
+    fn payload(&mut self, region: &mut Region<'_>, context: &Context<'_>) -> Result<(), Violation> {
         let (bytes, to, from) = region.parts();
         let count = self.payload_left.min((bytes.len() - from) as u64) as usize;
+        if matches!(self.frame, Frame::Mirrored | Frame::Recompressed) {
+            return self.compressed_payload(count, region, context);
+        }
         if matches!(self.frame, Frame::Ignored | Frame::CloseAnswer) {
             self.payload_left -= count as u64;
             region.skip(count);
@@ -375,6 +456,7 @@ impl Connection {
                     self.send_close(code, region, context);
                 }
             }
+            Frame::Mirrored | Frame::Recompressed => self.finish_compressed(region, context)?,
             Frame::Ping => {
                 region.release();
                 context.counters.frames_out.add(1);
@@ -387,6 +469,128 @@ impl Connection {
             Frame::Ignored | Frame::None => {}
         }
         Ok(())
+    }
+
+    /// Takes the header of a frame of a compressed message.
+    #[inline(never)]
+    fn begin_compressed(
+        &mut self,
+        header: &Header,
+        region: &mut Region<'_>,
+        context: &Context<'_>,
+    ) -> Result<(), Violation> {
+        let compression = self.compression.as_mut().expect("the header was allowed the bit");
+        if header.is_compressed {
+            compression.begin(context.settings.level);
+        }
+        self.message_octets = self.message_octets.saturating_add(header.payload);
+        if self.message_octets > deflate::compressed_max(context.settings.message_max) {
+            return Err(Violation::MessageTooBig);
+        }
+        match compression.echo() {
+            Echo::Mirrored => {
+                self.frame = Frame::Mirrored;
+                self.echo_header(header, region);
+            }
+            Echo::Recompressed => {
+                self.frame = Frame::Recompressed;
+                self.first = region.unread()[0];
+                region.skip(header.octets);
+            }
+        }
+        Ok(())
+    }
+
+    /// Unmasks what is there of a compressed payload, and inflates it.
+    #[inline(never)]
+    fn compressed_payload(
+        &mut self,
+        count: usize,
+        region: &mut Region<'_>,
+        context: &Context<'_>,
+    ) -> Result<(), Violation> {
+        let (bytes, to, from) = region.parts();
+        mask::unmask(&mut bytes[to..from + count], from - to, self.mask);
+        self.mask = self.mask.after(count);
+        self.payload_left -= count as u64;
+        let (compression, mut bounds) = self.inflating(context);
+        compression.take(&bytes[to..to + count], &mut bounds)?;
+        if self.frame == Frame::Mirrored {
+            region.moved(count);
+        } else {
+            region.skip(count);
+        }
+        Ok(())
+    }
+
+    /// Takes the end of a frame of a compressed message, of which `frame` is gone already.
+    #[inline(never)]
+    fn finish_compressed(
+        &mut self,
+        region: &mut Region<'_>,
+        context: &Context<'_>,
+    ) -> Result<(), Violation> {
+        let is_final = self.is_final;
+        let (compression, mut bounds) = self.inflating(context);
+        let echo = compression.echo();
+        if is_final {
+            compression.finish(&mut bounds)?;
+            // Section 8.1: a text may not end within a character.
+            if !self.utf8.is_complete() {
+                return Err(Violation::TextNotUtf8);
+            }
+            self.message = Message::None;
+            self.message_octets = 0;
+        }
+        match echo {
+            Echo::Mirrored => {
+                region.release();
+                context.counters.frames_out.add(1);
+                if self.is_final {
+                    context.counters.messages.add(1);
+                    context.counters.messages_mirrored.add(1);
+                }
+            }
+            Echo::Recompressed => {
+                self.phase = Phase::Expanding;
+                self.expand(region, context);
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes the frame that was compressed again, where the region has room for it.
+    fn expand(&mut self, region: &mut Region<'_>, context: &Context<'_>) {
+        if region.gap() < self.expanded_octets() {
+            return;
+        }
+        let output = self.compression.as_mut().map(Compression::take_output).unwrap_or_default();
+        let (header, octets) = frame::reply_header(self.first, output.len());
+        region.write(&header[..octets]);
+        region.write(&output);
+        region.release();
+        self.phase = Phase::Open;
+        context.counters.frames_out.add(1);
+        if self.is_final {
+            context.counters.messages.add(1);
+            context.counters.messages_recompressed.add(1);
+        }
+    }
+
+    /// The length of the frame that waits to be written.
+    fn expanded_octets(&self) -> usize {
+        let payload = self.compression.as_ref().map_or(0, Compression::output_octets);
+        frame::reply_header(self.first, payload).1 + payload
+    }
+
+    fn inflating<'c>(&'c mut self, context: &'c Context<'_>) -> (&'c mut Compression, Bounds<'c>) {
+        let compression = self.compression.as_mut().expect("a compressed message was begun");
+        let bounds = Bounds {
+            message_max: context.settings.message_max,
+            scratch: &context.scratch,
+            text: (self.message == Message::CompressedText).then_some(&mut self.utf8),
+        };
+        (compression, bounds)
     }
 
     /// Answers a close frame with its own code (section 5.5.1).
@@ -426,7 +630,9 @@ fn short_message(region: &mut Region<'_>, context: &Context<'_>) -> Result<bool,
     let payload = second ^ MASKED;
     let count = usize::from(payload);
     let end = from + 2 + KEY + count;
-    if u64::from(payload) > context.message_max.min(CONTROL_PAYLOAD_MAX) || end > bytes.len() {
+    if u64::from(payload) > context.settings.message_max.min(CONTROL_PAYLOAD_MAX)
+        || end > bytes.len()
+    {
         return Ok(false);
     }
     let mask = Mask::new(*key);
@@ -451,7 +657,7 @@ mod tests {
     use super::*;
     use crate::buffer::{Cursors, HEADROOM, Spill};
 
-    const MESSAGE_MAX: u64 = 1000;
+    const SETTINGS: Settings = Settings { message_max: 1000, policy: Policy::Mirror, level: 6 };
     const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: test\r\nUpgrade: websocket\r\n\
         Connection: Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
         Sec-WebSocket-Version: 13\r\n\r\n";
@@ -479,13 +685,13 @@ mod tests {
         /// What is answered to `octets`, and what follows.
         fn hear(&mut self, octets: &[u8]) -> (Vec<u8>, Next) {
             self.spill.append(octets);
-            let context = Context { message_max: MESSAGE_MAX, counters: &self.counters };
+            let context = Context::new(SETTINGS, &self.counters);
             let next = self.connection.advance(&mut self.spill.region(), &context);
             (self.reply(), next)
         }
 
         fn close(&mut self) -> (Vec<u8>, Next) {
-            let context = Context { message_max: MESSAGE_MAX, counters: &self.counters };
+            let context = Context::new(SETTINGS, &self.counters);
             let region = &mut self.spill.region();
             let next = self.connection.close(CloseCode::GOING_AWAY, region, &context);
             (self.reply(), next)
@@ -620,7 +826,7 @@ mod tests {
         octets.extend(frame(0x81, "größer".as_bytes()));
         let mut bytes = [&[0; HEADROOM][..], &octets].concat();
         let mut cursors = Cursors::received(octets.len());
-        let context = Context { message_max: MESSAGE_MAX, counters: &talk.counters };
+        let context = Context::new(SETTINGS, &talk.counters);
         let next = talk.connection.advance(&mut Region::new(&mut bytes, &mut cursors), &context);
         assert_eq!(next, Next::Receive);
         assert!(!cursors.has_leftover());

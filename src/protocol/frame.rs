@@ -10,6 +10,8 @@ use super::violation::Violation;
 pub const FINAL: u8 = 0x80;
 /// RSV1, RSV2 and RSV3, in the first octet.
 const RESERVED: u8 = 0x70;
+/// RSV1, which says that a message is compressed (RFC 7692 section 6).
+pub const COMPRESSED: u8 = 0x40;
 /// The mask bit, in the second octet.
 pub const MASKED: u8 = 0x80;
 /// The payload of a control frame, at most, in octets (section 5.5).
@@ -53,6 +55,11 @@ impl Opcode {
     fn is_control(self) -> bool {
         self as u8 & 0x8 != 0
     }
+
+    #[inline]
+    fn begins_message(self) -> bool {
+        matches!(self, Opcode::Text | Opcode::Binary)
+    }
 }
 
 /// A whole header.
@@ -60,6 +67,8 @@ impl Opcode {
 pub struct Header {
     /// Whether the frame ends its message.
     pub is_final: bool,
+    /// Whether the frame begins a compressed message.
+    pub is_compressed: bool,
     /// What the frame is.
     pub opcode: Opcode,
     /// Octets of payload.
@@ -72,16 +81,22 @@ pub struct Header {
 
 impl Header {
     /// Reads a header from the beginning of `unread`. `None`: right as far as it goes, but not
-    /// whole.
+    /// whole. `extension_bits` are the reserved bits that an extension has given a meaning:
+    /// [`COMPRESSED`] or none.
     #[inline]
-    pub fn parse(unread: &[u8]) -> Result<Option<Header>, Violation> {
+    pub fn parse(unread: &[u8], extension_bits: u8) -> Result<Option<Header>, Violation> {
         let &[first, ref rest @ ..] = unread else { return Ok(None) };
-        if first & RESERVED != 0 {
+        if first & RESERVED & !extension_bits != 0 {
             return Err(Violation::ReservedBit);
         }
         let Some(opcode) = Opcode::from_bits(first & 0x0f) else {
             return Err(Violation::ReservedOpcode);
         };
+        let is_compressed = first & COMPRESSED != 0;
+        // RFC 7692 section 6: the bit stands on the first fragment of a message alone.
+        if is_compressed && !opcode.begins_message() {
+            return Err(Violation::CompressedBitMisplaced);
+        }
         let is_final = first & FINAL != 0;
         if opcode.is_control() && !is_final {
             return Err(Violation::ControlFragmented);
@@ -114,7 +129,30 @@ impl Header {
         };
         let Some(&key) = rest[extension..].first_chunk::<KEY>() else { return Ok(None) };
         let octets = 2 + extension + KEY;
-        Ok(Some(Header { is_final, opcode, payload, mask: Mask::new(key), octets }))
+        Ok(Some(Header { is_final, is_compressed, opcode, payload, mask: Mask::new(key), octets }))
+    }
+}
+
+/// The header of a server's frame of `payload` octets, with the `first` octet as given, and how many
+/// octets it has: 2, 4 or 10.
+pub fn reply_header(first: u8, payload: usize) -> ([u8; 10], usize) {
+    let mut header = [first, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    let length = (payload as u64).to_be_bytes();
+    match payload {
+        0..=125 => {
+            header[1] = payload as u8;
+            (header, 2)
+        }
+        126..=0xffff => {
+            header[1] = 126;
+            header[2..4].copy_from_slice(&length[6..]);
+            (header, 4)
+        }
+        _ => {
+            header[1] = 127;
+            header[2..].copy_from_slice(&length);
+            (header, 10)
+        }
     }
 }
 
@@ -124,7 +162,8 @@ mod tests {
 
     #[test]
     fn the_three_lengths() {
-        let header = |octets: &[u8]| Header::parse(octets).expect("no violation").expect("whole");
+        let header =
+            |octets: &[u8]| Header::parse(octets, 0).expect("no violation").expect("whole");
         let short = header(b"\x81\x90abcd");
         assert_eq!((short.opcode, short.payload, short.octets), (Opcode::Text, 16, 6));
         assert!(short.is_final);
@@ -136,14 +175,27 @@ mod tests {
     }
 
     #[test]
+    fn headers_of_replies() {
+        let header = |payload| {
+            let (header, octets) = reply_header(0xc1, payload);
+            header[..octets].to_vec()
+        };
+        assert_eq!(header(0), b"\xc1\0");
+        assert_eq!(header(125), b"\xc1\x7d");
+        assert_eq!(header(126), b"\xc1\x7e\0\x7e");
+        assert_eq!(header(0xffff), b"\xc1\x7e\xff\xff");
+        assert_eq!(header(0x10000), b"\xc1\x7f\0\0\0\0\0\x01\0\0");
+    }
+
+    #[test]
     fn every_beginning_of_a_header_is_partial() {
         for whole in
             [&b"\x81\x90abcd"[..], b"\x81\xfe\0\x7eabcd", b"\x82\xff\0\0\0\0\0\x01\0\0abcd"]
         {
             for length in 0..whole.len() {
-                assert_eq!(Header::parse(&whole[..length]), Ok(None));
+                assert_eq!(Header::parse(&whole[..length], 0), Ok(None));
             }
-            assert!(Header::parse(whole).expect("no violation").is_some());
+            assert!(Header::parse(whole, 0).expect("no violation").is_some());
         }
     }
 
@@ -164,9 +216,30 @@ mod tests {
             (b"\x81\xff\x80\0\0\0\0\0\0\0", Violation::LengthEncoding),
         ];
         for &(octets, violation) in cases {
-            assert_eq!(Header::parse(octets), Err(violation), "{octets:x?}");
+            assert_eq!(Header::parse(octets, 0), Err(violation), "{octets:x?}");
             let before = &octets[..octets.len() - 1];
-            assert_eq!(Header::parse(before), Ok(None), "before {octets:x?}");
+            assert_eq!(Header::parse(before, 0), Ok(None), "before {octets:x?}");
         }
+    }
+
+    #[test]
+    fn the_bit_of_compression_stands_on_the_first_fragment_alone_and_where_it_was_agreed_on() {
+        for first in 0..=u8::MAX {
+            let (plain, agreed) = (Header::parse(&[first], 0), Header::parse(&[first], COMPRESSED));
+            if first & COMPRESSED == 0 {
+                assert_eq!(plain, agreed, "{first:x}");
+                continue;
+            }
+            assert_eq!(plain, Err(Violation::ReservedBit), "{first:x}");
+            let expected = match first & !FINAL {
+                0x41 | 0x42 => Ok(None),
+                0x40 | 0x48 | 0x49 | 0x4a => Err(Violation::CompressedBitMisplaced),
+                0x43..=0x4f => Err(Violation::ReservedOpcode),
+                _ => Err(Violation::ReservedBit),
+            };
+            assert_eq!(agreed, expected, "{first:x}");
+        }
+        let header = Header::parse(b"\xc1\x80abcd", COMPRESSED).expect("no violation");
+        assert!(header.expect("whole").is_compressed);
     }
 }

@@ -7,8 +7,8 @@
 //! That bound is why there is no resumable parser.
 //!
 //! This file knows neither sockets nor time, so it cannot tell that a client is slow; it knows no
-//! frames; and it selects nothing: every resource name is the same echo, and the subprotocols and
-//! extensions on offer are not looked at, which declines them (section 4.2.2).
+//! frames; and every resource name is the same echo, and the subprotocols on offer are not looked at,
+//! which declines them (section 4.2.2).
 
 use std::fmt;
 
@@ -17,12 +17,18 @@ use base64::alphabet;
 use base64::engine::general_purpose::{GeneralPurpose, PAD};
 use httparse::{Header, Request, Status};
 
+use super::extension::{self, Agreement, Policy};
+
 /// The longest request head that is read, in octets. RFC 9112 section 3 recommends 8000 for the
 /// request line alone as the least to support.
 pub const REQUEST_BYTES_MAX: usize = 8192;
 
 /// The most header fields that a request may have.
 pub const HEADERS_MAX: usize = 64;
+
+/// How much longer than its request a response can be that accepts it, in octets. With the shortest
+/// request that offers compression the server adds a parameter of its own, a value and spaces.
+pub const RESPONSE_GROWTH_MAX: usize = 64;
 
 /// Appended to the key before it is hashed (RFC 6455 section 1.3).
 const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
@@ -46,15 +52,22 @@ pub enum Admission {
 pub struct Accepted {
     /// Octets of the request. What was received behind them belongs to frames.
     pub head_bytes: usize,
-    /// The whole response, always 129 octets, and never more than `head_bytes`.
+    /// The whole response: 129 octets, and what was agreed on; at most `RESPONSE_GROWTH_MAX` more
+    /// than `head_bytes`.
     pub response: Vec<u8>,
+    /// What was agreed on of permessage-deflate.
+    pub agreement: Option<Agreement>,
 }
 
 /// Answers the opening handshake in the octets received so far; `Ok(None)` while its end is missing.
 ///
 /// What is certain to be no HTTP/1.1 is refused before the end. What HTTP allows and WebSocket does
 /// not is refused when the head is whole, so that the client has sent it all and reads the answer.
-pub fn answer(received: &[u8], admission: Admission) -> Result<Option<Accepted>, Rejection> {
+pub fn answer(
+    received: &[u8],
+    admission: Admission,
+    policy: Policy,
+) -> Result<Option<Accepted>, Rejection> {
     let window = &received[..received.len().min(REQUEST_BYTES_MAX)];
     let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
     let mut request = Request::new(&mut headers);
@@ -63,7 +76,12 @@ pub fn answer(received: &[u8], admission: Admission) -> Result<Option<Accepted>,
             check_line_ends(&window[..head_bytes])?;
             let key = check(&request)?;
             match admission {
-                Admission::Open => Ok(Some(Accepted { head_bytes, response: response_to(key) })),
+                Admission::Open => {
+                    let offers = values(request.headers, "Sec-WebSocket-Extensions");
+                    let agreement = extension::negotiate(offers, policy);
+                    let response = response_to(key, agreement);
+                    Ok(Some(Accepted { head_bytes, response, agreement }))
+                }
                 Admission::Full => Err(Rejection::Full),
             }
         }
@@ -201,14 +219,17 @@ fn is_of_authority(octet: u8) -> bool {
 }
 
 /// RFC 6455 section 4.2.2, item 5, and no field beyond it.
-fn response_to(key: &[u8]) -> Vec<u8> {
+fn response_to(key: &[u8], agreement: Option<Agreement>) -> Vec<u8> {
     let mut digest = sha1_smol::Sha1::new();
     digest.update(key);
     digest.update(GUID);
     let accept = BASE64.encode(digest.digest().bytes());
+    let extensions = agreement
+        .map(|agreement| format!("Sec-WebSocket-Extensions: {agreement}\r\n"))
+        .unwrap_or_default();
     format!(
         "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-         Sec-WebSocket-Accept: {accept}\r\n\r\n"
+         Sec-WebSocket-Accept: {accept}\r\n{extensions}\r\n"
     )
     .into_bytes()
 }
@@ -371,7 +392,7 @@ mod tests {
         Sec-WebSocket-Key:dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
 
     fn open(received: impl AsRef<[u8]>) -> Result<Option<Accepted>, Rejection> {
-        answer(received.as_ref(), Admission::Open)
+        answer(received.as_ref(), Admission::Open, Policy::Mirror)
     }
 
     /// The answer to [`REQUEST`] with a part of it replaced.
@@ -382,7 +403,8 @@ mod tests {
 
     #[test]
     fn any_split_gives_the_same_answer() {
-        let accepted = Accepted { head_bytes: REQUEST.len(), response: RESPONSE.into() };
+        let accepted =
+            Accepted { head_bytes: REQUEST.len(), response: RESPONSE.into(), agreement: None };
         let received = [REQUEST.as_bytes(), b"\x81\x85\n\n\r\n\0\0\0\0\0"].concat();
         for length in 0..=received.len() {
             let expected = (length >= REQUEST.len()).then(|| accepted.clone());
@@ -406,6 +428,30 @@ mod tests {
     }
 
     #[test]
+    fn an_offer_is_answered_and_its_answer_not_much_longer() {
+        let offered = |offers: &str, policy| {
+            let request = SHORTEST.replacen("Host", &format!("{offers}Host"), 1);
+            answer(request.as_bytes(), Admission::Open, policy).unwrap().unwrap()
+        };
+        let offers = "sec-websocket-extensions: foo\r\nSEC-WebSocket-Extensions: \
+            permessage-deflate; unknown, permessage-deflate; client_max_window_bits\r\n";
+        let accepted = offered(offers, Policy::Mirror);
+        let response = String::from_utf8(accepted.response).unwrap();
+        assert!(response.ends_with("=\r\nSec-WebSocket-Extensions: permessage-deflate\r\n\r\n"));
+        assert_eq!(accepted.agreement, extension::agree(&Default::default(), Policy::Mirror));
+        let declined = offered(offers, Policy::Off);
+        assert_eq!((declined.response.len(), declined.agreement), (129, None));
+        // The offer whose answer says most beyond it.
+        let accepted = offered(
+            "Sec-WebSocket-Extensions:permessage-deflate;server_no_context_takeover;\
+             server_max_window_bits=10;client_max_window_bits\r\n",
+            Policy::Mirror,
+        );
+        let growth = accepted.response.len() - accepted.head_bytes;
+        assert!(growth <= RESPONSE_GROWTH_MAX, "{growth} octets");
+    }
+
+    #[test]
     fn what_is_accepted_beyond_the_plain_form() {
         for (from, to) in [
             ("GET", "\r\nGET"),
@@ -419,7 +465,7 @@ mod tests {
             ("Version: 13", "Version:\t 13 \t"),
             ("ZQ==", "ZR=="),
             ("\r\n\r\n", "\r\nContent-Length: 0\r\nContent-Length: 00\r\n\r\n"),
-            ("\r\n\r\n", "\r\nSec-WebSocket-Extensions: permessage-deflate\r\n\r\n"),
+            ("\r\n\r\n", "\r\nSec-WebSocket-Extensions: permessage-inflate\r\n\r\n"),
             ("\r\n\r\n", "\r\nSec-WebSocket-Protocol: chat\r\nOrigin: null\r\n\r\n"),
         ] {
             let accepted = changed(from, to).unwrap().unwrap();
@@ -478,10 +524,10 @@ mod tests {
             assert_eq!(changed(from, to), Err(rejection), "{to:?} for {from:?}");
             assert_eq!(rejection.status(), status, "{rejection:?}");
         }
-        assert_eq!(answer(REQUEST.as_bytes(), Admission::Full), Err(Full));
+        assert_eq!(answer(REQUEST.as_bytes(), Admission::Full, Policy::Mirror), Err(Full));
         assert_eq!(Full.status(), 503);
         let page = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
-        assert_eq!(answer(page, Admission::Full), Err(UpgradeMissing));
+        assert_eq!(answer(page, Admission::Full, Policy::Mirror), Err(UpgradeMissing));
     }
 
     #[test]

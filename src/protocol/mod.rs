@@ -1,4 +1,4 @@
-//! RFC 6455 without input, output or clock: bytes come in as arguments, and bytes and a decision
+//! RFC 6455 and RFC 7692 without input, output or clock: bytes come in as arguments, and bytes and a decision
 //! go out.
 //!
 //! This is the only place that knows the WebSocket protocol and HTTP. It names no socket, no
@@ -8,11 +8,14 @@
 
 pub mod close;
 pub mod connection;
+pub mod deflate;
+pub mod extension;
 pub mod frame;
 pub mod handshake;
 pub mod mask;
 pub mod utf8;
 pub mod violation;
 
-pub use connection::{Connection, Context, Next};
+pub use connection::{Connection, Context, Next, Settings};
+pub use extension::Policy;
 pub use handshake::Admission;

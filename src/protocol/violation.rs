@@ -1,4 +1,4 @@
-//! The rules of RFC 6455 that a peer can break, and the close code that each one costs.
+//! The rules of RFC 6455 and RFC 7692 that a peer can break, and the close code that each one costs.
 
 use super::close::CloseCode;
 
@@ -7,6 +7,9 @@ use super::close::CloseCode;
 pub enum Violation {
     /// A reserved bit is set and no extension gives it a meaning (section 5.2).
     ReservedBit,
+    /// The bit that says that a message is compressed stands on another frame than its first
+    /// (RFC 7692 section 6).
+    CompressedBitMisplaced,
     /// The opcode is one of 3 to 7 or 11 to 15 (section 5.2).
     ReservedOpcode,
     /// A client's frame is not masked (section 5.1).
@@ -24,6 +27,9 @@ pub enum Violation {
     ContinuationExpected,
     /// Text that is not UTF-8 (section 8.1).
     TextNotUtf8,
+    /// A compressed message that cannot be inflated, or does not end between two blocks (RFC 7692
+    /// section 7.2).
+    CompressionInvalid,
     /// A close frame with a payload of one octet (section 5.5.1).
     CloseTruncated,
     /// A close code that may not be sent (sections 7.4.1 and 7.4.2).
@@ -39,6 +45,7 @@ impl Violation {
     pub fn close_code(self) -> CloseCode {
         match self {
             Violation::ReservedBit
+            | Violation::CompressedBitMisplaced
             | Violation::ReservedOpcode
             | Violation::Unmasked
             | Violation::LengthEncoding
@@ -48,7 +55,9 @@ impl Violation {
             | Violation::ContinuationExpected
             | Violation::CloseTruncated
             | Violation::CloseCodeInvalid => CloseCode::PROTOCOL_ERROR,
-            Violation::TextNotUtf8 | Violation::CloseReasonNotUtf8 => CloseCode::INVALID_DATA,
+            Violation::TextNotUtf8
+            | Violation::CompressionInvalid
+            | Violation::CloseReasonNotUtf8 => CloseCode::INVALID_DATA,
             Violation::MessageTooBig => CloseCode::MESSAGE_TOO_BIG,
         }
     }
@@ -57,6 +66,7 @@ impl Violation {
     pub fn reason(self) -> &'static str {
         match self {
             Violation::ReservedBit => "reserved bit set without an extension",
+            Violation::CompressedBitMisplaced => "only a first frame says that it is compressed",
             Violation::ReservedOpcode => "reserved opcode",
             Violation::Unmasked => "a client must mask its frames",
             Violation::LengthEncoding => "length not in its shortest form",
@@ -65,6 +75,7 @@ impl Violation {
             Violation::ContinuationUnexpected => "continuation of no message",
             Violation::ContinuationExpected => "new message inside an unfinished one",
             Violation::TextNotUtf8 => "text is not UTF-8",
+            Violation::CompressionInvalid => "compressed message cannot be inflated",
             Violation::CloseTruncated => "close payload of one octet",
             Violation::CloseCodeInvalid => "close code may not be sent",
             Violation::CloseReasonNotUtf8 => "close reason is not UTF-8",

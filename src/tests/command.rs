@@ -19,11 +19,13 @@ use support::{
 };
 
 /// The counters, in the order of the statistics file and of the summary.
-const COUNTERS: [&str; 13] = [
+const COUNTERS: [&str; 15] = [
     "connections_accepted",
     "connections_open",
     "connections_rejected",
     "messages",
+    "messages_mirrored",
+    "messages_recompressed",
     "frames_in",
     "frames_out",
     "bytes_in",
@@ -81,7 +83,10 @@ fn the_first_line_says_where_and_how_and_then_it_accepts() {
         assert_ne!(address.port(), 0);
         assert_eq!(
             server.greeting(),
-            format!("ringecho listening on ws://{address} (engine uring, {list}, wait {wait})")
+            format!(
+                "ringecho listening on ws://{address} (engine uring, {list}, wait {wait}, \
+                 compression mirror)"
+            )
         );
         Client::connect(address).close();
     }
@@ -94,7 +99,7 @@ fn without_options_there_is_a_worker_for_each_processor_and_the_wait_is_adaptive
     let plural = if workers == 1 { "" } else { "s" };
     let greeting = server.greeting();
     assert!(greeting.contains(&format!(", {workers} worker{plural} on processor{plural} ")));
-    assert!(greeting.ends_with(", wait adaptive)"), "{greeting}");
+    assert!(greeting.ends_with(", wait adaptive, compression mirror)"), "{greeting}");
     assert_eq!(server.statistics()["workers"].as_array().map(Vec::len), Some(workers));
 }
 
@@ -440,6 +445,8 @@ fn the_counters_are_exact() {
             ("connections_open", open),
             ("connections_rejected", 0),
             ("messages", 1000),
+            ("messages_mirrored", 0),
+            ("messages_recompressed", 0),
             ("frames_in", 1000 + close),
             ("frames_out", 1000 + close),
             ("bytes_in", request + 1000 * 22 + close * 8),

@@ -29,7 +29,7 @@ use ringecho::buffer::{Cursors, HEADROOM, Region, Spill};
 use ringecho::metrics::Counters;
 use ringecho::protocol::close::CloseCode;
 use ringecho::protocol::violation::Violation;
-use ringecho::protocol::{Admission, Connection, Context, Next};
+use ringecho::protocol::{Admission, Connection, Context, Next, Policy, Settings};
 use support::{BINARY, CLOSE, Client, FIN, PING, PONG, Server, TEXT, reply};
 
 /// Octets that a region has behind its headroom.
@@ -38,7 +38,7 @@ const ROOMS: [usize; 4] = [16, 64, 1024, 16384];
 /// The largest message that the server takes by default.
 const MESSAGE_MAX: u64 = 64 << 20;
 
-/// All violations, with their close codes.
+/// All violations there are without compression, with their close codes.
 const VIOLATIONS: [(Violation, u16); 13] = [
     (Violation::ReservedBit, 1002),
     (Violation::ReservedOpcode, 1002),
@@ -180,7 +180,8 @@ enum Sends {
 /// Feeds `stream` in this `way` and compares what is answered at each point with `verdict`.
 fn check(stream: &Stream, verdict: &Verdict, way: Way<'_>) {
     let counters = Counters::default();
-    let context = Context { message_max: stream.message_max, counters: &counters };
+    let settings = Settings { message_max: stream.message_max, policy: Policy::Mirror, level: 6 };
+    let context = Context::new(settings, &counters);
     let mut peer = Peer::new(way.room, &context);
     let mut random = Random(if let Sends::Random(seed) = way.sends { seed } else { 0 });
     let end = stream.octets.len();
@@ -745,6 +746,9 @@ impl Author<'_> {
                 } else {
                     (if message.is_some() { FIN } else { TEXT }, [&text, more].concat())
                 }
+            }
+            CompressedBitMisplaced | CompressionInvalid => {
+                unreachable!("no stream here has agreed on compression")
             }
             CloseTruncated => (CLOSE, vec![3]),
             CloseCodeInvalid => {

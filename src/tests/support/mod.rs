@@ -14,8 +14,9 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use rustix::net::sockopt;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
@@ -85,6 +86,21 @@ pub(crate) fn pattern(length: usize) -> Vec<u8> {
 /// Says something that is seen although the test passes: what was measured, or what was skipped.
 pub(crate) fn say(text: &str) {
     let _ = writeln!(io::stderr(), "{text}");
+}
+
+/// Octets of memory that a process has in use.
+pub(crate) fn resident_octets(pid: Pid) -> u64 {
+    let text = fs::read_to_string(format!("/proc/{}/smaps_rollup", pid.as_raw_pid()));
+    let text = text.expect("a process");
+    let line = text.lines().find_map(|line| line.strip_prefix("Rss:")).expect("a line");
+    let kilobytes = line.trim().strip_suffix(" kB").expect("kilobytes");
+    kilobytes.parse::<u64>().expect("a number") * 1024
+}
+
+/// Keeps the kernel from taking ever more for a client that does not read. Less than a few segments
+/// of the loopback would make the server's kernel wait for timers.
+pub(crate) fn limit_receiving(client: &Client) {
+    sockopt::set_socket_recv_buffer_size(client.stream(), 256 << 10).expect("an option");
 }
 
 /// Looks at `condition` until it holds.
@@ -357,6 +373,16 @@ impl Client {
         assert_eq!(String::from_utf8_lossy(&response), RESPONSE);
     }
 
+    /// The opening handshake with `request`; returns the head of the response.
+    pub(crate) fn handshake_by(&mut self, request: &str) -> String {
+        self.write(request.as_bytes());
+        let mut response = Vec::new();
+        while !response.ends_with(b"\r\n\r\n") {
+            response.extend(self.read(1));
+        }
+        String::from_utf8(response).expect("the server writes ASCII")
+    }
+
     /// The socket, for its options and for shutting it down.
     pub(crate) fn stream(&self) -> &TcpStream {
         self.stream.get_ref()
@@ -438,5 +464,81 @@ impl Client {
     pub(crate) fn close(mut self) {
         self.send_frame(CLOSE, &1000u16.to_be_bytes());
         self.expect_close(1000);
+    }
+}
+
+/// A test of what a generator makes of a seed. Its failure prints how to repeat it.
+pub(crate) struct Case {
+    test: &'static str,
+    pub(crate) seed: u64,
+    pub(crate) random: Random,
+}
+
+impl Drop for Case {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            let Case { test, seed, .. } = self;
+            let target = env!("CARGO_CRATE_NAME");
+            say(&format!("repeat: RINGECHO_SEED={seed} cargo test --test {target} {test}"));
+        }
+    }
+}
+
+/// So many cases of `test`. The seed of the first is that of the run, so that any of them can be
+/// made the first.
+pub(crate) fn cases(test: &'static str, count: usize) -> impl Iterator<Item = Case> + Send + use<> {
+    let run = match std::env::var("RINGECHO_SEED") {
+        Ok(seed) => seed.parse().expect("RINGECHO_SEED is a number"),
+        Err(_) => {
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("it is after 1970");
+            now.as_nanos() as u64 % 1_000_000_000_000
+        }
+    };
+    println!("{test}: RINGECHO_SEED={run}");
+    (0..count).map(move |number| {
+        let seed = run.wrapping_add(number as u64);
+        Case { test, seed, random: Random(seed) }
+    })
+}
+
+/// SplitMix64.
+pub(crate) struct Random(pub(crate) u64);
+
+impl Random {
+    pub(crate) fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (self.0 ^ self.0 >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ mixed >> 31
+    }
+
+    pub(crate) fn below(&mut self, limit: usize) -> usize {
+        (self.next() % limit as u64) as usize
+    }
+
+    pub(crate) fn one_in(&mut self, count: usize) -> bool {
+        self.below(count) == 0
+    }
+
+    pub(crate) fn pick<T: Copy>(&mut self, from: &[T]) -> T {
+        from[self.below(from.len())]
+    }
+
+    pub(crate) fn octets(&mut self, count: usize) -> Vec<u8> {
+        (0..count).map(|_| self.next() as u8).collect()
+    }
+
+    /// Where to cut a stream of `octets`: into a few pieces, or into many small ones.
+    pub(crate) fn cuts(&mut self, octets: usize) -> Vec<usize> {
+        let most = self.pick(&[3, 40, 700, 5000, 100_000]).max(octets / 2000);
+        let mut cuts = Vec::new();
+        let mut at = 0;
+        loop {
+            at += 1 + self.below(most);
+            if at >= octets {
+                return cuts;
+            }
+            cuts.push(at);
+        }
     }
 }

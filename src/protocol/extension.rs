@@ -1,0 +1,403 @@
+//! The negotiation of permessage-deflate (RFC 7692 section 7.1), server side: what a client offers,
+//! and what the server agrees to.
+//!
+//! [`agree`] is the one place that decides whether compressed messages go back as they came or are
+//! compressed again. The proof that its rule is right stands in `docs/compression.md`.
+//!
+//! An offer that is not understood whole is declined, and the next one is looked at. RFC 6455
+//! section 9.1 would have the connection fail where the field breaks the grammar; RFC 7692 section
+//! 7.1 declines an offer for its parameters. This file draws no line between the two: an echo
+//! without compression serves the client better than none.
+
+use std::fmt;
+
+/// The base-two logarithm of the largest window, in octets, which holds where none is named.
+pub const WINDOW_BITS_MAX: u8 = 15;
+
+/// The least window that zlib can compress with. RFC 7692 section 7.1.2 goes down to 8, but zlib
+/// has no such window for streams without a header (zlib's manual, `deflateInit2`).
+pub const DEFLATE_WINDOW_BITS_MIN: u8 = 9;
+
+/// What the server does with offers of permessage-deflate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Policy {
+    /// Declines them all.
+    Off,
+    /// Agrees to mirror where the offer allows it, else to compress again.
+    Mirror,
+    /// Agrees to compress again.
+    Deflate,
+}
+
+/// How a compressed message is echoed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Echo {
+    /// The compressed octets go back as they came.
+    Mirrored,
+    /// The message is inflated and compressed again.
+    Recompressed,
+}
+
+/// One offer of permessage-deflate, with all parameters valid.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Offer {
+    /// The server must not refer to earlier messages (section 7.1.1.1).
+    pub server_no_context_takeover: bool,
+    /// The client will not refer to earlier messages (section 7.1.1.2).
+    pub client_no_context_takeover: bool,
+    /// The largest window that the server may use, 8 to 15 bits (section 7.1.2.1).
+    pub server_max_window_bits: Option<u8>,
+    /// The client can be told the largest window that it may use, and will itself use none larger
+    /// than this, 8 to 15 bits (section 7.1.2.2). A parameter without a value is 15.
+    pub client_max_window_bits: Option<u8>,
+}
+
+/// What both sides keep to, once the server has answered with it. [`fmt::Display`] writes the value
+/// of the response's field.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Agreement {
+    /// How compressed messages are echoed. This is the server's own business and is not told.
+    pub echo: Echo,
+    /// The server does not refer to earlier messages.
+    pub server_no_context_takeover: bool,
+    /// The client does not refer to earlier messages.
+    pub client_no_context_takeover: bool,
+    /// The largest window of the server's messages, in bits.
+    pub server_max_window_bits: Option<u8>,
+    /// The largest window of the client's messages, in bits.
+    pub client_max_window_bits: Option<u8>,
+}
+
+/// Answers one offer; `None` declines it.
+///
+/// A mirrored message refers back as far as the client's compressor did, and to as many messages.
+/// The client's inflater has to follow, so the client must not look further back than the server
+/// may: neither beyond the server's window, nor into earlier messages unless the server may too.
+/// The server can demand both of the client, the first only if the offer says so.
+pub fn agree(offer: &Offer, policy: Policy) -> Option<Agreement> {
+    let server_bits = offer.server_max_window_bits.unwrap_or(WINDOW_BITS_MAX);
+    // Without the parameter in the offer there must be none in the answer, and the client may use
+    // the largest window (section 7.1.2.2).
+    let client_bits =
+        offer.client_max_window_bits.map_or(WINDOW_BITS_MAX, |bits| bits.min(server_bits));
+    let echo = match policy {
+        Policy::Off => return None,
+        Policy::Mirror if client_bits <= server_bits => Echo::Mirrored,
+        Policy::Mirror | Policy::Deflate if server_bits >= DEFLATE_WINDOW_BITS_MIN => {
+            Echo::Recompressed
+        }
+        Policy::Mirror | Policy::Deflate => return None,
+    };
+    Some(Agreement {
+        echo,
+        server_no_context_takeover: offer.server_no_context_takeover,
+        // Section 7.1.1.2 lets the server demand this whether or not it was offered.
+        client_no_context_takeover: offer.client_no_context_takeover
+            || (echo == Echo::Mirrored && offer.server_no_context_takeover),
+        server_max_window_bits: offer.server_max_window_bits,
+        client_max_window_bits: match echo {
+            Echo::Mirrored => (client_bits < WINDOW_BITS_MAX).then_some(client_bits),
+            // What the client offers for itself it keeps unasked.
+            Echo::Recompressed => None,
+        },
+    })
+}
+
+impl fmt::Display for Agreement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(NAME)?;
+        if self.server_no_context_takeover {
+            f.write_str("; server_no_context_takeover")?;
+        }
+        if self.client_no_context_takeover {
+            f.write_str("; client_no_context_takeover")?;
+        }
+        if let Some(bits) = self.server_max_window_bits {
+            write!(f, "; server_max_window_bits={bits}")?;
+        }
+        if let Some(bits) = self.client_max_window_bits {
+            write!(f, "; client_max_window_bits={bits}")?;
+        }
+        Ok(())
+    }
+}
+
+/// The name in the registry (section 8.1).
+const NAME: &str = "permessage-deflate";
+
+/// Agrees to the first acceptable offer in `values`, which are those of all
+/// Sec-WebSocket-Extensions fields in their order (RFC 6455 section 9.1).
+pub fn negotiate<'b>(values: impl Iterator<Item = &'b [u8]>, policy: Policy) -> Option<Agreement> {
+    values
+        .flat_map(|value| split(value, b','))
+        .filter_map(offer)
+        .find_map(|offer| agree(&offer, policy))
+}
+
+/// The offer in one element of the list, if it is one of permessage-deflate, has no parameter twice
+/// and each as section 7.1 defines it.
+fn offer(element: &[u8]) -> Option<Offer> {
+    let mut parts = split(element, b';');
+    if parts.next()?.trim_ascii() != NAME.as_bytes() {
+        return None;
+    }
+    let mut offer = Offer::default();
+    for part in parts {
+        let (name, value) = parameter(part)?;
+        let is_first = match (name, value.as_deref()) {
+            (b"server_no_context_takeover", None) => {
+                !std::mem::replace(&mut offer.server_no_context_takeover, true)
+            }
+            (b"client_no_context_takeover", None) => {
+                !std::mem::replace(&mut offer.client_no_context_takeover, true)
+            }
+            (b"server_max_window_bits", Some(value)) => {
+                offer.server_max_window_bits.replace(window_bits(value)?).is_none()
+            }
+            (b"client_max_window_bits", value) => {
+                let bits = value.map_or(Some(WINDOW_BITS_MAX), window_bits)?;
+                offer.client_max_window_bits.replace(bits).is_none()
+            }
+            _ => return None,
+        };
+        if !is_first {
+            return None;
+        }
+    }
+    Some(offer)
+}
+
+/// A parameter's name and value, `token [ "=" ( token / quoted-string ) ]`, the value without its
+/// quotes.
+fn parameter(part: &[u8]) -> Option<(&[u8], Option<Vec<u8>>)> {
+    let Some(equals) = part.iter().position(|&octet| octet == b'=') else {
+        return Some((part.trim_ascii(), None));
+    };
+    let (name, value) = (part[..equals].trim_ascii(), part[equals + 1..].trim_ascii());
+    let Some(quoted) = value.strip_prefix(b"\"") else {
+        return Some((name, Some(value.to_vec())));
+    };
+    let mut unquoted = Vec::new();
+    let mut octets = quoted.iter();
+    loop {
+        match octets.next()? {
+            b'"' => break,
+            b'\\' => unquoted.push(*octets.next()?),
+            &octet => unquoted.push(octet),
+        }
+    }
+    octets.as_slice().is_empty().then_some((name, Some(unquoted)))
+}
+
+/// A decimal number from 8 to 15 without leading zeros (section 7.1.2).
+fn window_bits(value: &[u8]) -> Option<u8> {
+    match value {
+        [digit @ b'8'..=b'9'] => Some(digit - b'0'),
+        [b'1', digit @ b'0'..=b'5'] => Some(10 + digit - b'0'),
+        _ => None,
+    }
+}
+
+/// The pieces of `text` between separators that stand outside of quoted strings.
+fn split(text: &[u8], separator: u8) -> impl Iterator<Item = &[u8]> {
+    let (mut is_quoted, mut is_escaped) = (false, false);
+    text.split(move |&octet| {
+        if is_escaped {
+            is_escaped = false;
+        } else if octet == b'"' {
+            is_quoted = !is_quoted;
+        } else if octet == b'\\' {
+            is_escaped = is_quoted;
+        } else {
+            return octet == separator && !is_quoted;
+        }
+        false
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answer(values: &[&str], policy: Policy) -> Option<String> {
+        negotiate(values.iter().map(|value| value.as_bytes()), policy)
+            .map(|agreement| agreement.to_string())
+    }
+
+    fn answer_to(offer: &str) -> Option<String> {
+        answer(&[&format!("permessage-deflate{offer}")], Policy::Mirror)
+            .map(|answer| answer.strip_prefix(NAME).expect("the extension's name").to_owned())
+    }
+
+    /// Every offer there is, with what is agreed on, against the rule as it is proven.
+    #[test]
+    fn a_message_is_mirrored_where_the_client_looks_no_further_back_than_the_server_may() {
+        let window = || (8..=15).map(Some).chain([None]);
+        let mut counts = [0; 3];
+        for server_max_window_bits in window() {
+            for client_max_window_bits in window() {
+                for flags in 0..4 {
+                    let offer = Offer {
+                        server_no_context_takeover: flags & 1 != 0,
+                        client_no_context_takeover: flags & 2 != 0,
+                        server_max_window_bits,
+                        client_max_window_bits,
+                    };
+                    let (mirror, deflate) =
+                        (agree(&offer, Policy::Mirror), agree(&offer, Policy::Deflate));
+                    assert_eq!(agree(&offer, Policy::Off), None);
+                    for agreement in [mirror, deflate].into_iter().flatten() {
+                        // Section 7.1: what the client demands is granted, and no more than its
+                        // offer lets the server demand.
+                        assert_eq!(agreement.server_max_window_bits, server_max_window_bits);
+                        assert_eq!(agreement.server_no_context_takeover, flags & 1 != 0);
+                        assert!(agreement.client_no_context_takeover || flags & 2 == 0);
+                        assert!(
+                            agreement.client_max_window_bits.is_none()
+                                || agreement.client_max_window_bits <= client_max_window_bits
+                        );
+                        let server_bits = server_max_window_bits.unwrap_or(15);
+                        match agreement.echo {
+                            Echo::Mirrored => {
+                                let client_bits = agreement.client_max_window_bits.unwrap_or(15);
+                                assert!(client_bits <= server_bits, "{offer:?}");
+                                assert!(
+                                    agreement.client_no_context_takeover
+                                        || !agreement.server_no_context_takeover
+                                );
+                            }
+                            Echo::Recompressed => assert!(server_bits >= 9, "{offer:?}"),
+                        }
+                    }
+                    assert!(deflate.is_none_or(|agreement| agreement.echo == Echo::Recompressed));
+                    assert_eq!(deflate.is_none(), server_max_window_bits == Some(8));
+                    // Mirroring is impossible only where the client cannot be held to the window.
+                    let is_held = client_max_window_bits.is_some();
+                    let (at, expected) = match server_max_window_bits {
+                        None | Some(15) => (0, Some(Echo::Mirrored)),
+                        Some(_) if is_held => (0, Some(Echo::Mirrored)),
+                        Some(8) => (1, None),
+                        Some(_) => (2, Some(Echo::Recompressed)),
+                    };
+                    assert_eq!(mirror.map(|agreement| agreement.echo), expected, "{offer:?}");
+                    counts[at] += 1;
+                }
+            }
+        }
+        assert_eq!(counts, [296, 4, 24]);
+    }
+
+    #[test]
+    fn answers_to_single_offers() {
+        for (offer, expected) in [
+            ("", ""),
+            ("; client_max_window_bits", ""),
+            ("; client_max_window_bits=15", ""),
+            ("; client_max_window_bits=10", "; client_max_window_bits=10"),
+            ("; server_max_window_bits=15", "; server_max_window_bits=15"),
+            ("; server_max_window_bits=10", "; server_max_window_bits=10"),
+            (
+                "; server_max_window_bits=10; client_max_window_bits",
+                "; server_max_window_bits=10; client_max_window_bits=10",
+            ),
+            (
+                "; server_max_window_bits=8; client_max_window_bits=9",
+                "; server_max_window_bits=8; client_max_window_bits=8",
+            ),
+            (
+                "; server_max_window_bits=12; client_max_window_bits=9",
+                "; server_max_window_bits=12; client_max_window_bits=9",
+            ),
+            ("; client_no_context_takeover", "; client_no_context_takeover"),
+            (
+                "; server_no_context_takeover",
+                "; server_no_context_takeover; client_no_context_takeover",
+            ),
+            (
+                "; server_max_window_bits=10; server_no_context_takeover",
+                "; server_no_context_takeover; server_max_window_bits=10",
+            ),
+        ] {
+            assert_eq!(answer_to(offer).as_deref(), Some(expected), "{offer:?}");
+        }
+        assert_eq!(answer_to("; server_max_window_bits=8"), None);
+    }
+
+    #[test]
+    fn quotes_and_white_space() {
+        for offer in [
+            ";server_max_window_bits=\"10\"",
+            " ;\tserver_max_window_bits = \"10\" ",
+            "; server_max_window_bits=\"\\10\"",
+            "; server_max_window_bits=\"1\\0\"",
+        ] {
+            let expected = Some("; server_max_window_bits=10");
+            assert_eq!(answer_to(offer).as_deref(), expected, "{offer:?}");
+        }
+    }
+
+    #[test]
+    fn what_declines_an_offer() {
+        for offer in [
+            ";",
+            "; ;server_no_context_takeover",
+            "; unknown",
+            "; unknown=1",
+            "; Server_no_context_takeover",
+            "; server_no_context_takeover=1",
+            "; server_no_context_takeover=",
+            "; server_no_context_takeover=\"\"",
+            "; client_no_context_takeover=true",
+            "; server_no_context_takeover; server_no_context_takeover",
+            "; client_no_context_takeover; client_no_context_takeover",
+            "; server_max_window_bits",
+            "; server_max_window_bits=",
+            "; server_max_window_bits=7",
+            "; server_max_window_bits=16",
+            "; server_max_window_bits=08",
+            "; server_max_window_bits=010",
+            "; server_max_window_bits=+9",
+            "; server_max_window_bits=9 9",
+            "; server_max_window_bits=10=10",
+            "; server_max_window_bits=10; server_max_window_bits=10",
+            "; client_max_window_bits=",
+            "; client_max_window_bits=\"\"",
+            "; client_max_window_bits=-8",
+            "; client_max_window_bits=8.0",
+            "; client_max_window_bits; client_max_window_bits=9",
+            "; server_max_window_bits=\"10",
+            "; server_max_window_bits=10\"",
+            "; server_max_window_bits=\"10\"x",
+            "; server_max_window_bits=\"10\\",
+            "; server_max_window_bits=\" 10\"",
+            "s",
+            " client_max_window_bits",
+        ] {
+            assert_eq!(answer_to(offer), None, "{offer:?}");
+        }
+    }
+
+    #[test]
+    fn the_first_acceptable_offer_wins_over_all_fields() {
+        let plain = Some(NAME.to_owned());
+        for values in [
+            &["permessage-deflate; unknown, permessage-deflate"][..],
+            &["permessage-deflate; server_max_window_bits=8", "permessage-deflate"],
+            &["x-webkit-deflate-frame, , permessage-deflate,permessage-deflate; unknown"],
+            &["", "foo; a=\"permessage-deflate, \\\" permessage-deflate\"", " permessage-deflate"],
+            &["broken; \"", "permessage-deflate"],
+        ] {
+            assert_eq!(answer(values, Policy::Mirror), plain, "{values:?}");
+            assert_eq!(answer(values, Policy::Deflate), plain, "{values:?}");
+            assert_eq!(answer(values, Policy::Off), None, "{values:?}");
+        }
+        let first = answer(
+            &["permessage-deflate; client_max_window_bits=9, permessage-deflate"],
+            Policy::Mirror,
+        );
+        assert_eq!(first.as_deref(), Some("permessage-deflate; client_max_window_bits=9"));
+        for values in [&[][..], &["permessage-bzip2"], &["foo; a=\"\", \"permessage-deflate"]] {
+            assert_eq!(answer(values, Policy::Mirror), None, "{values:?}");
+        }
+    }
+}
