@@ -2,10 +2,13 @@
 
 use ringecho::buffer::{Cursors, HEADROOM, Region};
 use ringecho::metrics::Counters;
-use ringecho::protocol::{Admission, Connection, Context, Next};
+use ringecho::protocol::{Admission, Connection, Context, Next, Policy, Settings};
 
-/// The largest message that the benchmarks send, in octets.
-const MESSAGE_MAX: u64 = 64 << 20;
+pub mod records;
+pub mod server;
+
+/// Those of the server's defaults.
+const SETTINGS: Settings = Settings { message_max: 64 << 20, policy: Policy::Mirror, level: 6 };
 
 const REQUEST: &[u8] =
     b"GET / HTTP/1.1\r\nHost: bench\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
@@ -15,16 +18,18 @@ const REQUEST: &[u8] =
 #[derive(Debug)]
 pub struct Core {
     connection: Connection,
-    counters: Counters,
+    context: Context<'static>,
     memory: Vec<u8>,
 }
 
 impl Core {
     /// A connection behind its opening handshake, with room for `octets` received at a time.
     pub fn open(octets: usize) -> Core {
+        // One for each benchmark, for as long as it runs.
+        let counters = Box::leak(Box::<Counters>::default());
         let mut core = Core {
             connection: Connection::new(Admission::Open),
-            counters: Counters::default(),
+            context: Context::new(SETTINGS, counters),
             memory: vec![0; HEADROOM + octets.max(REQUEST.len())],
         };
         let answer = core.echo(REQUEST);
@@ -49,10 +54,9 @@ impl Core {
     /// after earlier replies were written over them.
     #[inline]
     pub fn advance(&mut self, octets: usize) -> &[u8] {
-        let context = Context { message_max: MESSAGE_MAX, counters: &self.counters };
         let mut cursors = Cursors::received(octets);
         let region = &mut Region::new(&mut self.memory, &mut cursors);
-        let next = self.connection.advance(region, &context);
+        let next = self.connection.advance(region, &self.context);
         assert_eq!(next, Next::Receive, "the frames are whole and right");
         &self.memory[cursors.reply()]
     }
@@ -60,20 +64,35 @@ impl Core {
 
 /// A masked text frame of `payload` octets of ASCII.
 pub fn text_frame(payload: usize) -> Vec<u8> {
+    let payload: Vec<u8> = (0..payload).map(|at| b'a' + (at % 26) as u8).collect();
+    masked_frame(0x81, &payload)
+}
+
+/// A masked frame whose first octet, with its flags and opcode, is `first`.
+pub fn masked_frame(first: u8, payload: &[u8]) -> Vec<u8> {
     const KEY: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
-    let mut frame = vec![0x81];
-    match payload {
-        0..=125 => frame.push(0x80 | payload as u8),
-        126..=0xffff => {
+    let mut frame = vec![first];
+    match payload.len() {
+        length @ 0..=125 => frame.push(0x80 | length as u8),
+        length @ 126..=0xffff => {
             frame.push(0x80 | 126);
-            frame.extend((payload as u16).to_be_bytes());
+            frame.extend((length as u16).to_be_bytes());
         }
-        _ => {
+        length => {
             frame.push(0x80 | 127);
-            frame.extend((payload as u64).to_be_bytes());
+            frame.extend((length as u64).to_be_bytes());
         }
     }
     frame.extend(KEY);
-    frame.extend((0..payload).map(|at| (b'a' + (at % 26) as u8) ^ KEY[at % 4]));
+    frame.extend(payload.iter().zip(KEY.iter().cycle()).map(|(octet, key)| octet ^ key));
     frame
+}
+
+/// Median, least and greatest, as they stand in the tables.
+pub fn spread(values: impl Iterator<Item = f64>, decimals: usize) -> String {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    let last = values.len() - 1;
+    let [median, least, greatest] = [values[last / 2], values[0], values[last]];
+    format!("{median:7.decimals$} ({least:.decimals$} to {greatest:.decimals$})")
 }

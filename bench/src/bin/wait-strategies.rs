@@ -5,14 +5,16 @@
 //! Three placements: client and server on processors of their own; both on one; and a busy
 //! neighbour on the server's processor, whose lost share is measured too.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use core_affinity::CoreId;
+use ringbench::server::{Server, program};
+use ringbench::spread;
 
 const STRATEGIES: [&str; 4] = ["block", "spin", "adaptive", "sqpoll"];
 const ROUNDS: usize = 9;
@@ -36,36 +38,11 @@ struct Round {
     neighbour: f64,
 }
 
-/// A server that ends with this value.
-struct Server {
-    child: Child,
-    address: String,
-}
-
-impl Server {
-    fn start(cpu: usize, wait: &str) -> Server {
-        let program = std::env::current_exe().expect("this program").with_file_name("ringecho");
-        let cpu = cpu.to_string();
-        let mut child = Command::new(&program)
-            .args(["--listen", "127.0.0.1:0", "--cpus", &cpu, "--wait", wait])
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap_or_else(|error| panic!("cannot start {}: {error}", program.display()));
-        let mut line = String::new();
-        let output = child.stdout.as_mut().expect("piped");
-        BufReader::new(output).read_line(&mut line).expect("a first line");
-        let (_, rest) = line.split_once("ws://").expect("an address in the first line");
-        let address = rest.split(' ').next().expect("an address").to_owned();
-        Server { child, address }
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        // The figures are taken; how it ends does not matter.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
+fn start(cpu: usize, wait: &str) -> Server {
+    let cpu = cpu.to_string();
+    let mut command = Command::new(program());
+    command.args(["--listen", "127.0.0.1:0", "--cpus", &cpu, "--wait", wait]);
+    Server::start(&mut command).unwrap_or_else(|error| panic!("{error}"))
 }
 
 /// Runs the reference case from `cpu`, on a thread of its own so that servers started later do not
@@ -133,27 +110,19 @@ fn beside_neighbour<T>(cpu: usize, work: impl FnOnce() -> T) -> (T, f64) {
 
 fn measure(placement: Placement, wait: &str, cpus: [usize; 2]) -> Round {
     let [server_cpu, client_cpu] = cpus;
-    let server = Server::start(server_cpu, wait);
+    let server = start(server_cpu, wait);
     let client_cpu = if placement == Placement::Together { server_cpu } else { client_cpu };
     let (times, neighbour) = if placement == Placement::BusyNeighbour {
         let ((), alone) =
             beside_neighbour(client_cpu, || std::thread::sleep(Duration::from_millis(50)));
         let (times, rate) =
-            beside_neighbour(server_cpu, || round_trips_from(client_cpu, &server.address));
+            beside_neighbour(server_cpu, || round_trips_from(client_cpu, server.address()));
         (times, rate / alone)
     } else {
-        (round_trips_from(client_cpu, &server.address), 0.0)
+        (round_trips_from(client_cpu, server.address()), 0.0)
     };
     let at = |part: f64| times[(times.len() as f64 * part) as usize].as_secs_f64() * 1e6;
     Round { p50_us: at(0.5), p99_us: at(0.99), neighbour }
-}
-
-/// Median, least and greatest.
-fn spread(values: impl Iterator<Item = f64>) -> String {
-    let mut values: Vec<f64> = values.collect();
-    values.sort_by(f64::total_cmp);
-    let last = values.len() - 1;
-    format!("{:7.2} ({:.2} to {:.2})", values[last / 2], values[0], values[last])
 }
 
 fn main() {
@@ -181,9 +150,10 @@ fn main() {
         println!("{:10} {:28} {:28} {:28} neighbour's part", "", "p50 µs", "p99 µs", "p50 / block");
         for (strategy, name) in STRATEGIES.iter().enumerate() {
             let of = |value: fn(&Round) -> f64| {
-                spread(rounds.iter().map(|round| value(&round[strategy])))
+                spread(rounds.iter().map(|round| value(&round[strategy])), 2)
             };
-            let ratio = spread(rounds.iter().map(|round| round[strategy].p50_us / round[0].p50_us));
+            let ratio =
+                spread(rounds.iter().map(|round| round[strategy].p50_us / round[0].p50_us), 2);
             println!(
                 "{name:10} {:28} {:28} {ratio:28} {}",
                 of(|round| round.p50_us),

@@ -1,0 +1,19 @@
+// Echoes messages with the package ws, deflated where the client offers it, and prints its address.
+// `compression-rates` measures ringecho against it.
+
+import { WebSocketServer } from "ws";
+
+const server = new WebSocketServer({
+  host: "127.0.0.1",
+  port: 0,
+  // The smallest messages are deflated too; level, memory and window are the package's defaults.
+  perMessageDeflate: { threshold: 0 },
+});
+
+server.on("listening", () => {
+  console.log(`ws listening on ws://127.0.0.1:${server.address().port}`);
+});
+
+server.on("connection", (socket) => {
+  socket.on("message", (message, binary) => socket.send(message, { binary }));
+});
