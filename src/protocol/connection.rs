@@ -56,6 +56,8 @@ pub struct Settings {
 #[derive(Debug)]
 pub struct Context<'a> {
     settings: Settings,
+    /// The most octets that a message may have to be a short one: see [`short_message`].
+    short_max: u8,
     /// Where messages, frames and violations are counted.
     pub counters: &'a Counters,
     scratch: Scratch,
@@ -64,7 +66,8 @@ pub struct Context<'a> {
 impl<'a> Context<'a> {
     /// The context of one worker.
     pub fn new(settings: Settings, counters: &'a Counters) -> Context<'a> {
-        Context { settings, counters, scratch: Scratch::default() }
+        let short_max = settings.message_max.min(CONTROL_PAYLOAD_MAX) as u8;
+        Context { settings, short_max, counters, scratch: Scratch::default() }
     }
 }
 
@@ -183,6 +186,7 @@ impl Connection {
             return self.advance_slowly(region, context);
         }
         match self.frames(region, context) {
+            Ok(()) if self.phase == Phase::Open => Next::Receive,
             Ok(()) => self.next(),
             Err(violation) => self.fail(violation, region, context),
         }
@@ -223,6 +227,7 @@ impl Connection {
         self.next()
     }
 
+    #[cold]
     fn next(&self) -> Next {
         match self.phase {
             Phase::Closed => Next::Close,
@@ -630,9 +635,7 @@ fn short_message(region: &mut Region<'_>, context: &Context<'_>) -> Result<bool,
     let payload = second ^ MASKED;
     let count = usize::from(payload);
     let end = from + 2 + KEY + count;
-    if u64::from(payload) > context.settings.message_max.min(CONTROL_PAYLOAD_MAX)
-        || end > bytes.len()
-    {
+    if payload > context.short_max || end > bytes.len() {
         return Ok(false);
     }
     let mask = Mask::new(*key);
