@@ -10,8 +10,8 @@ use bytesize::ByteSize;
 use clap::{Parser, ValueEnum};
 
 use crate::buffer::HEADROOM;
-use crate::engine::kernel::BufferConfig;
 use crate::engine::wait::WaitStrategy;
+use crate::engine::{BufferConfig, Engine};
 use crate::protocol::{Policy, Settings};
 use crate::server::{Config, Server, Statistics, list_of};
 
@@ -119,6 +119,7 @@ impl Cli {
             listen: self.listen.clone(),
             workers: self.workers.map(usize::from),
             cpus: self.cpus.as_deref().map(cpus).transpose()?,
+            engine: Engine::Uring,
             wait: match self.wait {
                 Wait::Block => WaitStrategy::Block,
                 Wait::Spin => WaitStrategy::Spin,

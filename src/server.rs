@@ -16,11 +16,10 @@ use rustix::event::EventfdFlags;
 use serde::Serialize;
 use tracing::warn;
 
-use crate::engine::EngineError;
-use crate::engine::kernel::{BufferConfig, Parts, Resources};
+use crate::engine::pump::Limit;
 use crate::engine::socket;
-use crate::engine::uring::{Limit, Pump};
 use crate::engine::wait::WaitStrategy;
+use crate::engine::{BufferConfig, Engine, EngineError, Parts};
 use crate::metrics::{Counters, Snapshot};
 use crate::protocol::{Context, Settings};
 
@@ -34,6 +33,8 @@ pub struct Config {
     /// The processors for the workers, in this order and from the front again when they run out;
     /// all that the process is allowed to use if not given.
     pub cpus: Option<Vec<usize>>,
+    /// How bytes reach the kernel.
+    pub engine: Engine,
     /// How a worker waits.
     pub wait: WaitStrategy,
     /// What is done for every connection.
@@ -129,7 +130,7 @@ pub struct Control {
 
 impl Control {
     /// Asks all workers to stop. They close their connections and end within
-    /// [`crate::engine::uring::DRAIN_MAX`].
+    /// [`crate::engine::pump::DRAIN_MAX`].
     pub fn stop(&self) {
         // It fails only if it has been written to 2^64 times.
         let _ = rustix::io::write(&self.stop, &1u64.to_ne_bytes());
@@ -182,6 +183,7 @@ impl Server {
             let worker = Worker {
                 number,
                 cpu: server.cpus[number],
+                engine: config.engine,
                 parts: Parts {
                     listeners,
                     stop: server.control.stop.clone(),
@@ -267,6 +269,7 @@ fn assign_cpus(config: &Config) -> Result<Vec<usize>, ServerError> {
 struct Worker {
     number: usize,
     cpu: usize,
+    engine: Engine,
     parts: Parts,
     settings: Settings,
     limit: Arc<Limit>,
@@ -289,24 +292,15 @@ impl Worker {
         if !core_affinity::set_for_current(CoreId { id: self.cpu }) {
             warn!("worker {} cannot be pinned to processor {}", self.number, self.cpu);
         }
-        // The ring is made here, on the thread that uses it; and the memory after pinning, so
-        // that it comes from the processor's own node.
-        let mut resources = Resources::new(self.parts)?;
-        let is_locked = resources.is_locked();
-        let counters = &self.control.counters[self.number];
-        let ring = resources.ring(counters)?;
-        let context = Context::new(self.settings, counters);
-        let pump = Pump::new(ring, context, &self.limit);
-        // Listening began before: a connection made from now on waits at worst for the first turn.
-        // Nobody listens if another worker could not start.
-        let _ = self.ready.send(is_locked);
-        drop(self.ready);
-        let outcome = pump.run().map_err(|error| EngineError::new("go on serving", error));
-        if outcome.is_err() {
-            // Operations may still be in flight in this memory.
-            std::mem::forget(resources);
-        }
-        outcome
+        let context = Context::new(self.settings, &self.control.counters[self.number]);
+        // The engine takes all it needs here, on the thread that uses it; and the memory after
+        // pinning, so that it comes from the processor's own node. Listening began before: a
+        // connection made from now on waits at worst for the first turn. Nobody listens if another
+        // worker could not start.
+        let ready = self.ready;
+        self.engine.serve(self.parts, context, &self.limit, move |is_locked| {
+            let _ = ready.send(is_locked);
+        })
     }
 }
 

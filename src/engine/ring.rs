@@ -24,7 +24,7 @@ pub struct Socket(pub(in crate::engine) i32);
 /// A pinned buffer on loan from the ring, to be sent or recycled; nothing else gives it back.
 #[derive(Debug, PartialEq, Eq)]
 #[must_use]
-pub struct Lease(pub(in crate::engine) u16);
+pub struct Lease(pub(in crate::engine) u32);
 
 /// Memory to be sent.
 #[derive(Debug)]
@@ -176,13 +176,22 @@ pub trait Ring {
     /// Receives until told otherwise.
     fn receive(&mut self, key: Key, socket: &Socket);
 
-    /// Stops receiving. The receive ends with a completion of its own.
+    /// Stops receiving for now. The receive ends with a completion of its own, at the latest with
+    /// the next octets that come.
+    fn pause_receive(&mut self, key: Key) {
+        self.cancel_receive(key);
+    }
+
+    /// Stops receiving on a connection that is over, paused or not. The receive ends soon, with a
+    /// completion of its own.
     fn cancel_receive(&mut self, key: Key);
 
-    /// Sends `reply`. One send in flight for a connection: two could overtake each other.
-    fn send(&mut self, key: Key, socket: &Socket, reply: Reply, patience: Patience);
+    /// Sends `reply`. One send in flight for a connection: two could overtake each other. Answers
+    /// with the patience that the send really has: some rings know only those that wait.
+    fn send(&mut self, key: Key, socket: &Socket, reply: Reply, patience: Patience) -> Patience;
 
-    /// Stops a send that is waiting. It ends with a completion of its own.
+    /// Stops a send that is waiting, on a connection that is over. It ends soon, with a completion
+    /// of its own.
     fn cancel_send(&mut self, key: Key);
 
     /// Says to the peer that no more will be sent, at once.
@@ -202,7 +211,10 @@ pub trait Ring {
 
     /// How many buffers lie ready for receiving.
     fn buffers_ready(&self) -> usize;
+}
 
+/// A ring that the thread itself waits on.
+pub trait Blocking: Ring {
     /// Submits all operations, waits as told, and appends what has completed. All sends without
     /// patience that were made before are among it, in front, unless a thread of the kernel submits.
     ///

@@ -28,7 +28,7 @@ use std::panic::{self, AssertUnwindSafe};
 use std::time::{Duration, Instant};
 
 use self::kernel::{Kernel, Place, Totals};
-use super::uring::{BACKLOG_MAX, Limit, Pump};
+use super::pump::{BACKLOG_MAX, Limit, Pump};
 use crate::metrics::Counters;
 use crate::protocol::{Context, Policy, Settings};
 

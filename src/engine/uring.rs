@@ -1,771 +1,748 @@
-//! The pump: what a completion means for a connection, and which operation follows.
+//! The kernel's io_uring as a [`Ring`].
 //!
-//! The path of one message: a multishot receive completes with a pinned buffer, the protocol turns
-//! the buffer into the reply where it stands, the reply is pushed as a send, and the next
-//! [`Ring::enter`] both submits it and waits for the next message. That is one system call.
+//! The reply of a ping-pong must be submitted by the same system call that waits for the next
+//! message, and its own completion must not end that wait. So a send without patience carries
+//! `IOSQE_CQE_SKIP_SUCCESS` and `MSG_DONTWAIT | MSG_WAITALL`: it is tried when it is submitted,
+//! and leaves a completion only if it was cut short. When the submitting call has returned and the
+//! completion queue is drained, the sends without a completion are known to be whole.
 //!
-//! Each connection has at most one send in flight and at most one receive. After every event
-//! [`Pump::settle`] compares what the connection should be doing with what it does, and starts or
-//! cancels operations to close the gap; so there is one place that decides, whatever came in
-//! whichever order. A slot is freed when nothing is in flight on it and its socket is closed.
+//! Invariants that the unsafe blocks rely on:
 //!
-//! A pinned buffer is held only from its receive to the end of the next submission: whatever has
-//! to wait moves to the heap, so a peer that does not read can never run the buffer ring dry.
-//!
-//! The pump does not look at frames, holds no unsafe code, and does not know whether its ring is
-//! the kernel's or the one simulated in the tests.
+//! 1. A buffer is in one of three hands: the kernel's (its entry lies between the buffer ring's
+//!    head and tail), a [`Lease`]'s, or a [`Reply`]'s. Leases cannot be copied, so only their
+//!    holder reads or writes the buffer.
+//! 2. The memory of a reply is kept in `quick` or `patient` from the moment that its send is
+//!    pushed until the send is known to be over: a quick one when it is submitted and the queue is
+//!    drained, a patient one when its completion is seen.
+//! 3. The mappings outlive the ring: they are declared after it and so dropped after it, and a
+//!    worker ends only when all its operations have. If the ring breaks, all of it is leaked
+//!    (`Pump::run` and [`serve`]). A panic aborts the process (see `Cargo.toml`).
+//! 4. The buffer ring has `count` entries, a power of two; the entry of position `tail % count` is
+//!    never one that the kernel may read, because there are `count` buffers in all.
 
-use std::cmp::Reverse;
-use std::collections::{BinaryHeap, VecDeque};
+#![expect(unsafe_code, reason = "the kernel reads and writes memory; see the invariants above")]
+
+use std::collections::HashMap;
 use std::io;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::marker::PhantomData;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
-use bytes::BytesMut;
+use io_uring::squeue::{self, Flags};
+use io_uring::types::{BufRingEntry, Fd, SubmitArgs, Timespec};
+use io_uring::{Builder, CompletionQueue, IoUring, SubmissionQueue, Submitter, cqueue, opcode};
 use rustix::io::Errno;
-use tracing::warn;
+use rustix::net::{SendFlags, Shutdown};
 
+use super::pump::{Limit, Pump};
 use super::ring::{
-    Completion, Further, Lease, Patience, Received, Reply, Ring, Sent, Socket, Wait,
+    Blocking, Completion, Further, Lease, Patience, Received, Reply, Ring, Sent, Socket, Wait,
 };
-use crate::buffer::{Cursors, HEADROOM, Region, Spill};
-use crate::protocol::close::CloseCode;
-use crate::protocol::{Admission, Connection, Context, Next};
-use crate::slab::{Key, Slab};
+use super::token::{Op, Token};
+use super::wait::{Source, WaitStrategy, Waiter};
+use super::{BufferConfig, EngineError, Parts};
+use crate::buffer::HEADROOM;
+use crate::memory::Mapping;
+use crate::metrics::Counters;
+use crate::protocol::Context;
+use crate::slab::Key;
 
-/// How long a stopping worker waits for its peers to answer the close frame.
-pub const DRAIN_MAX: Duration = Duration::from_secs(5);
-/// How long a peer that is owed its last octets may take none of them.
-pub const FAREWELL_MAX: Duration = Duration::from_secs(30);
-/// How long the server, having said all, waits for the peer to close too.
-pub const LINGER_MAX: Duration = Duration::from_secs(5);
-/// How long accepting rests when there are no descriptors or no memory for another connection.
-pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// Reply octets that may wait behind a send, before receiving stops, beside those of an unfinished
-/// message: then a peer that does not read has cost this, a message that is being sent, a message
-/// that is coming, and what one submission could receive.
-pub const BACKLOG_MAX: usize = 64 << 10;
-/// Connections over the limit that a worker answers at a time; further ones are closed at once.
-pub const REFUSED_MAX: usize = 64;
-/// How long nothing more is said of a failure to accept.
-pub const WARNING_PAUSE: Duration = Duration::from_secs(60);
-/// Deadlines of connections that are gone, before they are swept out.
-const DUE_SLACK: usize = 64;
+/// Entries of the submission queue. When it is full, it is submitted without waiting.
+const SUBMISSIONS: u32 = 1024;
+/// Entries of the completion queue. When it is full, the kernel keeps what is over.
+const COMPLETIONS: u32 = 4096;
+/// How long the kernel's thread polls before it sleeps, under `sqpoll`, in milliseconds.
+const SQPOLL_IDLE_MS: u32 = 50;
+/// The one group of buffers.
+const GROUP: u16 = 0;
+/// `IORING_ENTER_GETEVENTS` and its siblings (io_uring_enter(2)).
+const ENTER_GETEVENTS: u32 = 1;
+const ENTER_SQ_WAKEUP: u32 = 2;
+const ENTER_EXT_ARG: u32 = 8;
 
-/// The limit on open connections, which all workers share.
-#[derive(Debug)]
-pub struct Limit {
-    open: AtomicUsize,
-    max: usize,
-}
-
-impl Limit {
-    /// A limit of `max` connections open at a time.
-    pub fn new(max: usize) -> Limit {
-        Limit { open: AtomicUsize::new(0), max }
-    }
-
-    fn admit(&self) -> bool {
-        let admitted = self.open.fetch_add(1, Relaxed) < self.max;
-        if !admitted {
-            self.leave();
-        }
-        admitted
-    }
-
-    fn leave(&self) {
-        self.open.fetch_sub(1, Relaxed);
-    }
-}
-
-/// Where a connection is between its accept and its end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Stage {
-    /// What comes is answered.
-    Serving,
-    /// All is said; the rest of it is being sent.
-    Farewell,
-    /// All is sent and shut down; what still comes is dropped until the peer closes.
-    Draining,
-    /// The connection is over; its operations are ending.
-    Leaving,
-    /// The socket is being closed, with nothing else in flight.
-    Closing,
-}
-
+/// Abilities of a ring that its set-up asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Receiving {
-    Off,
-    On,
-    /// Cancelled, its last completion still to come.
-    Stopping,
-    /// Off until a buffer is free.
-    Starved,
+pub enum Feature {
+    /// A bad submission does not hold up those behind it.
+    SubmitAll,
+    /// Memory tells when completions are pending, so that spinning needs no system call.
+    TaskrunFlag,
+    /// One thread submits.
+    SingleIssuer,
+    /// Completions are made when that thread asks for them, not whenever it is interrupted.
+    DeferTaskrun,
+    /// Submissions are taken in order, without a table of indices.
+    NoSubmissionArray,
+    /// A kernel thread submits.
+    Sqpoll,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Sending {
-    Nothing,
-    /// A send that is over when it is submitted.
-    Quick,
-    /// A send that waits for the peer.
-    Patient,
-    /// A send that waited and has been cancelled.
-    Stopping,
-}
-
-/// Whether a peer takes what it is owed at the end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Progress {
-    /// It has no deadline.
-    Unwatched,
-    /// It has taken nothing since its deadline was set.
-    None,
-    Some,
-}
-
-/// A connection. Idle, it is this and no more: no buffer, no heap memory.
-#[derive(Debug)]
-struct Peer {
-    protocol: Connection,
-    /// What a pinned buffer could not keep: see [`Spill`].
-    spill: Option<Box<Spill>>,
-    socket: Socket,
-    stage: Stage,
-    receiving: Receiving,
-    sending: Sending,
-    /// The peer sends no more.
-    has_ended: bool,
-    /// The protocol waits for room, and that for the peer to read.
-    is_held: bool,
-    progress: Progress,
-    admission: Admission,
-}
-
-impl Peer {
-    fn take_reply(&mut self) -> Option<BytesMut> {
-        let spill = self.spill.take_if(|spill| spill.has_reply())?;
-        let (reply, rest) = spill.split_reply();
-        self.spill = rest.map(Box::new);
-        Some(reply)
+impl Feature {
+    fn add_to(self, builder: &mut Builder) {
+        match self {
+            Feature::SubmitAll => builder.setup_submit_all(),
+            Feature::TaskrunFlag => builder.setup_taskrun_flag(),
+            Feature::SingleIssuer => builder.setup_single_issuer(),
+            Feature::DeferTaskrun => builder.setup_defer_taskrun(),
+            Feature::NoSubmissionArray => builder.setup_no_sqarray(),
+            Feature::Sqpoll => builder.setup_sqpoll(SQPOLL_IDLE_MS),
+        };
     }
 
-    fn reply_octets(&self) -> usize {
-        self.spill.as_ref().map_or(0, |spill| spill.reply_octets())
-    }
-
-    /// How long the reply to the unfinished message can be so far, with an eighth for the headers
-    /// of its fragments.
-    fn unfinished_octets(&self) -> usize {
-        let payload = self.protocol.message_octets() as usize;
-        payload + payload / 8
-    }
-
-    /// Whether enough waits to be sent. Many clients read nothing before they have written a
-    /// message whole, so what waits of an unfinished message does not count, or the two would wait
-    /// for each other.
-    fn is_full(&self) -> bool {
-        self.reply_octets() >= BACKLOG_MAX + self.unfinished_octets()
-    }
-}
-
-/// What is to be done at a certain time.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Due {
-    /// End a connection, if it is still in this stage.
-    Leave(Key, Stage),
-    /// Accept again on this listener.
-    Accept(u32),
-    /// End what has not drained.
-    Stop,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Accepting {
-    On,
-    Paused,
-    Closed,
-}
-
-/// Serves the connections of one worker.
-#[derive(Debug)]
-pub struct Pump<'a, R> {
-    ring: R,
-    context: Context<'a>,
-    limit: &'a Limit,
-    peers: Slab<Peer>,
-    listeners: Vec<Accepting>,
-    /// Connections whose receive found no buffer, in that order.
-    starved: VecDeque<Key>,
-    due: BinaryHeap<Reverse<(Duration, Due)>>,
-    refused: usize,
-    /// When a failure to accept was last said.
-    warned_at: Option<Duration>,
-    is_stopping: bool,
-    /// Sends that are over with the next submission.
-    quick_sends: usize,
-    /// Something is to be done as soon as such a send is over.
-    is_eager: bool,
-}
-
-impl<'a, R: Ring> Pump<'a, R> {
-    /// A pump that serves what comes in on the listeners of `ring`.
-    pub fn new(ring: R, context: Context<'a>, limit: &'a Limit) -> Pump<'a, R> {
-        Pump {
-            ring,
-            context,
-            limit,
-            peers: Slab::default(),
-            listeners: Vec::new(),
-            starved: VecDeque::new(),
-            due: BinaryHeap::new(),
-            refused: 0,
-            warned_at: None,
-            is_stopping: false,
-            quick_sends: 0,
-            is_eager: false,
+    /// The kernel's name for it, and the first version that has it (io_uring_setup(2)).
+    fn name(self) -> (&'static str, &'static str) {
+        match self {
+            Feature::SubmitAll => ("IORING_SETUP_SUBMIT_ALL", "5.18"),
+            Feature::TaskrunFlag => ("IORING_SETUP_TASKRUN_FLAG", "5.19"),
+            Feature::SingleIssuer => ("IORING_SETUP_SINGLE_ISSUER", "6.0"),
+            Feature::DeferTaskrun => ("IORING_SETUP_DEFER_TASKRUN", "6.1"),
+            Feature::NoSubmissionArray => ("IORING_SETUP_NO_SQARRAY", "6.6"),
+            Feature::Sqpoll => ("IORING_SETUP_SQPOLL", "5.11"),
         }
     }
+}
 
-    /// Serves until the ring says to stop and the connections have drained.
+/// Without these there is no serving. Each is usable with those before it: `TASKRUN_FLAG` is refused
+/// without `DEFER_TASKRUN`, which is younger. The buffer ring and multishot receives are as old.
+const NEEDED: &[Feature] =
+    &[Feature::SubmitAll, Feature::SingleIssuer, Feature::DeferTaskrun, Feature::TaskrunFlag];
+const NEEDED_SQPOLL: &[Feature] = &[Feature::Sqpoll, Feature::SubmitAll, Feature::SingleIssuer];
+/// These are used where the kernel has them; the newest last.
+const WELCOME: &[Feature] = &[Feature::NoSubmissionArray];
+
+/// Sets a ring up with all features, or without as many of the welcome ones as it takes.
+fn negotiate<T>(
+    needed: &[Feature],
+    welcome: &[Feature],
+    mut set_up: impl FnMut(&[Feature]) -> io::Result<T>,
+) -> Result<T, EngineError> {
+    const STEP: &str = "set up io_uring";
+    let all: Vec<Feature> = needed.iter().chain(welcome).copied().collect();
+    let mut count = all.len();
+    loop {
+        match set_up(&all[..count]) {
+            Ok(ring) => return Ok(ring),
+            Err(error) if Errno::from_io_error(&error) != Some(Errno::INVAL) => {
+                let remedy = remedy(&error);
+                return Err(EngineError::new(STEP, error).with_remedy(remedy));
+            }
+            Err(_) if count > needed.len() => count -= 1,
+            Err(error) => {
+                let missing = (1..=needed.len())
+                    .find(|&count| set_up(&all[..count]).is_err())
+                    .map_or(needed[0], |count| needed[count - 1]);
+                let (name, version) = missing.name();
+                let remedy = format!(
+                    "this kernel lacks {name}, which came with Linux {version}; ringecho needs \
+                     Linux 6.1 or newer"
+                );
+                return Err(EngineError::new(STEP, error).with_remedy(remedy));
+            }
+        }
+    }
+}
+
+fn remedy(error: &io::Error) -> &'static str {
+    match Errno::from_io_error(error) {
+        Some(Errno::NOSYS) => {
+            "this kernel has no io_uring, or a seccomp filter hides it; ringecho needs Linux 6.1 \
+             or newer, and in a container a seccomp profile that allows io_uring"
+        }
+        Some(Errno::PERM | Errno::ACCESS) => {
+            "io_uring is switched off: check that sysctl kernel.io_uring_disabled is 0, and in a \
+             container that the seccomp profile allows io_uring_setup, io_uring_enter and \
+             io_uring_register"
+        }
+        Some(Errno::NOMEM) => "raise the limit on locked memory (ulimit -l)",
+        Some(Errno::MFILE | Errno::NFILE) => "raise the limit on descriptors (ulimit -n)",
+        _ => "ringecho needs Linux 6.1 or newer with io_uring",
+    }
+}
+
+/// Serves the connections of one worker until it is told to stop. `started` is called when all
+/// is ready, with whether the memory for messages is locked.
+///
+/// # Errors
+///
+/// When the kernel refuses what is needed, or the ring breaks.
+pub fn serve(
+    parts: Parts,
+    context: Context<'_>,
+    limit: &Limit,
+    started: impl FnOnce(bool),
+) -> Result<(), EngineError> {
+    let mut resources = Resources::new(parts)?;
+    let is_locked = resources.is_locked();
+    let pump = Pump::new(resources.ring(context.counters)?, context, limit);
+    started(is_locked);
+    let outcome = pump.run().map_err(|error| EngineError::new("go on serving", error));
+    if outcome.is_err() {
+        // Operations may still be in flight in this memory.
+        std::mem::forget(resources);
+    }
+    outcome
+}
+
+/// The memory and the kernel's ring of one worker. [`Resources::ring`] makes it usable.
+struct Resources {
+    uring: IoUring,
+    parts: Parts,
+    memory: Mapping,
+    entries: Mapping,
+}
+
+impl Resources {
+    /// Takes the memory and sets the ring up. The calling thread is the one that must use it
+    /// (`IORING_SETUP_SINGLE_ISSUER`).
     ///
     /// # Errors
     ///
-    /// When the ring itself is broken.
-    pub fn run(mut self) -> io::Result<()> {
-        let mut completions = Vec::new();
-        self.start();
-        while !self.is_over() {
-            if let Err(error) = self.turn(&mut completions) {
-                // The kernel may still read and write what this pump owns.
-                std::mem::forget(self);
-                return Err(error);
+    /// When the kernel refuses: the error names the missing feature and what to do.
+    fn new(parts: Parts) -> Result<Resources, EngineError> {
+        let is_sqpoll = matches!(parts.strategy, WaitStrategy::Sqpoll(_));
+        let needed = if is_sqpoll { NEEDED_SQPOLL } else { NEEDED };
+        let uring = negotiate(needed, WELCOME, |features| {
+            let mut builder = IoUring::builder();
+            builder.setup_cqsize(COMPLETIONS);
+            for feature in features {
+                feature.add_to(&mut builder);
             }
-        }
-        Ok(())
+            builder.build(SUBMISSIONS)
+        })?;
+        let BufferConfig { count, octets } = parts.buffers;
+        assert!(count.is_power_of_two() && octets as usize > HEADROOM, "checked by the caller");
+        let no_memory = |error| {
+            EngineError::new("take the memory for messages", error)
+                .with_remedy("lower --buffers or --buffer-size")
+        };
+        let memory = Mapping::new(usize::from(count) * octets as usize).map_err(no_memory)?;
+        let entries = Mapping::new(usize::from(count) * size_of::<BufRingEntry>());
+        Ok(Resources { uring, parts, memory, entries: entries.map_err(no_memory)? })
     }
 
-    /// Starts accepting.
-    pub fn start(&mut self) {
-        self.ring.watch_stop();
-        for listener in 0..self.ring.listeners() {
-            self.ring.accept(listener);
-            self.listeners.push(Accepting::On);
-        }
+    /// Whether the memory for messages cannot be swapped out.
+    fn is_locked(&self) -> bool {
+        self.memory.is_locked() && self.entries.is_locked()
     }
 
-    /// Whether the worker was told to stop and nothing is left to be done.
-    pub fn is_over(&self) -> bool {
-        self.is_stopping
-            && self.peers.is_empty()
-            && self.listeners.iter().all(|&accepting| accepting == Accepting::Closed)
-    }
-
-    /// Submits, waits once, and handles what has completed. `completions` is scratch.
+    /// The ring, ready to be used by this thread. `counters` gets its system calls and spins.
     ///
     /// # Errors
     ///
-    /// When the ring itself is broken.
-    #[inline]
-    pub fn turn(&mut self, completions: &mut Vec<Completion>) -> io::Result<()> {
-        let wait = if self.is_eager {
-            Wait::Not
-        } else {
-            Wait::Until(self.due.peek().map(|&Reverse((at, _))| at))
+    /// When the kernel does not take the buffers.
+    fn ring<'a>(&'a mut self, counters: &'a Counters) -> Result<KernelRing<'a>, EngineError> {
+        let (mut submitter, submissions, completions) = self.uring.split();
+        // Saves the look-up of the descriptor in each call; where it is refused, that is all.
+        let _ = submitter.register_ring_fd();
+        let buffers = BufferRing::new(self.parts.buffers, &mut self.memory, &mut self.entries);
+        // SAFETY: the mapping holds `count` entries, page-aligned, and invariant 3.
+        unsafe {
+            let entries = buffers.entries as u64;
+            submitter.register_buf_ring_with_flags(entries, buffers.config.count, GROUP, 0)
+        }
+        .map_err(|error| {
+            EngineError::new("register the buffer ring", error)
+                .with_remedy("buffer rings came with Linux 5.19; ringecho needs 6.1 or newer")
+        })?;
+        Ok(KernelRing {
+            queues: Queues {
+                submitter,
+                submissions,
+                completions,
+                is_sqpoll: matches!(self.parts.strategy, WaitStrategy::Sqpoll(_)),
+                counters,
+            },
+            waiter: Waiter::new(self.parts.strategy, counters),
+            buffers,
+            listeners: self.parts.listeners.drain(..).map(Some).collect(),
+            stop: self.parts.stop.as_raw_fd(),
+            quick: Vec::new(),
+            patient: HashMap::new(),
+            entries: Vec::new(),
+            cut: Vec::new(),
+            broken: None,
+            counters,
+        })
+    }
+}
+
+/// The ring by which the kernel takes buffers to receive into (io_uring_register_buf_ring(3)).
+#[derive(Debug)]
+struct BufferRing<'a> {
+    config: BufferConfig,
+    memory: *mut u8,
+    entries: *mut BufRingEntry,
+    mappings: PhantomData<&'a mut Mapping>,
+    tail: u16,
+    /// Buffers in the kernel's hands.
+    ready: usize,
+}
+
+impl<'a> BufferRing<'a> {
+    /// A ring with all its buffers in the kernel's hands.
+    fn new(
+        config: BufferConfig,
+        memory: &'a mut Mapping,
+        entries: &'a mut Mapping,
+    ) -> BufferRing<'a> {
+        let entries = entries.start().as_ptr().cast::<BufRingEntry>();
+        let mut ring = BufferRing {
+            config,
+            memory: memory.start().as_ptr(),
+            entries,
+            mappings: PhantomData,
+            tail: 0,
+            ready: 0,
         };
-        self.is_eager = false;
-        self.quick_sends = 0;
-        self.ring.enter(wait, completions)?;
-        for completion in completions.drain(..) {
-            self.complete(completion);
+        for id in 0..config.count {
+            ring.recycle(Lease(id.into()));
         }
-        if !self.due.is_empty() {
-            self.meet_deadlines();
-        }
-        if !self.starved.is_empty() {
-            self.feed_starved();
-        }
-        Ok(())
+        ring
     }
 
-    /// The ring, for the tests to look at.
-    pub fn ring(&mut self) -> &mut R {
-        &mut self.ring
-    }
-
-    /// How many connections have a slot.
-    pub fn connections(&self) -> usize {
-        self.peers.len()
-    }
-
-    /// Heap octets that the connections keep, beside the replies that the ring is sending.
-    pub fn heap_octets(&mut self) -> usize {
-        let keys: Vec<Key> = self.peers.keys().collect();
-        keys.into_iter()
-            .filter_map(|key| self.peers.get_mut(key)?.spill.as_ref().map(|spill| spill.octets()))
-            .sum()
+    /// Where a buffer begins.
+    #[inline]
+    fn address(&self, lease: &Lease) -> *mut u8 {
+        debug_assert!(lease.0 < self.config.count.into());
+        // SAFETY: the mapping holds `count` buffers of `octets` octets.
+        unsafe { self.memory.add(lease.0 as usize * self.config.octets as usize) }
     }
 
     #[inline]
-    fn complete(&mut self, completion: Completion) {
-        match completion {
-            Completion::Received { key, received, further } => {
-                self.received(key, received, further);
-            }
-            Completion::Sent { key, sent, octets } => self.sent(key, sent, octets),
-            Completion::Accepted { listener, result, further } => {
-                self.accepted(listener, result, further);
-            }
-            Completion::Closed { key } => self.closed(key),
-            Completion::StopRequested => self.stop(),
-        }
+    fn bytes<'b>(&'b mut self, lease: &'b mut Lease) -> &'b mut [u8] {
+        let address = self.address(lease);
+        // SAFETY: invariant 1; the borrow of the lease lasts as long as that of its memory.
+        unsafe { std::slice::from_raw_parts_mut(address, self.config.octets as usize) }
     }
 
     #[inline]
-    fn received(&mut self, key: Key, received: Received, further: Further) {
-        let Some(peer) = self.peers.get_mut(key) else {
-            // Of an earlier tenant of the slot.
-            if let Received::Data { lease, .. } = received {
-                self.ring.recycle(lease);
+    fn recycle(&mut self, lease: Lease) {
+        let position = usize::from(self.tail & (self.config.count - 1));
+        let address = self.address(&lease) as u64;
+        // SAFETY: the mapping holds `count` entries, and the position is below that.
+        let entry = unsafe { self.entries.add(position) };
+        // SAFETY: invariant 4. The fields are written one by one: the last one of the first entry
+        // is the tail, which the kernel reads.
+        let entry = unsafe { &mut *entry };
+        entry.set_addr(address + HEADROOM as u64);
+        entry.set_len(self.config.octets - HEADROOM as u32);
+        entry.set_bid(lease.0 as u16);
+        self.tail = self.tail.wrapping_add(1);
+        // The entry must be there before the tail says so.
+        // SAFETY: the mapping was zeroed, holds at least one entry, and is page-aligned.
+        let tail = unsafe { BufRingEntry::tail(self.entries) };
+        // SAFETY: the tail lies in the first entry, aligned to its two octets, and no reference to
+        // that entry is left.
+        let tail = unsafe { AtomicU16::from_ptr(tail.cast_mut()) };
+        tail.store(self.tail, Ordering::Release);
+        self.ready += 1;
+    }
+
+    /// Notes that the kernel took a buffer.
+    #[inline]
+    fn lease(&mut self, id: u16) -> Lease {
+        self.ready -= 1;
+        Lease(id.into())
+    }
+}
+
+/// The queues that the kernel and this thread share.
+struct Queues<'a> {
+    /// The one submitter: it remembers that the ring is registered.
+    submitter: Submitter<'a>,
+    submissions: SubmissionQueue<'a>,
+    completions: CompletionQueue<'a>,
+    is_sqpoll: bool,
+    counters: &'a Counters,
+}
+
+impl Queues<'_> {
+    /// One io_uring_enter(2): submits what is queued, moves completions, and waits for `wanted`
+    /// of them or for `timeout`.
+    #[inline]
+    fn call(&mut self, wanted: u32, timeout: Option<Duration>) -> io::Result<()> {
+        self.submissions.sync();
+        let queued = self.submissions.len() as u32;
+        let mut flags = ENTER_GETEVENTS;
+        let mut to_submit = queued;
+        if self.is_sqpoll {
+            to_submit = 0;
+            if self.submissions.need_wakeup() {
+                flags |= ENTER_SQ_WAKEUP;
+                to_submit = queued;
+            } else if wanted == 0 && !self.submissions.cq_overflow() {
+                return Ok(());
             }
-            return;
+        }
+        self.counters.syscalls.add(1);
+        let result = match timeout {
+            None => {
+                // SAFETY: no argument is passed.
+                unsafe { self.submitter.enter::<u64>(to_submit, wanted, flags, None) }
+            }
+            Some(timeout) => {
+                let timespec = Timespec::from(timeout);
+                let arguments = SubmitArgs::new().timespec(&timespec);
+                let flags = flags | ENTER_EXT_ARG;
+                // SAFETY: the arguments and what they point to outlive the call.
+                unsafe { self.submitter.enter(to_submit, wanted, flags, Some(&arguments)) }
+            }
         };
-        if further == Further::Over {
-            peer.receiving = Receiving::Off;
+        self.submissions.sync();
+        match result {
+            Ok(_) => Ok(()),
+            // ETIME: the timeout. EINTR: a signal. EBUSY, EAGAIN: completions must be drained, or
+            // memory is short, before the rest is submitted.
+            Err(error) => match Errno::from_io_error(&error) {
+                Some(Errno::TIME | Errno::INTR | Errno::BUSY | Errno::AGAIN) => Ok(()),
+                _ => Err(error),
+            },
         }
-        match received {
-            Received::Data { lease, octets } => {
-                self.context.counters.bytes_in.add(u64::from(octets));
-                if peer.stage == Stage::Serving {
-                    self.answer(key, lease, octets as usize);
-                } else {
-                    self.ring.recycle(lease);
-                }
-            }
-            Received::NoBuffer => {
-                self.context.counters.buffers_exhausted.add(1);
-                peer.receiving = Receiving::Starved;
-                self.starved.push_back(key);
-            }
-            Received::End => peer.has_ended = true,
-            // Only this pump cancels, and it knows why.
-            Received::Failed(Errno::CANCELED) => {}
-            Received::Failed(_) => self.abandon(key),
-        }
-        self.settle(key);
     }
+}
 
-    /// Lets the protocol answer what was received, in place if nothing stands before it.
+impl Source for Queues<'_> {
+    /// With `IORING_SETUP_TASKRUN_FLAG` the kernel says in shared memory that completions are
+    /// pending, so this reads memory and makes no system call until there is something.
     #[inline]
-    fn answer(&mut self, key: Key, mut lease: Lease, octets: usize) {
-        let Some(peer) = self.peers.get_mut(key) else { return self.ring.recycle(lease) };
-        let bytes = self.ring.bytes(&mut lease);
-        let next = if peer.sending == Sending::Nothing && peer.spill.is_none() {
-            let mut cursors = Cursors::received(octets);
-            let next = peer.protocol.advance(&mut Region::new(bytes, &mut cursors), &self.context);
-            if cursors.has_leftover() {
-                peer.spill = Some(Box::new(Spill::leftover(bytes, &mut cursors)));
-            }
-            let reply = cursors.reply();
-            if reply.is_empty() {
-                self.ring.recycle(lease);
-            } else {
-                let octets = reply.start as u32..reply.end as u32;
-                let reply = Reply::Pinned { lease, octets };
-                self.ring.send(key, &peer.socket, reply, Patience::None);
-                peer.sending = Sending::Quick;
-                self.quick_sends += 1;
-            }
-            next
-        } else {
-            let spill = peer.spill.get_or_insert_default();
-            spill.append(&bytes[HEADROOM..HEADROOM + octets]);
-            self.ring.recycle(lease);
-            let next = peer.protocol.advance(&mut spill.region(), &self.context);
-            peer.spill.take_if(|spill| spill.is_empty());
-            next
-        };
-        match next {
-            Next::Receive => {}
-            Next::Expand(octets) => self.expand(key, octets),
-            Next::Close => self.part(key),
+    fn look(&mut self) -> io::Result<bool> {
+        if !self.submissions.is_empty() || self.submissions.taskrun() {
+            self.call(0, None)?;
         }
+        self.completions.sync();
+        Ok(!self.completions.is_empty())
     }
 
-    /// Gives the protocol the room that it asks for, or holds it until the peer has read some of
-    /// what it is owed.
-    #[cold]
-    fn expand(&mut self, key: Key, octets: usize) {
-        let Some(peer) = self.peers.get_mut(key) else { return };
-        let mut next = Next::Expand(octets);
-        while let Next::Expand(octets) = next {
-            peer.is_held = peer.is_full();
-            if peer.is_held {
+    #[inline]
+    fn sleep(&mut self, most: Option<Duration>) -> io::Result<()> {
+        self.call(1, most)
+    }
+}
+
+/// The kernel's ring, in the hands of the worker's thread.
+struct KernelRing<'a> {
+    queues: Queues<'a>,
+    waiter: Waiter<'a>,
+    buffers: BufferRing<'a>,
+    listeners: Vec<Option<OwnedFd>>,
+    stop: RawFd,
+    /// Sends that leave a completion only if they are cut short, in the order of their pushing.
+    quick: Vec<(Key, Reply)>,
+    /// Sends that leave a completion, by slot: a connection has one at a time.
+    patient: HashMap<u32, Reply>,
+    /// Scratch: what was drained from the completion queue.
+    entries: Vec<cqueue::Entry>,
+    /// Scratch: the quick sends among it, with their results.
+    cut: Vec<(Key, i32)>,
+    /// Why the ring no longer submits, until `enter` says so.
+    broken: Option<io::Error>,
+    counters: &'a Counters,
+}
+
+impl KernelRing<'_> {
+    /// Queues a submission.
+    #[inline]
+    fn push(&mut self, submission: squeue::Entry, token: Token) {
+        let submission = submission.user_data(token.0);
+        // SAFETY: what the operation reads or writes is covered by invariants 1 and 2.
+        while unsafe { self.queues.submissions.push(&submission) }.is_err() {
+            self.queues.submissions.sync();
+            if let Err(error) = self.queues.call(0, None) {
+                self.broken = Some(error);
                 return;
             }
-            let spill = peer.spill.get_or_insert_default();
-            spill.widen(octets);
-            next = peer.protocol.advance(&mut spill.region(), &self.context);
         }
-        peer.spill.take_if(|spill| spill.is_empty());
-        if next == Next::Close {
-            self.part(key);
+    }
+
+    /// Drains the completion queue, and what the kernel kept because it was full.
+    #[inline]
+    fn drain(&mut self) -> io::Result<()> {
+        let queues = &mut self.queues;
+        loop {
+            queues.completions.sync();
+            for entry in &mut queues.completions {
+                self.entries.push(entry);
+            }
+            // Until the kernel knows that they are taken, it does not wait for others.
+            queues.completions.sync();
+            // A quick send that was cut short must be seen before it is taken for whole, so
+            // neither submissions nor completions may be left behind.
+            if !queues.submissions.cq_overflow()
+                && (queues.submissions.is_empty() || self.quick.is_empty())
+            {
+                return Ok(());
+            }
+            queues.call(0, None)?;
         }
+    }
+
+    /// Reports the quick sends, all of which are over.
+    #[inline]
+    fn report_quick(&mut self, completions: &mut Vec<Completion>) {
+        if !self.queues.is_sqpoll {
+            for entry in &self.entries {
+                let token = Token(entry.user_data());
+                if token.op() == Op::Send && !self.patient.contains_key(&token.key().slot) {
+                    self.cut.push((token.key(), entry.result()));
+                }
+            }
+        }
+        for (key, reply) in self.quick.drain(..) {
+            let octets = reply.len();
+            let result = if self.cut.is_empty() {
+                octets as i32
+            } else {
+                let cut = self.cut.iter().find(|&&(cut, _)| cut == key);
+                cut.map_or(octets as i32, |&(_, result)| result)
+            };
+            completions.push(finish(&mut self.buffers, key, reply, result));
+        }
+        self.cut.clear();
     }
 
     #[inline]
-    fn sent(&mut self, key: Key, sent: Sent, octets: u32) {
-        self.context.counters.bytes_out.add(u64::from(octets));
-        let Some(peer) = self.peers.get_mut(key) else { return };
-        peer.sending = Sending::Nothing;
-        if octets > 0 && peer.progress == Progress::None {
-            peer.progress = Progress::Some;
-        }
-        match sent {
-            Sent::Whole => {}
-            Sent::Cut(rest) => {
-                let rest = unpin(&mut self.ring, rest);
-                if peer.stage != Stage::Leaving {
-                    self.ring.send(key, &peer.socket, Reply::Heap(rest), Patience::Unlimited);
-                    peer.sending = Sending::Patient;
-                }
-            }
-            Sent::Failed(_) => self.abandon(key),
-        }
-        self.settle(key);
-    }
-
-    /// Starts and cancels operations until the connection does what it should.
-    #[inline]
-    fn settle(&mut self, key: Key) {
-        let Some(peer) = self.peers.get_mut(key) else { return };
-        let is_plain = peer.stage == Stage::Serving
-            && peer.receiving == Receiving::On
-            && peer.spill.is_none()
-            && !peer.has_ended;
-        if !is_plain {
-            self.settle_slowly(key);
-        }
-    }
-
-    #[cold]
-    fn settle_slowly(&mut self, key: Key) {
-        let Some(peer) = self.peers.get_mut(key) else { return };
-        if peer.stage == Stage::Serving && peer.has_ended {
-            peer.stage = Stage::Farewell;
-        }
-        if matches!(peer.stage, Stage::Serving | Stage::Farewell) {
-            self.send_waiting(key);
-            self.resume(key);
-        }
-        let Some(peer) = self.peers.get_mut(key) else { return };
-        if matches!(peer.stage, Stage::Serving | Stage::Farewell) {
-            if peer.sending == Sending::Quick {
-                self.is_eager |= peer.stage == Stage::Farewell || peer.reply_octets() > 0;
-            }
-            if peer.sending == Sending::Nothing && peer.stage == Stage::Farewell {
-                if peer.has_ended {
-                    peer.stage = Stage::Leaving;
-                } else {
-                    // Section 7.1.1: the server closes first; what it has sent must not be lost
-                    // to a reset, so the peer's octets are read to their end before the close.
-                    self.ring.shut_down(&peer.socket);
-                    peer.stage = Stage::Draining;
-                    peer.progress = Progress::Unwatched;
-                    let due = Due::Leave(key, Stage::Draining);
-                    self.due.push(Reverse((self.ring.now() + LINGER_MAX, due)));
-                }
-            }
-        }
-        if peer.stage == Stage::Farewell
-            && peer.sending == Sending::Patient
-            && peer.progress == Progress::Unwatched
-        {
-            peer.progress = Progress::None;
-            self.due
-                .push(Reverse((self.ring.now() + FAREWELL_MAX, Due::Leave(key, Stage::Farewell))));
-        }
-        if peer.stage == Stage::Draining && peer.has_ended {
-            peer.stage = Stage::Leaving;
-        }
-        if peer.stage == Stage::Leaving {
-            return self.leave(key);
-        }
-        if peer.stage == Stage::Closing {
-            return;
-        }
-        let is_clogged = peer.sending != Sending::Nothing && peer.is_full();
-        let is_wanted = !peer.has_ended && !is_clogged;
-        match peer.receiving {
-            Receiving::Off if is_wanted => {
-                self.ring.receive(key, &peer.socket);
-                peer.receiving = Receiving::On;
-            }
-            Receiving::On if !is_wanted => {
-                self.ring.cancel_receive(key);
-                peer.receiving = Receiving::Stopping;
-            }
-            Receiving::Off | Receiving::On | Receiving::Stopping | Receiving::Starved => {}
-        }
-    }
-
-    /// Sends what waits, if nothing is being sent.
-    fn send_waiting(&mut self, key: Key) {
-        let Some(peer) = self.peers.get_mut(key) else { return };
-        if peer.sending == Sending::Nothing
-            && let Some(reply) = peer.take_reply()
-        {
-            self.ring.send(key, &peer.socket, Reply::Heap(reply), Patience::None);
-            peer.sending = Sending::Quick;
-            self.quick_sends += 1;
-        }
-    }
-
-    /// Lets a protocol that was held go on, now that less waits to be sent.
-    fn resume(&mut self, key: Key) {
-        let Some(peer) = self.peers.get_mut(key) else { return };
-        if peer.is_held {
-            self.expand(key, 0);
-            self.send_waiting(key);
-        }
-    }
-
-    /// Ends the operations of a connection that is over, then closes its socket.
-    fn leave(&mut self, key: Key) {
-        let Some(peer) = self.peers.get_mut(key) else { return };
-        peer.spill = None;
-        if peer.receiving == Receiving::On {
-            self.ring.cancel_receive(key);
-            peer.receiving = Receiving::Stopping;
-        }
-        if peer.sending == Sending::Patient {
-            self.ring.cancel_send(key);
-            peer.sending = Sending::Stopping;
-        }
-        // A quick send ends by itself with the next submission.
-        self.is_eager |= peer.sending == Sending::Quick;
-        if peer.receiving != Receiving::Stopping && peer.sending == Sending::Nothing {
-            peer.stage = Stage::Closing;
-            let socket = std::mem::replace(&mut peer.socket, Socket(-1));
-            self.ring.close(key, socket);
-        }
-    }
-
-    /// Nothing more is to be said than what waits to be sent.
-    #[cold]
-    fn part(&mut self, key: Key) {
-        let Some(peer) = self.peers.get_mut(key) else { return };
-        if peer.stage == Stage::Serving {
-            peer.stage = Stage::Farewell;
-        }
-    }
-
-    /// The connection is broken: nothing more can be sent or received.
-    #[cold]
-    fn abandon(&mut self, key: Key) {
-        let Some(peer) = self.peers.get_mut(key) else { return };
-        if peer.stage != Stage::Closing {
-            peer.stage = Stage::Leaving;
-        }
-    }
-
-    #[cold]
-    fn accepted(&mut self, listener: u32, result: Result<Socket, Errno>, further: Further) {
-        let problem = result.as_ref().err().copied();
-        if let Ok(socket) = result {
-            self.admit(socket);
-        }
-        if further == Further::More {
-            return;
-        }
-        if self.is_stopping {
-            self.ring.close_listener(listener);
-            self.listeners[listener as usize] = Accepting::Closed;
-            return;
-        }
-        match problem {
-            // The multishot accept ended by itself, or one connection was gone before it was
-            // taken (accept(2)); the next one is as good as any.
-            None | Some(Errno::CONNABORTED | Errno::INTR | Errno::AGAIN | Errno::PROTO) => {
-                self.ring.accept(listener);
-            }
-            Some(problem) => {
-                let now = self.ring.now();
-                if self.warned_at.is_none_or(|at| now >= at + WARNING_PAUSE) {
-                    self.warned_at = Some(now);
-                    warn!(
-                        "cannot accept: {problem}; trying again every {} ms. If descriptors have \
-                         run out, raise the limit (ulimit -n) or lower --connections-max",
-                        ACCEPT_PAUSE.as_millis()
-                    );
-                }
-                self.listeners[listener as usize] = Accepting::Paused;
-                self.due.push(Reverse((now + ACCEPT_PAUSE, Due::Accept(listener))));
-            }
-        }
-    }
-
-    fn admit(&mut self, socket: Socket) {
-        let counters = self.context.counters;
-        counters.connections_accepted.add(1);
-        if self.is_stopping {
-            return self.ring.discard(socket);
-        }
-        let admission = if self.limit.admit() { Admission::Open } else { Admission::Full };
-        if admission == Admission::Full {
-            if self.refused == REFUSED_MAX {
-                counters.connections_rejected.add(1);
-                return self.ring.discard(socket);
-            }
-            self.refused += 1;
-        }
-        counters.connections_open.add(1);
-        let key = self.peers.insert(Peer {
-            protocol: Connection::new(admission),
-            spill: None,
-            socket,
-            stage: Stage::Serving,
-            receiving: Receiving::Off,
-            sending: Sending::Nothing,
-            has_ended: false,
-            is_held: false,
-            progress: Progress::Unwatched,
-            admission,
-        });
-        if admission == Admission::Full {
-            self.leave_after(LINGER_MAX, key, Stage::Serving);
-        }
-        self.settle(key);
-    }
-
-    fn leave_after(&mut self, time: Duration, key: Key, stage: Stage) {
-        self.due.push(Reverse((self.ring.now() + time, Due::Leave(key, stage))));
-    }
-
-    #[cold]
-    fn closed(&mut self, key: Key) {
-        let Some(peer) = self.peers.remove(key) else { return };
-        self.context.counters.connections_open.subtract(1);
-        match peer.admission {
-            Admission::Open => self.limit.leave(),
-            Admission::Full => self.refused -= 1,
-        }
-        // Most connections are gone before they are due; what they leave behind stays bounded.
-        if self.due.len() > 2 * self.peers.len() + DUE_SLACK {
-            self.due.retain(|&Reverse((_, due))| match due {
-                Due::Leave(key, _) => self.peers.get_mut(key).is_some(),
-                Due::Accept(_) | Due::Stop => true,
-            });
-        }
-    }
-
-    #[cold]
-    fn stop(&mut self) {
-        if self.is_stopping {
-            return;
-        }
-        self.is_stopping = true;
-        self.due.push(Reverse((self.ring.now() + DRAIN_MAX, Due::Stop)));
-        for listener in 0..self.ring.listeners() {
-            match self.listeners[listener as usize] {
-                Accepting::On => self.ring.cancel_accept(listener),
-                Accepting::Paused => {
-                    self.ring.close_listener(listener);
-                    self.listeners[listener as usize] = Accepting::Closed;
-                }
-                Accepting::Closed => {}
-            }
-        }
-        for key in self.peers.keys().collect::<Vec<Key>>() {
-            let Some(peer) = self.peers.get_mut(key) else { continue };
-            if peer.stage != Stage::Serving {
-                continue;
-            }
-            let spill = peer.spill.get_or_insert_default();
-            let region = &mut spill.region();
-            let next = peer.protocol.close(CloseCode::GOING_AWAY, region, &self.context);
-            peer.spill.take_if(|spill| spill.is_empty());
-            if next == Next::Close {
-                self.part(key);
-            }
-            self.settle(key);
-        }
-    }
-
-    #[cold]
-    fn meet_deadlines(&mut self) {
-        let now = self.ring.now();
-        while let Some(&Reverse((at, due))) = self.due.peek()
-            && at <= now
-        {
-            self.due.pop();
-            match due {
-                Due::Leave(key, stage) => self.leave_unless_progressing(key, stage),
-                Due::Accept(listener) => {
-                    if self.listeners[listener as usize] == Accepting::Paused {
-                        self.listeners[listener as usize] = Accepting::On;
-                        self.ring.accept(listener);
+    fn report(&mut self, entry: &cqueue::Entry) -> Option<Completion> {
+        let token = Token(entry.user_data());
+        let result = entry.result();
+        let further = if cqueue::more(entry.flags()) { Further::More } else { Further::Over };
+        let errno = || Errno::from_raw_os_error(-result);
+        match token.op() {
+            Op::Receive => {
+                let received = match (result, cqueue::buffer_select(entry.flags())) {
+                    (1.., Some(id)) => {
+                        Received::Data { lease: self.buffers.lease(id), octets: result as u32 }
                     }
-                }
-                Due::Stop => {
-                    for key in self.peers.keys().collect::<Vec<Key>>() {
-                        self.leave_by(key);
+                    (_, lent) => {
+                        // The end of the stream may come with a buffer that it did not fill.
+                        if let Some(id) = lent {
+                            let lease = self.buffers.lease(id);
+                            self.buffers.recycle(lease);
+                        }
+                        match result {
+                            0.. => Received::End,
+                            _ if errno() == Errno::NOBUFS => Received::NoBuffer,
+                            _ => Received::Failed(errno()),
+                        }
                     }
-                }
+                };
+                Some(Completion::Received { key: token.key(), received, further })
             }
-        }
-    }
-
-    fn leave_unless_progressing(&mut self, key: Key, stage: Stage) {
-        let Some(peer) = self.peers.get_mut(key) else { return };
-        if peer.stage != stage {
-            return;
-        }
-        if peer.progress == Progress::Some {
-            peer.progress = Progress::None;
-            self.leave_after(FAREWELL_MAX, key, stage);
-        } else {
-            self.leave_by(key);
-        }
-    }
-
-    fn leave_by(&mut self, key: Key) {
-        self.abandon(key);
-        self.settle(key);
-    }
-
-    /// Starts as many starved receives as there are buffers for.
-    #[cold]
-    fn feed_starved(&mut self) {
-        let mut buffers = self.ring.buffers_ready();
-        while buffers > 0
-            && let Some(key) = self.starved.pop_front()
-        {
-            let Some(peer) = self.peers.get_mut(key) else { continue };
-            if peer.receiving != Receiving::Starved {
-                continue;
+            Op::Send => {
+                let reply = self.patient.remove(&token.key().slot)?;
+                Some(finish(&mut self.buffers, token.key(), reply, result))
             }
-            peer.receiving = Receiving::Off;
-            self.settle(key);
-            // Who no longer wants to receive leaves the buffer to the next.
-            let is_fed =
-                self.peers.get_mut(key).is_some_and(|peer| peer.receiving == Receiving::On);
-            buffers -= usize::from(is_fed);
+            Op::Accept => {
+                let result = if result < 0 { Err(errno()) } else { Ok(Socket(result)) };
+                Some(Completion::Accepted { listener: token.key().slot, result, further })
+            }
+            Op::Close => Some(Completion::Closed { key: token.key() }),
+            Op::Stop => Some(Completion::StopRequested),
+            // What was cancelled has a completion of its own.
+            Op::Cancel => None,
         }
-        // The buffers of quick sends come back with the next submission.
-        self.is_eager |= !self.starved.is_empty() && self.quick_sends > 0;
+    }
+
+    fn cancel(&mut self, op: Op, key: Key) {
+        let cancel = opcode::AsyncCancel::new(Token::new(op, key).0).build();
+        self.push(cancel.flags(Flags::SKIP_SUCCESS), Token::new(Op::Cancel, key));
+    }
+
+    fn listener_key(listener: u32) -> Key {
+        Key { slot: listener, generation: 0 }
     }
 }
 
-/// The memory of `reply` on the heap; a pinned buffer goes back to its ring.
-fn unpin<R: Ring>(ring: &mut R, reply: Reply) -> BytesMut {
-    match reply {
-        Reply::Heap(bytes) => bytes,
-        Reply::Pinned { mut lease, octets } => {
-            let rest = &ring.bytes(&mut lease)[octets.start as usize..octets.end as usize];
-            let rest = BytesMut::from(rest);
-            ring.recycle(lease);
-            rest
+/// What the `result` of the send of `reply` means.
+#[inline]
+fn finish(buffers: &mut BufferRing<'_>, key: Key, mut reply: Reply, result: i32) -> Completion {
+    let octets = result.max(0) as u32;
+    let failure = (result < 0).then(|| Errno::from_raw_os_error(-result));
+    let failure =
+        failure.filter(|errno| !matches!(*errno, Errno::AGAIN | Errno::INTR | Errno::CANCELED));
+    if octets as usize == reply.len() || failure.is_some() {
+        if let Reply::Pinned { lease, .. } = reply {
+            buffers.recycle(lease);
         }
+        let sent = failure.map_or(Sent::Whole, Sent::Failed);
+        return Completion::Sent { key, sent, octets };
+    }
+    match &mut reply {
+        Reply::Pinned { octets: range, .. } => range.start += octets,
+        Reply::Heap(bytes) => bytes::Buf::advance(bytes, octets as usize),
+    }
+    Completion::Sent { key, sent: Sent::Cut(reply), octets }
+}
+
+impl Ring for KernelRing<'_> {
+    fn now(&self) -> Duration {
+        self.waiter.now()
+    }
+
+    fn listeners(&self) -> u32 {
+        self.listeners.len() as u32
+    }
+
+    fn accept(&mut self, listener: u32) {
+        if let Some(fd) = &self.listeners[listener as usize] {
+            let accept = opcode::AcceptMulti::new(Fd(fd.as_raw_fd()))
+                .flags(rustix::net::SocketFlags::CLOEXEC.bits() as i32);
+            self.push(accept.build(), Token::new(Op::Accept, Self::listener_key(listener)));
+        }
+    }
+
+    fn cancel_accept(&mut self, listener: u32) {
+        self.cancel(Op::Accept, Self::listener_key(listener));
+    }
+
+    fn close_listener(&mut self, listener: u32) {
+        if self.listeners[listener as usize].take().is_some() {
+            self.counters.syscalls.add(1);
+        }
+    }
+
+    fn watch_stop(&mut self) {
+        let readable = rustix::event::PollFlags::IN.bits().into();
+        let poll = opcode::PollAdd::new(Fd(self.stop), readable).build();
+        self.push(poll, Token::new(Op::Stop, Self::listener_key(0)));
+    }
+
+    #[inline]
+    fn receive(&mut self, key: Key, socket: &Socket) {
+        let receive = opcode::RecvMulti::new(Fd(socket.0), GROUP).build();
+        self.push(receive, Token::new(Op::Receive, key));
+    }
+
+    fn cancel_receive(&mut self, key: Key) {
+        self.cancel(Op::Receive, key);
+    }
+
+    #[inline]
+    fn send(&mut self, key: Key, socket: &Socket, reply: Reply, patience: Patience) -> Patience {
+        let start = match &reply {
+            Reply::Pinned { lease, octets } => {
+                self.buffers.address(lease).wrapping_add(octets.start as usize).cast_const()
+            }
+            Reply::Heap(bytes) => bytes.as_ptr(),
+        };
+        // MSG_WAITALL has no name in rustix, as it means nothing to send(2). Here it makes a send
+        // that was cut short leave a completion despite SKIP_SUCCESS (io_uring_enter(2)).
+        const WAIT_ALL: u32 = 0x100;
+        let message = match patience {
+            Patience::None => (SendFlags::NOSIGNAL | SendFlags::DONTWAIT).bits() | WAIT_ALL,
+            Patience::Unlimited => SendFlags::NOSIGNAL.bits(),
+        };
+        let flags = message as i32;
+        let send = opcode::Send::new(Fd(socket.0), start, reply.len() as u32).flags(flags).build();
+        let token = Token::new(Op::Send, key);
+        if patience == Patience::None && !self.queues.is_sqpoll {
+            self.quick.push((key, reply));
+            self.push(send.flags(Flags::SKIP_SUCCESS), token);
+        } else {
+            let previous = self.patient.insert(key.slot, reply);
+            assert!(previous.is_none(), "a connection has one send in flight");
+            self.push(send, token);
+        }
+        patience
+    }
+
+    fn cancel_send(&mut self, key: Key) {
+        self.cancel(Op::Send, key);
+    }
+
+    fn shut_down(&mut self, socket: &Socket) {
+        // The operation of io_uring would go to a worker thread of the kernel; this is one call.
+        self.counters.syscalls.add(1);
+        // SAFETY: the socket is open: only `close` closes it, and takes it away.
+        let socket = unsafe { std::os::fd::BorrowedFd::borrow_raw(socket.0) };
+        // It fails if the peer has reset the connection, which the receive reports.
+        let _ = rustix::net::shutdown(socket, Shutdown::Write);
+    }
+
+    fn close(&mut self, key: Key, socket: Socket) {
+        self.push(opcode::Close::new(Fd(socket.0)).build(), Token::new(Op::Close, key));
+    }
+
+    fn discard(&mut self, socket: Socket) {
+        self.counters.syscalls.add(1);
+        // SAFETY: the socket was accepted, never used, and is taken away from the caller.
+        drop(unsafe { OwnedFd::from_raw_fd(socket.0) });
+    }
+
+    #[inline]
+    fn bytes<'a>(&'a mut self, lease: &'a mut Lease) -> &'a mut [u8] {
+        self.buffers.bytes(lease)
+    }
+
+    #[inline]
+    fn recycle(&mut self, lease: Lease) {
+        self.buffers.recycle(lease);
+    }
+
+    fn buffers_ready(&self) -> usize {
+        self.buffers.ready
+    }
+}
+
+impl Blocking for KernelRing<'_> {
+    #[inline]
+    fn enter(&mut self, wait: Wait, completions: &mut Vec<Completion>) -> io::Result<()> {
+        if let Some(error) = self.broken.take() {
+            return Err(error);
+        }
+        match wait {
+            Wait::Not => self.queues.call(0, None)?,
+            Wait::Until(until) => self.waiter.wait(until, &mut self.queues)?,
+        }
+        self.drain()?;
+        self.report_quick(completions);
+        let mut entries = std::mem::take(&mut self.entries);
+        for entry in entries.drain(..) {
+            completions.extend(self.report(&entry));
+        }
+        self.entries = entries;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A kernel that knows only `known`.
+    fn kernel(known: &[Feature]) -> impl FnMut(&[Feature]) -> io::Result<usize> {
+        move |features| {
+            if features.iter().all(|feature| known.contains(feature)) {
+                Ok(features.len())
+            } else {
+                Err(Errno::INVAL.into())
+            }
+        }
+    }
+
+    #[test]
+    fn a_new_kernel_gives_all_features() {
+        let all: Vec<Feature> = NEEDED.iter().chain(WELCOME).copied().collect();
+        assert_eq!(negotiate(NEEDED, WELCOME, kernel(&all)).expect("a ring"), all.len());
+    }
+
+    #[test]
+    fn linux_6_1_gives_what_is_needed() {
+        assert_eq!(negotiate(NEEDED, WELCOME, kernel(NEEDED)).expect("a ring"), NEEDED.len());
+    }
+
+    #[test]
+    fn an_older_kernel_is_told_what_it_lacks() {
+        let error = negotiate(NEEDED, WELCOME, kernel(&[Feature::SubmitAll])).expect_err("too old");
+        let text = error.to_string();
+        assert!(text.contains("IORING_SETUP_SINGLE_ISSUER"), "{text}");
+        assert!(text.contains("6.0") && text.contains("Linux 6.1 or newer"), "{text}");
+    }
+
+    #[test]
+    fn a_refusal_is_not_taken_for_an_old_kernel() {
+        let error = negotiate(NEEDED, WELCOME, |_| Err::<(), _>(Errno::PERM.into()));
+        let text = error.expect_err("refused").to_string();
+        assert!(text.contains("kernel.io_uring_disabled"), "{text}");
     }
 }

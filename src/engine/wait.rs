@@ -3,9 +3,14 @@
 //! Waking a sleeping thread is most of what a message costs, so spinning pays when the next
 //! message comes soon. It does harm when another thread needs the processor: worst of all when
 //! that thread is the client, which then cannot send what the spin waits for. The [`Pacer`] learns
-//! both from how its waits went. It looks at no clock itself.
+//! both from how its waits went. It looks at no clock itself; the [`Waiter`] does, which applies a
+//! strategy to whatever an engine waits on.
 
-use std::time::Duration;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+
+use crate::metrics::Counters;
 
 /// How a worker waits when nothing is to be done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -110,6 +115,160 @@ impl Pacer {
     }
 }
 
+/// What a [`Waiter`] waits on.
+pub trait Source {
+    /// Looks, without sleeping, whether something has completed.
+    ///
+    /// # Errors
+    ///
+    /// When the engine is broken.
+    fn look(&mut self) -> io::Result<bool>;
+
+    /// Sleeps until something completes, or for `most`.
+    ///
+    /// # Errors
+    ///
+    /// When the engine is broken.
+    fn sleep(&mut self, most: Option<Duration>) -> io::Result<()>;
+}
+
+/// Waits as a strategy says. Its clock is the engine's.
+#[derive(Debug)]
+pub struct Waiter<'a> {
+    strategy: WaitStrategy,
+    pacer: Pacer,
+    /// See [`open_schedstat`]; only where a pacer asks.
+    schedule: Option<OwnedFd>,
+    /// When it was last looked at, and how long this thread had waited for its processor by then.
+    scheduled: (Duration, Duration),
+    counters: &'a Counters,
+    epoch: Instant,
+}
+
+impl<'a> Waiter<'a> {
+    /// A waiter for the thread that calls this. `counters` gets its spins and system calls.
+    pub fn new(strategy: WaitStrategy, counters: &'a Counters) -> Waiter<'a> {
+        let (pacer, schedule) = match strategy {
+            WaitStrategy::Adaptive(spin) | WaitStrategy::Sqpoll(spin) => {
+                (Pacer::new(spin), open_schedstat())
+            }
+            WaitStrategy::Block | WaitStrategy::Spin => (Pacer::new(Duration::ZERO), None),
+        };
+        let scheduled = (Duration::ZERO, Duration::ZERO);
+        Waiter { strategy, pacer, schedule, scheduled, counters, epoch: Instant::now() }
+    }
+
+    /// The time since this waiter was made.
+    #[inline]
+    pub fn now(&self) -> Duration {
+        self.epoch.elapsed()
+    }
+
+    /// Waits until something completes, or until a time.
+    ///
+    /// # Errors
+    ///
+    /// Those of `source`.
+    #[inline]
+    pub fn wait(&mut self, until: Option<Duration>, source: &mut impl Source) -> io::Result<()> {
+        match self.strategy {
+            WaitStrategy::Block => source.sleep(self.left(until)),
+            WaitStrategy::Spin => self.spin(until, None, source).map(|_| ()),
+            WaitStrategy::Adaptive(spin) | WaitStrategy::Sqpoll(spin) => {
+                self.pace(until, spin, source)
+            }
+        }
+    }
+
+    /// Spins or sleeps, as the pacer thinks best.
+    fn pace(
+        &mut self,
+        until: Option<Duration>,
+        spin: Duration,
+        source: &mut impl Source,
+    ) -> io::Result<()> {
+        let has_spun = self.pacer.wants_to_spin(self.now());
+        if has_spun && let Some(waited) = self.spin(until, Some(spin), source)? {
+            self.pacer.learn(waited, self.now());
+            return Ok(());
+        }
+        let before = self.now();
+        source.sleep(self.left(until))?;
+        let after = self.now();
+        let slept = after - before;
+        let waited = match has_spun {
+            false => Waited::Slept(slept),
+            true if self.is_processor_shared() => Waited::SpunOnShared,
+            true => Waited::SpunThenSlept(slept),
+        };
+        self.pacer.learn(waited, after);
+        Ok(())
+    }
+
+    /// Spins until something completes, `until` comes, or for `most`: then the answer is `None`.
+    fn spin(
+        &mut self,
+        until: Option<Duration>,
+        most: Option<Duration>,
+        source: &mut impl Source,
+    ) -> io::Result<Option<Waited>> {
+        let begin = self.now();
+        let mut last = begin;
+        let mut has_paused = false;
+        let mut looks = 0;
+        let found = loop {
+            if source.look()? {
+                break true;
+            }
+            looks += 1;
+            let now = self.now();
+            has_paused |= now - last > PAUSE;
+            last = now;
+            let is_due = until.is_some_and(|until| now >= until);
+            if is_due || most.is_some_and(|most| now - begin >= most) {
+                break is_due;
+            }
+            std::hint::spin_loop();
+        };
+        self.counters.spins.add(looks);
+        // What came while the thread was not running is there before the next look at the clock.
+        has_paused |= self.now() - last > PAUSE;
+        let is_shared = most.is_some() && has_paused && self.is_processor_shared();
+        Ok(found.then_some(if is_shared { Waited::SpunOnShared } else { Waited::Spun }))
+    }
+
+    /// Whether this thread has waited for its processor for a good part of the time since this was
+    /// last asked. It costs a system call, so it is asked when something suggests it.
+    #[cold]
+    fn is_processor_shared(&mut self) -> bool {
+        let Some(statistics) = &self.schedule else { return false };
+        self.counters.syscalls.add(1);
+        let mut text = [0; 96];
+        let length = rustix::io::pread(statistics, &mut text, 0).unwrap_or(0);
+        let now = self.now();
+        let last = std::mem::replace(&mut self.scheduled, (now, waited_for(&text[..length])));
+        self.scheduled.1.saturating_sub(last.1) * SHARED_PART > now - last.0
+    }
+
+    fn left(&self, until: Option<Duration>) -> Option<Duration> {
+        until.map(|until| until.saturating_sub(self.now()))
+    }
+}
+
+/// The scheduler's account of this thread, where the kernel keeps one.
+fn open_schedstat() -> Option<OwnedFd> {
+    let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC;
+    rustix::fs::open("/proc/thread-self/schedstat", flags, rustix::fs::Mode::empty()).ok()
+}
+
+/// The time that a thread has waited for a processor, from its schedstat: the second of three
+/// numbers, in nanoseconds (Documentation/scheduler/sched-stats.rst of Linux).
+fn waited_for(schedstat: &[u8]) -> Duration {
+    let text = std::str::from_utf8(schedstat).unwrap_or_default();
+    let number = text.split(' ').nth(1).and_then(|number| number.parse().ok());
+    Duration::from_nanos(number.unwrap_or_default())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -125,6 +284,12 @@ mod tests {
         pacer.learn(Waited::Slept(SHORT), now);
         assert!(pacer.wants_to_spin(now));
         (pacer, now)
+    }
+
+    #[test]
+    fn the_schedulers_account_is_understood() {
+        assert_eq!(waited_for(b"2708266 31337 12\n"), Duration::from_nanos(31337));
+        assert_eq!(waited_for(b""), Duration::ZERO);
     }
 
     #[test]

@@ -17,10 +17,10 @@ use super::oracle::{Fit, GOING_AWAY};
 use super::peer::{Act, Peer, View};
 use super::{Random, Scenario};
 use crate::buffer::HEADROOM;
+use crate::engine::pump::{DRAIN_MAX, FAREWELL_MAX, LINGER_MAX, REFUSED_MAX};
 use crate::engine::ring::{
-    Completion, Further, Lease, Patience, Received, Reply, Ring, Sent, Socket, Wait,
+    Blocking, Completion, Further, Lease, Patience, Received, Reply, Ring, Sent, Socket, Wait,
 };
-use crate::engine::uring::{DRAIN_MAX, FAREWELL_MAX, LINGER_MAX, REFUSED_MAX};
 use crate::slab::Key;
 
 /// Steps after which a simulation has failed to end.
@@ -548,7 +548,7 @@ impl Kernel {
         let source = &link.peer.input[link.taken..link.taken + octets];
         self.memory[usize::from(id)][HEADROOM..HEADROOM + octets].copy_from_slice(source);
         link.taken += octets;
-        Received::Data { lease: Lease(id), octets: octets as u32 }
+        Received::Data { lease: Lease(id.into()), octets: octets as u32 }
     }
 
     /// Moves octets of the reply to the socket, at most so many.
@@ -558,7 +558,7 @@ impl Kernel {
         let count = (reply.len() - link.done).min(link.room()).min(most);
         let all = match reply {
             Reply::Pinned { lease, octets } => {
-                &self.memory[usize::from(lease.0)][octets.start as usize..octets.end as usize]
+                &self.memory[lease.0 as usize][octets.start as usize..octets.end as usize]
             }
             Reply::Heap(bytes) => &bytes[..],
         };
@@ -628,10 +628,10 @@ impl Kernel {
     }
 
     fn make_ready(&mut self, lease: Lease, from: Place) {
-        let place = &mut self.places[usize::from(lease.0)];
+        let place = &mut self.places[lease.0 as usize];
         assert_eq!(*place, from, "buffer {} is given back from elsewhere", lease.0);
         *place = Place::Ready;
-        self.ready.push_back(lease.0);
+        self.ready.push_back(lease.0 as u16);
     }
 
     fn push(&mut self, submission: Submission) {
@@ -800,7 +800,7 @@ impl Kernel {
             &Completion::Received { key, ref received, further } => {
                 let Some(number) = self.find(key) else {
                     if let Received::Data { lease, .. } = received {
-                        self.places[usize::from(lease.0)] = Place::Lease;
+                        self.places[lease.0 as usize] = Place::Lease;
                     }
                     return;
                 };
@@ -810,7 +810,7 @@ impl Kernel {
                 }
                 match received {
                     Received::Data { lease, octets } => {
-                        self.places[usize::from(lease.0)] = Place::Lease;
+                        self.places[lease.0 as usize] = Place::Lease;
                         link.reported += *octets as usize;
                         self.totals.octets_in += u64::from(*octets);
                     }
@@ -832,7 +832,7 @@ impl Kernel {
                     self.make_ready(lease, Place::Reply);
                 }
                 if let Sent::Cut(Reply::Pinned { lease, .. }) = sent {
-                    self.places[usize::from(lease.0)] = Place::Lease;
+                    self.places[lease.0 as usize] = Place::Lease;
                 }
             }
             &Completion::Closed { key } => {
@@ -876,7 +876,7 @@ impl Kernel {
             let received = match self.ready.pop_front() {
                 Some(id) => {
                     self.places[usize::from(id)] = Place::Completion;
-                    Received::Data { lease: Lease(id), octets: 1 }
+                    Received::Data { lease: Lease(id.into()), octets: 1 }
                 }
                 None => Received::NoBuffer,
             };
@@ -973,10 +973,10 @@ impl Ring for Kernel {
         self.push(Submission::CancelReceive(number));
     }
 
-    fn send(&mut self, key: Key, socket: &Socket, reply: Reply, patience: Patience) {
+    fn send(&mut self, key: Key, socket: &Socket, reply: Reply, patience: Patience) -> Patience {
         let number = self.operate(key, socket);
         if let Reply::Pinned { lease, .. } = &reply {
-            let place = &mut self.places[usize::from(lease.0)];
+            let place = &mut self.places[lease.0 as usize];
             assert_eq!(*place, Place::Lease, "a reply in a buffer that is not on loan");
             *place = Place::Reply;
             assert_eq!(patience, Patience::None, "a pinned buffer waits for a peer");
@@ -988,6 +988,7 @@ impl Ring for Kernel {
         link.send = Flight::Queued;
         link.reply = Some((reply, patience));
         self.push(Submission::Send(number));
+        patience
     }
 
     fn cancel_send(&mut self, key: Key) {
@@ -1033,8 +1034,8 @@ impl Ring for Kernel {
     }
 
     fn bytes<'a>(&'a mut self, lease: &'a mut Lease) -> &'a mut [u8] {
-        assert_eq!(self.places[usize::from(lease.0)], Place::Lease, "a look at another's buffer");
-        &mut self.memory[usize::from(lease.0)]
+        assert_eq!(self.places[lease.0 as usize], Place::Lease, "a look at another's buffer");
+        &mut self.memory[lease.0 as usize]
     }
 
     fn recycle(&mut self, lease: Lease) {
@@ -1044,7 +1045,9 @@ impl Ring for Kernel {
     fn buffers_ready(&self) -> usize {
         self.ready.len() + self.count(Place::Completion)
     }
+}
 
+impl Blocking for Kernel {
     fn enter(&mut self, wait: Wait, completions: &mut Vec<Completion>) -> io::Result<()> {
         assert!(completions.is_empty(), "the pump has not looked at all completions");
         let late = self.random.below(3);

@@ -1,0 +1,807 @@
+//! The pump: what a completion means for a connection, and which operation follows.
+//!
+//! The path of one message: a multishot receive completes with a pinned buffer, the protocol turns
+//! the buffer into the reply where it stands, the reply is pushed as a send, and the next
+//! [`Ring::enter`] both submits it and waits for the next message. That is one system call.
+//!
+//! Each connection has at most one send in flight and at most one receive. After every event
+//! [`Pump::settle`] compares what the connection should be doing with what it does, and starts or
+//! cancels operations to close the gap; so there is one place that decides, whatever came in
+//! whichever order. A slot is freed when nothing is in flight on it and its socket is closed.
+//!
+//! A pinned buffer is held only from its receive to the end of the next submission: whatever has
+//! to wait moves to the heap, so a peer that does not read can never run the buffer ring dry.
+//!
+//! The pump does not look at frames, holds no unsafe code, and does not know whether its ring is
+//! the kernel's or the one simulated in the tests.
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, VecDeque};
+use std::io;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::time::Duration;
+
+use bytes::BytesMut;
+use rustix::io::Errno;
+use tracing::warn;
+
+use super::ring::{
+    Blocking, Completion, Further, Lease, Patience, Received, Reply, Ring, Sent, Socket, Wait,
+};
+use crate::buffer::{Cursors, HEADROOM, Region, Spill};
+use crate::protocol::close::CloseCode;
+use crate::protocol::{Admission, Connection, Context, Next};
+use crate::slab::{Key, Slab};
+
+/// How long a stopping worker waits for its peers to answer the close frame.
+pub const DRAIN_MAX: Duration = Duration::from_secs(5);
+/// How long a peer that is owed its last octets may take none of them.
+pub const FAREWELL_MAX: Duration = Duration::from_secs(30);
+/// How long the server, having said all, waits for the peer to close too.
+pub const LINGER_MAX: Duration = Duration::from_secs(5);
+/// How long accepting rests when there are no descriptors or no memory for another connection.
+pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Reply octets that may wait behind a send, before receiving stops, beside those of an unfinished
+/// message: then a peer that does not read has cost this, a message that is being sent, a message
+/// that is coming, and what one submission could receive.
+pub const BACKLOG_MAX: usize = 64 << 10;
+/// Connections over the limit that a worker answers at a time; further ones are closed at once.
+pub const REFUSED_MAX: usize = 64;
+/// How long nothing more is said of a failure to accept.
+pub const WARNING_PAUSE: Duration = Duration::from_secs(60);
+/// Deadlines of connections that are gone, before they are swept out.
+const DUE_SLACK: usize = 64;
+
+/// The limit on open connections, which all workers share.
+#[derive(Debug)]
+pub struct Limit {
+    open: AtomicUsize,
+    max: usize,
+}
+
+impl Limit {
+    /// A limit of `max` connections open at a time.
+    pub fn new(max: usize) -> Limit {
+        Limit { open: AtomicUsize::new(0), max }
+    }
+
+    fn admit(&self) -> bool {
+        let admitted = self.open.fetch_add(1, Relaxed) < self.max;
+        if !admitted {
+            self.leave();
+        }
+        admitted
+    }
+
+    fn leave(&self) {
+        self.open.fetch_sub(1, Relaxed);
+    }
+}
+
+/// Where a connection is between its accept and its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Stage {
+    /// What comes is answered.
+    Serving,
+    /// All is said; the rest of it is being sent.
+    Farewell,
+    /// All is sent and shut down; what still comes is dropped until the peer closes.
+    Draining,
+    /// The connection is over; its operations are ending.
+    Leaving,
+    /// The socket is being closed, with nothing else in flight.
+    Closing,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Receiving {
+    Off,
+    On,
+    /// Paused, its last completion still to come.
+    Pausing,
+    /// Cancelled, its last completion still to come.
+    Stopping,
+    /// Off until a buffer is free.
+    Starved,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Sending {
+    Nothing,
+    /// A send that is over when it is submitted.
+    Quick,
+    /// A send that waits for the peer.
+    Patient,
+    /// A send that waited and has been cancelled.
+    Stopping,
+}
+
+impl Sending {
+    fn of(patience: Patience) -> Sending {
+        match patience {
+            Patience::None => Sending::Quick,
+            Patience::Unlimited => Sending::Patient,
+        }
+    }
+}
+
+/// Whether a peer takes what it is owed at the end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Progress {
+    /// It has no deadline.
+    Unwatched,
+    /// It has taken nothing since its deadline was set.
+    None,
+    Some,
+}
+
+/// A connection. Idle, it is this and no more: no buffer, no heap memory.
+#[derive(Debug)]
+struct Peer {
+    protocol: Connection,
+    /// What a pinned buffer could not keep: see [`Spill`].
+    spill: Option<Box<Spill>>,
+    socket: Socket,
+    stage: Stage,
+    receiving: Receiving,
+    sending: Sending,
+    /// The peer sends no more.
+    has_ended: bool,
+    /// The protocol waits for room, and that for the peer to read.
+    is_held: bool,
+    progress: Progress,
+    admission: Admission,
+}
+
+impl Peer {
+    fn take_reply(&mut self) -> Option<BytesMut> {
+        let spill = self.spill.take_if(|spill| spill.has_reply())?;
+        let (reply, rest) = spill.split_reply();
+        self.spill = rest.map(Box::new);
+        Some(reply)
+    }
+
+    fn reply_octets(&self) -> usize {
+        self.spill.as_ref().map_or(0, |spill| spill.reply_octets())
+    }
+
+    /// How long the reply to the unfinished message can be so far, with an eighth for the headers
+    /// of its fragments.
+    fn unfinished_octets(&self) -> usize {
+        let payload = self.protocol.message_octets() as usize;
+        payload + payload / 8
+    }
+
+    /// Whether enough waits to be sent. Many clients read nothing before they have written a
+    /// message whole, so what waits of an unfinished message does not count, or the two would wait
+    /// for each other.
+    fn is_full(&self) -> bool {
+        self.reply_octets() >= BACKLOG_MAX + self.unfinished_octets()
+    }
+}
+
+/// What is to be done at a certain time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Due {
+    /// End a connection, if it is still in this stage.
+    Leave(Key, Stage),
+    /// Accept again on this listener.
+    Accept(u32),
+    /// End what has not drained.
+    Stop,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Accepting {
+    On,
+    Paused,
+    Closed,
+}
+
+/// Serves the connections of one worker.
+#[derive(Debug)]
+pub struct Pump<'a, R> {
+    ring: R,
+    context: Context<'a>,
+    limit: &'a Limit,
+    peers: Slab<Peer>,
+    listeners: Vec<Accepting>,
+    /// Connections whose receive found no buffer, in that order.
+    starved: VecDeque<Key>,
+    due: BinaryHeap<Reverse<(Duration, Due)>>,
+    refused: usize,
+    /// When a failure to accept was last said.
+    warned_at: Option<Duration>,
+    is_stopping: bool,
+    /// Sends that are over with the next submission.
+    quick_sends: usize,
+    /// Something is to be done as soon as such a send is over.
+    is_eager: bool,
+}
+
+impl<'a, R: Ring> Pump<'a, R> {
+    /// A pump that serves what comes in on the listeners of `ring`.
+    pub fn new(ring: R, context: Context<'a>, limit: &'a Limit) -> Pump<'a, R> {
+        Pump {
+            ring,
+            context,
+            limit,
+            peers: Slab::default(),
+            listeners: Vec::new(),
+            starved: VecDeque::new(),
+            due: BinaryHeap::new(),
+            refused: 0,
+            warned_at: None,
+            is_stopping: false,
+            quick_sends: 0,
+            is_eager: false,
+        }
+    }
+
+    /// Serves until the ring says to stop and the connections have drained.
+    ///
+    /// # Errors
+    ///
+    /// When the ring itself is broken.
+    pub fn run(mut self) -> io::Result<()>
+    where
+        R: Blocking,
+    {
+        let mut completions = Vec::new();
+        self.start();
+        while !self.is_over() {
+            if let Err(error) = self.turn(&mut completions) {
+                // The kernel may still read and write what this pump owns.
+                std::mem::forget(self);
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    /// Starts accepting.
+    pub fn start(&mut self) {
+        self.ring.watch_stop();
+        for listener in 0..self.ring.listeners() {
+            self.ring.accept(listener);
+            self.listeners.push(Accepting::On);
+        }
+    }
+
+    /// Whether the worker was told to stop and nothing is left to be done.
+    pub fn is_over(&self) -> bool {
+        self.is_stopping
+            && self.peers.is_empty()
+            && self.listeners.iter().all(|&accepting| accepting == Accepting::Closed)
+    }
+
+    /// Submits, waits once, and handles what has completed. `completions` is scratch.
+    ///
+    /// # Errors
+    ///
+    /// When the ring itself is broken.
+    #[inline]
+    pub fn turn(&mut self, completions: &mut Vec<Completion>) -> io::Result<()>
+    where
+        R: Blocking,
+    {
+        let wait = self.wanted();
+        self.ring.enter(wait, completions)?;
+        self.take(completions);
+        Ok(())
+    }
+
+    /// How long the ring may wait now, having submitted all operations.
+    #[inline]
+    pub fn wanted(&mut self) -> Wait {
+        let wait = if self.is_eager {
+            Wait::Not
+        } else {
+            Wait::Until(self.due.peek().map(|&Reverse((at, _))| at))
+        };
+        self.is_eager = false;
+        self.quick_sends = 0;
+        wait
+    }
+
+    /// Handles what has completed, and what has become due.
+    #[inline]
+    pub fn take(&mut self, completions: &mut Vec<Completion>) {
+        for completion in completions.drain(..) {
+            self.complete(completion);
+        }
+        if !self.due.is_empty() {
+            self.meet_deadlines();
+        }
+        if !self.starved.is_empty() {
+            self.feed_starved();
+        }
+    }
+
+    /// The ring, for the tests to look at.
+    pub fn ring(&mut self) -> &mut R {
+        &mut self.ring
+    }
+
+    /// How many connections have a slot.
+    pub fn connections(&self) -> usize {
+        self.peers.len()
+    }
+
+    /// Heap octets that the connections keep, beside the replies that the ring is sending.
+    pub fn heap_octets(&mut self) -> usize {
+        let keys: Vec<Key> = self.peers.keys().collect();
+        keys.into_iter()
+            .filter_map(|key| self.peers.get_mut(key)?.spill.as_ref().map(|spill| spill.octets()))
+            .sum()
+    }
+
+    #[inline]
+    fn complete(&mut self, completion: Completion) {
+        match completion {
+            Completion::Received { key, received, further } => {
+                self.received(key, received, further);
+            }
+            Completion::Sent { key, sent, octets } => self.sent(key, sent, octets),
+            Completion::Accepted { listener, result, further } => {
+                self.accepted(listener, result, further);
+            }
+            Completion::Closed { key } => self.closed(key),
+            Completion::StopRequested => self.stop(),
+        }
+    }
+
+    #[inline]
+    fn received(&mut self, key: Key, received: Received, further: Further) {
+        let Some(peer) = self.peers.get_mut(key) else {
+            // Of an earlier tenant of the slot.
+            if let Received::Data { lease, .. } = received {
+                self.ring.recycle(lease);
+            }
+            return;
+        };
+        if further == Further::Over {
+            peer.receiving = Receiving::Off;
+        }
+        match received {
+            Received::Data { lease, octets } => {
+                self.context.counters.bytes_in.add(u64::from(octets));
+                if peer.stage == Stage::Serving {
+                    self.answer(key, lease, octets as usize);
+                } else {
+                    self.ring.recycle(lease);
+                }
+            }
+            Received::NoBuffer => {
+                self.context.counters.buffers_exhausted.add(1);
+                peer.receiving = Receiving::Starved;
+                self.starved.push_back(key);
+            }
+            Received::End => peer.has_ended = true,
+            // Only this pump cancels, and it knows why.
+            Received::Failed(Errno::CANCELED) => {}
+            Received::Failed(_) => self.abandon(key),
+        }
+        self.settle(key);
+    }
+
+    /// Lets the protocol answer what was received, in place if nothing stands before it.
+    #[inline]
+    fn answer(&mut self, key: Key, mut lease: Lease, octets: usize) {
+        let Some(peer) = self.peers.get_mut(key) else { return self.ring.recycle(lease) };
+        let bytes = self.ring.bytes(&mut lease);
+        let next = if peer.sending == Sending::Nothing && peer.spill.is_none() {
+            let mut cursors = Cursors::received(octets);
+            let next = peer.protocol.advance(&mut Region::new(bytes, &mut cursors), &self.context);
+            if cursors.has_leftover() {
+                peer.spill = Some(Box::new(Spill::leftover(bytes, &mut cursors)));
+            }
+            let reply = cursors.reply();
+            if reply.is_empty() {
+                self.ring.recycle(lease);
+            } else {
+                let octets = reply.start as u32..reply.end as u32;
+                let reply = Reply::Pinned { lease, octets };
+                let patience = self.ring.send(key, &peer.socket, reply, Patience::None);
+                peer.sending = Sending::of(patience);
+                self.quick_sends += usize::from(peer.sending == Sending::Quick);
+            }
+            next
+        } else {
+            let spill = peer.spill.get_or_insert_default();
+            spill.append(&bytes[HEADROOM..HEADROOM + octets]);
+            self.ring.recycle(lease);
+            let next = peer.protocol.advance(&mut spill.region(), &self.context);
+            peer.spill.take_if(|spill| spill.is_empty());
+            next
+        };
+        match next {
+            Next::Receive => {}
+            Next::Expand(octets) => self.expand(key, octets),
+            Next::Close => self.part(key),
+        }
+    }
+
+    /// Gives the protocol the room that it asks for, or holds it until the peer has read some of
+    /// what it is owed.
+    #[cold]
+    fn expand(&mut self, key: Key, octets: usize) {
+        let Some(peer) = self.peers.get_mut(key) else { return };
+        let mut next = Next::Expand(octets);
+        while let Next::Expand(octets) = next {
+            peer.is_held = peer.is_full();
+            if peer.is_held {
+                return;
+            }
+            let spill = peer.spill.get_or_insert_default();
+            spill.widen(octets);
+            next = peer.protocol.advance(&mut spill.region(), &self.context);
+        }
+        peer.spill.take_if(|spill| spill.is_empty());
+        if next == Next::Close {
+            self.part(key);
+        }
+    }
+
+    #[inline]
+    fn sent(&mut self, key: Key, sent: Sent, octets: u32) {
+        self.context.counters.bytes_out.add(u64::from(octets));
+        let Some(peer) = self.peers.get_mut(key) else { return };
+        peer.sending = Sending::Nothing;
+        if octets > 0 && peer.progress == Progress::None {
+            peer.progress = Progress::Some;
+        }
+        match sent {
+            Sent::Whole => {}
+            Sent::Cut(rest) => {
+                let rest = unpin(&mut self.ring, rest);
+                if peer.stage != Stage::Leaving {
+                    let rest = Reply::Heap(rest);
+                    let patience = self.ring.send(key, &peer.socket, rest, Patience::Unlimited);
+                    peer.sending = Sending::of(patience);
+                }
+            }
+            Sent::Failed(_) => self.abandon(key),
+        }
+        self.settle(key);
+    }
+
+    /// Starts and cancels operations until the connection does what it should.
+    #[inline]
+    fn settle(&mut self, key: Key) {
+        let Some(peer) = self.peers.get_mut(key) else { return };
+        let is_plain = peer.stage == Stage::Serving
+            && peer.receiving == Receiving::On
+            && peer.spill.is_none()
+            && !peer.has_ended;
+        if !is_plain {
+            self.settle_slowly(key);
+        }
+    }
+
+    #[cold]
+    fn settle_slowly(&mut self, key: Key) {
+        let Some(peer) = self.peers.get_mut(key) else { return };
+        if peer.stage == Stage::Serving && peer.has_ended {
+            peer.stage = Stage::Farewell;
+        }
+        if matches!(peer.stage, Stage::Serving | Stage::Farewell) {
+            self.send_waiting(key);
+            self.resume(key);
+        }
+        let Some(peer) = self.peers.get_mut(key) else { return };
+        if matches!(peer.stage, Stage::Serving | Stage::Farewell) {
+            if peer.sending == Sending::Quick {
+                self.is_eager |= peer.stage == Stage::Farewell || peer.reply_octets() > 0;
+            }
+            if peer.sending == Sending::Nothing && peer.stage == Stage::Farewell {
+                if peer.has_ended {
+                    peer.stage = Stage::Leaving;
+                } else {
+                    // Section 7.1.1: the server closes first; what it has sent must not be lost
+                    // to a reset, so the peer's octets are read to their end before the close.
+                    self.ring.shut_down(&peer.socket);
+                    peer.stage = Stage::Draining;
+                    peer.progress = Progress::Unwatched;
+                    let due = Due::Leave(key, Stage::Draining);
+                    self.due.push(Reverse((self.ring.now() + LINGER_MAX, due)));
+                }
+            }
+        }
+        if peer.stage == Stage::Farewell
+            && peer.sending == Sending::Patient
+            && peer.progress == Progress::Unwatched
+        {
+            peer.progress = Progress::None;
+            self.due
+                .push(Reverse((self.ring.now() + FAREWELL_MAX, Due::Leave(key, Stage::Farewell))));
+        }
+        if peer.stage == Stage::Draining && peer.has_ended {
+            peer.stage = Stage::Leaving;
+        }
+        if peer.stage == Stage::Leaving {
+            return self.leave(key);
+        }
+        if peer.stage == Stage::Closing {
+            return;
+        }
+        let is_clogged = peer.sending != Sending::Nothing && peer.is_full();
+        let is_wanted = !peer.has_ended && !is_clogged;
+        match peer.receiving {
+            Receiving::Off if is_wanted => {
+                self.ring.receive(key, &peer.socket);
+                peer.receiving = Receiving::On;
+            }
+            Receiving::On if !is_wanted => {
+                self.ring.pause_receive(key);
+                peer.receiving = Receiving::Pausing;
+            }
+            Receiving::Off
+            | Receiving::On
+            | Receiving::Pausing
+            | Receiving::Stopping
+            | Receiving::Starved => {}
+        }
+    }
+
+    /// Sends what waits, if nothing is being sent.
+    fn send_waiting(&mut self, key: Key) {
+        let Some(peer) = self.peers.get_mut(key) else { return };
+        if peer.sending == Sending::Nothing
+            && let Some(reply) = peer.take_reply()
+        {
+            let reply = Reply::Heap(reply);
+            let patience = self.ring.send(key, &peer.socket, reply, Patience::None);
+            peer.sending = Sending::of(patience);
+            self.quick_sends += usize::from(peer.sending == Sending::Quick);
+        }
+    }
+
+    /// Lets a protocol that was held go on, now that less waits to be sent.
+    fn resume(&mut self, key: Key) {
+        let Some(peer) = self.peers.get_mut(key) else { return };
+        if peer.is_held {
+            self.expand(key, 0);
+            self.send_waiting(key);
+        }
+    }
+
+    /// Ends the operations of a connection that is over, then closes its socket.
+    fn leave(&mut self, key: Key) {
+        let Some(peer) = self.peers.get_mut(key) else { return };
+        peer.spill = None;
+        if matches!(peer.receiving, Receiving::On | Receiving::Pausing) {
+            self.ring.cancel_receive(key);
+            peer.receiving = Receiving::Stopping;
+        }
+        if peer.sending == Sending::Patient {
+            self.ring.cancel_send(key);
+            peer.sending = Sending::Stopping;
+        }
+        // A quick send ends by itself with the next submission.
+        self.is_eager |= peer.sending == Sending::Quick;
+        if peer.receiving != Receiving::Stopping && peer.sending == Sending::Nothing {
+            peer.stage = Stage::Closing;
+            let socket = std::mem::replace(&mut peer.socket, Socket(-1));
+            self.ring.close(key, socket);
+        }
+    }
+
+    /// Nothing more is to be said than what waits to be sent.
+    #[cold]
+    fn part(&mut self, key: Key) {
+        let Some(peer) = self.peers.get_mut(key) else { return };
+        if peer.stage == Stage::Serving {
+            peer.stage = Stage::Farewell;
+        }
+    }
+
+    /// The connection is broken: nothing more can be sent or received.
+    #[cold]
+    fn abandon(&mut self, key: Key) {
+        let Some(peer) = self.peers.get_mut(key) else { return };
+        if peer.stage != Stage::Closing {
+            peer.stage = Stage::Leaving;
+        }
+    }
+
+    #[cold]
+    fn accepted(&mut self, listener: u32, result: Result<Socket, Errno>, further: Further) {
+        let problem = result.as_ref().err().copied();
+        if let Ok(socket) = result {
+            self.admit(socket);
+        }
+        if further == Further::More {
+            return;
+        }
+        if self.is_stopping {
+            self.ring.close_listener(listener);
+            self.listeners[listener as usize] = Accepting::Closed;
+            return;
+        }
+        match problem {
+            // The multishot accept ended by itself, or one connection was gone before it was
+            // taken (accept(2)); the next one is as good as any.
+            None | Some(Errno::CONNABORTED | Errno::INTR | Errno::AGAIN | Errno::PROTO) => {
+                self.ring.accept(listener);
+            }
+            Some(problem) => {
+                let now = self.ring.now();
+                if self.warned_at.is_none_or(|at| now >= at + WARNING_PAUSE) {
+                    self.warned_at = Some(now);
+                    warn!(
+                        "cannot accept: {problem}; trying again every {} ms. If descriptors have \
+                         run out, raise the limit (ulimit -n) or lower --connections-max",
+                        ACCEPT_PAUSE.as_millis()
+                    );
+                }
+                self.listeners[listener as usize] = Accepting::Paused;
+                self.due.push(Reverse((now + ACCEPT_PAUSE, Due::Accept(listener))));
+            }
+        }
+    }
+
+    fn admit(&mut self, socket: Socket) {
+        let counters = self.context.counters;
+        counters.connections_accepted.add(1);
+        if self.is_stopping {
+            return self.ring.discard(socket);
+        }
+        let admission = if self.limit.admit() { Admission::Open } else { Admission::Full };
+        if admission == Admission::Full {
+            if self.refused == REFUSED_MAX {
+                counters.connections_rejected.add(1);
+                return self.ring.discard(socket);
+            }
+            self.refused += 1;
+        }
+        counters.connections_open.add(1);
+        let key = self.peers.insert(Peer {
+            protocol: Connection::new(admission),
+            spill: None,
+            socket,
+            stage: Stage::Serving,
+            receiving: Receiving::Off,
+            sending: Sending::Nothing,
+            has_ended: false,
+            is_held: false,
+            progress: Progress::Unwatched,
+            admission,
+        });
+        if admission == Admission::Full {
+            self.leave_after(LINGER_MAX, key, Stage::Serving);
+        }
+        self.settle(key);
+    }
+
+    fn leave_after(&mut self, time: Duration, key: Key, stage: Stage) {
+        self.due.push(Reverse((self.ring.now() + time, Due::Leave(key, stage))));
+    }
+
+    #[cold]
+    fn closed(&mut self, key: Key) {
+        let Some(peer) = self.peers.remove(key) else { return };
+        self.context.counters.connections_open.subtract(1);
+        match peer.admission {
+            Admission::Open => self.limit.leave(),
+            Admission::Full => self.refused -= 1,
+        }
+        // Most connections are gone before they are due; what they leave behind stays bounded.
+        if self.due.len() > 2 * self.peers.len() + DUE_SLACK {
+            self.due.retain(|&Reverse((_, due))| match due {
+                Due::Leave(key, _) => self.peers.get_mut(key).is_some(),
+                Due::Accept(_) | Due::Stop => true,
+            });
+        }
+    }
+
+    #[cold]
+    fn stop(&mut self) {
+        if self.is_stopping {
+            return;
+        }
+        self.is_stopping = true;
+        self.due.push(Reverse((self.ring.now() + DRAIN_MAX, Due::Stop)));
+        for listener in 0..self.ring.listeners() {
+            match self.listeners[listener as usize] {
+                Accepting::On => self.ring.cancel_accept(listener),
+                Accepting::Paused => {
+                    self.ring.close_listener(listener);
+                    self.listeners[listener as usize] = Accepting::Closed;
+                }
+                Accepting::Closed => {}
+            }
+        }
+        for key in self.peers.keys().collect::<Vec<Key>>() {
+            let Some(peer) = self.peers.get_mut(key) else { continue };
+            if peer.stage != Stage::Serving {
+                continue;
+            }
+            let spill = peer.spill.get_or_insert_default();
+            let region = &mut spill.region();
+            let next = peer.protocol.close(CloseCode::GOING_AWAY, region, &self.context);
+            peer.spill.take_if(|spill| spill.is_empty());
+            if next == Next::Close {
+                self.part(key);
+            }
+            self.settle(key);
+        }
+    }
+
+    #[cold]
+    fn meet_deadlines(&mut self) {
+        let now = self.ring.now();
+        while let Some(&Reverse((at, due))) = self.due.peek()
+            && at <= now
+        {
+            self.due.pop();
+            match due {
+                Due::Leave(key, stage) => self.leave_unless_progressing(key, stage),
+                Due::Accept(listener) => {
+                    if self.listeners[listener as usize] == Accepting::Paused {
+                        self.listeners[listener as usize] = Accepting::On;
+                        self.ring.accept(listener);
+                    }
+                }
+                Due::Stop => {
+                    for key in self.peers.keys().collect::<Vec<Key>>() {
+                        self.leave_by(key);
+                    }
+                }
+            }
+        }
+    }
+
+    fn leave_unless_progressing(&mut self, key: Key, stage: Stage) {
+        let Some(peer) = self.peers.get_mut(key) else { return };
+        if peer.stage != stage {
+            return;
+        }
+        if peer.progress == Progress::Some {
+            peer.progress = Progress::None;
+            self.leave_after(FAREWELL_MAX, key, stage);
+        } else {
+            self.leave_by(key);
+        }
+    }
+
+    fn leave_by(&mut self, key: Key) {
+        self.abandon(key);
+        self.settle(key);
+    }
+
+    /// Starts as many starved receives as there are buffers for.
+    #[cold]
+    fn feed_starved(&mut self) {
+        let mut buffers = self.ring.buffers_ready();
+        while buffers > 0
+            && let Some(key) = self.starved.pop_front()
+        {
+            let Some(peer) = self.peers.get_mut(key) else { continue };
+            if peer.receiving != Receiving::Starved {
+                continue;
+            }
+            peer.receiving = Receiving::Off;
+            self.settle(key);
+            // Who no longer wants to receive leaves the buffer to the next.
+            let is_fed =
+                self.peers.get_mut(key).is_some_and(|peer| peer.receiving == Receiving::On);
+            buffers -= usize::from(is_fed);
+        }
+        // The buffers of quick sends come back with the next submission.
+        self.is_eager |= !self.starved.is_empty() && self.quick_sends > 0;
+    }
+}
+
+/// The memory of `reply` on the heap; a pinned buffer goes back to its ring.
+fn unpin<R: Ring>(ring: &mut R, reply: Reply) -> BytesMut {
+    match reply {
+        Reply::Heap(bytes) => bytes,
+        Reply::Pinned { mut lease, octets } => {
+            let rest = &ring.bytes(&mut lease)[octets.start as usize..octets.end as usize];
+            let rest = BytesMut::from(rest);
+            ring.recycle(lease);
+            rest
+        }
+    }
+}
