@@ -1,18 +1,19 @@
 //! The command line: its options, their limits and defaults, and what is printed.
 
 use std::fmt::Write as _;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
 use bytesize::ByteSize;
+use clap::error::ErrorKind;
 use clap::{Parser, ValueEnum};
 
 use crate::buffer::HEADROOM;
+use crate::engine::socket::{self, Address};
 use crate::engine::wait::WaitStrategy;
 use crate::engine::{BufferConfig, Engine};
-use crate::protocol::{Policy, Settings};
+use crate::protocol::{Policy, Protocol, Settings};
 use crate::server::{Config, Server, Statistics, list_of};
 
 /// The largest `--message-max`, in octets: 1 GiB.
@@ -30,9 +31,14 @@ pub const WORKERS_MAX: u16 = 1024;
 #[derive(Debug, Parser)]
 #[command(version, max_term_width = 100)]
 pub struct Cli {
-    /// Where to listen, may be given several times. Port 0 means a free port.
-    #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:9001", value_parser = address)]
-    pub listen: Vec<SocketAddr>,
+    /// Where to listen, ADDR:PORT or unix:/PATH; may be given several times. Port 0 means a free
+    /// port.
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9001", value_parser = address)]
+    pub listen: Vec<Address>,
+
+    /// The mode of Unix sockets' files, octal, such as 660 [default: what the umask leaves].
+    #[arg(long, value_name = "MODE", value_parser = unix_mode)]
+    pub unix_mode: Option<u32>,
 
     /// Worker threads [default: one for each processor in --cpus].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=i64::from(WORKERS_MAX)))]
@@ -42,14 +48,22 @@ pub struct Cli {
     #[arg(long, value_name = "LIST")]
     pub cpus: Option<String>,
 
-    /// How a worker waits for the next message.
-    #[arg(long, value_enum, default_value_t = Wait::Adaptive)]
-    pub wait: Wait,
+    /// How bytes reach the kernel.
+    #[arg(long, value_enum, default_value_t = EngineChoice::Auto)]
+    pub engine: EngineChoice,
+
+    /// How a worker waits for the next message [default: adaptive; block with tokio-uring].
+    #[arg(long, value_enum)]
+    pub wait: Option<Wait>,
 
     /// How long adaptive and sqpoll spin before they sleep, in microseconds.
     #[arg(long, value_name = "N", default_value_t = 50,
           value_parser = clap::value_parser!(u32).range(1..=i64::from(SPIN_US_MAX)))]
     pub spin_us: u32,
+
+    /// What is spoken.
+    #[arg(long, value_enum, default_value_t = ProtocolChoice::Websocket)]
+    pub protocol: ProtocolChoice,
 
     /// The largest message, inflated, at most 1GiB; a larger one is answered with close code 1009.
     #[arg(long, value_name = "SIZE", default_value = "64MiB", value_parser = message_max)]
@@ -82,6 +96,26 @@ pub struct Cli {
     pub stats_file: Option<PathBuf>,
 }
 
+/// The names of the engines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum EngineChoice {
+    /// io_uring where it can be had, else epoll, with a line that says why.
+    Auto,
+    /// io_uring: one system call a message.
+    Uring,
+    /// epoll: three system calls a message.
+    Epoll,
+}
+
+/// What can be spoken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ProtocolChoice {
+    /// WebSocket, RFC 6455.
+    Websocket,
+    /// None: whatever comes goes back, octet by octet.
+    Tcp,
+}
+
 /// The names of the wait strategies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Wait {
@@ -108,6 +142,28 @@ pub enum Compression {
 }
 
 impl Cli {
+    /// Whether the options go together.
+    ///
+    /// # Errors
+    ///
+    /// A usage error, for `clap` to print.
+    pub fn checked(self) -> Result<Cli, clap::Error> {
+        let complain = |text| {
+            Err(<Cli as clap::CommandFactory>::command().error(ErrorKind::ArgumentConflict, text))
+        };
+        match (self.engine, self.wait) {
+            (EngineChoice::Epoll, Some(Wait::Sqpoll)) => {
+                complain("--wait sqpoll is io_uring's; use it with --engine uring")
+            }
+            _ => Ok(self),
+        }
+    }
+
+    /// How a worker waits, given or not.
+    fn wait(&self) -> Wait {
+        self.wait.unwrap_or(Wait::Adaptive)
+    }
+
     /// What the options ask for.
     ///
     /// # Errors
@@ -119,14 +175,23 @@ impl Cli {
             listen: self.listen.clone(),
             workers: self.workers.map(usize::from),
             cpus: self.cpus.as_deref().map(cpus).transpose()?,
-            engine: Engine::Uring,
-            wait: match self.wait {
+            unix_mode: self.unix_mode,
+            engine: match self.engine {
+                EngineChoice::Auto => None,
+                EngineChoice::Uring => Some(Engine::Uring),
+                EngineChoice::Epoll => Some(Engine::Epoll),
+            },
+            wait: match self.wait() {
                 Wait::Block => WaitStrategy::Block,
                 Wait::Spin => WaitStrategy::Spin,
                 Wait::Adaptive => WaitStrategy::Adaptive(spin),
                 Wait::Sqpoll => WaitStrategy::Sqpoll(spin),
             },
             settings: Settings {
+                protocol: match self.protocol {
+                    ProtocolChoice::Websocket => Protocol::WebSocket,
+                    ProtocolChoice::Tcp => Protocol::Tcp,
+                },
                 message_max: self.message_max,
                 policy: match self.compression {
                     Compression::Mirror => Policy::Mirror,
@@ -142,20 +207,34 @@ impl Cli {
 
     /// The line that says that the server is there.
     pub fn greeting(&self, server: &Server) -> String {
-        let addresses: Vec<String> =
-            server.addresses().iter().map(|address| format!("ws://{address}")).collect();
+        let scheme = match self.protocol {
+            ProtocolChoice::Websocket => "ws",
+            ProtocolChoice::Tcp => "tcp",
+        };
+        let addresses = server.addresses().iter().map(|address| match address {
+            Address::Tcp(address) => format!("{scheme}://{address}"),
+            Address::Unix(_) => address.to_string(),
+        });
         let workers = server.cpus().len();
-        format!(
-            "ringecho listening on {} (engine uring, {workers} worker{} on processor{} {}, wait {}, \
-             compression {})",
-            addresses.join(" "),
-            if workers == 1 { "" } else { "s" },
-            if workers == 1 { "" } else { "s" },
+        let plural = if workers == 1 { "" } else { "s" };
+        let mut text = format!(
+            "ringecho listening on {} (engine {}, {workers} worker{plural} on processor{plural} {}, \
+             wait {}",
+            addresses.collect::<Vec<String>>().join(" "),
+            server.engine().name(),
             list_of(server.cpus()),
-            self.wait.to_possible_value().expect("no value is hidden").get_name(),
-            self.compression.to_possible_value().expect("no value is hidden").get_name(),
-        )
+            name(self.wait()),
+        );
+        if self.protocol == ProtocolChoice::Websocket {
+            let _ = write!(text, ", compression {}", name(self.compression));
+        }
+        text + ")"
     }
+}
+
+/// A value's name on the command line.
+fn name(value: impl ValueEnum) -> String {
+    value.to_possible_value().expect("no value is hidden").get_name().to_owned()
 }
 
 /// The summary at the end: a counter a line, summed, then each worker's where there are several.
@@ -188,10 +267,25 @@ pub fn summary(statistics: &Statistics) -> String {
     text
 }
 
-fn address(text: &str) -> Result<SocketAddr, &'static str> {
-    text.parse().map_err(
-        |_| "write an IP address and a port, such as 127.0.0.1:9001, 0.0.0.0:9001 or [::1]:9001",
+fn address(text: &str) -> Result<Address, &'static str> {
+    if let Some(path) = text.strip_prefix(socket::UNIX) {
+        // What connect(2) takes, with the octet that ends it.
+        return match path.len() {
+            1..=107 => Ok(Address::Unix(path.into())),
+            0 => Err("write the path of the socket behind unix:, such as unix:/run/ringecho.sock"),
+            _ => Err("the path of a Unix socket has at most 107 octets"),
+        };
+    }
+    text.parse().map(Address::Tcp).map_err(
+        |_| "write an IP address and a port, such as 127.0.0.1:9001, 0.0.0.0:9001 or [::1]:9001, or unix:/PATH",
     )
+}
+
+fn unix_mode(text: &str) -> Result<u32, &'static str> {
+    u32::from_str_radix(text, 8)
+        .ok()
+        .filter(|&mode| mode <= 0o777)
+        .ok_or("an octal number from 0 to 777, such as 660")
 }
 
 fn cpus(list: &str) -> Result<Vec<usize>, String> {
@@ -242,13 +336,14 @@ mod tests {
     use super::*;
 
     fn parse(arguments: &[&str]) -> Result<Cli, clap::Error> {
-        Cli::try_parse_from([&["ringecho"], arguments].concat())
+        Cli::try_parse_from([&["ringecho"], arguments].concat()).and_then(Cli::checked)
     }
 
     #[test]
     fn the_defaults_are_those_of_the_documents() {
         let config = parse(&[]).expect("no options").config().expect("defaults");
-        assert_eq!(config.listen, ["127.0.0.1:9001".parse().expect("an address")]);
+        assert_eq!(config.listen, [Address::Tcp("127.0.0.1:9001".parse().expect("an address"))]);
+        assert_eq!((config.engine, config.unix_mode), (None, None));
         assert_eq!(config.wait, WaitStrategy::Adaptive(Duration::from_micros(50)));
         assert_eq!(config.settings.message_max, 64 << 20);
         assert_eq!((config.settings.policy, config.settings.level), (Policy::Mirror, 6));

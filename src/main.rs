@@ -14,7 +14,8 @@ use signal_hook::iterator::Signals;
 
 fn main() -> ExitCode {
     tracing_subscriber::fmt().with_writer(io::stderr).with_target(false).without_time().init();
-    match run(&Cli::parse()) {
+    let cli = Cli::try_parse().and_then(Cli::checked).unwrap_or_else(|error| error.exit());
+    match run(&cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(problem) => {
             eprintln!("ringecho: {problem}");

@@ -75,6 +75,14 @@ impl Mapping {
         self.start
     }
 
+    /// All of it.
+    #[inline]
+    pub fn bytes(&mut self) -> &mut [u8] {
+        // SAFETY: invariant 1; whoever has taken the address by [`Mapping::start`] holds unsafe
+        // code that has to know what else is done with the mapping.
+        unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.length) }
+    }
+
     /// Octets mapped.
     pub fn length(&self) -> usize {
         self.length
@@ -100,12 +108,10 @@ mod tests {
 
     #[test]
     fn a_mapping_is_zeroed_aligned_and_writable_to_its_end() {
-        let mapping = Mapping::new(100_000).expect("memory");
+        let mut mapping = Mapping::new(100_000).expect("memory");
         assert!(mapping.length() >= 100_000);
         assert_eq!(mapping.start().as_ptr() as usize % 4096, 0);
-        // SAFETY: invariant 1, and this test alone has the addresses.
-        let bytes =
-            unsafe { std::slice::from_raw_parts_mut(mapping.start().as_ptr(), mapping.length()) };
+        let bytes = mapping.bytes();
         assert!(bytes.iter().all(|&octet| octet == 0));
         bytes.fill(0xa5);
     }

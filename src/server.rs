@@ -6,7 +6,6 @@
 
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
@@ -17,7 +16,7 @@ use serde::Serialize;
 use tracing::warn;
 
 use crate::engine::pump::Limit;
-use crate::engine::socket;
+use crate::engine::socket::{self, Address, SocketFile};
 use crate::engine::wait::WaitStrategy;
 use crate::engine::{BufferConfig, Engine, EngineError, Parts};
 use crate::metrics::{Counters, Snapshot};
@@ -27,14 +26,16 @@ use crate::protocol::{Context, Settings};
 #[derive(Debug, Clone)]
 pub struct Config {
     /// Where to listen; port 0 becomes a free port.
-    pub listen: Vec<SocketAddr>,
+    pub listen: Vec<Address>,
+    /// The mode of Unix sockets' files, if not what the umask leaves.
+    pub unix_mode: Option<u32>,
     /// How many workers; as many as processors if not given.
     pub workers: Option<usize>,
     /// The processors for the workers, in this order and from the front again when they run out;
     /// all that the process is allowed to use if not given.
     pub cpus: Option<Vec<usize>>,
-    /// How bytes reach the kernel.
-    pub engine: Engine,
+    /// How bytes reach the kernel; see [`Engine::choose`] if not given.
+    pub engine: Option<Engine>,
     /// How a worker waits.
     pub wait: WaitStrategy,
     /// What is done for every connection.
@@ -49,7 +50,7 @@ pub struct Config {
 #[derive(Debug)]
 pub enum ServerError {
     /// An address to listen on could not be had.
-    Listen(SocketAddr, io::Error),
+    Listen(Address, io::Error),
     /// A processor was asked for that the process may not use, or does not exist.
     CpuNotAllowed {
         /// The processor.
@@ -68,12 +69,21 @@ impl fmt::Display for ServerError {
         match self {
             ServerError::Listen(address, source) => {
                 write!(f, "cannot listen on {address}: {source}")?;
-                match source.kind() {
-                    io::ErrorKind::AddrInUse => {
+                match (address, source.kind()) {
+                    (Address::Tcp(_), io::ErrorKind::AddrInUse) => {
                         f.write_str("; end the process that listens there, or choose another port")
                     }
-                    io::ErrorKind::PermissionDenied => {
+                    (Address::Tcp(_), io::ErrorKind::PermissionDenied) => {
                         f.write_str("; ports below 1024 need CAP_NET_BIND_SERVICE")
+                    }
+                    (Address::Unix(_), io::ErrorKind::AddrInUse) => {
+                        f.write_str("; end the process that listens there, or choose another path")
+                    }
+                    (Address::Unix(_), io::ErrorKind::AlreadyExists) => {
+                        f.write_str("; the file there is no socket: choose another path")
+                    }
+                    (Address::Unix(_), io::ErrorKind::NotFound) => {
+                        f.write_str("; make the directory first")
                     }
                     _ => Ok(()),
                 }
@@ -146,7 +156,10 @@ impl Control {
 /// A server that accepts connections.
 #[derive(Debug)]
 pub struct Server {
-    addresses: Vec<SocketAddr>,
+    engine: Engine,
+    addresses: Vec<Address>,
+    /// Removed when the server has ended.
+    files: Vec<SocketFile>,
     cpus: Vec<usize>,
     threads: Vec<JoinHandle<Result<(), EngineError>>>,
     control: Control,
@@ -160,12 +173,26 @@ impl Server {
     /// When an address, a processor, memory or io_uring cannot be had.
     pub fn start(config: &Config) -> Result<Server, ServerError> {
         let cpus = assign_cpus(config)?;
+        let engine = choose_engine(config)?;
         let mut addresses = Vec::new();
+        let mut files = Vec::new();
         let mut listeners: Vec<Vec<OwnedFd>> = cpus.iter().map(|_| Vec::new()).collect();
-        for &asked in &config.listen {
-            let (opened, address) = socket::listen(asked, cpus.len())
-                .map_err(|error| ServerError::Listen(asked, error))?;
-            addresses.push(address);
+        for asked in &config.listen {
+            let failed = |error| ServerError::Listen(asked.clone(), error);
+            let opened = match asked {
+                Address::Tcp(address) => {
+                    let (opened, address) = socket::listen(*address, cpus.len()).map_err(failed)?;
+                    addresses.push(Address::Tcp(address));
+                    opened
+                }
+                Address::Unix(path) => {
+                    let (opened, file) =
+                        socket::listen_unix(path, config.unix_mode, cpus.len()).map_err(failed)?;
+                    addresses.push(asked.clone());
+                    files.push(file);
+                    opened
+                }
+            };
             for (listeners, opened) in listeners.iter_mut().zip(opened) {
                 listeners.push(opened);
             }
@@ -177,13 +204,13 @@ impl Server {
             counters: cpus.iter().map(|_| Counters::default()).collect(),
         };
         let limit = Arc::new(Limit::new(config.connections_max));
-        let mut server = Server { addresses, cpus, threads: Vec::new(), control };
+        let mut server = Server { engine, addresses, files, cpus, threads: Vec::new(), control };
         let (ready, started) = mpsc::channel();
         for (number, listeners) in listeners.into_iter().enumerate() {
             let worker = Worker {
                 number,
                 cpu: server.cpus[number],
-                engine: config.engine,
+                engine,
                 parts: Parts {
                     listeners,
                     stop: server.control.stop.clone(),
@@ -221,8 +248,13 @@ impl Server {
     }
 
     /// Where it listens, with real ports.
-    pub fn addresses(&self) -> &[SocketAddr] {
+    pub fn addresses(&self) -> &[Address] {
         &self.addresses
+    }
+
+    /// What it serves with.
+    pub fn engine(&self) -> Engine {
+        self.engine
     }
 
     /// The processor of each worker.
@@ -246,9 +278,22 @@ impl Server {
             let ended = thread.join().expect("a panic ends the process");
             outcome = outcome.and(ended);
         }
+        drop(self.files);
         outcome?;
         Ok(self.control.statistics())
     }
+}
+
+/// The engine asked for, or the best that can be had, and then it is said why it is not the first.
+fn choose_engine(config: &Config) -> Result<Engine, ServerError> {
+    if let Some(engine) = config.engine {
+        return Ok(engine);
+    }
+    let (engine, reason) = Engine::choose(config.wait)?;
+    if let Some(reason) = reason {
+        warn!("serving with {} instead of io_uring: {reason}", engine.name());
+    }
+    Ok(engine)
 }
 
 /// Which processor each worker gets.

@@ -2,13 +2,18 @@
 
 use ringecho::buffer::{Cursors, HEADROOM, Region};
 use ringecho::metrics::Counters;
-use ringecho::protocol::{Admission, Connection, Context, Next, Policy, Settings};
+use ringecho::protocol::{Admission, Connection, Context, Next, Policy, Protocol, Settings};
 
 pub mod records;
 pub mod server;
 
 /// Those of the server's defaults.
-const SETTINGS: Settings = Settings { message_max: 64 << 20, policy: Policy::Mirror, level: 6 };
+const SETTINGS: Settings = Settings {
+    protocol: Protocol::WebSocket,
+    message_max: 64 << 20,
+    policy: Policy::Mirror,
+    level: 6,
+};
 
 const REQUEST: &[u8] =
     b"GET / HTTP/1.1\r\nHost: bench\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\

@@ -3,6 +3,7 @@
 //! Each engine is a [`ring::Ring`] under the one [`pump::Pump`], so that what a connection may
 //! count on is decided in one place: an engine says how operations reach the kernel, and no more.
 
+pub mod epoll;
 pub mod pump;
 pub mod ring;
 #[cfg(test)]
@@ -26,6 +27,8 @@ use crate::protocol::Context;
 pub enum Engine {
     /// io_uring, one system call a message.
     Uring,
+    /// epoll and the system calls of sockets, three a message.
+    Epoll,
 }
 
 impl Engine {
@@ -33,6 +36,23 @@ impl Engine {
     pub fn name(self) -> &'static str {
         match self {
             Engine::Uring => "uring",
+            Engine::Epoll => "epoll",
+        }
+    }
+
+    /// The engine to serve with where none is asked for: io_uring where it can be had, else epoll,
+    /// with the reason. Only io_uring has [`WaitStrategy::Sqpoll`], so there is no other for it.
+    ///
+    /// # Errors
+    ///
+    /// Why io_uring cannot be had, where nothing else will do.
+    pub fn choose(strategy: WaitStrategy) -> Result<(Engine, Option<EngineError>), EngineError> {
+        match (uring::probe(strategy), strategy) {
+            (Ok(()), _) => Ok((Engine::Uring, None)),
+            (Err(error), WaitStrategy::Sqpoll(_)) => Err(error),
+            (Err(error), WaitStrategy::Block | WaitStrategy::Spin | WaitStrategy::Adaptive(_)) => {
+                Ok((Engine::Epoll, Some(error)))
+            }
         }
     }
 
@@ -51,6 +71,7 @@ impl Engine {
     ) -> Result<(), EngineError> {
         match self {
             Engine::Uring => uring::serve(parts, context, limit, started),
+            Engine::Epoll => epoll::serve(parts, context, limit, started),
         }
     }
 }
@@ -92,6 +113,12 @@ impl EngineError {
     /// An error with no known remedy.
     pub fn new(step: &'static str, source: io::Error) -> EngineError {
         EngineError { step, source, remedy: String::new() }
+    }
+
+    /// The memory for messages could not be had.
+    pub fn no_memory(source: io::Error) -> EngineError {
+        EngineError::new("take the memory for messages", source)
+            .with_remedy("lower --buffers or --buffer-size")
     }
 
     /// The same with a remedy.

@@ -30,7 +30,7 @@ use std::time::{Duration, Instant};
 use self::kernel::{Kernel, Place, Totals};
 use super::pump::{BACKLOG_MAX, Limit, Pump};
 use crate::metrics::Counters;
-use crate::protocol::{Context, Policy, Settings};
+use crate::protocol::{Context, Policy, Protocol, Settings};
 
 /// Connections in a usual run of the tests.
 const CONNECTIONS: u64 = 100_000;
@@ -185,8 +185,12 @@ fn simulate(seed: u64) -> Totals {
     let scenario = Scenario::new(&mut random);
     let counters = Counters::default();
     let limit = Limit::new(scenario.limit);
-    let settings =
-        Settings { message_max: scenario.message_max as u64, policy: Policy::Mirror, level: 6 };
+    let settings = Settings {
+        protocol: Protocol::WebSocket,
+        message_max: scenario.message_max as u64,
+        policy: Policy::Mirror,
+        level: 6,
+    };
     let context = Context::new(settings, &counters);
     let kernel = Kernel::new(scenario.clone(), random);
     let mut pump = Pump::new(kernel, context, &limit);

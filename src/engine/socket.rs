@@ -1,15 +1,111 @@
 //! Listening sockets.
 
+use std::fmt;
+use std::fs;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
-use rustix::net::{self, AddressFamily, SocketFlags, SocketType, sockopt};
+use rustix::net::{self, AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
 
 /// Connections that may wait to be accepted, on each listener. The kernel lowers it to
 /// `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
+
+/// Where to listen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Address {
+    /// An address and a port; port 0 means a free one.
+    Tcp(SocketAddr),
+    /// The path of a Unix socket.
+    Unix(PathBuf),
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Address::Tcp(address) => address.fmt(f),
+            Address::Unix(path) => write!(f, "{UNIX}{}", path.display()),
+        }
+    }
+}
+
+/// What a Unix socket's address begins with.
+pub const UNIX: &str = "unix:";
+
+/// The file of a Unix socket, which goes with this value.
+#[derive(Debug)]
+pub struct SocketFile {
+    path: PathBuf,
+    /// Device and number, so that another's file at the same path is left alone.
+    identity: (u64, u64),
+}
+
+impl SocketFile {
+    fn at(path: &Path) -> io::Result<SocketFile> {
+        let found = fs::symlink_metadata(path)?;
+        Ok(SocketFile { path: path.to_owned(), identity: (found.dev(), found.ino()) })
+    }
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        if SocketFile::at(&self.path).is_ok_and(|found| found.identity == self.identity) {
+            // Where it is refused, the file is found to be stale the next time.
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// Opens a listener for each of `workers` on one Unix socket, which all of them share. `mode` is the
+/// file's, if not what the umask leaves; who may write to it may connect. A file that nobody listens
+/// on is replaced.
+///
+/// # Errors
+///
+/// When somebody listens there, the file is none of a socket, or cannot be made.
+pub fn listen_unix(
+    path: &Path,
+    mode: Option<u32>,
+    workers: usize,
+) -> io::Result<(Vec<OwnedFd>, SocketFile)> {
+    remove_stale(path)?;
+    let flags = SocketFlags::CLOEXEC;
+    let listener = net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    net::bind(&listener, &SocketAddrUnix::new(path)?)?;
+    let file = SocketFile::at(path)?;
+    if let Some(mode) = mode {
+        // Nobody can connect before the socket listens.
+        fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
+    }
+    net::listen(&listener, BACKLOG)?;
+    let shared =
+        (1..workers).map(|_| listener.try_clone()).collect::<io::Result<Vec<OwnedFd>>>()?;
+    Ok((std::iter::once(listener).chain(shared).collect(), file))
+}
+
+/// Removes the file of a socket on which nobody listens any more.
+fn remove_stale(path: &Path) -> io::Result<()> {
+    let found = match fs::symlink_metadata(path) {
+        Ok(found) => found,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    if !found.file_type().is_socket() {
+        return Err(Errno::EXIST.into());
+    }
+    match UnixStream::connect(path) {
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path),
+        // A listener whose queue is full is one, too.
+        Ok(_) => Err(Errno::ADDRINUSE.into()),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(Errno::ADDRINUSE.into()),
+        Err(error) => Err(error),
+    }
+}
 
 /// Opens one listener for each of `workers` on the same address, between which the kernel
 /// distributes the connections. Port 0 becomes a free port, the same for all. Returns the

@@ -50,8 +50,9 @@ use crate::slab::Key;
 
 /// Entries of the submission queue. When it is full, it is submitted without waiting.
 const SUBMISSIONS: u32 = 1024;
-/// Entries of the completion queue. When it is full, the kernel keeps what is over.
-const COMPLETIONS: u32 = 4096;
+/// Entries of the completion queue for one of the submission queue. When it is full, the kernel
+/// keeps what is over.
+const COMPLETIONS_A_SUBMISSION: u32 = 4;
 /// How long the kernel's thread polls before it sleeps, under `sqpoll`, in milliseconds.
 const SQPOLL_IDLE_MS: u32 = 50;
 /// The one group of buffers.
@@ -184,6 +185,28 @@ pub fn serve(
     outcome
 }
 
+/// Whether [`serve`] can be expected to work: sets a small ring up with the same features.
+///
+/// # Errors
+///
+/// What the kernel refuses, and what to do about it.
+pub fn probe(strategy: WaitStrategy) -> Result<(), EngineError> {
+    set_up(strategy, 8).map(|_| ())
+}
+
+fn set_up(strategy: WaitStrategy, submissions: u32) -> Result<IoUring, EngineError> {
+    let is_sqpoll = matches!(strategy, WaitStrategy::Sqpoll(_));
+    let needed = if is_sqpoll { NEEDED_SQPOLL } else { NEEDED };
+    negotiate(needed, WELCOME, |features| {
+        let mut builder = IoUring::builder();
+        builder.setup_cqsize(submissions * COMPLETIONS_A_SUBMISSION);
+        for feature in features {
+            feature.add_to(&mut builder);
+        }
+        builder.build(submissions)
+    })
+}
+
 /// The memory and the kernel's ring of one worker. [`Resources::ring`] makes it usable.
 struct Resources {
     uring: IoUring,
@@ -200,25 +223,13 @@ impl Resources {
     ///
     /// When the kernel refuses: the error names the missing feature and what to do.
     fn new(parts: Parts) -> Result<Resources, EngineError> {
-        let is_sqpoll = matches!(parts.strategy, WaitStrategy::Sqpoll(_));
-        let needed = if is_sqpoll { NEEDED_SQPOLL } else { NEEDED };
-        let uring = negotiate(needed, WELCOME, |features| {
-            let mut builder = IoUring::builder();
-            builder.setup_cqsize(COMPLETIONS);
-            for feature in features {
-                feature.add_to(&mut builder);
-            }
-            builder.build(SUBMISSIONS)
-        })?;
+        let uring = set_up(parts.strategy, SUBMISSIONS)?;
         let BufferConfig { count, octets } = parts.buffers;
         assert!(count.is_power_of_two() && octets as usize > HEADROOM, "checked by the caller");
-        let no_memory = |error| {
-            EngineError::new("take the memory for messages", error)
-                .with_remedy("lower --buffers or --buffer-size")
-        };
-        let memory = Mapping::new(usize::from(count) * octets as usize).map_err(no_memory)?;
+        let memory =
+            Mapping::new(usize::from(count) * octets as usize).map_err(EngineError::no_memory)?;
         let entries = Mapping::new(usize::from(count) * size_of::<BufRingEntry>());
-        Ok(Resources { uring, parts, memory, entries: entries.map_err(no_memory)? })
+        Ok(Resources { uring, parts, memory, entries: entries.map_err(EngineError::no_memory)? })
     }
 
     /// Whether the memory for messages cannot be swapped out.

@@ -40,9 +40,20 @@ pub enum Next {
     Close,
 }
 
+/// What is spoken on all connections of a server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protocol {
+    /// RFC 6455.
+    WebSocket,
+    /// Whatever comes goes back. What comes at once is counted as a message.
+    Tcp,
+}
+
 /// What a server does for all its connections alike.
 #[derive(Debug, Clone, Copy)]
 pub struct Settings {
+    /// What is spoken.
+    pub protocol: Protocol,
     /// The largest message taken, in octets of payload, inflated; a larger one costs its sender the
     /// connection.
     pub message_max: u64,
@@ -81,6 +92,8 @@ enum Phase {
     Expanding,
     /// The server has sent a close frame and waits for the peer's.
     Closing,
+    /// Octets are echoed: there are no frames.
+    Plain,
     /// Nothing more is read or written.
     Closed,
 }
@@ -201,7 +214,7 @@ impl Connection {
         context: &Context<'_>,
     ) -> Next {
         match (self.phase, self.frame) {
-            (Phase::Handshake(_), _) => {
+            (Phase::Handshake(_) | Phase::Plain, _) => {
                 region.skip_all();
                 self.phase = Phase::Closed;
             }
@@ -232,7 +245,7 @@ impl Connection {
         match self.phase {
             Phase::Closed => Next::Close,
             Phase::Expanding => Next::Expand(self.expanded_octets()),
-            Phase::Handshake(_) | Phase::Open | Phase::Closing => Next::Receive,
+            Phase::Handshake(_) | Phase::Open | Phase::Closing | Phase::Plain => Next::Receive,
         }
     }
 
@@ -240,7 +253,17 @@ impl Connection {
     #[cold]
     fn advance_slowly(&mut self, region: &mut Region<'_>, context: &Context<'_>) -> Next {
         if let Phase::Handshake(admission) = self.phase {
-            self.handshake(admission, region, context);
+            match (context.settings.protocol, admission) {
+                (Protocol::WebSocket, _) => self.handshake(admission, region, context),
+                (Protocol::Tcp, Admission::Open) => self.phase = Phase::Plain,
+                (Protocol::Tcp, Admission::Full) => {
+                    self.phase = Phase::Closed;
+                    context.counters.connections_rejected.add(1);
+                }
+            }
+        }
+        if self.phase == Phase::Plain {
+            echo_plain(region, context);
         }
         if self.phase == Phase::Expanding {
             self.expand(region, context);
@@ -619,6 +642,18 @@ impl Connection {
     }
 }
 
+/// Echoes all that is unread, as it is.
+fn echo_plain(region: &mut Region<'_>, context: &Context<'_>) {
+    let (bytes, to, from) = region.parts();
+    let count = bytes.len() - from;
+    if count > 0 {
+        bytes.copy_within(from.., to);
+        region.moved(count);
+        region.release();
+        context.counters.messages.add(1);
+    }
+}
+
 /// Echoes the message at the beginning of what is unread, if it is one whole frame of at most 125
 /// octets: a shorter way to what [`Connection::frames`] does, for the messages that latency is
 /// measured with. Says whether it was such a message; if not, nothing has changed.
@@ -660,7 +695,12 @@ mod tests {
     use super::*;
     use crate::buffer::{Cursors, HEADROOM, Spill};
 
-    const SETTINGS: Settings = Settings { message_max: 1000, policy: Policy::Mirror, level: 6 };
+    const SETTINGS: Settings = Settings {
+        protocol: Protocol::WebSocket,
+        message_max: 1000,
+        policy: Policy::Mirror,
+        level: 6,
+    };
     const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: test\r\nUpgrade: websocket\r\n\
         Connection: Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
         Sec-WebSocket-Version: 13\r\n\r\n";

@@ -16,6 +16,6 @@ pub mod mask;
 pub mod utf8;
 pub mod violation;
 
-pub use connection::{Connection, Context, Next, Settings};
+pub use connection::{Connection, Context, Next, Protocol, Settings};
 pub use extension::Policy;
 pub use handshake::Admission;

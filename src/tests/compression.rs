@@ -26,7 +26,7 @@ use ringecho::metrics::Counters;
 use ringecho::protocol::close::CloseCode;
 use ringecho::protocol::deflate::compressed_max;
 use ringecho::protocol::violation::Violation;
-use ringecho::protocol::{Admission, Connection, Context, Next, Policy, Settings};
+use ringecho::protocol::{Admission, Connection, Context, Next, Policy, Protocol, Settings};
 use rustix::process::Signal;
 use support::{
     BINARY, CLOSE, Client, FIN, PING, PONG, REQUEST, Random, Server, TEXT, cases, frame,
@@ -66,7 +66,8 @@ fn every_combination(test: &'static str, policy: Policy) {
         let random = &mut case.random;
         let counters = Counters::default();
         let level = 1 + random.below(9) as u8;
-        let settings = Settings { message_max: MESSAGE_MAX, policy, level };
+        let settings =
+            Settings { protocol: Protocol::WebSocket, message_max: MESSAGE_MAX, policy, level };
         let context = Context::new(settings, &counters);
         let mut peer = Peer::new(random.pick(&ROOMS), &context);
         let response = peer.handshake(&offer.field());
@@ -651,7 +652,8 @@ fn a_bomb_goes_off_at_the_limit_and_costs_little() {
         (Policy::Deflate, together, 4, 768 << 10),
     ] {
         let counters = Counters::default();
-        let settings = Settings { message_max: LIMIT, policy, level: 6 };
+        let settings =
+            Settings { protocol: Protocol::WebSocket, message_max: LIMIT, policy, level: 6 };
         let before = heap::held();
         let context = Context::new(settings, &counters);
         let mut peer = Peer::new(16384, &context);
@@ -872,7 +874,7 @@ fn a_server_that_stops_sends_what_it_owes_and_then_its_close_frame() {
 }
 
 fn settings(policy: Policy) -> Settings {
-    Settings { message_max: MESSAGE_MAX, policy, level: 6 }
+    Settings { protocol: Protocol::WebSocket, message_max: MESSAGE_MAX, policy, level: 6 }
 }
 
 fn request(offer: &str) -> String {

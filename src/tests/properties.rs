@@ -29,7 +29,7 @@ use ringecho::buffer::{Cursors, HEADROOM, Region, Spill};
 use ringecho::metrics::Counters;
 use ringecho::protocol::close::CloseCode;
 use ringecho::protocol::violation::Violation;
-use ringecho::protocol::{Admission, Connection, Context, Next, Policy, Settings};
+use ringecho::protocol::{Admission, Connection, Context, Next, Policy, Protocol, Settings};
 use support::{BINARY, CLOSE, Client, FIN, PING, PONG, Server, TEXT, reply};
 
 /// Octets that a region has behind its headroom.
@@ -180,7 +180,12 @@ enum Sends {
 /// Feeds `stream` in this `way` and compares what is answered at each point with `verdict`.
 fn check(stream: &Stream, verdict: &Verdict, way: Way<'_>) {
     let counters = Counters::default();
-    let settings = Settings { message_max: stream.message_max, policy: Policy::Mirror, level: 6 };
+    let settings = Settings {
+        protocol: Protocol::WebSocket,
+        message_max: stream.message_max,
+        policy: Policy::Mirror,
+        level: 6,
+    };
     let context = Context::new(settings, &counters);
     let mut peer = Peer::new(way.room, &context);
     let mut random = Random(if let Sends::Random(seed) = way.sends { seed } else { 0 });

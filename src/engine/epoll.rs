@@ -1,0 +1,576 @@
+//! Readiness as a [`Ring`]: epoll(7), edge-triggered, and the system calls of sockets.
+//!
+//! An operation is tried when it is asked for or when its socket becomes ready, and its completion
+//! is queued until the next [`Blocking::enter`]. A send is tried at once, so that a reply leaves
+//! before anything is waited for. Before a thread sleeps, every socket that may have input is read,
+//! until it is known to be empty: a TCP socket that gave less than there was room for is empty
+//! (epoll(7), questions and answers), and is not asked again; others are read until they say so.
+//! So a message in ping-pong costs three system calls: epoll_wait, recv and send.
+//!
+//! Descriptors never leave this module: a [`Socket`] is a place in its table. An edge is noted in
+//! that table and nowhere else, and no socket is closed while edges are being noted, so an edge
+//! cannot be taken for another socket's.
+//!
+//! There is no unsafe code here, and nothing of what is done with the octets.
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::time::Duration;
+
+use bytes::Buf as _;
+use rustix::event::Timespec;
+use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
+use rustix::io::Errno;
+use rustix::net::{self, AddressFamily, RecvFlags, SendFlags, Shutdown, SocketFlags, sockopt};
+
+use super::pump::{Limit, Pump};
+use super::ring::{
+    Blocking, Completion, Further, Lease, Patience, Received, Reply, Ring, Sent, Socket, Wait,
+};
+use super::wait::{Source, Waiter};
+use super::{BufferConfig, EngineError, Parts};
+use crate::buffer::HEADROOM;
+use crate::memory::Mapping;
+use crate::metrics::Counters;
+use crate::protocol::Context;
+use crate::slab::Key;
+
+/// Edges taken in one call.
+const EVENTS: usize = 1024;
+/// What an edge's data says beside the place of a connection, in its upper half.
+const CONNECTION: u64 = 0;
+const LISTENER: u64 = 1 << 32;
+const STOP: u64 = 2 << 32;
+
+/// Serves the connections of one worker until it is told to stop. `started` is called when all
+/// is ready, with whether the memory for messages is locked.
+///
+/// # Errors
+///
+/// When memory or descriptors run out, or epoll breaks.
+pub fn serve(
+    parts: Parts,
+    context: Context<'_>,
+    limit: &Limit,
+    started: impl FnOnce(bool),
+) -> Result<(), EngineError> {
+    let ring = EpollRing::new(parts, context.counters)?;
+    let is_locked = ring.memory.is_locked();
+    let pump = Pump::new(ring, context, limit);
+    started(is_locked);
+    pump.run().map_err(|error| EngineError::new("go on serving", error))
+}
+
+/// The edges that have not been noted yet.
+struct Edges<'a> {
+    epoll: OwnedFd,
+    events: Vec<Event>,
+    counters: &'a Counters,
+}
+
+impl Edges<'_> {
+    /// One epoll_wait(2), for `most`.
+    fn call(&mut self, most: Option<Duration>) -> io::Result<()> {
+        let timeout = most.map(|most| Timespec {
+            tv_sec: most.as_secs().try_into().unwrap_or(i64::MAX),
+            tv_nsec: most.subsec_nanos().into(),
+        });
+        self.counters.syscalls.add(1);
+        self.events.clear();
+        let room = rustix::buffer::spare_capacity(&mut self.events);
+        match epoll::wait(&self.epoll, room, timeout.as_ref()) {
+            Ok(_) | Err(Errno::INTR) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+impl Source for Edges<'_> {
+    fn look(&mut self) -> io::Result<bool> {
+        self.call(Some(Duration::ZERO))?;
+        Ok(!self.events.is_empty())
+    }
+
+    fn sleep(&mut self, most: Option<Duration>) -> io::Result<()> {
+        self.call(most)
+    }
+}
+
+/// An open socket.
+#[derive(Debug)]
+struct Entry {
+    fd: OwnedFd,
+    /// Known since its first operation.
+    key: Option<Key>,
+    /// A receive that gave less than there was room for has emptied the socket.
+    tells_by_length: bool,
+    is_receiving: bool,
+    /// There may be input: an edge came, and nothing since has said that the socket is empty.
+    is_readable: bool,
+    /// The peer has ended or broken the connection, which only a receive that finds no octets says.
+    has_ended: bool,
+    /// It is among the places to be read.
+    is_queued: bool,
+    /// A send that waits for the peer.
+    waiting: Option<Reply>,
+}
+
+#[derive(Debug)]
+struct Listener {
+    fd: OwnedFd,
+    is_accepting: bool,
+    is_readable: bool,
+    tells_by_length: bool,
+}
+
+struct EpollRing<'a> {
+    edges: Edges<'a>,
+    waiter: Waiter<'a>,
+    listeners: Vec<Option<Listener>>,
+    entries: Vec<Option<Entry>>,
+    vacant: Vec<i32>,
+    /// The place of each connection's socket, by the slot of its key.
+    places: Vec<i32>,
+    /// Places to be read.
+    readable: VecDeque<i32>,
+    config: BufferConfig,
+    memory: Mapping,
+    /// Buffers that nobody has.
+    free: Vec<u32>,
+    /// Sends that were whole at once, to be reported with the next completions.
+    whole: Vec<(Key, u32)>,
+    /// Completions that [`Blocking::enter`] must not sleep on.
+    urgent: Vec<Completion>,
+    counters: &'a Counters,
+}
+
+impl<'a> EpollRing<'a> {
+    fn new(parts: Parts, counters: &'a Counters) -> Result<EpollRing<'a>, EngineError> {
+        let no_epoll = |errno: Errno| EngineError::new("set up epoll", errno.into());
+        let epoll = epoll::create(CreateFlags::CLOEXEC).map_err(no_epoll)?;
+        let readable = EventFlags::IN | EventFlags::ET;
+        epoll::add(&epoll, &parts.stop, EventData::new_u64(STOP), readable).map_err(no_epoll)?;
+        let mut listeners = Vec::new();
+        for (fd, number) in parts.listeners.into_iter().zip(0u64..) {
+            rustix::io::ioctl_fionbio(&fd, true).map_err(no_epoll)?;
+            // Several workers may listen on one socket; one of them is enough for a connection.
+            let flags = EventFlags::IN | EventFlags::EXCLUSIVE | EventFlags::ET;
+            let data = EventData::new_u64(LISTENER | number);
+            epoll::add(&epoll, &fd, data, flags).map_err(no_epoll)?;
+            let family = sockopt::socket_domain(&fd).map_err(no_epoll)?;
+            listeners.push(Some(Listener {
+                fd,
+                is_accepting: false,
+                // It may have connections from before.
+                is_readable: true,
+                tells_by_length: family == AddressFamily::INET || family == AddressFamily::INET6,
+            }));
+        }
+        let BufferConfig { count, octets } = parts.buffers;
+        let memory = Mapping::new(usize::from(count) * octets as usize);
+        Ok(EpollRing {
+            edges: Edges { epoll, events: Vec::with_capacity(EVENTS), counters },
+            waiter: Waiter::new(parts.strategy, counters),
+            listeners,
+            entries: Vec::new(),
+            vacant: Vec::new(),
+            places: Vec::new(),
+            readable: VecDeque::new(),
+            config: parts.buffers,
+            memory: memory.map_err(EngineError::no_memory)?,
+            free: (0..count.into()).rev().collect(),
+            whole: Vec::new(),
+            urgent: Vec::new(),
+            counters,
+        })
+    }
+
+    /// The socket of a connection that has had an operation.
+    fn entry(&mut self, key: Key) -> (i32, &mut Entry) {
+        let place = self.places[key.slot as usize];
+        (place, self.entries[place as usize].as_mut().expect("its socket is open"))
+    }
+
+    /// The same before its first operation, which makes it known.
+    #[inline]
+    fn introduce(&mut self, key: Key, socket: &Socket) -> &mut Entry {
+        let entry = self.entries[socket.0 as usize].as_mut().expect("its socket is open");
+        if entry.key != Some(key) {
+            entry.key = Some(key);
+            let slot = key.slot as usize;
+            if self.places.len() <= slot {
+                self.places.resize(slot + 1, -1);
+            }
+            self.places[slot] = socket.0;
+        }
+        entry
+    }
+
+    /// Notes the edges that came.
+    fn note(&mut self) {
+        let mut events = std::mem::take(&mut self.edges.events);
+        for event in events.drain(..) {
+            let (data, flags) = (event.data.u64(), event.flags);
+            let place = data as u32;
+            match data & !u64::from(u32::MAX) {
+                CONNECTION => self.note_connection(place as i32, flags),
+                LISTENER => {
+                    if let Some(listener) = &mut self.listeners[place as usize] {
+                        listener.is_readable = true;
+                    }
+                }
+                _ => self.urgent.push(Completion::StopRequested),
+            }
+        }
+        self.edges.events = events;
+    }
+
+    fn note_connection(&mut self, place: i32, flags: EventFlags) {
+        let Some(entry) = &mut self.entries[place as usize] else { return };
+        let ended = EventFlags::RDHUP | EventFlags::HUP | EventFlags::ERR;
+        entry.has_ended |= flags.intersects(ended);
+        if flags.intersects(EventFlags::IN | ended) {
+            entry.is_readable = true;
+            queue(&mut self.readable, entry, place);
+        }
+        if flags.intersects(EventFlags::OUT | ended)
+            && let Some(reply) = entry.waiting.take()
+        {
+            let key = entry.key.expect("it has had an operation");
+            match self.attempt(place, key, reply) {
+                // An edge for input says as well that there is room, where there is none.
+                (Sent::Cut(rest), 0) => {
+                    self.entries[place as usize].as_mut().expect("it is open").waiting = Some(rest);
+                }
+                (sent, octets) => self.urgent.push(Completion::Sent { key, sent, octets }),
+            }
+        }
+    }
+
+    /// One send(2).
+    #[inline]
+    fn attempt(&mut self, place: i32, key: Key, mut reply: Reply) -> (Sent, u32) {
+        let entry = self.entries[place as usize].as_ref().expect("its socket is open");
+        debug_assert_eq!(entry.key, Some(key));
+        let octets = match &reply {
+            Reply::Pinned { lease, octets } => {
+                let start = lease.0 as usize * self.config.octets as usize;
+                let octets = octets.start as usize..octets.end as usize;
+                &self.memory.bytes()[start..][octets]
+            }
+            Reply::Heap(bytes) => bytes,
+        };
+        self.counters.syscalls.add(1);
+        let sent = net::send(&entry.fd, octets, SendFlags::NOSIGNAL | SendFlags::DONTWAIT);
+        let count = match sent {
+            Ok(count) => count,
+            Err(Errno::AGAIN | Errno::INTR) => 0,
+            Err(errno) => {
+                self.release(reply);
+                return (Sent::Failed(errno), 0);
+            }
+        };
+        if count == reply.len() {
+            self.release(reply);
+            return (Sent::Whole, count as u32);
+        }
+        match &mut reply {
+            Reply::Pinned { octets, .. } => octets.start += count as u32,
+            Reply::Heap(bytes) => bytes.advance(count),
+        }
+        (Sent::Cut(reply), count as u32)
+    }
+
+    #[inline]
+    fn release(&mut self, reply: Reply) {
+        if let Reply::Pinned { lease, .. } = reply {
+            self.recycle(lease);
+        }
+    }
+
+    /// Whether there is something to do without an edge.
+    fn is_busy(&self) -> bool {
+        !self.urgent.is_empty() || !self.readable.is_empty() || self.is_asked_to_accept()
+    }
+
+    /// Appends what has completed, and completes what can be without waiting.
+    #[inline]
+    fn collect(&mut self, completions: &mut Vec<Completion>) {
+        completions.append(&mut self.urgent);
+        self.read(completions);
+        if self.is_asked_to_accept() {
+            self.accept_all(completions);
+        }
+    }
+
+    fn is_asked_to_accept(&self) -> bool {
+        self.listeners
+            .iter()
+            .flatten()
+            .any(|listener| listener.is_accepting && listener.is_readable)
+    }
+
+    /// Reads every socket once that may have input, as far as there are buffers.
+    #[inline]
+    fn read(&mut self, completions: &mut Vec<Completion>) {
+        for _ in 0..self.readable.len() {
+            // Those that are left over come first the next time.
+            let Some(buffer) = self.free.pop() else { return };
+            let Some(place) = self.readable.pop_front() else { return self.free.push(buffer) };
+            let entry = self.entries[place as usize].as_mut();
+            let Some(entry) = entry.filter(|entry| entry.is_queued) else {
+                self.free.push(buffer);
+                continue;
+            };
+            entry.is_queued = false;
+            if !entry.is_receiving {
+                self.free.push(buffer);
+                continue;
+            }
+            let octets = self.config.octets as usize;
+            let start = buffer as usize * octets;
+            let room = &mut self.memory.bytes()[start + HEADROOM..start + octets];
+            let length = room.len();
+            self.counters.syscalls.add(1);
+            let result = net::recv(&entry.fd, room, RecvFlags::DONTWAIT).map(|(_, count)| count);
+            let key = entry.key.expect("it receives");
+            let (received, further) = match result {
+                Ok(0) => (Received::End, Further::Over),
+                Ok(count) => {
+                    let is_empty = entry.tells_by_length && count < length && !entry.has_ended;
+                    entry.is_readable = !is_empty;
+                    if entry.is_readable {
+                        queue(&mut self.readable, entry, place);
+                    }
+                    let lease = Lease(buffer);
+                    completions.push(Completion::Received {
+                        key,
+                        received: Received::Data { lease, octets: count as u32 },
+                        further: Further::More,
+                    });
+                    continue;
+                }
+                Err(Errno::AGAIN) => {
+                    entry.is_readable = false;
+                    self.free.push(buffer);
+                    continue;
+                }
+                Err(Errno::INTR) => {
+                    queue(&mut self.readable, entry, place);
+                    self.free.push(buffer);
+                    continue;
+                }
+                Err(errno) => (Received::Failed(errno), Further::Over),
+            };
+            entry.is_receiving = false;
+            self.free.push(buffer);
+            completions.push(Completion::Received { key, received, further });
+        }
+    }
+
+    /// Accepts all connections that wait.
+    fn accept_all(&mut self, completions: &mut Vec<Completion>) {
+        for number in 0..self.listeners.len() {
+            while let Some(listener) = &mut self.listeners[number]
+                && listener.is_accepting
+                && listener.is_readable
+            {
+                self.counters.syscalls.add(1);
+                let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+                let tells_by_length = listener.tells_by_length;
+                let (result, further) = match net::accept_with(&listener.fd, flags) {
+                    Ok(fd) => match self.add(fd, tells_by_length) {
+                        Ok(socket) => (Ok(socket), Further::More),
+                        Err(errno) => (Err(errno), Further::Over),
+                    },
+                    Err(Errno::AGAIN) => {
+                        listener.is_readable = false;
+                        continue;
+                    }
+                    // The connections still wait, though no edge will say so again.
+                    Err(errno) => (Err(errno), Further::Over),
+                };
+                if further == Further::Over
+                    && let Some(listener) = &mut self.listeners[number]
+                {
+                    listener.is_accepting = false;
+                }
+                let listener = number as u32;
+                completions.push(Completion::Accepted { listener, result, further });
+            }
+        }
+    }
+
+    /// Watches a socket. Edges that come before its first receive are kept for it.
+    fn add(&mut self, fd: OwnedFd, tells_by_length: bool) -> Result<Socket, Errno> {
+        let place = self.vacant.pop().unwrap_or_else(|| {
+            self.entries.push(None);
+            i32::try_from(self.entries.len() - 1).expect("fewer than 2^31 descriptors")
+        });
+        let flags = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;
+        self.counters.syscalls.add(1);
+        let data = EventData::new_u64(CONNECTION | place as u64);
+        if let Err(errno) = epoll::add(&self.edges.epoll, &fd, data, flags) {
+            self.counters.syscalls.add(1);
+            self.vacant.push(place);
+            return Err(errno);
+        }
+        self.entries[place as usize] = Some(Entry {
+            fd,
+            key: None,
+            tells_by_length,
+            is_receiving: false,
+            // The first request is often there with the connection; reading finds out.
+            is_readable: true,
+            has_ended: false,
+            is_queued: false,
+            waiting: None,
+        });
+        Ok(Socket(place))
+    }
+
+    fn remove(&mut self, socket: &Socket) {
+        // Closing takes it from epoll's list too.
+        self.counters.syscalls.add(1);
+        self.entries[socket.0 as usize] = None;
+        self.vacant.push(socket.0);
+    }
+}
+
+/// Puts a socket among those to be read, once.
+#[inline]
+fn queue(readable: &mut VecDeque<i32>, entry: &mut Entry, place: i32) {
+    if entry.is_receiving && !entry.is_queued {
+        entry.is_queued = true;
+        readable.push_back(place);
+    }
+}
+
+impl Ring for EpollRing<'_> {
+    fn now(&self) -> Duration {
+        self.waiter.now()
+    }
+
+    fn listeners(&self) -> u32 {
+        self.listeners.len() as u32
+    }
+
+    fn accept(&mut self, listener: u32) {
+        if let Some(listener) = &mut self.listeners[listener as usize] {
+            listener.is_accepting = true;
+        }
+    }
+
+    fn cancel_accept(&mut self, listener: u32) {
+        let accepting = self.listeners[listener as usize].as_mut();
+        if let Some(it) = accepting.filter(|it| it.is_accepting) {
+            it.is_accepting = false;
+            let result = Err(Errno::CANCELED);
+            self.urgent.push(Completion::Accepted { listener, result, further: Further::Over });
+        }
+    }
+
+    fn close_listener(&mut self, listener: u32) {
+        if self.listeners[listener as usize].take().is_some() {
+            self.counters.syscalls.add(1);
+        }
+    }
+
+    /// The stop is watched from the beginning.
+    fn watch_stop(&mut self) {}
+
+    #[inline]
+    fn receive(&mut self, key: Key, socket: &Socket) {
+        let entry = self.introduce(key, socket);
+        entry.is_receiving = true;
+        if let Some(entry) = &mut self.entries[socket.0 as usize]
+            && entry.is_readable
+        {
+            queue(&mut self.readable, entry, socket.0);
+        }
+    }
+
+    fn cancel_receive(&mut self, key: Key) {
+        let (_, entry) = self.entry(key);
+        if std::mem::take(&mut entry.is_receiving) {
+            let received = Received::Failed(Errno::CANCELED);
+            self.urgent.push(Completion::Received { key, received, further: Further::Over });
+        }
+    }
+
+    #[inline]
+    fn send(&mut self, key: Key, socket: &Socket, reply: Reply, patience: Patience) -> Patience {
+        self.introduce(key, socket);
+        match (self.attempt(socket.0, key, reply), patience) {
+            ((Sent::Whole, octets), _) => self.whole.push((key, octets)),
+            ((Sent::Cut(rest), 0), Patience::Unlimited) => {
+                let (_, entry) = self.entry(key);
+                entry.waiting = Some(rest);
+            }
+            ((sent, octets), _) => self.urgent.push(Completion::Sent { key, sent, octets }),
+        }
+        patience
+    }
+
+    fn cancel_send(&mut self, key: Key) {
+        let (_, entry) = self.entry(key);
+        if let Some(rest) = entry.waiting.take() {
+            self.urgent.push(Completion::Sent { key, sent: Sent::Cut(rest), octets: 0 });
+        }
+    }
+
+    fn shut_down(&mut self, socket: &Socket) {
+        self.counters.syscalls.add(1);
+        let entry = self.entries[socket.0 as usize].as_ref().expect("its socket is open");
+        // It fails if the peer has reset the connection, which the receive reports.
+        let _ = net::shutdown(entry.fd.as_fd(), Shutdown::Write);
+    }
+
+    fn close(&mut self, key: Key, socket: Socket) {
+        self.remove(&socket);
+        self.urgent.push(Completion::Closed { key });
+    }
+
+    fn discard(&mut self, socket: Socket) {
+        self.remove(&socket);
+    }
+
+    #[inline]
+    fn bytes<'a>(&'a mut self, lease: &'a mut Lease) -> &'a mut [u8] {
+        let octets = self.config.octets as usize;
+        &mut self.memory.bytes()[lease.0 as usize * octets..][..octets]
+    }
+
+    #[inline]
+    fn recycle(&mut self, lease: Lease) {
+        self.free.push(lease.0);
+    }
+
+    fn buffers_ready(&self) -> usize {
+        self.free.len()
+    }
+}
+
+impl Blocking for EpollRing<'_> {
+    #[inline]
+    fn enter(&mut self, wait: Wait, completions: &mut Vec<Completion>) -> io::Result<()> {
+        completions.extend(self.whole.drain(..).map(|(key, octets)| Completion::Sent {
+            key,
+            sent: Sent::Whole,
+            octets,
+        }));
+        let reported = completions.len();
+        self.collect(completions);
+        match wait {
+            Wait::Until(until) if completions.len() == reported && !self.is_busy() => {
+                self.waiter.wait(until, &mut self.edges)?;
+            }
+            // Whoever always has something to be read must not keep the others from being seen.
+            Wait::Until(_) | Wait::Not => self.edges.call(Some(Duration::ZERO))?,
+        }
+        self.note();
+        self.collect(completions);
+        Ok(())
+    }
+}
