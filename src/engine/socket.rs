@@ -47,14 +47,18 @@ pub struct SocketFile {
 
 impl SocketFile {
     fn at(path: &Path) -> io::Result<SocketFile> {
-        let found = fs::symlink_metadata(path)?;
-        Ok(SocketFile { path: path.to_owned(), identity: (found.dev(), found.ino()) })
+        Ok(SocketFile { path: path.to_owned(), identity: identity(path)? })
     }
+}
+
+fn identity(path: &Path) -> io::Result<(u64, u64)> {
+    let found = fs::symlink_metadata(path)?;
+    Ok((found.dev(), found.ino()))
 }
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        if SocketFile::at(&self.path).is_ok_and(|found| found.identity == self.identity) {
+        if identity(&self.path).is_ok_and(|found| found == self.identity) {
             // Where it is refused, the file is found to be stale the next time.
             let _ = fs::remove_file(&self.path);
         }

@@ -3,8 +3,10 @@
 mod support;
 
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read as _, Write as _};
 use std::net::{Ipv6Addr, Shutdown, TcpListener};
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::UnixStream;
 use std::process::{Child, Command};
 use std::thread;
 
@@ -77,8 +79,16 @@ fn the_first_line_says_where_and_how_and_then_it_accepts() {
         ("1", format!("1 worker on processor {cpu}"), "block"),
         ("2", format!("2 workers on processors {cpu},{cpu}"), "adaptive"),
     ] {
-        let server =
-            Server::start(&["--workers", workers, "--cpus", &cpu.to_string(), "--wait", wait]);
+        let server = Server::start(&[
+            "--engine",
+            "uring",
+            "--workers",
+            workers,
+            "--cpus",
+            &cpu.to_string(),
+            "--wait",
+            wait,
+        ]);
         let address = server.address();
         assert_ne!(address.port(), 0);
         assert_eq!(
@@ -213,6 +223,13 @@ fn help_names_every_option_and_the_version_is_told() {
         "--listen",
         "--workers",
         "--cpus",
+        "--unix-mode",
+        "--engine",
+        "uring",
+        "epoll",
+        "--protocol",
+        "--compression",
+        "--compression-level",
         "--wait",
         "block",
         "spin",
@@ -234,8 +251,11 @@ fn help_names_every_option_and_the_version_is_told() {
     assert_eq!(version.stdout, format!("ringecho {}\n", env!("CARGO_PKG_VERSION")));
 }
 
-/// Runs the server where io_uring_setup(2) fails with `errno`.
-fn run_without_io_uring(errno: Errno) -> Ended {
+/// Calls `call` on a thread whose processes find that io_uring_setup(2) fails with `errno`.
+fn without_io_uring<T: Send + 'static>(
+    errno: Errno,
+    call: impl FnOnce() -> T + Send + 'static,
+) -> T {
     // The same on all architectures.
     const IO_URING_SETUP: i64 = 425;
     let filter: BpfProgram = SeccompFilter::new(
@@ -249,18 +269,53 @@ fn run_without_io_uring(errno: Errno) -> Ended {
     let run = thread::spawn(move || {
         // The filter is this thread's and its children's.
         seccompiler::apply_filter(&filter).expect("seccomp");
-        run(&["--listen", "127.0.0.1:0"])
+        call()
     });
     run.join().expect("a thread")
 }
 
 #[test]
 fn without_io_uring_the_remedy_is_told() {
-    let line = refusal(run_without_io_uring(Errno::NOSYS));
+    let refused = |errno| {
+        let arguments = ["--listen", "127.0.0.1:0", "--engine", "uring"];
+        refusal(without_io_uring(errno, move || run(&arguments)))
+    };
+    let line = refused(Errno::NOSYS);
     assert!(line.contains("io_uring") && line.contains("Linux 6.1"), "{line}");
     assert!(line.contains("seccomp"), "{line}");
-    let line = refusal(run_without_io_uring(Errno::PERM));
+    let line = refused(Errno::PERM);
     assert!(line.contains("kernel.io_uring_disabled") && line.contains("seccomp"), "{line}");
+}
+
+#[test]
+fn without_io_uring_it_serves_by_epoll_and_says_why() {
+    for (errno, reason) in [(Errno::NOSYS, "Linux 6.1"), (Errno::PERM, "kernel.io_uring_disabled")]
+    {
+        let server = without_io_uring(errno, || Server::start(&["--engine", "auto"]));
+        assert!(server.greeting().contains("(engine epoll, "), "{}", server.greeting());
+        let mut client = Client::connect(server.address());
+        converse(&mut client, 100);
+        client.close();
+        let ended = server.terminate();
+        assert_eq!(ended.status.code(), Some(0), "{ended:?}");
+        let lines: Vec<&str> = ended
+            .stderr
+            .lines()
+            .filter(|line| line.contains("epoll instead of io_uring"))
+            .collect();
+        assert!(lines.len() == 1 && lines[0].contains(reason), "{ended:?}");
+    }
+    // Only io_uring has a thread of the kernel to wait with.
+    let arguments = ["--listen", "127.0.0.1:0", "--wait", "sqpoll"];
+    let line = refusal(without_io_uring(Errno::PERM, move || run(&arguments)));
+    assert!(line.contains("kernel.io_uring_disabled"), "{line}");
+}
+
+#[test]
+fn engines_and_waits_that_do_not_go_together_are_told() {
+    let ended = run(&["--engine", "epoll", "--wait", "sqpoll"]);
+    assert_eq!(ended.status.code(), Some(2));
+    assert!(ended.stderr.contains("--engine uring"), "{}", ended.stderr);
 }
 
 #[test]
@@ -429,7 +484,7 @@ fn converse(client: &mut Client, messages: usize) {
 
 #[test]
 fn the_counters_are_exact() {
-    let server = Server::start(&["--workers", "1", "--wait", "block"]);
+    let server = Server::start(&["--engine", "uring", "--workers", "1", "--wait", "block"]);
     let mut client = Client::connect(server.address());
     converse(&mut client, 1000);
     let (request, response) = (REQUEST.len() as u64, RESPONSE.len() as u64);
@@ -583,7 +638,7 @@ fn syscalls_per_message(ended: &Ended) -> f64 {
 
 #[test]
 fn a_message_costs_one_system_call() {
-    let server = Server::start(&["--workers", "1", "--wait", "block"]);
+    let server = Server::start(&["--engine", "uring", "--workers", "1", "--wait", "block"]);
     let mut client = Client::connect(server.address());
     converse(&mut client, 10_000);
     client.close();
@@ -596,7 +651,7 @@ fn a_message_costs_one_system_call() {
 
 #[test]
 fn messages_that_wait_together_share_their_system_calls() {
-    let server = Server::start(&["--workers", "1", "--wait", "block"]);
+    let server = Server::start(&["--engine", "uring", "--workers", "1", "--wait", "block"]);
     let mut clients: Vec<Client> = (0..64).map(|_| Client::connect(server.address())).collect();
     let sent = frame(TEXT, b"0123456789abcdef");
     for _ in 0..300 {
@@ -621,4 +676,80 @@ fn messages_that_wait_together_share_their_system_calls() {
     let ratio = syscalls_per_message(&ended);
     say(&format!("system calls a message, 64 connections in lock step: {ratio:.4}"));
     assert!(ratio <= 0.1, "{}", ended.statistics);
+}
+
+#[test]
+fn a_unix_socket_has_the_mode_asked_for_and_goes_with_the_server() {
+    let path = temporary_file("mode.sock");
+    let listen = format!("unix:{}", path.display());
+    for (option, mode) in [("600", 0o600), ("666", 0o666)] {
+        let arguments = ["--listen", "127.0.0.1:0", "--listen", &listen, "--unix-mode", option];
+        let server = Server::start(&[&arguments[..], &["--workers", "2"]].concat());
+        assert!(server.greeting().contains(&listen), "{}", server.greeting());
+        let found = fs::metadata(&path).expect("the socket's file");
+        assert_eq!(found.permissions().mode() & 0o777, mode);
+        // As many as find each of the workers.
+        let clients: Vec<UnixStream> =
+            (0..20).map(|_| UnixStream::connect(&path).expect("a listener")).collect();
+        for mut client in &clients {
+            client.write_all(REQUEST.as_bytes()).expect("connected");
+            let mut response = vec![0; RESPONSE.len()];
+            client.read_exact(&mut response).expect("connected");
+            assert_eq!(String::from_utf8_lossy(&response), RESPONSE);
+        }
+        drop(clients);
+        assert_eq!(server.terminate().status.code(), Some(0));
+        assert!(!path.exists());
+    }
+}
+
+#[test]
+fn a_stale_unix_socket_is_replaced_and_nothing_else_is() {
+    let path = temporary_file("stale.sock");
+    let listen = format!("unix:{}", path.display());
+    let arguments = ["--listen", "127.0.0.1:0", "--listen", &listen];
+    let server = Server::start(&arguments);
+    let line = refusal(run(&["--listen", &listen]));
+    assert!(line.contains(&listen) && line.contains("another path"), "{line}");
+    // Killed outright it leaves its file behind.
+    server.signal(Signal::KILL);
+    server.wait();
+    assert!(path.exists());
+    // The kernel ends the operations of a killed process a moment after the process.
+    wait_until("nobody listens", || UnixStream::connect(&path).is_err());
+    let server = Server::start(&arguments);
+    UnixStream::connect(&path).expect("a listener");
+    // The file of whoever came after is not this server's to remove.
+    fs::remove_file(&path).expect("a file");
+    fs::write(&path, "another's").expect("a file");
+    assert_eq!(server.terminate().status.code(), Some(0));
+    let line = refusal(run(&["--listen", &listen]));
+    assert!(line.contains("no socket"), "{line}");
+    assert_eq!(fs::read_to_string(&path).expect("it is left alone"), "another's");
+    let line = refusal(run(&["--listen", "unix:/nowhere/at/all.sock"]));
+    assert!(line.contains("directory"), "{line}");
+}
+
+#[test]
+fn plain_octets_come_back_and_are_counted() {
+    let server = Server::start(&["--protocol", "tcp", "--workers", "1", "--connections-max", "1"]);
+    assert!(server.greeting().contains(" tcp://127.0.0.1:"), "{}", server.greeting());
+    let mut client = Client::open(server.address());
+    for number in 0..100 {
+        let octets = pattern(1 + number * 3);
+        client.write(&octets);
+        assert_eq!(client.read(octets.len()), octets);
+    }
+    // One too many is let go, when it says something.
+    let mut other = Client::open(server.address());
+    other.write(b"hello");
+    other.expect_end();
+    server.signal(Signal::TERM);
+    client.expect_end();
+    drop((client, other));
+    let ended = server.wait();
+    assert_eq!(ended.status.code(), Some(0));
+    let octets: u64 = (0..100).map(|number| 1 + number * 3).sum();
+    assert_eq!((ended.count("messages"), ended.count("connections_rejected")), (100, 1));
+    assert_eq!((ended.count("bytes_in"), ended.count("bytes_out")), (octets + 5, octets));
 }

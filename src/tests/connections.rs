@@ -325,7 +325,7 @@ fn a_message_is_taken_whole_from_a_client_that_reads_only_afterwards() {
 #[test]
 fn too_few_buffers_make_it_slower_and_not_wrong() {
     for buffers in ["1", "2"] {
-        let server = Server::start(&["--workers", "1", "--buffers", buffers]);
+        let server = Server::start(&["--engine", "uring", "--workers", "1", "--buffers", buffers]);
         let address = server.address();
         let clients: Vec<_> = (0..50)
             .map(|number| {

@@ -147,12 +147,18 @@ fn count(statistics: &Value, name: &str) -> u64 {
 
 impl Server {
     /// Starts the server with `arguments` on a free port of 127.0.0.1, unless they have a
-    /// `--listen`, and returns when it has printed its first line.
+    /// `--listen`, and returns when it has printed its first line. RINGECHO_TEST_ENGINE names the
+    /// engine where they do not, and do not want what only one has.
     pub(crate) fn start(arguments: &[&str]) -> Server {
         let mut command = Command::new(PROGRAM);
         command.args(arguments);
         if !arguments.contains(&"--listen") {
             command.args(["--listen", "127.0.0.1:0"]);
+        }
+        if let Ok(engine) = std::env::var("RINGECHO_TEST_ENGINE")
+            && !arguments.iter().any(|argument| ["--engine", "sqpoll"].contains(argument))
+        {
+            command.args(["--engine", &engine]);
         }
         Server::start_by(command)
     }
@@ -331,7 +337,7 @@ pub(crate) fn wait_for_end(child: &mut Child) -> ExitStatus {
 fn addresses_in(greeting: &str) -> Vec<SocketAddr> {
     greeting
         .split_whitespace()
-        .filter_map(|word| word.strip_prefix("ws://"))
+        .filter_map(|word| word.split_once("://").map(|(_, address)| address))
         .map(|address| address.parse().expect("an address"))
         .collect()
 }

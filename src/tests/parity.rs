@@ -1,0 +1,333 @@
+//! The engines against each other: scripted conversations, of which every octet that comes back is
+//! the same whatever the octets went through.
+//!
+//! What is right is compared with an oracle elsewhere; here one engine is the measure of the others.
+
+mod support;
+
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::thread;
+
+use support::{
+    BINARY, CLOSE, FIN, PING, PONG, REQUEST, RESPONSE, Server, TEXT, TIMEOUT, frame, pattern,
+    reply, temporary_file,
+};
+
+/// The engines, the measure first, each with ways to wait that it does not share with others.
+const ENGINES: &[&[&str]] = &[
+    &["--engine", "uring", "--wait", "block"],
+    &["--engine", "uring", "--wait", "sqpoll"],
+    &["--engine", "epoll", "--wait", "block"],
+    &["--engine", "epoll", "--wait", "spin"],
+];
+
+const RSV1: u8 = 0x40;
+/// "Hello", compressed (RFC 7692 section 7.2.3.1).
+const HELLO: &[u8] = b"\xf2\x48\xcd\xc9\xc9\x07\x00";
+
+enum Step {
+    /// Write these octets at once.
+    Write(Vec<u8>),
+    /// Read until so many octets have come since the beginning.
+    Await(usize),
+    /// Say that no more will be written.
+    End,
+}
+use Step::{Await, End, Write as Say};
+
+/// What a client does on one connection. At its end it reads to the server's end.
+struct Conversation {
+    name: &'static str,
+    /// Arguments of the server.
+    arguments: &'static [&'static str],
+    steps: Vec<Step>,
+}
+
+/// A conversation behind the opening handshake.
+fn open(name: &'static str, steps: Vec<Step>) -> Conversation {
+    opened(name, &[], steps)
+}
+
+fn opened(
+    name: &'static str,
+    arguments: &'static [&'static str],
+    steps: Vec<Step>,
+) -> Conversation {
+    let mut all = vec![Say(REQUEST.into()), Await(RESPONSE.len())];
+    all.extend(steps);
+    Conversation { name, arguments, steps: all }
+}
+
+/// The same with an offer to compress, whose answer is `answer`.
+fn offering(
+    name: &'static str,
+    arguments: &'static [&'static str],
+    offer: &str,
+    answer: &str,
+    steps: Vec<Step>,
+) -> Conversation {
+    let header = format!("\r\nSec-WebSocket-Extensions: {offer}\r\n\r\n");
+    let request = REQUEST.replace("\r\n\r\n", &header);
+    let answered = RESPONSE.len() + format!("Sec-WebSocket-Extensions: {answer}\r\n").len();
+    let mut all = vec![Say(request.into()), Await(answered)];
+    all.extend(steps);
+    Conversation { name, arguments, steps: all }
+}
+
+fn close(code: u16) -> Vec<u8> {
+    frame(CLOSE, &code.to_be_bytes())
+}
+
+fn conversations() -> Vec<Conversation> {
+    let hello = frame(TEXT, b"0123456789abcdef");
+    let echoed = |count: usize| Await(RESPONSE.len() + count * 18);
+    let frames = |count: usize| -> Vec<u8> {
+        let mixed = |number: usize| match number % 4 {
+            0 => frame(TEXT, "größer als ß".as_bytes()),
+            1 => frame(BINARY, &pattern(number * 7)),
+            2 => frame(PING, b"ping"),
+            _ => [frame(TEXT & !FIN, b"frag"), frame(PONG, b""), frame(FIN, b"ment")].concat(),
+        };
+        (0..count).flat_map(mixed).collect()
+    };
+    let pipeline = frames(300);
+    let large = |first| frame(first, &pattern(1_000_000));
+    let mut each = vec![];
+    let mut ping_pong = vec![];
+    for number in 1..=100 {
+        ping_pong.extend([Say(hello.clone()), echoed(number)]);
+    }
+    ping_pong.push(Say(close(1000)));
+    for octet in [frames(30), close(1001)].concat() {
+        each.push(Say(vec![octet]));
+    }
+    vec![
+        open("ping-pong", ping_pong),
+        open("a pipeline", vec![Say(pipeline.clone()), Say(close(1000))]),
+        open("octet by octet", each),
+        open("half-closed after a pipeline", vec![Say(pipeline.clone()), End]),
+        open("half-closed at once", vec![End]),
+        open("half-closed within a frame", vec![Say(hello[..7].to_vec()), End]),
+        open("half-closed behind a large text", vec![Say(large(TEXT)), End]),
+        open("a large text", vec![Say(large(TEXT)), Say(close(1000))]),
+        open("a large binary message", vec![Say(large(BINARY)), Say(close(1000))]),
+        open(
+            "ten large messages, read late",
+            vec![Say((0..10).flat_map(|_| large(BINARY)).collect()), Say(close(3000))],
+        ),
+        open("a close without a code", vec![Say(frame(CLOSE, b""))]),
+        open("a close with a reason", vec![Say(frame(CLOSE, b"\x03\xe8bye"))]),
+        open("a close that may not be sent", vec![Say(close(1005))]),
+        open("a close of one octet", vec![Say(frame(CLOSE, b"\x03"))]),
+        open("frames behind a close", vec![Say([close(1000), pipeline.clone()].concat())]),
+        open("no mask", vec![Say([hello.clone(), reply(TEXT, b"hello")].concat())]),
+        open("a reserved bit", vec![Say(frame(TEXT | 0x20, b"hello"))]),
+        open("compressed without agreement", vec![Say(frame(TEXT | RSV1, HELLO))]),
+        open("a reserved opcode", vec![Say([hello.clone(), frame(0x83, b"")].concat())]),
+        open("a continuation of nothing", vec![Say(frame(FIN, b"hello"))]),
+        open(
+            "a message within a message",
+            vec![
+                Say(frame(TEXT & !FIN, b"one")),
+                Await(RESPONSE.len() + 5),
+                Say(frame(TEXT, b"two")),
+            ],
+        ),
+        open("a large ping", vec![Say(frame(PING, &[0; 126]))]),
+        open("wrong text", vec![Say([hello.clone(), frame(TEXT, b"ab\xffcd")].concat())]),
+        opened(
+            "too large",
+            &["--message-max", "1000"],
+            vec![
+                Say(frame(BINARY, &pattern(1000))),
+                Say(frame(BINARY & !FIN, &pattern(600))),
+                Say(frame(FIN, &pattern(401))),
+            ],
+        ),
+        Conversation {
+            name: "frames in the segment of the request",
+            arguments: &[],
+            steps: vec![Say([REQUEST.as_bytes(), &hello, &close(1000)].concat())],
+        },
+        Conversation {
+            name: "a request in pieces",
+            arguments: &[],
+            steps: REQUEST
+                .as_bytes()
+                .chunks(7)
+                .map(|piece| Say(piece.to_vec()))
+                .chain([Await(RESPONSE.len()), Say(close(1000))])
+                .collect(),
+        },
+        Conversation { name: "nothing", arguments: &[], steps: vec![End] },
+        Conversation {
+            name: "no upgrade",
+            arguments: &[],
+            steps: vec![Say(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n".to_vec())],
+        },
+        Conversation { name: "garbage", arguments: &[], steps: vec![Say(vec![0xff; 100])] },
+        Conversation {
+            name: "a head without end",
+            arguments: &[],
+            steps: vec![Say([b"GET / HTTP/1.1\r\nA: ", &[b'a'; 9000][..]].concat())],
+        },
+        offering(
+            "mirrored",
+            &[],
+            "permessage-deflate",
+            "permessage-deflate",
+            vec![
+                Say([frame(TEXT | RSV1, HELLO), hello.clone()].concat()),
+                Say([frame(TEXT & !FIN | RSV1, &HELLO[..3]), frame(FIN, &HELLO[3..])].concat()),
+                Say([frame(TEXT | RSV1, b"\xf2\x00\x11\x00\x00"), close(1000)].concat()),
+            ],
+        ),
+        offering(
+            "compressed again",
+            &["--compression", "deflate"],
+            "permessage-deflate",
+            "permessage-deflate",
+            vec![
+                Say(frame(TEXT | RSV1, HELLO)),
+                Say([hello.clone(), frame(TEXT | RSV1, b"\xf2\x00\x11\x00\x00")].concat()),
+                Say(close(1000)),
+            ],
+        ),
+        offering(
+            "cannot be inflated",
+            &[],
+            "permessage-deflate",
+            "permessage-deflate",
+            vec![Say([frame(TEXT | RSV1, HELLO), frame(TEXT | RSV1, b"\xff\xff")].concat())],
+        ),
+        Conversation {
+            name: "plain octets",
+            arguments: &["--protocol", "tcp"],
+            steps: vec![Say(b"hello".to_vec()), Await(5), Say(pattern(1_000_000)), End],
+        },
+        Conversation { name: "no octets", arguments: &["--protocol", "tcp"], steps: vec![End] },
+    ]
+}
+
+/// A connection of either kind.
+enum Link {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+impl Link {
+    fn split(self) -> (Box<dyn Read + Send>, Box<dyn Write>, Box<dyn Fn()>) {
+        match self {
+            Link::Tcp(stream) => {
+                stream.set_nodelay(true).expect("an option");
+                stream.set_read_timeout(Some(TIMEOUT)).expect("an option");
+                let [reader, writer] = [(), ()].map(|()| stream.try_clone().expect("a descriptor"));
+                let end = move || stream.shutdown(Shutdown::Write).expect("connected");
+                (Box::new(reader), Box::new(writer), Box::new(end))
+            }
+            Link::Unix(stream) => {
+                stream.set_read_timeout(Some(TIMEOUT)).expect("an option");
+                let [reader, writer] = [(), ()].map(|()| stream.try_clone().expect("a descriptor"));
+                let end = move || stream.shutdown(Shutdown::Write).expect("connected");
+                (Box::new(reader), Box::new(writer), Box::new(end))
+            }
+        }
+    }
+}
+
+/// All that comes back.
+fn hold(conversation: &Conversation, link: Link) -> Vec<u8> {
+    let (mut reader, mut writer, end) = link.split();
+    let mut heard = vec![];
+    let is_await = |step: &Step| matches!(step, Await(_));
+    let last_await = conversation.steps.iter().rposition(is_await);
+    let (before, last) = conversation.steps.split_at(last_await.map_or(0, |at| at + 1));
+    for step in before {
+        match step {
+            Say(octets) => writer.write_all(octets).expect("the server reads"),
+            Await(count) => {
+                let missing = (count - heard.len()) as u64;
+                let come = reader.by_ref().take(missing).read_to_end(&mut heard);
+                assert_eq!(come.expect("the server answers") as u64, missing);
+            }
+            End => end(),
+        }
+    }
+    // What is left is written while all that comes is read: a server may not take more until then.
+    thread::scope(|scope| {
+        let rest = scope.spawn(|| {
+            let end = reader.read_to_end(&mut heard);
+            end.unwrap_or_else(|error| panic!("{}: no end: {error}", conversation.name));
+            heard
+        });
+        for step in last {
+            match step {
+                // The server may have failed the connection before it has read all.
+                Say(octets) => match writer.write_all(octets) {
+                    Ok(()) => {}
+                    Err(error) if error.kind() == io::ErrorKind::BrokenPipe => break,
+                    Err(error) => panic!("{error}"),
+                },
+                Await(_) => unreachable!("it is behind the last"),
+                End => end(),
+            }
+        }
+        rest.join().expect("a thread")
+    })
+}
+
+/// What the engine says in each conversation, over TCP and over a Unix socket.
+fn hear(engine: &[&str], conversations: &[Conversation]) -> Vec<(Vec<u8>, Vec<u8>)> {
+    let path = temporary_file("ringecho.sock");
+    let unix = format!("unix:{}", path.display());
+    let mut servers: Vec<(&[&str], Server)> = vec![];
+    let heard = conversations.iter().map(|conversation| {
+        let known = servers.iter().position(|(arguments, _)| *arguments == conversation.arguments);
+        let at = known.unwrap_or_else(|| {
+            let number = servers.len().to_string();
+            let unix = unix.clone() + &number;
+            let listen = ["--workers", "1", "--listen", "127.0.0.1:0", "--listen", &unix];
+            let arguments = [engine, &listen, conversation.arguments].concat();
+            servers.push((conversation.arguments, Server::start(&arguments)));
+            servers.len() - 1
+        });
+        let tcp = TcpStream::connect(servers[at].1.address()).expect("a listener");
+        let unix = UnixStream::connect(format!("{}{at}", path.display())).expect("a listener");
+        (hold(conversation, Link::Tcp(tcp)), hold(conversation, Link::Unix(unix)))
+    });
+    let heard = heard.collect();
+    for (arguments, server) in servers {
+        let ended = server.terminate();
+        assert_eq!(ended.status.code(), Some(0), "{engine:?} {arguments:?} {ended:?}");
+        assert_eq!(ended.count("connections_open"), 0, "{engine:?} {arguments:?}");
+    }
+    heard
+}
+
+#[test]
+fn every_engine_answers_with_the_same_octets() {
+    let conversations = conversations();
+    let [measure, others @ ..] = ENGINES else { unreachable!("there are engines") };
+    let expected = hear(measure, &conversations);
+    for (conversation, (tcp, unix)) in conversations.iter().zip(&expected) {
+        assert_eq!(tcp, unix, "{}: TCP and Unix", conversation.name);
+    }
+    for engine in others {
+        let heard = hear(engine, &conversations);
+        for ((conversation, heard), expected) in conversations.iter().zip(&heard).zip(&expected) {
+            assert!(heard == expected, "{engine:?}: {}", conversation.name);
+        }
+    }
+    // What the measure says is something.
+    let named = |name| {
+        let at = conversations.iter().position(|conversation| conversation.name == name);
+        &expected[at.expect("a conversation")].0
+    };
+    assert_eq!(named("ping-pong").len(), RESPONSE.len() + 100 * 18 + 4);
+    assert_eq!(named("plain octets").len(), 1_000_005);
+    assert_eq!(named("ten large messages, read late").len(), RESPONSE.len() + 10 * 1_000_010 + 4);
+    assert!(named("wrong text").ends_with(b"text is not UTF-8"));
+    assert!(named("garbage").starts_with(b"HTTP/1.1 400 "));
+}
