@@ -15,7 +15,8 @@ const SETTINGS: Settings = Settings {
     level: 6,
 };
 
-const REQUEST: &[u8] =
+/// A request for the opening handshake.
+pub const REQUEST: &[u8] =
     b"GET / HTTP/1.1\r\nHost: bench\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
       Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n";
 

@@ -19,7 +19,7 @@ pub struct Server {
 
 impl Server {
     /// Starts a server and waits until it prints where it listens: its first line has an address
-    /// behind `ws://`.
+    /// behind `ws://` or `tcp://`.
     pub fn start(command: &mut Command) -> Result<Server> {
         let name = command.get_program().display().to_string();
         let mut child = command
@@ -31,7 +31,7 @@ impl Server {
         let output = child.stdout.as_mut().expect("piped");
         BufReader::new(output).read_line(&mut line)?;
         let mut server = Server { child, address: String::new() };
-        let Some((_, rest)) = line.split_once("ws://") else {
+        let Some((_, rest)) = line.split_once("://") else {
             // It printed why on standard error, which is the benchmark's too.
             return Err(Error::other(format!("{name} does not listen")));
         };
@@ -42,6 +42,14 @@ impl Server {
     /// Where it listens, as `address:port`.
     pub fn address(&self) -> &str {
         &self.address
+    }
+
+    /// Asks the server to end, and waits until it has.
+    pub fn end(mut self) -> Result<()> {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM)?;
+        let status = self.child.wait()?;
+        if status.success() { Ok(()) } else { Err(Error::other(format!("it ended with {status}"))) }
     }
 
     /// The processor time, user's and system's, that the process has taken so far.
