@@ -1,9 +1,9 @@
-//! The header of a frame (RFC 6455 section 5.2), as a client sends it.
+//! The header of a frame (RFC 6455 section 5.2), as a client sends it and as a server does.
 //!
 //! A header is judged octet by octet: what is wrong in its first octet is found before the second
 //! has come.
 
-use super::mask::Mask;
+use super::mask::{self, Mask};
 use super::violation::Violation;
 
 /// The FIN bit, in the first octet.
@@ -73,18 +73,33 @@ pub struct Header {
     pub opcode: Opcode,
     /// Octets of payload.
     pub payload: u64,
-    /// The masking key.
+    /// The masking key; that of a server's frame changes nothing.
     pub mask: Mask,
-    /// Octets of the header itself, the key included: 6, 8 or 14.
+    /// Octets of the header itself, the key included: 6, 8 or 14 of a client, 2, 4 or 10 of a
+    /// server.
     pub octets: usize,
 }
 
 impl Header {
-    /// Reads a header from the beginning of `unread`. `None`: right as far as it goes, but not
+    /// Reads a client's header from the beginning of `unread`. `None`: right as far as it goes, but not
     /// whole. `extension_bits` are the reserved bits that an extension has given a meaning:
     /// [`COMPRESSED`] or none.
     #[inline]
     pub fn parse(unread: &[u8], extension_bits: u8) -> Result<Option<Header>, Violation> {
+        Header::parse_of::<true>(unread, extension_bits)
+    }
+
+    /// Reads a server's header from the beginning of `unread`, likewise.
+    #[inline]
+    pub fn parse_reply(unread: &[u8], extension_bits: u8) -> Result<Option<Header>, Violation> {
+        Header::parse_of::<false>(unread, extension_bits)
+    }
+
+    #[inline]
+    fn parse_of<const IS_CLIENTS: bool>(
+        unread: &[u8],
+        extension_bits: u8,
+    ) -> Result<Option<Header>, Violation> {
         let &[first, ref rest @ ..] = unread else { return Ok(None) };
         if first & RESERVED & !extension_bits != 0 {
             return Err(Violation::ReservedBit);
@@ -102,9 +117,12 @@ impl Header {
             return Err(Violation::ControlFragmented);
         }
         let &[second, ref rest @ ..] = rest else { return Ok(None) };
-        // Section 5.1: the server must fail the connection on a frame that is not masked.
-        if second & MASKED == 0 {
-            return Err(Violation::Unmasked);
+        // Section 5.1: the server must fail the connection on a frame that is not masked, and the
+        // client on one that is.
+        match (second & MASKED != 0, IS_CLIENTS) {
+            (false, true) => return Err(Violation::Unmasked),
+            (true, false) => return Err(Violation::Masked),
+            (true, true) | (false, false) => {}
         }
         let (payload, extension) = match second & 0x7f {
             126 if opcode.is_control() => return Err(Violation::ControlTooLong),
@@ -127,10 +145,26 @@ impl Header {
             }
             short => (u64::from(short), 0),
         };
+        if !IS_CLIENTS {
+            let (mask, octets) = (Mask::default(), 2 + extension);
+            return Ok(Some(Header { is_final, is_compressed, opcode, payload, mask, octets }));
+        }
         let Some(&key) = rest[extension..].first_chunk::<KEY>() else { return Ok(None) };
         let octets = 2 + extension + KEY;
         Ok(Some(Header { is_final, is_compressed, opcode, payload, mask: Mask::new(key), octets }))
     }
+}
+
+/// Appends a client's frame to `output`.
+pub fn append(output: &mut Vec<u8>, first: u8, payload: &[u8], key: [u8; KEY]) {
+    let (mut header, octets) = reply_header(first, payload.len());
+    header[1] |= MASKED;
+    output.extend_from_slice(&header[..octets]);
+    output.extend_from_slice(&key);
+    let start = output.len();
+    output.extend_from_slice(payload);
+    // Masking is its own reverse.
+    mask::unmask(&mut output[start..], 0, Mask::new(key));
 }
 
 /// The header of a server's frame of `payload` octets, with the `first` octet as given, and how many
@@ -159,6 +193,29 @@ pub fn reply_header(first: u8, payload: usize) -> ([u8; 10], usize) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_frame_of_each_length_says_what_it_was_made_of() {
+        for octets in [0, 1, 125, 126, 0xffff, 0x1_0000] {
+            let payload: Vec<u8> = (0..octets).map(|at| at as u8).collect();
+            let mut frame = b"before".to_vec();
+            append(&mut frame, 0x82, &payload, [1, 2, 3, 4]);
+            let frame = &mut frame[6..];
+            let header = Header::parse(frame, 0).expect("no violation").expect("whole");
+            assert_eq!((header.opcode, header.payload), (Opcode::Binary, octets as u64));
+            let masked = &mut frame[header.octets..];
+            mask::unmask(masked, 0, header.mask);
+            assert_eq!(masked, payload);
+            let (reply, length) = reply_header(0x82, payload.len());
+            for end in 0..length {
+                assert_eq!(Header::parse_reply(&reply[..end], 0), Ok(None));
+            }
+            let header = Header::parse_reply(&reply[..length], 0).expect("no violation");
+            let header = header.expect("whole");
+            assert_eq!((header.payload, header.octets), (octets as u64, length));
+        }
+        assert_eq!(Header::parse_reply(b"\x81\x85abcd", 0), Err(Violation::Masked));
+    }
 
     #[test]
     fn the_three_lengths() {

@@ -184,7 +184,7 @@ fn check<'b>(request: &Request<'_, 'b>) -> Result<&'b [u8], Rejection> {
 }
 
 /// Values of all fields called `name`, in their order; names ignore case (RFC 9110 section 5.1).
-fn values<'h, 'b>(
+pub(super) fn values<'h, 'b>(
     fields: &'h [Header<'b>],
     name: &'static str,
 ) -> impl Iterator<Item = &'b [u8]> + use<'h, 'b> {
@@ -207,7 +207,7 @@ fn once<'b>(
 
 /// Whether the list that all fields called `name` make up together (RFC 9110 section 5.3) has
 /// `token` as an element; tokens of Upgrade and Connection ignore case (sections 7.6.1 and 7.8).
-fn has_token(fields: &[Header<'_>], name: &'static str, token: &str) -> bool {
+pub(super) fn has_token(fields: &[Header<'_>], name: &'static str, token: &str) -> bool {
     values(fields, name)
         .flat_map(|value| value.split(|&octet| octet == b','))
         .any(|element| element.trim_ascii().eq_ignore_ascii_case(token.as_bytes()))
@@ -218,12 +218,18 @@ fn is_of_authority(octet: u8) -> bool {
     octet.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:%[]".contains(&octet)
 }
 
-/// RFC 6455 section 4.2.2, item 5, and no field beyond it.
-fn response_to(key: &[u8], agreement: Option<Agreement>) -> Vec<u8> {
+/// What a server answers to `key`, to show that it has understood the request (section 4.2.2,
+/// item 5.4).
+pub(super) fn accept_of(key: &[u8]) -> String {
     let mut digest = sha1_smol::Sha1::new();
     digest.update(key);
     digest.update(GUID);
-    let accept = BASE64.encode(digest.digest().bytes());
+    BASE64.encode(digest.digest().bytes())
+}
+
+/// RFC 6455 section 4.2.2, item 5, and no field beyond it.
+fn response_to(key: &[u8], agreement: Option<Agreement>) -> Vec<u8> {
+    let accept = accept_of(key);
     let extensions = agreement
         .map(|agreement| format!("Sec-WebSocket-Extensions: {agreement}\r\n"))
         .unwrap_or_default();

@@ -6,6 +6,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod client;
 pub mod close;
 pub mod connection;
 pub mod deflate;

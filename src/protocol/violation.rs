@@ -14,6 +14,8 @@ pub enum Violation {
     ReservedOpcode,
     /// A client's frame is not masked (section 5.1).
     Unmasked,
+    /// A server's frame is masked (section 5.1).
+    Masked,
     /// The payload's length is not written in the fewest octets, or has its highest bit set
     /// (section 5.2).
     LengthEncoding,
@@ -48,6 +50,7 @@ impl Violation {
             | Violation::CompressedBitMisplaced
             | Violation::ReservedOpcode
             | Violation::Unmasked
+            | Violation::Masked
             | Violation::LengthEncoding
             | Violation::ControlFragmented
             | Violation::ControlTooLong
@@ -69,6 +72,7 @@ impl Violation {
             Violation::CompressedBitMisplaced => "only a first frame says that it is compressed",
             Violation::ReservedOpcode => "reserved opcode",
             Violation::Unmasked => "a client must mask its frames",
+            Violation::Masked => "a server must not mask its frames",
             Violation::LengthEncoding => "length not in its shortest form",
             Violation::ControlFragmented => "control frame without FIN",
             Violation::ControlTooLong => "control frame longer than 125 octets",

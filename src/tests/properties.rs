@@ -752,8 +752,8 @@ impl Author<'_> {
                     (if message.is_some() { FIN } else { TEXT }, [&text, more].concat())
                 }
             }
-            CompressedBitMisplaced | CompressionInvalid => {
-                unreachable!("no stream here has agreed on compression")
+            CompressedBitMisplaced | CompressionInvalid | Masked => {
+                unreachable!("no stream here has agreed on compression, nor is it a server's")
             }
             CloseTruncated => (CLOSE, vec![3]),
             CloseCodeInvalid => {
