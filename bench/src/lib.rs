@@ -4,8 +4,13 @@ use ringecho::buffer::{Cursors, HEADROOM, Region};
 use ringecho::metrics::Counters;
 use ringecho::protocol::{Admission, Connection, Context, Next, Policy, Protocol, Settings};
 
+pub mod environment;
+pub mod latency;
+pub mod random;
 pub mod records;
+pub mod results;
 pub mod server;
+pub mod statistics;
 
 /// Those of the server's defaults.
 const SETTINGS: Settings = Settings {

@@ -3,6 +3,8 @@
 
 use std::fmt::Write;
 
+use crate::random::Random;
+
 const FIRST_NAMES: [&str; 16] = [
     "Ada", "Bruno", "Chiara", "David", "Elif", "Farid", "Grace", "Hanna", "Ivan", "Jun", "Kofi",
     "Lucia", "Mehmet", "Noor", "Olga", "Pedro",
@@ -32,7 +34,7 @@ pub struct Records {
 impl Records {
     /// The source that `seed` determines.
     pub fn new(seed: u64) -> Records {
-        Records { random: Random(seed), id: 1_000_000 }
+        Records { random: Random::new(seed), id: 1_000_000 }
     }
 
     /// A message of `octets` octets of ASCII: 16, or 512 and more.
@@ -102,31 +104,5 @@ impl Records {
         field(format_args!(",\"position\":[{}.{:03}", latitude / 1000, latitude % 1000));
         field(format_args!(",{}.{:03}]}}}}", longitude / 1000, longitude % 1000));
         record
-    }
-}
-
-/// The generator splitmix64, by Sebastiano Vigna.
-#[derive(Debug)]
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
-    fn below(&mut self, bound: u64) -> u64 {
-        self.next() % bound
-    }
-
-    /// Both bounds belong to it.
-    fn between(&mut self, least: u64, greatest: u64) -> u64 {
-        least + self.below(greatest - least + 1)
-    }
-
-    fn choose(&mut self, from: &[&'static str]) -> &'static str {
-        from[self.below(from.len() as u64) as usize]
     }
 }
