@@ -11,9 +11,9 @@ impl Random {
         Random(seed)
     }
 
-    /// The next number.
+    /// The next number, any of all.
     #[inline]
-    pub fn next(&mut self) -> u64 {
+    pub fn number(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -23,7 +23,7 @@ impl Random {
     /// A number below `bound`, which is not 0.
     #[inline]
     pub fn below(&mut self, bound: u64) -> u64 {
-        self.next() % bound
+        self.number() % bound
     }
 
     /// A number between the two, both included.
@@ -51,7 +51,7 @@ mod tests {
     #[test]
     fn a_seed_gives_the_same_numbers_and_an_order_keeps_all() {
         let (mut one, mut other) = (Random::new(1), Random::new(1));
-        assert_eq!((one.next(), one.below(10)), (other.next(), other.below(10)));
+        assert_eq!((one.number(), one.below(10)), (other.number(), other.below(10)));
         let mut items: Vec<u32> = (0..100).collect();
         one.shuffle(&mut items);
         assert!(!items.is_sorted());
