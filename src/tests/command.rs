@@ -11,11 +11,10 @@ use std::thread;
 use core_affinity::CoreId;
 use rustix::io::Errno;
 use rustix::process::{Signal, WaitOptions, kill_process, waitpid};
-use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
 use serde_json::Value;
 use support::{
     BINARY, CLOSE, Client, Ended, FIN, PROGRAM, REQUEST, RESPONSE, Server, TEXT, end, frame,
-    pattern, reply, run, say, spawn, temporary_file, wait_until,
+    pattern, reply, run, run_without_io_uring, say, spawn, temporary_file, wait_until,
 };
 
 /// The counters, in the order of the statistics file and of the summary.
@@ -234,32 +233,12 @@ fn help_names_every_option_and_the_version_is_told() {
     assert_eq!(version.stdout, format!("ringecho {}\n", env!("CARGO_PKG_VERSION")));
 }
 
-/// Runs the server where io_uring_setup(2) fails with `errno`.
-fn run_without_io_uring(errno: Errno) -> Ended {
-    // The same on all architectures.
-    const IO_URING_SETUP: i64 = 425;
-    let filter: BpfProgram = SeccompFilter::new(
-        [(IO_URING_SETUP, Vec::new())].into_iter().collect(),
-        SeccompAction::Allow,
-        SeccompAction::Errno(errno.raw_os_error() as u32),
-        std::env::consts::ARCH.try_into().expect("an architecture with seccomp"),
-    )
-    .and_then(TryInto::try_into)
-    .expect("a filter");
-    let run = thread::spawn(move || {
-        // The filter is this thread's and its children's.
-        seccompiler::apply_filter(&filter).expect("seccomp");
-        run(&["--listen", "127.0.0.1:0"])
-    });
-    run.join().expect("a thread")
-}
-
 #[test]
 fn without_io_uring_the_remedy_is_told() {
-    let line = refusal(run_without_io_uring(Errno::NOSYS));
+    let line = refusal(run_without_io_uring(Errno::NOSYS, &["--listen", "127.0.0.1:0"]));
     assert!(line.contains("io_uring") && line.contains("Linux 6.1"), "{line}");
     assert!(line.contains("seccomp"), "{line}");
-    let line = refusal(run_without_io_uring(Errno::PERM));
+    let line = refusal(run_without_io_uring(Errno::PERM, &["--listen", "127.0.0.1:0"]));
     assert!(line.contains("kernel.io_uring_disabled") && line.contains("seccomp"), "{line}");
 }
 
