@@ -22,8 +22,8 @@ use report::{Check, Heading, Report, Verdict};
 
 /// The oldest version of Linux that the server runs on.
 const LINUX_MIN: (u32, u32) = (6, 1);
-/// A processor that takes this long to wake, in microseconds, adds nearly half of what an echo between
-/// threads that do not sleep takes in all (`docs/benchmarking.md`).
+/// A processor that takes this long to wake, in microseconds, adds nearly half of what an echo
+/// between threads that do not sleep takes in all (`docs/benchmarking.md`).
 const WAKING_US_MAX: u64 = 10;
 /// What locked memory is counted in, in octets, where pages are not larger.
 const PAGE: usize = 4096;

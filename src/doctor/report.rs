@@ -148,8 +148,8 @@ impl Columns {
         // A narrow table has better use for the columns than a title.
         let command = if width < WIDTH { NO_COMMAND } else { COMMAND };
         let left = width.saturating_sub(name + verdict + 4 * GAP + command.len());
-        // One that needs less than half leaves the rest to the other; and a version of a kernel should
-        // not stand out of its column.
+        // One that needs less than half leaves the rest to the other; and a version of a kernel
+        // should not stand out of its column.
         let share = (left / 2).max(left.saturating_sub(wanted)).max(word.min(WORD_WIDTH_MAX));
         let found = found.min(share);
         let wanted = wanted.min(left.saturating_sub(found)).max(CELL_WIDTH_MIN);
@@ -167,8 +167,8 @@ impl Columns {
         place + command.chars().count() <= self.width
     }
 
-    /// Writes a row, wrapping its cells between words; the command behind it if there is room for all
-    /// of it, else on a line of its own.
+    /// Writes a row, wrapping its cells between words; the command behind it if there is room for
+    /// all of it, else on a line of its own.
     fn write_row(
         &self,
         f: &mut fmt::Formatter<'_>,
