@@ -7,14 +7,14 @@ use std::time::Duration;
 
 use bytesize::ByteSize;
 use clap::error::ErrorKind;
-use clap::{Parser, ValueEnum};
+use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::buffer::HEADROOM;
 use crate::engine::socket::{self, Address};
 use crate::engine::wait::WaitStrategy;
 use crate::engine::{BufferConfig, Engine};
 use crate::protocol::{Policy, Protocol, Settings};
-use crate::server::{Config, Server, Statistics, list_of};
+use crate::server::{Config, Server, Statistics, cpus_in, list_of};
 
 /// The largest `--message-max`, in octets: 1 GiB.
 pub const MESSAGE_MAX_MAX: u64 = 1 << 30;
@@ -29,8 +29,17 @@ pub const WORKERS_MAX: u16 = 1024;
 /// SIGTERM close all connections with code 1001, wait for at most 5 seconds and print a summary; a
 /// second one ends the server at once. SIGUSR1 writes the statistics file.
 #[derive(Debug, Parser)]
-#[command(version, max_term_width = 100)]
+#[command(
+    version,
+    max_term_width = 100,
+    args_conflicts_with_subcommands = true,
+    disable_help_subcommand = true
+)]
 pub struct Cli {
+    /// What to do instead of serving.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+
     /// Where to listen, ADDR:PORT or unix:/PATH; may be given several times. Port 0 means a free
     /// port.
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9001", value_parser = address)]
@@ -94,6 +103,17 @@ pub struct Cli {
     /// Writes the counters to this file as JSON, at the end and at SIGUSR1.
     #[arg(long, value_name = "PATH")]
     pub stats_file: Option<PathBuf>,
+}
+
+/// What the program does when it does not serve.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Subcommand)]
+pub enum Command {
+    /// Shows what matters for latency on this machine, and changes nothing.
+    Doctor {
+        /// As JSON, for machines.
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 /// The names of the engines.
@@ -232,6 +252,15 @@ impl Cli {
     }
 }
 
+/// What a server without options is started with.
+///
+/// # Errors
+///
+/// None, unless the options contradict their defaults.
+pub fn defaults() -> Result<Config, String> {
+    Cli::parse_from(["ringecho"]).config()
+}
+
 /// A value's name on the command line.
 fn name(value: impl ValueEnum) -> String {
     value.to_possible_value().expect("no value is hidden").get_name().to_owned()
@@ -289,21 +318,8 @@ fn unix_mode(text: &str) -> Result<u32, &'static str> {
 }
 
 fn cpus(list: &str) -> Result<Vec<usize>, String> {
-    let wrong = || format!("{list:?} is not a list of processors; write --cpus like 0,2-5");
-    let number = |text: &str| usize::from_str(text.trim()).map_err(|_| wrong());
-    let mut cpus = Vec::new();
-    for part in list.split(',') {
-        let (first, last) = match part.split_once('-') {
-            Some((first, last)) => (number(first)?, number(last)?),
-            None => (number(part)?, number(part)?),
-        };
-        // More processors than Linux can be built for: not worth making a list of.
-        if first > last || last > 8191 {
-            return Err(wrong());
-        }
-        cpus.extend(first..=last);
-    }
-    Ok(cpus)
+    cpus_in(list)
+        .ok_or_else(|| format!("{list:?} is not a list of processors; write --cpus like 0,2-5"))
 }
 
 fn size(text: &str, range: std::ops::RangeInclusive<u64>) -> Result<u64, String> {
@@ -349,6 +365,22 @@ mod tests {
         assert_eq!((config.settings.policy, config.settings.level), (Policy::Mirror, 6));
         assert_eq!((config.workers, config.cpus), (None, None));
         assert_eq!(config.buffers, BufferConfig { count: 256, octets: 16 << 10 });
+    }
+
+    #[test]
+    fn the_doctor_takes_no_option_of_the_server() {
+        let command = |arguments: &[&str]| parse(arguments).expect("a command").command;
+        assert_eq!(command(&[]), None);
+        assert_eq!(command(&["doctor"]), Some(Command::Doctor { json: false }));
+        assert_eq!(command(&["doctor", "--json"]), Some(Command::Doctor { json: true }));
+        for arguments in [
+            &["doctor", "--workers", "2"][..],
+            &["--workers", "2", "doctor"],
+            &["--json"],
+            &["doctor", "doctor"],
+        ] {
+            assert_eq!(parse(arguments).expect_err("wrong").exit_code(), 2, "{arguments:?}");
+        }
     }
 
     #[test]

@@ -3,10 +3,12 @@
 //! The layers, from the outside in: [`cli`] reads the command line, [`server`] starts a worker on
 //! each core, [`engine`] moves bytes between sockets and [`protocol`], which turns what was
 //! received into the reply, in a region of memory as [`buffer`] describes it.
-//! `docs/architecture.md` says why it is built like this.
+//! [`doctor`] stands beside them and looks at the machine. `docs/architecture.md` says why it is
+//! built like this.
 
 pub mod buffer;
 pub mod cli;
+pub mod doctor;
 pub mod engine;
 pub mod memory;
 pub mod metrics;

@@ -1,4 +1,4 @@
-//! The command `ringecho`: starts the server and waits for signals.
+//! The command `ringecho`: starts the server and waits for signals, or shows what the doctor finds.
 
 use std::fs;
 use std::io::{self, Write as _};
@@ -7,7 +7,8 @@ use std::process::{ExitCode, exit};
 use std::thread;
 
 use clap::Parser;
-use ringecho::cli::{Cli, summary};
+use ringecho::cli::{self, Cli, Command, summary};
+use ringecho::doctor::{self, Facts};
 use ringecho::server::{Control, Server, Statistics};
 use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
@@ -15,7 +16,11 @@ use signal_hook::iterator::Signals;
 fn main() -> ExitCode {
     tracing_subscriber::fmt().with_writer(io::stderr).with_target(false).without_time().init();
     let cli = Cli::try_parse().and_then(Cli::checked).unwrap_or_else(|error| error.exit());
-    match run(&cli) {
+    let outcome = match cli.command {
+        Some(Command::Doctor { json }) => examine(json),
+        None => serve(&cli),
+    };
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(problem) => {
             eprintln!("ringecho: {problem}");
@@ -24,7 +29,19 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(cli: &Cli) -> Result<(), String> {
+/// Prints what matters for latency here, for a server without options.
+fn examine(as_json: bool) -> Result<(), String> {
+    let report = doctor::examine(Path::new("/"), &Facts::gather(&cli::defaults()?));
+    if as_json {
+        return print(&(serde_json::to_string_pretty(&report).expect("text") + "\n"));
+    }
+    let size = rustix::termios::tcgetwinsize(io::stdout());
+    let width = size.map_or(0, |size| usize::from(size.ws_col));
+    // A terminal that does not know its width has none.
+    print(&if width == 0 { report.to_string() } else { format!("{report:width$}") })
+}
+
+fn serve(cli: &Cli) -> Result<(), String> {
     let config = cli.config()?;
     raise_descriptor_limit();
     let signals = Signals::new([SIGINT, SIGTERM, SIGUSR1])

@@ -18,6 +18,11 @@ use rustix::mm::{self, Advice, MapFlags, ProtFlags};
 /// 4 KiB), in octets.
 const HUGE_PAGE: usize = 2 << 20;
 
+/// How many huge pages a mapping of `octets` octets takes, where there are enough.
+pub fn huge_pages(octets: usize) -> usize {
+    octets.div_ceil(HUGE_PAGE)
+}
+
 /// An anonymous mapping.
 #[derive(Debug)]
 pub struct Mapping {
@@ -35,7 +40,7 @@ impl Mapping {
     /// When there is not that much memory.
     pub fn new(octets: usize) -> io::Result<Mapping> {
         let protection = ProtFlags::READ | ProtFlags::WRITE;
-        let huge_length = octets.next_multiple_of(HUGE_PAGE);
+        let huge_length = huge_pages(octets) * HUGE_PAGE;
         // SAFETY: a new mapping at an address of the kernel's choice touches no other memory.
         let huge = unsafe {
             let flags = MapFlags::PRIVATE | MapFlags::HUGETLB | MapFlags::POPULATE;

@@ -122,6 +122,35 @@ pub fn list_of(cpus: &[usize]) -> String {
     ranges.collect::<Vec<String>>().join(",")
 }
 
+/// The processors in such a list, which is also how the kernel writes them, or nothing if it is not
+/// one.
+pub fn cpus_in(list: &str) -> Option<Vec<usize>> {
+    let number = |text: &str| text.trim().parse::<usize>().ok();
+    let mut cpus = Vec::new();
+    for part in list.split(',') {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        let (first, last) = (number(first)?, number(last)?);
+        // More processors than Linux can be built for: not worth making a list of.
+        if first > last || last > 8191 {
+            return None;
+        }
+        cpus.extend(first..=last);
+    }
+    Some(cpus)
+}
+
+/// The processors that this process may use.
+///
+/// # Errors
+///
+/// When they cannot be had.
+pub fn allowed_cpus() -> Result<Vec<usize>, ServerError> {
+    let cores = core_affinity::get_core_ids()
+        .filter(|cores| !cores.is_empty())
+        .ok_or_else(|| ServerError::System("list the processors", io::Error::last_os_error()))?;
+    Ok(cores.into_iter().map(|core| core.id).collect())
+}
+
 /// The counts of all workers.
 #[derive(Debug, Serialize)]
 pub struct Statistics {
@@ -298,10 +327,7 @@ fn choose_engine(config: &Config) -> Result<Engine, ServerError> {
 
 /// Which processor each worker gets.
 fn assign_cpus(config: &Config) -> Result<Vec<usize>, ServerError> {
-    let cores = core_affinity::get_core_ids()
-        .filter(|cores| !cores.is_empty())
-        .ok_or_else(|| ServerError::System("list the processors", io::Error::last_os_error()))?;
-    let allowed: Vec<usize> = cores.into_iter().map(|core| core.id).collect();
+    let allowed = allowed_cpus()?;
     let cpus = config.cpus.as_ref().unwrap_or(&allowed);
     if let Some(&cpu) = cpus.iter().find(|cpu| !allowed.contains(cpu)) {
         return Err(ServerError::CpuNotAllowed { cpu, allowed });

@@ -167,8 +167,7 @@ impl<'a> EpollRing<'a> {
                 tells_by_length: family == AddressFamily::INET || family == AddressFamily::INET6,
             }));
         }
-        let BufferConfig { count, octets } = parts.buffers;
-        let memory = Mapping::new(usize::from(count) * octets as usize);
+        let memory = Mapping::new(parts.buffers.memory_octets());
         Ok(EpollRing {
             edges: Edges { epoll, events: Vec::with_capacity(EVENTS), counters },
             waiter: Waiter::new(parts.strategy, counters),
@@ -179,7 +178,7 @@ impl<'a> EpollRing<'a> {
             readable: VecDeque::new(),
             config: parts.buffers,
             memory: memory.map_err(EngineError::no_memory)?,
-            free: (0..count.into()).rev().collect(),
+            free: (0..parts.buffers.count.into()).rev().collect(),
             whole: Vec::new(),
             urgent: Vec::new(),
             counters,

@@ -85,6 +85,18 @@ pub struct BufferConfig {
     pub octets: u32,
 }
 
+impl BufferConfig {
+    /// Octets of the buffers.
+    pub fn memory_octets(self) -> usize {
+        usize::from(self.count) * self.octets as usize
+    }
+
+    /// Octets of the ring by which io_uring takes them.
+    pub fn entries_octets(self) -> usize {
+        usize::from(self.count) * size_of::<io_uring::types::BufRingEntry>()
+    }
+}
+
 /// What a worker's ring is made from.
 #[derive(Debug)]
 pub struct Parts {

@@ -23,9 +23,11 @@
 #![expect(unsafe_code, reason = "the kernel reads and writes memory; see the invariants above")]
 
 use std::collections::HashMap;
-use std::io;
+use std::io::{self, Write as _};
 use std::marker::PhantomData;
+use std::net::{Ipv4Addr, TcpListener};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
@@ -55,6 +57,8 @@ const SUBMISSIONS: u32 = 1024;
 const COMPLETIONS_A_SUBMISSION: u32 = 4;
 /// How long the kernel's thread polls before it sleeps, under `sqpoll`, in milliseconds.
 const SQPOLL_IDLE_MS: u32 = 50;
+/// Entries of the rings that only find out what the kernel can do.
+const PROBED: u32 = 4;
 /// The one group of buffers.
 const GROUP: u16 = 0;
 /// `IORING_ENTER_GETEVENTS` and its siblings (io_uring_enter(2)).
@@ -102,6 +106,24 @@ impl Feature {
             Feature::Sqpoll => ("IORING_SETUP_SQPOLL", "5.11"),
         }
     }
+
+    /// Sets a small ring up with it, and with what the kernel does not take it without.
+    fn probe(self) -> io::Result<()> {
+        let mut builder = IoUring::builder();
+        match self {
+            Feature::TaskrunFlag => {
+                // Either this or `DEFER_TASKRUN` must go with it; this one is as old as it.
+                builder.setup_coop_taskrun();
+            }
+            Feature::DeferTaskrun => Feature::SingleIssuer.add_to(&mut builder),
+            Feature::SubmitAll
+            | Feature::SingleIssuer
+            | Feature::NoSubmissionArray
+            | Feature::Sqpoll => {}
+        }
+        self.add_to(&mut builder);
+        builder.build(PROBED).map(drop)
+    }
 }
 
 /// Without these there is no serving. Each is usable with those before it: `TASKRUN_FLAG` is refused
@@ -111,6 +133,142 @@ const NEEDED: &[Feature] =
 const NEEDED_SQPOLL: &[Feature] = &[Feature::Sqpoll, Feature::SubmitAll, Feature::SingleIssuer];
 /// These are used where the kernel has them; the newest last.
 const WELCOME: &[Feature] = &[Feature::NoSubmissionArray];
+
+/// Something that the server asks of the kernel's io_uring.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ability {
+    /// A ring can be set up with this.
+    SetUp(Feature),
+    /// The kernel takes buffers to receive into from memory that it shares with the process.
+    BufferRing,
+    /// One submission receives again and again.
+    MultishotReceive,
+    /// One submission accepts again and again.
+    MultishotAccept,
+}
+
+/// What an ability is needed for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// To serve, however the server waits.
+    Serving,
+    /// To serve under `--wait sqpoll`.
+    Sqpoll,
+    /// Nothing; it saves time where the kernel has it.
+    Speed,
+}
+
+impl Ability {
+    /// All of them, in the order of the versions that they came with.
+    pub const ALL: [Ability; 9] = [
+        Ability::SetUp(Feature::Sqpoll),
+        Ability::SetUp(Feature::SubmitAll),
+        Ability::SetUp(Feature::TaskrunFlag),
+        Ability::BufferRing,
+        Ability::MultishotAccept,
+        Ability::SetUp(Feature::SingleIssuer),
+        Ability::MultishotReceive,
+        Ability::SetUp(Feature::DeferTaskrun),
+        Ability::SetUp(Feature::NoSubmissionArray),
+    ];
+
+    /// Its name, and the first version of Linux that has it (io_uring_setup(2),
+    /// io_uring_enter(2), io_uring_register(2)).
+    pub fn name(self) -> (&'static str, &'static str) {
+        match self {
+            Ability::SetUp(feature) => feature.name(),
+            Ability::BufferRing => ("buffer ring", "5.19"),
+            Ability::MultishotReceive => ("multishot receive", "6.0"),
+            Ability::MultishotAccept => ("multishot accept", "5.19"),
+        }
+    }
+
+    /// What it is needed for.
+    pub fn purpose(self) -> Purpose {
+        match self {
+            Ability::SetUp(feature) if NEEDED.contains(&feature) => Purpose::Serving,
+            Ability::SetUp(feature) if WELCOME.contains(&feature) => Purpose::Speed,
+            Ability::SetUp(_) => Purpose::Sqpoll,
+            Ability::BufferRing | Ability::MultishotReceive | Ability::MultishotAccept => {
+                Purpose::Serving
+            }
+        }
+    }
+
+    /// Finds out by using it, on a ring of its own that is gone afterwards.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL` where the kernel does not know it; anything else where the kernel refuses io_uring
+    /// as a whole, or what the attempt takes.
+    pub fn probe(self) -> io::Result<()> {
+        match self {
+            Ability::SetUp(feature) => feature.probe(),
+            Ability::BufferRing => probe_buffer_ring(),
+            Ability::MultishotReceive => probe_multishot_receive(),
+            Ability::MultishotAccept => probe_multishot_accept(),
+        }
+    }
+}
+
+/// The memory of an attempt: a page or so.
+const PROBED_BUFFERS: BufferConfig = BufferConfig { count: 2, octets: 2048 };
+
+fn probe_buffer_ring() -> io::Result<()> {
+    let mut memory = Mapping::new(PROBED_BUFFERS.memory_octets())?;
+    let mut entries = Mapping::new(PROBED_BUFFERS.entries_octets())?;
+    let uring = IoUring::new(PROBED)?;
+    BufferRing::new(PROBED_BUFFERS, &mut memory, &mut entries).register(&uring.submitter())
+}
+
+/// Receives an octet and the end of the stream, so that the operation is over afterwards and
+/// nothing is in flight in the memory that goes away.
+fn probe_multishot_receive() -> io::Result<()> {
+    let mut memory = Mapping::new(PROBED_BUFFERS.memory_octets())?;
+    let mut entries = Mapping::new(PROBED_BUFFERS.entries_octets())?;
+    let mut uring = IoUring::new(PROBED)?;
+    BufferRing::new(PROBED_BUFFERS, &mut memory, &mut entries).register(&uring.submitter())?;
+    let (socket, mut peer) = UnixStream::pair()?;
+    peer.write_all(&[0])?;
+    drop(peer);
+    let receive = opcode::RecvMulti::new(Fd(socket.as_raw_fd()), GROUP).build();
+    push_alone(&mut uring, &receive);
+    let mut results = Vec::new();
+    loop {
+        match uring.submit_and_wait(1) {
+            Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
+            Ok(_) | Err(_) => {}
+        }
+        for entry in uring.completion() {
+            results.push(entry.result());
+            if !cqueue::more(entry.flags()) {
+                return outcome(results[0]);
+            }
+        }
+    }
+}
+
+/// Accepts from a listener to which nobody connects. A kernel that does not know how refuses that
+/// at once; otherwise the operation is in flight until the ring is closed, and uses no memory.
+fn probe_multishot_accept() -> io::Result<()> {
+    let mut uring = IoUring::new(PROBED)?;
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    push_alone(&mut uring, &opcode::AcceptMulti::new(Fd(listener.as_raw_fd())).build());
+    uring.submit()?;
+    uring.completion().next().map_or(Ok(()), |entry| outcome(entry.result()))
+}
+
+fn push_alone(uring: &mut IoUring, entry: &squeue::Entry) {
+    // SAFETY: the caller's socket outlives the operation, which takes its memory from a buffer
+    // ring, if any.
+    let pushed = unsafe { uring.submission().push(entry) };
+    pushed.expect("there is room for one");
+}
+
+/// The result of a completion as a result.
+fn outcome(result: i32) -> io::Result<()> {
+    if result < 0 { Err(io::Error::from_raw_os_error(-result)) } else { Ok(()) }
+}
 
 /// Sets a ring up with all features, or without as many of the welcome ones as it takes.
 fn negotiate<T>(
@@ -226,9 +384,8 @@ impl Resources {
         let uring = set_up(parts.strategy, SUBMISSIONS)?;
         let BufferConfig { count, octets } = parts.buffers;
         assert!(count.is_power_of_two() && octets as usize > HEADROOM, "checked by the caller");
-        let memory =
-            Mapping::new(usize::from(count) * octets as usize).map_err(EngineError::no_memory)?;
-        let entries = Mapping::new(usize::from(count) * size_of::<BufRingEntry>());
+        let memory = Mapping::new(parts.buffers.memory_octets()).map_err(EngineError::no_memory)?;
+        let entries = Mapping::new(parts.buffers.entries_octets());
         Ok(Resources { uring, parts, memory, entries: entries.map_err(EngineError::no_memory)? })
     }
 
@@ -247,12 +404,7 @@ impl Resources {
         // Saves the look-up of the descriptor in each call; where it is refused, that is all.
         let _ = submitter.register_ring_fd();
         let buffers = BufferRing::new(self.parts.buffers, &mut self.memory, &mut self.entries);
-        // SAFETY: the mapping holds `count` entries, page-aligned, and invariant 3.
-        unsafe {
-            let entries = buffers.entries as u64;
-            submitter.register_buf_ring_with_flags(entries, buffers.config.count, GROUP, 0)
-        }
-        .map_err(|error| {
+        buffers.register(&submitter).map_err(|error| {
             EngineError::new("register the buffer ring", error)
                 .with_remedy("buffer rings came with Linux 5.19; ringecho needs 6.1 or newer")
         })?;
@@ -310,6 +462,13 @@ impl<'a> BufferRing<'a> {
             ring.recycle(Lease(id.into()));
         }
         ring
+    }
+
+    /// Gives them to the kernel. The mappings must be dropped after the ring.
+    fn register(&self, submitter: &Submitter<'_>) -> io::Result<()> {
+        let entries = self.entries as u64;
+        // SAFETY: the mapping holds `count` entries, page-aligned, and invariant 3.
+        unsafe { submitter.register_buf_ring_with_flags(entries, self.config.count, GROUP, 0) }
     }
 
     /// Where a buffer begins.
@@ -748,6 +907,31 @@ mod tests {
         let text = error.to_string();
         assert!(text.contains("IORING_SETUP_SINGLE_ISSUER"), "{text}");
         assert!(text.contains("6.0") && text.contains("Linux 6.1 or newer"), "{text}");
+    }
+
+    #[test]
+    fn a_kernel_that_serves_has_every_ability_that_serving_needs() {
+        for ability in Ability::ALL {
+            let probed = ability.probe();
+            match ability.purpose() {
+                Purpose::Serving => probed.unwrap_or_else(|error| panic!("{ability:?}: {error}")),
+                // Older kernels do without.
+                Purpose::Sqpoll | Purpose::Speed => {}
+            }
+        }
+    }
+
+    #[test]
+    fn every_feature_of_a_set_up_is_among_the_abilities() {
+        for (features, purpose) in [(NEEDED, Purpose::Serving), (WELCOME, Purpose::Speed)] {
+            for feature in features {
+                assert!(Ability::ALL.contains(&Ability::SetUp(*feature)), "{feature:?}");
+                assert_eq!(Ability::SetUp(*feature).purpose(), purpose, "{feature:?}");
+            }
+        }
+        for feature in NEEDED_SQPOLL {
+            assert!(Ability::ALL.contains(&Ability::SetUp(*feature)), "{feature:?}");
+        }
     }
 
     #[test]

@@ -13,11 +13,10 @@ use std::thread;
 use core_affinity::CoreId;
 use rustix::io::Errno;
 use rustix::process::{Signal, WaitOptions, kill_process, waitpid};
-use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
 use serde_json::Value;
 use support::{
     BINARY, CLOSE, Client, Ended, FIN, PROGRAM, REQUEST, RESPONSE, Server, TEXT, end, frame,
-    pattern, reply, run, say, spawn, temporary_file, wait_until,
+    pattern, reply, run, say, spawn, temporary_file, wait_until, without_io_uring,
 };
 
 /// The counters, in the order of the statistics file and of the summary.
@@ -251,34 +250,11 @@ fn help_names_every_option_and_the_version_is_told() {
     assert_eq!(version.stdout, format!("ringecho {}\n", env!("CARGO_PKG_VERSION")));
 }
 
-/// Calls `call` on a thread whose processes find that io_uring_setup(2) fails with `errno`.
-fn without_io_uring<T: Send + 'static>(
-    errno: Errno,
-    call: impl FnOnce() -> T + Send + 'static,
-) -> T {
-    // The same on all architectures.
-    const IO_URING_SETUP: i64 = 425;
-    let filter: BpfProgram = SeccompFilter::new(
-        [(IO_URING_SETUP, Vec::new())].into_iter().collect(),
-        SeccompAction::Allow,
-        SeccompAction::Errno(errno.raw_os_error() as u32),
-        std::env::consts::ARCH.try_into().expect("an architecture with seccomp"),
-    )
-    .and_then(TryInto::try_into)
-    .expect("a filter");
-    let run = thread::spawn(move || {
-        // The filter is this thread's and its children's.
-        seccompiler::apply_filter(&filter).expect("seccomp");
-        call()
-    });
-    run.join().expect("a thread")
-}
-
 #[test]
 fn without_io_uring_the_remedy_is_told() {
     let refused = |errno| {
         let arguments = ["--listen", "127.0.0.1:0", "--engine", "uring"];
-        refusal(without_io_uring(errno, move || run(&arguments)))
+        refusal(without_io_uring(errno, || run(&arguments)))
     };
     let line = refused(Errno::NOSYS);
     assert!(line.contains("io_uring") && line.contains("Linux 6.1"), "{line}");
@@ -307,7 +283,7 @@ fn without_io_uring_it_serves_by_epoll_and_says_why() {
     }
     // Only io_uring has a thread of the kernel to wait with.
     let arguments = ["--listen", "127.0.0.1:0", "--wait", "sqpoll"];
-    let line = refusal(without_io_uring(Errno::PERM, move || run(&arguments)));
+    let line = refusal(without_io_uring(Errno::PERM, || run(&arguments)));
     assert!(line.contains("kernel.io_uring_disabled"), "{line}");
 }
 

@@ -7,6 +7,7 @@ mod support;
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::thread;
 
@@ -211,35 +212,13 @@ fn conversations() -> Vec<Conversation> {
     ]
 }
 
-/// A connection of either kind.
-enum Link {
-    Tcp(TcpStream),
-    Unix(UnixStream),
-}
-
-impl Link {
-    fn split(self) -> (Box<dyn Read + Send>, Box<dyn Write>, Box<dyn Fn()>) {
-        match self {
-            Link::Tcp(stream) => {
-                stream.set_nodelay(true).expect("an option");
-                stream.set_read_timeout(Some(TIMEOUT)).expect("an option");
-                let [reader, writer] = [(), ()].map(|()| stream.try_clone().expect("a descriptor"));
-                let end = move || stream.shutdown(Shutdown::Write).expect("connected");
-                (Box::new(reader), Box::new(writer), Box::new(end))
-            }
-            Link::Unix(stream) => {
-                stream.set_read_timeout(Some(TIMEOUT)).expect("an option");
-                let [reader, writer] = [(), ()].map(|()| stream.try_clone().expect("a descriptor"));
-                let end = move || stream.shutdown(Shutdown::Write).expect("connected");
-                (Box::new(reader), Box::new(writer), Box::new(end))
-            }
-        }
-    }
-}
-
 /// All that comes back.
-fn hold(conversation: &Conversation, link: Link) -> Vec<u8> {
-    let (mut reader, mut writer, end) = link.split();
+fn hold(conversation: &Conversation, socket: impl Into<OwnedFd>) -> Vec<u8> {
+    // Whatever the socket is, reading, writing and shutting down are the same.
+    let stream = TcpStream::from(socket.into());
+    stream.set_read_timeout(Some(TIMEOUT)).expect("an option");
+    let [mut reader, mut writer] = [(), ()].map(|()| stream.try_clone().expect("a descriptor"));
+    let end = || stream.shutdown(Shutdown::Write).expect("connected");
     let mut heard = vec![];
     let is_await = |step: &Step| matches!(step, Await(_));
     let last_await = conversation.steps.iter().rposition(is_await);
@@ -294,8 +273,9 @@ fn hear(engine: &[&str], conversations: &[Conversation]) -> Vec<(Vec<u8>, Vec<u8
             servers.len() - 1
         });
         let tcp = TcpStream::connect(servers[at].1.address()).expect("a listener");
+        tcp.set_nodelay(true).expect("an option");
         let unix = UnixStream::connect(format!("{}{at}", path.display())).expect("a listener");
-        (hold(conversation, Link::Tcp(tcp)), hold(conversation, Link::Unix(unix)))
+        (hold(conversation, tcp), hold(conversation, unix))
     });
     let heard = heard.collect();
     for (arguments, server) in servers {

@@ -16,8 +16,10 @@ use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use rustix::io::Errno;
 use rustix::net::sockopt;
 use rustix::process::{Pid, Signal, kill_process};
+use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
 use serde_json::Value;
 
 /// The server's program.
@@ -279,6 +281,28 @@ pub(crate) fn run(arguments: &[&str]) -> Ended {
 /// Runs a command to its end.
 pub(crate) fn run_by(command: &mut Command) -> Ended {
     end(spawn(command))
+}
+
+/// Calls `call` on a thread whose processes find that io_uring_setup(2) fails with `errno`.
+pub(crate) fn without_io_uring<T: Send>(errno: Errno, call: impl FnOnce() -> T + Send) -> T {
+    // The same on all architectures.
+    const IO_URING_SETUP: i64 = 425;
+    let filter: BpfProgram = SeccompFilter::new(
+        [(IO_URING_SETUP, Vec::new())].into_iter().collect(),
+        SeccompAction::Allow,
+        SeccompAction::Errno(errno.raw_os_error() as u32),
+        std::env::consts::ARCH.try_into().expect("an architecture with seccomp"),
+    )
+    .and_then(TryInto::try_into)
+    .expect("a filter");
+    thread::scope(|scope| {
+        let called = scope.spawn(|| {
+            // The filter is this thread's and its children's.
+            seccompiler::apply_filter(&filter).expect("seccomp");
+            call()
+        });
+        called.join().expect("a thread")
+    })
 }
 
 /// Starts a command that is not to be waited for by a [`Server`].
