@@ -228,7 +228,7 @@ fn hold(conversation: &Conversation, socket: impl Into<OwnedFd>) -> Vec<u8> {
             Say(octets) => writer.write_all(octets).expect("the server reads"),
             Await(count) => {
                 let missing = (count - heard.len()) as u64;
-                let come = reader.by_ref().take(missing).read_to_end(&mut heard);
+                let come = (&reader).take(missing).read_to_end(&mut heard);
                 assert_eq!(come.expect("the server answers") as u64, missing);
             }
             End => end(),
