@@ -10,7 +10,9 @@ pub mod random;
 pub mod records;
 pub mod results;
 pub mod server;
+pub mod session;
 pub mod statistics;
+pub mod target;
 
 /// Those of the server's defaults.
 const SETTINGS: Settings = Settings {
