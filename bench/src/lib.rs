@@ -4,11 +4,13 @@ use ringecho::buffer::{Cursors, HEADROOM, Region};
 use ringecho::metrics::Counters;
 use ringecho::protocol::{Admission, Connection, Context, Next, Policy, Protocol, Settings};
 
+pub mod compare;
 pub mod environment;
 pub mod latency;
 pub mod random;
 pub mod records;
 pub mod results;
+pub mod rtt;
 pub mod server;
 pub mod session;
 pub mod statistics;
