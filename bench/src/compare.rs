@@ -116,9 +116,9 @@ fn start(command: &str, cpus: &[usize]) -> Result<(Target, Child)> {
     Ok((target, child))
 }
 
-/// Calls `start` on a thread that is pinned to one of `cpus`, from which what it starts inherits
-/// that.
-fn on<T: Send>(cpus: &[usize], start: impl FnOnce() -> T + Send) -> T {
+/// Calls `start` on a thread that is pinned to the first of `cpus`, from which what it starts
+/// inherits that.
+pub fn on<T: Send>(cpus: &[usize], start: impl FnOnce() -> T + Send) -> T {
     thread::scope(|scope| {
         let started = scope.spawn(|| {
             if let Some(&id) = cpus.first() {

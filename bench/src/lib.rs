@@ -4,6 +4,8 @@ use ringecho::buffer::{Cursors, HEADROOM, Region};
 use ringecho::metrics::Counters;
 use ringecho::protocol::{Admission, Connection, Context, Next, Policy, Protocol, Settings};
 
+pub mod cli;
+pub mod commands;
 pub mod compare;
 pub mod environment;
 pub mod latency;
@@ -14,7 +16,9 @@ pub mod rtt;
 pub mod server;
 pub mod session;
 pub mod statistics;
+pub mod tables;
 pub mod target;
+pub mod wire_report;
 
 /// Those of the server's defaults.
 const SETTINGS: Settings = Settings {
