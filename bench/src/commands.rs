@@ -68,7 +68,8 @@ fn start_sibling(cpu: usize) -> Result<Server, String> {
     }
     let mut command = Command::new(program);
     command.args(["--listen", "127.0.0.1:0", "--workers", "1", "--cpus", &cpu.to_string()]);
-    Server::start(&mut command).map_err(|error| error.to_string())
+    // It may use only the processors of the thread that starts it.
+    compare::on(&[cpu], || Server::start(&mut command)).map_err(|error| error.to_string())
 }
 
 fn cases(messages: &Messages, names: &[String]) -> Result<Vec<Case>, String> {
@@ -294,7 +295,9 @@ fn finish(results: &mut Results, prefix: Option<&Path>, output: &mut impl Write)
             }
         }
     }
-    written(output.write_all(tables::page(results).as_bytes()))?;
+    if !results.measurements.is_empty() {
+        written(output.write_all(tables::page(results).as_bytes()))?;
+    }
     let Some(prefix) = prefix else { return Ok(()) };
     write_files(results, prefix)
         .map_err(|error| format!("cannot write --output {}: {error}", prefix.display()))

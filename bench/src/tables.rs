@@ -111,11 +111,12 @@ fn ratios(results: &Results, text: &mut String) -> std::fmt::Result {
     if let Some(first) = results.ratios.first() {
         writeln!(text, "\nratios to {}, paired by round: median (95 % interval)", first.to)?;
     }
+    let width = results.ratios.iter().map(|ratio| ratio.of.chars().count()).max().unwrap_or(0);
     for ratio in &results.ratios {
         let estimate = &ratio.estimate;
         writeln!(
             text,
-            "{}: {:20} {:.2} ({:.2} to {:.2})  {}",
+            "{:width$}  {:18} {:.2} ({:.2} to {:.2})  {}",
             ratio.of,
             ratio.figure,
             estimate.median,
