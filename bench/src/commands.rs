@@ -276,19 +276,14 @@ fn command_line() -> Vec<String> {
 
 /// Warns, prints the tables and writes the files.
 fn finish(results: &mut Results, prefix: Option<&Path>, output: &mut impl Write) -> Outcome {
-    for measurement in &results.measurements {
-        let latencies = &measurement.latencies;
-        let unsupported: Vec<String> = PERCENTILES
-            .iter()
-            .filter(|percent| !latencies.supports(**percent))
-            .map(|percent| format!("p{percent}"))
-            .collect();
-        if !unsupported.is_empty() {
+    for percent in PERCENTILES {
+        let few = |measurement: &&Measurement| !measurement.latencies.supports(percent);
+        let names: Vec<&str> =
+            results.measurements.iter().filter(few).map(|it| it.name.as_str()).collect();
+        if !names.is_empty() {
             let warning = format!(
-                "{}: {} messages are too few for {}; less than a hundred lie beyond it.",
-                measurement.name,
-                latencies.count(),
-                unsupported.join(" and ")
+                "Too few messages for p{percent}, less than ten lie beyond it: {}.",
+                names.join(", ")
             );
             if !results.warnings.contains(&warning) {
                 results.warnings.push(warning);
