@@ -13,6 +13,7 @@ use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
 use core_affinity::CoreId;
+use ringbench::compare;
 use ringbench::server::{Server, program};
 use ringbench::{REQUEST, masked_frame, spread};
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
@@ -159,7 +160,9 @@ fn start(cpu: usize, connections: usize, directory: &Path) -> Result<Vec<Measure
         let stats_file = directory.join(format!("engines-{number}.json"));
         let mut command = Command::new(program());
         command.args(["--listen", "127.0.0.1:0", "--workers", "1", "--cpus", &cpu.to_string()]);
-        let server = Server::start(command.args(*options).arg("--stats-file").arg(&stats_file))?;
+        command.args(*options).arg("--stats-file").arg(&stats_file);
+        // It may use only the processors of the thread that starts it.
+        let server = compare::on(&[cpu], || Server::start(&mut command))?;
         let is_plain = options.contains(&"tcp");
         let client = Client::connect(server.address(), connections, is_plain)?;
         Ok(Measured { name, server, stats_file, client, rounds: Vec::new() })
