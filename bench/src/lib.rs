@@ -8,6 +8,7 @@ pub mod environment;
 pub mod latency;
 pub mod random;
 pub mod records;
+pub mod report;
 pub mod results;
 pub mod server;
 pub mod statistics;
