@@ -11,6 +11,7 @@ pub mod environment;
 pub mod latency;
 pub mod random;
 pub mod records;
+pub mod report;
 pub mod results;
 pub mod rtt;
 pub mod server;
