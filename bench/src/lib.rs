@@ -6,6 +6,7 @@ use ringecho::protocol::{Admission, Connection, Context, Next, Policy, Protocol,
 
 pub mod environment;
 pub mod latency;
+pub mod load;
 pub mod random;
 pub mod records;
 pub mod results;
