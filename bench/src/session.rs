@@ -403,7 +403,12 @@ impl Codec {
             }
             output.reserve(output.capacity());
         }
-        output.truncate(output.len() - TAIL.len());
+        // RFC 7692 section 7.2.3.6: an empty block is an octet of zero. The deflater makes none when
+        // there is nothing since the last flush.
+        match output.len().checked_sub(TAIL.len()) {
+            Some(length) => output.truncate(length),
+            None => output.push(0),
+        }
         output
     }
 
@@ -466,6 +471,19 @@ mod tests {
             receive(&mut session, octets);
             let broken = session.next(0).expect_err("wrong");
             assert!(matches!(broken, Problem::Broken(found) if found == violation), "{broken}");
+        }
+    }
+
+    #[test]
+    fn an_empty_message_is_compressed_wherever_it_comes() {
+        let mut codec = Codec {
+            deflater: Compress::new(Compression::default(), false),
+            inflater: Decompress::new(false),
+        };
+        for payload in [&b""[..], b"", b"one", b"", b"", b"one two"] {
+            let deflated = codec.deflate(payload);
+            assert!(!deflated.is_empty());
+            assert_eq!(codec.inflate(&deflated).expect("right"), payload);
         }
     }
 
