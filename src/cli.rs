@@ -125,6 +125,9 @@ pub enum EngineChoice {
     Uring,
     /// epoll: three system calls a message.
     Epoll,
+    /// io_uring by way of a runtime: six system calls a message.
+    #[cfg(feature = "tokio-uring")]
+    TokioUring,
 }
 
 /// What can be spoken.
@@ -175,13 +178,24 @@ impl Cli {
             (EngineChoice::Epoll, Some(Wait::Sqpoll)) => {
                 complain("--wait sqpoll is io_uring's; use it with --engine uring")
             }
+            #[cfg(feature = "tokio-uring")]
+            (EngineChoice::TokioUring, Some(Wait::Spin | Wait::Adaptive | Wait::Sqpoll)) => {
+                complain(
+                    "tokio-uring waits in its own way, --wait block; use others with --engine uring",
+                )
+            }
             _ => Ok(self),
         }
     }
 
     /// How a worker waits, given or not.
     fn wait(&self) -> Wait {
-        self.wait.unwrap_or(Wait::Adaptive)
+        let default = match self.engine {
+            EngineChoice::Auto | EngineChoice::Uring | EngineChoice::Epoll => Wait::Adaptive,
+            #[cfg(feature = "tokio-uring")]
+            EngineChoice::TokioUring => Wait::Block,
+        };
+        self.wait.unwrap_or(default)
     }
 
     /// What the options ask for.
@@ -200,6 +214,8 @@ impl Cli {
                 EngineChoice::Auto => None,
                 EngineChoice::Uring => Some(Engine::Uring),
                 EngineChoice::Epoll => Some(Engine::Epoll),
+                #[cfg(feature = "tokio-uring")]
+                EngineChoice::TokioUring => Some(Engine::TokioUring),
             },
             wait: match self.wait() {
                 Wait::Block => WaitStrategy::Block,

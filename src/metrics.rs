@@ -61,7 +61,7 @@ pub struct Counters {
     /// System calls that the worker made while serving; what the allocator does for messages larger
     /// than a buffer is not in it.
     pub syscalls: Counter,
-    /// Receives that found the buffer ring empty and had to be started again.
+    /// Receives that found no pinned buffer, and had to be started again or took heap memory.
     pub buffers_exhausted: Counter,
     /// Connections failed because the peer broke a rule of the protocol.
     pub protocol_violations: Counter,

@@ -164,7 +164,9 @@ pub struct Statistics {
 #[derive(Debug, Clone)]
 pub struct Control {
     stop: Arc<OwnedFd>,
-    counters: Arc<[Counters]>,
+    /// They are never freed: a runtime's tasks may borrow only what outlives every scope, and a
+    /// process starts one server.
+    counters: &'static [Counters],
 }
 
 impl Control {
@@ -230,9 +232,10 @@ impl Server {
             .map_err(|error| ServerError::System("make an eventfd", error.into()))?;
         let control = Control {
             stop: Arc::new(stop),
-            counters: cpus.iter().map(|_| Counters::default()).collect(),
+            counters: cpus.iter().map(|_| Counters::default()).collect::<Vec<Counters>>().leak(),
         };
-        let limit = Arc::new(Limit::new(config.connections_max));
+        // Never freed, like the counters.
+        let limit: &'static Limit = Box::leak(Box::new(Limit::new(config.connections_max)));
         let mut server = Server { engine, addresses, files, cpus, threads: Vec::new(), control };
         let (ready, started) = mpsc::channel();
         for (number, listeners) in listeners.into_iter().enumerate() {
@@ -247,7 +250,7 @@ impl Server {
                     strategy: config.wait,
                 },
                 settings: config.settings,
-                limit: limit.clone(),
+                limit,
                 control: server.control.clone(),
                 ready: ready.clone(),
             };
@@ -343,7 +346,7 @@ struct Worker {
     engine: Engine,
     parts: Parts,
     settings: Settings,
-    limit: Arc<Limit>,
+    limit: &'static Limit,
     control: Control,
     /// Told once the worker accepts, with whether its memory is locked.
     ready: mpsc::Sender<bool>,
@@ -369,7 +372,7 @@ impl Worker {
         // connection made from now on waits at worst for the first turn. Nobody listens if another
         // worker could not start.
         let ready = self.ready;
-        self.engine.serve(self.parts, context, &self.limit, move |is_locked| {
+        self.engine.serve(self.parts, context, self.limit, move |is_locked| {
             let _ = ready.send(is_locked);
         })
     }

@@ -4,16 +4,22 @@ use ringecho::buffer::{Cursors, HEADROOM, Region};
 use ringecho::metrics::Counters;
 use ringecho::protocol::{Admission, Connection, Context, Next, Policy, Protocol, Settings};
 
+pub mod cli;
+pub mod commands;
+pub mod compare;
 pub mod environment;
 pub mod latency;
 pub mod load;
 pub mod random;
 pub mod records;
 pub mod results;
+pub mod rtt;
 pub mod server;
 pub mod session;
 pub mod statistics;
+pub mod tables;
 pub mod target;
+pub mod wire_report;
 
 /// Those of the server's defaults.
 const SETTINGS: Settings = Settings {

@@ -53,7 +53,7 @@ pub struct Results {
 }
 
 /// What was measured of one target in one case.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Measurement {
     /// What it is called in tables: a case such as 9.7.2, or a target.
     pub name: String,
@@ -71,6 +71,17 @@ pub struct Measurement {
     pub rounds: Vec<Round>,
     /// What it cost the server, where that can be seen.
     pub cost: Option<Cost>,
+}
+
+impl Measurement {
+    /// Adds another one of the same, as a merged log would have it.
+    pub fn add(&mut self, other: Measurement) {
+        self.messages += other.messages;
+        self.lost += other.lost;
+        self.payload_octets += other.payload_octets;
+        self.latencies.add(&other.latencies);
+        self.rounds.extend(other.rounds);
+    }
 }
 
 /// A part of a measurement: a round, or a second of a load.

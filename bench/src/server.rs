@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use crate::results::Cost;
+
 /// The server's program, which stands beside the program of the benchmark.
 pub fn program() -> PathBuf {
     std::env::current_exe().expect("this program").with_file_name("ringecho")
@@ -54,20 +56,98 @@ impl Server {
 
     /// The processor time, user's and system's, that the process has taken so far.
     ///
-    /// It is the sum of the first field of `/proc/PID/task/*/schedstat`, which is in nanoseconds:
-    /// `/proc/PID/stat` counts ticks of 10 ms, too coarse for a round, and `/proc/PID/schedstat` is
-    /// that of the first thread alone. The time of a running thread is brought up to date at the
-    /// next tick only, and that of a thread that ended is lost, so the server has to be idle and
-    /// its threads have to stay.
+    /// # Errors
+    ///
+    /// When the process is gone.
     pub fn cpu_time(&self) -> Result<Duration> {
-        let mut sum_ns = 0;
-        for task in std::fs::read_dir(format!("/proc/{}/task", self.child.id()))? {
-            let account = std::fs::read_to_string(task?.path().join("schedstat"))?;
-            let ran_ns = account.split(' ').next().and_then(|field| field.parse::<u64>().ok());
-            sum_ns += ran_ns.ok_or_else(|| Error::other("schedstat has no number"))?;
-        }
-        Ok(Duration::from_nanos(sum_ns))
+        cpu_time_of(self.child.id())
     }
+}
+
+/// The processor time, user's and system's, that a process has taken so far.
+///
+/// It is the sum of the first field of `/proc/PID/task/*/schedstat`, which is in nanoseconds:
+/// `/proc/PID/stat` counts ticks of 10 ms, too coarse for a round, and `/proc/PID/schedstat` is that
+/// of the first thread alone. The time of a running thread is brought up to date at the next tick
+/// only, and that of a thread that ended is lost, so the server has to be idle and its threads have
+/// to stay.
+fn cpu_time_of(pid: u32) -> Result<Duration> {
+    let mut sum_ns = 0;
+    for task in std::fs::read_dir(format!("/proc/{pid}/task"))? {
+        let account = std::fs::read_to_string(task?.path().join("schedstat"))?;
+        let ran_ns = account.split(' ').next().and_then(|field| field.parse::<u64>().ok());
+        sum_ns += ran_ns.ok_or_else(|| Error::other("schedstat has no number"))?;
+    }
+    Ok(Duration::from_nanos(sum_ns))
+}
+
+/// What a process has taken so far.
+///
+/// Processor time is parted into user's and system's as the ticks of `/proc/PID/stat` are; context
+/// switches are the sums over its threads.
+///
+/// # Errors
+///
+/// When the process is gone.
+pub fn usage_of(pid: u32) -> Result<Usage> {
+    let directory = format!("/proc/{pid}");
+    let mut usage = Usage { cpu_time: cpu_time_of(pid)?, ..Usage::default() };
+    for task in std::fs::read_dir(format!("{directory}/task"))? {
+        let status = std::fs::read_to_string(task?.path().join("status"))?;
+        usage.context_switches += field(&status, "voluntary_ctxt_switches:");
+        usage.context_switches += field(&status, "nonvoluntary_ctxt_switches:");
+    }
+    let status = std::fs::read_to_string(format!("{directory}/status"))?;
+    usage.resident_octets = field(&status, "VmRSS:") * 1024;
+    let stat = std::fs::read_to_string(format!("{directory}/stat"))?;
+    // Fields 14 and 15, counted from the name in parentheses, which is the second (proc(5)).
+    let behind_name = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
+    let mut ticks = behind_name.split_whitespace().skip(11).map(|ticks| ticks.parse().unwrap_or(0));
+    (usage.user_ticks, usage.system_ticks) = (ticks.next().unwrap_or(0), ticks.next().unwrap_or(0));
+    Ok(usage)
+}
+
+/// What a process has taken.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Processor time, user's and system's.
+    pub cpu_time: Duration,
+    /// Ticks in user mode, of a hundredth of a second.
+    pub user_ticks: u64,
+    /// Ticks in the kernel.
+    pub system_ticks: u64,
+    /// Times that a thread gave its processor up or lost it.
+    pub context_switches: u64,
+    /// Memory in use now.
+    pub resident_octets: u64,
+}
+
+impl Usage {
+    /// What was taken since `before`, a message.
+    pub fn since(&self, before: &Usage, messages: u64) -> Cost {
+        let messages = messages.max(1) as f64;
+        let total_us = self.cpu_time.saturating_sub(before.cpu_time).as_secs_f64() * 1e6;
+        let [user, system] = [
+            self.user_ticks.saturating_sub(before.user_ticks) as f64,
+            self.system_ticks.saturating_sub(before.system_ticks) as f64,
+        ];
+        let user_part = if user + system > 0.0 { user / (user + system) } else { 0.0 };
+        let switches = self.context_switches.saturating_sub(before.context_switches);
+        Cost {
+            user_us: total_us * user_part / messages,
+            system_us: total_us * (1.0 - user_part) / messages,
+            context_switches: switches as f64 / messages,
+            syscalls: None,
+            resident_octets: self.resident_octets,
+        }
+    }
+}
+
+/// The number in the line of `status` that begins with `name`; 0 if there is none.
+fn field(status: &str, name: &str) -> u64 {
+    let value = status.lines().find_map(|line| line.strip_prefix(name));
+    let number = value.and_then(|value| value.split_whitespace().next());
+    number.and_then(|number| number.parse().ok()).unwrap_or(0)
 }
 
 impl Drop for Server {

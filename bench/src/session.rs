@@ -125,9 +125,10 @@ pub struct Session {
     is_framed: bool,
     keys: Random,
     codec: Option<Codec>,
-    /// Octets received, of which those before `read` are used up.
+    /// Room for octets, of which those from `read` to `end` are received and not yet used up.
     received: Vec<u8>,
     read: usize,
+    end: usize,
     /// The message whose fragments are arriving.
     echo: Vec<u8>,
     form: Option<Form>,
@@ -178,7 +179,7 @@ pub fn open(
             Err(error) => return Err(Problem::Lost(error)),
         };
         session.filled(count);
-        let answer = request.check(&session.received).map_err(Problem::NoWebSocket)?;
+        let answer = request.check(session.unread()).map_err(Problem::NoWebSocket)?;
         if let Some(accepted) = answer {
             if compresses {
                 if accepted.extensions.as_deref() != Some("permessage-deflate") {
@@ -189,8 +190,8 @@ pub fn open(
                     inflater: Decompress::new(false),
                 });
             }
-            let response = session.received[..accepted.head_bytes].to_vec();
-            session.read = accepted.head_bytes;
+            let response = session.unread()[..accepted.head_bytes].to_vec();
+            session.read += accepted.head_bytes;
             return Ok((session, Handshake { request: octets, response }));
         }
     }
@@ -202,8 +203,9 @@ impl Session {
             is_framed,
             keys: Random::new(seed),
             codec: None,
-            received: Vec::new(),
+            received: vec![0; 2 * ROOM],
             read: 0,
+            end: 0,
             echo: Vec::new(),
             form: None,
             is_compressed: false,
@@ -251,29 +253,36 @@ impl Session {
         }
     }
 
-    /// Where received octets go; say by [`Session::filled`] how many came.
+    /// Where received octets go, at least [`ROOM`]; say by [`Session::filled`] how many came.
+    #[inline]
     pub fn room(&mut self) -> &mut [u8] {
-        self.room_for(ROOM)
+        if self.read == self.end {
+            (self.read, self.end) = (0, 0);
+        }
+        if self.received.len() - self.end < ROOM {
+            self.make_room();
+        }
+        &mut self.received[self.end..]
     }
 
-    /// The same for at least so many.
-    fn room_for(&mut self, octets: usize) -> &mut [u8] {
-        // What is used up makes room first, so that the memory stays that of a message.
-        if self.read > 0 {
-            let left = self.received.len() - self.read;
-            self.received.copy_within(self.read.., 0);
-            self.received.truncate(left);
-            self.read = 0;
+    /// Gives what is used up back, and grows where a message has not come whole.
+    #[cold]
+    fn make_room(&mut self) {
+        self.received.copy_within(self.read..self.end, 0);
+        (self.read, self.end) = (0, self.end - self.read);
+        if self.received.len() - self.end < ROOM {
+            self.received.resize((self.end + ROOM).next_power_of_two(), 0);
         }
-        let used = self.received.len();
-        self.received.resize(used + octets, 0);
-        &mut self.received[used..]
     }
 
     /// Notes that `count` octets were received into the last [`Session::room`].
+    #[inline]
     pub fn filled(&mut self, count: usize) {
-        let unused = ROOM - count;
-        self.received.truncate(self.received.len() - unused);
+        self.end += count;
+    }
+
+    fn unread(&self) -> &[u8] {
+        &self.received[self.read..self.end]
     }
 
     /// Takes octets that were received elsewhere, so that many sessions share one place to receive
@@ -292,7 +301,7 @@ impl Session {
     /// When the server broke the protocol.
     pub fn next(&mut self, payload: usize) -> Result<Option<Event>, Problem> {
         if !self.is_framed {
-            let unread = &self.received[self.read..];
+            let unread = &self.received[self.read..self.end];
             if unread.len() < payload {
                 return Ok(None);
             }
@@ -303,7 +312,7 @@ impl Session {
         }
         let extension_bits = if self.codec.is_some() { COMPRESSED } else { 0 };
         loop {
-            let unread = &self.received[self.read..];
+            let unread = &self.received[self.read..self.end];
             let header = Header::parse_reply(unread, extension_bits).map_err(Problem::Broken)?;
             let Some(header) = header else { return Ok(None) };
             let end = header.octets as u64 + header.payload;

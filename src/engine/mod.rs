@@ -10,6 +10,8 @@ pub mod ring;
 mod simulation;
 pub mod socket;
 pub mod token;
+#[cfg(feature = "tokio-uring")]
+pub mod tokio_uring;
 pub mod uring;
 pub mod wait;
 
@@ -29,6 +31,9 @@ pub enum Engine {
     Uring,
     /// epoll and the system calls of sockets, three a message.
     Epoll,
+    /// io_uring by way of the crates tokio-uring and tokio, to be compared with.
+    #[cfg(feature = "tokio-uring")]
+    TokioUring,
 }
 
 impl Engine {
@@ -37,6 +42,8 @@ impl Engine {
         match self {
             Engine::Uring => "uring",
             Engine::Epoll => "epoll",
+            #[cfg(feature = "tokio-uring")]
+            Engine::TokioUring => "tokio-uring",
         }
     }
 
@@ -65,13 +72,15 @@ impl Engine {
     pub fn serve(
         self,
         parts: Parts,
-        context: Context<'_>,
-        limit: &Limit,
+        context: Context<'static>,
+        limit: &'static Limit,
         started: impl FnOnce(bool),
     ) -> Result<(), EngineError> {
         match self {
             Engine::Uring => uring::serve(parts, context, limit, started),
             Engine::Epoll => epoll::serve(parts, context, limit, started),
+            #[cfg(feature = "tokio-uring")]
+            Engine::TokioUring => tokio_uring::serve(parts, context, limit, started),
         }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! The path of one message: a multishot receive completes with a pinned buffer, the protocol turns
 //! the buffer into the reply where it stands, the reply is pushed as a send, and the next
-//! [`Ring::enter`] both submits it and waits for the next message. That is one system call.
+//! [`Blocking::enter`] both submits it and waits for the next message. That is one system call.
 //!
 //! Each connection has at most one send in flight and at most one receive. After every event
 //! [`Pump::settle`] compares what the connection should be doing with what it does, and starts or

@@ -60,7 +60,7 @@ impl Reply {
 /// What a send does when the socket takes no more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Patience {
-    /// It gives the rest back. Its end is known when the [`Ring::enter`] that submits it returns,
+    /// It gives the rest back. Its end is known when the [`Blocking::enter`] that submits it returns,
     /// or soon after where a thread of the kernel submits.
     None,
     /// It waits until the socket takes some of it, and gives the rest back.
@@ -144,7 +144,7 @@ pub enum Completion {
     StopRequested,
 }
 
-/// How long [`Ring::enter`] may take.
+/// How long [`Blocking::enter`] may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Wait {
     /// Only as long as submission takes.

@@ -97,6 +97,9 @@ struct Scenario {
     /// What a peer sends that does nothing but fill memory: more than may be filled.
     flood: usize,
     is_sqpoll: bool,
+    /// All sends wait for the peer, a pause lets the read in flight end by itself, and no receive
+    /// is without a buffer: a ring whose operations cannot be cancelled and have no flags.
+    is_patient: bool,
     /// Completions that one call hands over, and steps of the kernel between two calls.
     queue: usize,
     batch: usize,
@@ -142,6 +145,7 @@ impl Scenario {
             is_heavy,
             flood: 0,
             is_sqpoll: random.one_in(6),
+            is_patient: random.one_in(4),
             queue: random.pick(&[2, 5, 1000, 1000]),
             batch: random.pick(&[1, 5, 30, 200]),
             cut: random.pick(&[0, 2, 6, 30]),
@@ -150,6 +154,7 @@ impl Scenario {
             stall_max: Duration::from_secs(random.pick(&[0, 0, 0, 40])),
             stop_after: if is_stopped_early { random.below(4000) as u64 } else { u64::MAX },
         };
+        scenario.is_sqpoll &= !scenario.is_patient;
         if random.one_in(50) {
             scenario = Scenario {
                 connections: 2,

@@ -302,7 +302,8 @@ fn negotiate<T>(
     }
 }
 
-fn remedy(error: &io::Error) -> &'static str {
+/// What to do when the kernel refuses to set a ring up.
+pub(super) fn remedy(error: &io::Error) -> &'static str {
     match Errno::from_io_error(error) {
         Some(Errno::NOSYS) => {
             "this kernel has no io_uring, or a seccomp filter hides it; ringecho needs Linux 6.1 \

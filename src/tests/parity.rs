@@ -22,6 +22,8 @@ const ENGINES: &[&[&str]] = &[
     &["--engine", "uring", "--wait", "sqpoll"],
     &["--engine", "epoll", "--wait", "block"],
     &["--engine", "epoll", "--wait", "spin"],
+    #[cfg(feature = "tokio-uring")]
+    &["--engine", "tokio-uring"],
 ];
 
 const RSV1: u8 = 0x40;

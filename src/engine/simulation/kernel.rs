@@ -54,6 +54,7 @@ enum Submission {
     Accept(usize),
     CancelAccept(usize),
     Receive(usize),
+    PauseReceive(usize),
     CancelReceive(usize),
     Send(usize),
     CancelSend(usize),
@@ -95,6 +96,8 @@ struct Link {
     fd: Option<i32>,
     key: Option<Key>,
     receive: Flight,
+    /// The receive ends with what it brings next.
+    is_pausing: bool,
     send: Flight,
     close: Flight,
     reply: Option<(Reply, Patience)>,
@@ -135,6 +138,7 @@ impl Link {
             fd: None,
             key: None,
             receive: Flight::Not,
+            is_pausing: false,
             send: Flight::Not,
             close: Flight::Not,
             reply: None,
@@ -516,6 +520,11 @@ impl Kernel {
         let is_reset = link.peer.is_reset || link.is_broken;
         let available = link.peer.written - link.taken;
         // The kernel takes a buffer before it looks at the socket.
+        if self.ready.is_empty() && self.scenario.is_patient {
+            self.places.push(Place::Ready);
+            self.ready.push_back(self.memory.len() as u16);
+            self.memory.push(vec![0xa5; HEADROOM + self.scenario.capacity]);
+        }
         if self.ready.is_empty() {
             return self.post_received(number, Received::NoBuffer, Further::Over);
         }
@@ -534,7 +543,7 @@ impl Kernel {
         if self.random.one_in(self.scenario.cut) {
             octets = 1 + self.random.below(octets);
         }
-        let is_over = self.random.one_in(self.scenario.over);
+        let is_over = self.random.one_in(self.scenario.over) || self.links[number].is_pausing;
         let further = if is_over { Further::Over } else { Further::More };
         let received = self.fill(number, octets);
         self.post_received(number, received, further);
@@ -662,7 +671,15 @@ impl Kernel {
                     });
                 }
             }
-            Submission::Receive(number) => self.links[number].receive = Flight::Armed,
+            Submission::Receive(number) => {
+                self.links[number].receive = Flight::Armed;
+                self.links[number].is_pausing = false;
+            }
+            // Between two reads there is nothing to wait for.
+            Submission::PauseReceive(number) if self.random.one_in(4) => {
+                self.execute(Submission::CancelReceive(number));
+            }
+            Submission::PauseReceive(number) => self.links[number].is_pausing = true,
             Submission::CancelReceive(number) => {
                 if self.links[number].receive == Flight::Armed {
                     let received = Received::Failed(Errno::CANCELED);
@@ -967,6 +984,14 @@ impl Ring for Kernel {
         self.push(Submission::Receive(number));
     }
 
+    fn pause_receive(&mut self, key: Key) {
+        if !self.scenario.is_patient {
+            return self.cancel_receive(key);
+        }
+        let number = self.find(key).expect("a connection with a slot");
+        self.push(Submission::PauseReceive(number));
+    }
+
     fn cancel_receive(&mut self, key: Key) {
         // Its last completion may stand behind the one that the pump is looking at.
         let number = self.cancel(key);
@@ -985,6 +1010,7 @@ impl Ring for Kernel {
         assert_eq!(link.send, Flight::Not, "a second send in flight");
         assert!(link.shut_at.is_none(), "a send after the end of the stream");
         assert!(!reply.is_empty(), "a send of nothing");
+        let patience = if self.scenario.is_patient { Patience::Unlimited } else { patience };
         link.send = Flight::Queued;
         link.reply = Some((reply, patience));
         self.push(Submission::Send(number));
@@ -1050,6 +1076,7 @@ impl Ring for Kernel {
 impl Blocking for Kernel {
     fn enter(&mut self, wait: Wait, completions: &mut Vec<Completion>) -> io::Result<()> {
         assert!(completions.is_empty(), "the pump has not looked at all completions");
+        assert!(wait != Wait::Not || !self.scenario.is_patient, "no send is over at once");
         let late = self.random.below(3);
         for _ in 0..late {
             self.step();

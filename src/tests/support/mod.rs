@@ -157,10 +157,14 @@ impl Server {
         if !arguments.contains(&"--listen") {
             command.args(["--listen", "127.0.0.1:0"]);
         }
-        if let Ok(engine) = std::env::var("RINGECHO_TEST_ENGINE")
-            && !arguments.iter().any(|argument| ["--engine", "sqpoll"].contains(argument))
-        {
-            command.args(["--engine", &engine]);
+        if let Ok(engine) = std::env::var("RINGECHO_TEST_ENGINE") {
+            let others: &[&str] = match engine.as_str() {
+                "tokio-uring" => &["--engine", "sqpoll", "adaptive", "spin"],
+                _ => &["--engine", "sqpoll"],
+            };
+            if !arguments.iter().any(|argument| others.contains(argument)) {
+                command.args(["--engine", &engine]);
+            }
         }
         Server::start_by(command)
     }

@@ -1,0 +1,179 @@
+//! The command line of `ringbench`.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::rtt::Wait;
+use crate::session::Form;
+use crate::target::Target;
+
+/// The latency lab for WebSocket echo servers.
+///
+/// Results are printed as tables, and with --output written as JSON, CSV, .hgrm and .hlog. Ctrl-C
+/// ends a measurement early, with what there is.
+#[derive(Debug, Parser)]
+#[command(version, max_term_width = 100)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Measures round trips: one message at a time, each echo compared with what was sent.
+    Rtt(Rtt),
+    /// Compares servers in short rounds, in shuffled order, with ratios paired by round.
+    Compare(Compare),
+    /// Adds up results, such as those of many machines.
+    Merge(Merge),
+    /// Echoes octets on one connection, for --calibrate.
+    #[command(hide = true)]
+    Floor(Floor),
+}
+
+/// How the client waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum WaitChoice {
+    /// It sleeps until the echo comes.
+    Block,
+    /// It asks without pause: takes its processor whole.
+    Spin,
+}
+
+impl WaitChoice {
+    /// What is asked for.
+    pub fn wait(self) -> Wait {
+        match self {
+            WaitChoice::Block => Wait::Block,
+            WaitChoice::Spin => Wait::Spin,
+        }
+    }
+}
+
+/// What every measurement has.
+#[derive(Debug, Args)]
+pub struct Common {
+    /// Writes PREFIX.json, and PREFIX-NAME.csv, .hgrm and .hlog for each measurement.
+    #[arg(short, long, value_name = "PREFIX")]
+    pub output: Option<PathBuf>,
+
+    /// The seed of masking keys, payloads and orders.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub seed: u64,
+
+    /// The processor of the client [default: the last that is allowed].
+    #[arg(long, value_name = "N")]
+    pub client_cpu: Option<usize>,
+
+    /// The processor of servers that are started here [default: the first that is allowed].
+    #[arg(long, value_name = "N")]
+    pub server_cpu: Option<usize>,
+}
+
+/// What is sent in a round trip.
+#[derive(Debug, Args)]
+pub struct Messages {
+    /// Messages of a case, one after the other.
+    #[arg(long, value_name = "N", default_value_t = 1000,
+          value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
+    pub messages: u64,
+
+    /// Another case than the suite's: messages of this many octets, at most 16777216.
+    #[arg(long, value_name = "OCTETS", value_parser = clap::value_parser!(u32).range(0..=16_777_216))]
+    pub size: Option<u32>,
+
+    /// With --size: binary messages instead of text.
+    #[arg(long, requires = "size")]
+    pub binary: bool,
+
+    /// How the client waits for an echo.
+    #[arg(long, value_enum, default_value_t = WaitChoice::Block)]
+    pub wait: WaitChoice,
+}
+
+impl Messages {
+    /// The form of messages of --size.
+    pub fn form(&self) -> Form {
+        if self.binary { Form::Binary } else { Form::Text }
+    }
+}
+
+/// `ringbench rtt`
+#[derive(Debug, Args)]
+pub struct Rtt {
+    /// ws://HOST:PORT/, unix:/PATH or tcp://HOST:PORT [default: the ringecho beside this program,
+    /// started on a free port].
+    pub target: Option<Target>,
+
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "its fields are documented")]
+    pub messages: Messages,
+
+    /// Only this case of the suite, such as 9.7.2, or 9.7 for all text; may be given several times.
+    #[arg(long, value_name = "CASE", conflicts_with = "size")]
+    pub case: Vec<String>,
+
+    /// How often each case is run, in turns.
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub rounds: u32,
+
+    /// Measures the floor of this machine first, a plain TCP echo, and prints results as multiples.
+    #[arg(long)]
+    pub calibrate: bool,
+
+    /// Prints the whole distribution, where there is one case.
+    #[arg(long)]
+    pub histogram: bool,
+
+    /// Writes a page and JSON for each case as the Autobahn suite reports it.
+    #[arg(long, value_name = "DIR")]
+    pub report: Option<PathBuf>,
+
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "its fields are documented")]
+    pub common: Common,
+}
+
+/// `ringbench compare`
+#[derive(Debug, Args)]
+pub struct Compare {
+    /// [NAME=]ws://HOST:PORT/, or [NAME=]COMMAND with {port}, which is started and ended. Ratios are
+    /// to the first.
+    #[arg(required = true, num_args = 2..)]
+    pub targets: Vec<String>,
+
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "its fields are documented")]
+    pub messages: Messages,
+
+    /// Rounds, after one that does not count.
+    #[arg(long, value_name = "N", default_value_t = 15, value_parser = clap::value_parser!(u32).range(2..=10_000))]
+    pub rounds: u32,
+
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "its fields are documented")]
+    pub common: Common,
+}
+
+/// `ringbench merge`
+#[derive(Debug, Args)]
+pub struct Merge {
+    /// Results, as --output writes them.
+    #[arg(required = true, num_args = 1..)]
+    pub results: Vec<PathBuf>,
+
+    /// Writes PREFIX.json, and the other formats for each measurement.
+    #[arg(short, long, value_name = "PREFIX", required = true)]
+    pub output: PathBuf,
+}
+
+/// `ringbench floor`
+#[derive(Debug, Args)]
+pub struct Floor {
+    /// How it waits.
+    #[arg(long, value_enum, default_value_t = WaitChoice::Block)]
+    pub wait: WaitChoice,
+}

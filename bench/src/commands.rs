@@ -1,0 +1,395 @@
+//! What the commands do, from options to tables.
+
+use std::io::{self, Read as _, Write};
+use std::net::{Ipv4Addr, TcpListener};
+use std::path::Path;
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::{Duration, Instant, UNIX_EPOCH};
+
+use core_affinity::CoreId;
+
+use crate::cli::{Common, Compare, Floor, Merge, Messages, Rtt, WaitChoice};
+use crate::compare::{self, Contestant};
+use crate::environment::Environment;
+use crate::latency::{PERCENTILES, write_hlog};
+use crate::results::{self, Kind, Measurement, Results, Round};
+use crate::rtt::{self, Case, Wait};
+use crate::server::{Server, program};
+use crate::tables;
+use crate::target::Target;
+use crate::wire_report;
+
+/// A line for standard error.
+pub type Outcome = Result<(), String>;
+
+/// Messages of each kind of floor.
+const FLOOR_MESSAGES: u64 = 5000;
+
+/// The processors of client and server, the client's pinned.
+struct Cpus {
+    server: usize,
+    warnings: Vec<String>,
+}
+
+/// Pins this thread, and finds a processor for servers.
+fn pin(common: &Common) -> Result<Cpus, String> {
+    let allowed: Vec<usize> =
+        core_affinity::get_core_ids().unwrap_or_default().iter().map(|cpu| cpu.id).collect();
+    let (Some(&first), Some(&last)) = (allowed.first(), allowed.last()) else {
+        return Err("the processors that are allowed cannot be found out".to_owned());
+    };
+    let (client, server) = (common.client_cpu.unwrap_or(last), common.server_cpu.unwrap_or(first));
+    for (option, cpu) in [("--client-cpu", client), ("--server-cpu", server)] {
+        if !allowed.contains(&cpu) {
+            return Err(format!(
+                "{option} {cpu} is not among the processors that may be used: {allowed:?}"
+            ));
+        }
+    }
+    core_affinity::set_for_current(CoreId { id: client });
+    let mut warnings = Vec::new();
+    if client == server {
+        warnings.push(format!(
+            "Client and server share processor {client}: each waits for the other to leave it."
+        ));
+    }
+    Ok(Cpus { server, warnings })
+}
+
+/// The ringecho beside this program.
+fn start_sibling(cpu: usize) -> Result<Server, String> {
+    let program = program();
+    if !program.exists() {
+        return Err(format!(
+            "there is no {}; build it (cargo build --release --workspace), or name a target",
+            program.display()
+        ));
+    }
+    let mut command = Command::new(program);
+    command.args(["--listen", "127.0.0.1:0", "--workers", "1", "--cpus", &cpu.to_string()]);
+    // It may use only the processors of the thread that starts it.
+    compare::on(&[cpu], || Server::start(&mut command)).map_err(|error| error.to_string())
+}
+
+fn cases(messages: &Messages, names: &[String]) -> Result<Vec<Case>, String> {
+    if let Some(octets) = messages.size {
+        return Ok(vec![Case {
+            name: format!("{octets} octets"),
+            octets: octets as usize,
+            form: messages.form(),
+            messages: messages.messages,
+        }]);
+    }
+    let all = Case::autobahn(messages.messages);
+    let is_of = |case: &Case, name: &String| {
+        case.name == *name || case.name.starts_with(&format!("{name}."))
+    };
+    if let Some(name) = names.iter().find(|name| !all.iter().any(|case| is_of(case, name))) {
+        return Err(format!(
+            "there is no case {name:?}; they are 9.7.1 to 9.7.6 and 9.8.1 to 9.8.6"
+        ));
+    }
+    let chosen = |case: &Case| names.is_empty() || names.iter().any(|name| is_of(case, name));
+    Ok(all.into_iter().filter(chosen).collect())
+}
+
+/// `ringbench rtt`
+///
+/// # Errors
+///
+/// What went wrong, after what was measured until then is printed.
+pub fn rtt(options: &Rtt, stop: &AtomicBool, output: &mut impl Write) -> Outcome {
+    let cases = cases(&options.messages, &options.case)?;
+    let cpus = pin(&options.common)?;
+    let mut results = Results::new(Kind::Rtt, command_line(), Environment::here());
+    results.warnings = cpus.warnings;
+    if options.calibrate {
+        results.floor = Some(calibrate(cpus.server, options.common.seed, stop)?);
+    }
+    let sibling = match options.target {
+        Some(_) => None,
+        None => Some(start_sibling(cpus.server)?),
+    };
+    let target = match (&options.target, &sibling) {
+        (Some(target), _) => target.clone(),
+        (None, Some(server)) => format!("ws://{}/", server.address()).parse()?,
+        (None, None) => unreachable!("one of the two is there"),
+    };
+    results.measurements = cases
+        .iter()
+        .map(|case| Measurement {
+            name: case.name.clone(),
+            description: case.description(),
+            ..Measurement::default()
+        })
+        .collect();
+    let begin = Instant::now();
+    let mut problem = None;
+    'rounds: for round in 0..options.rounds {
+        for (case, measurement) in cases.iter().zip(&mut results.measurements) {
+            let began = begin.elapsed();
+            let seed = options.common.seed.wrapping_add(u64::from(round));
+            let wait = options.messages.wait.wait();
+            let outcome = match rtt::run(&target, case, wait, seed, stop) {
+                Ok(outcome) => outcome,
+                Err(failed) => {
+                    problem = Some(format!("{target}: {failed}"));
+                    break 'rounds;
+                }
+            };
+            if outcome.latencies.count() > 0 {
+                add(measurement, case, &outcome, began);
+            }
+            if round == 0
+                && let Some(directory) = &options.report
+            {
+                wire_report::write(directory, &target, case, &outcome)
+                    .map_err(|error| format!("cannot write to {}: {error}", directory.display()))?;
+            }
+            if let Some(failed) = outcome.problem {
+                problem = Some(format!("{target}, case {}: {failed}", case.name));
+                break 'rounds;
+            }
+            if stop.load(Relaxed) {
+                results.cut_short = Some("ended by a signal".to_owned());
+                break 'rounds;
+            }
+        }
+    }
+    if problem.is_some() {
+        results.cut_short.clone_from(&problem);
+    }
+    results.measurements.retain(|measurement| measurement.messages > 0);
+    finish(&mut results, options.common.output.as_deref(), output)?;
+    if options.histogram
+        && let [measurement] = results.measurements.as_slice()
+    {
+        written(writeln!(output).and_then(|()| measurement.latencies.write_hgrm(output)))?;
+    }
+    match problem {
+        Some(problem) => Err(problem),
+        None => Ok(()),
+    }
+}
+
+fn add(measurement: &mut Measurement, case: &Case, outcome: &rtt::Outcome, began: Duration) {
+    let latencies = &outcome.latencies;
+    let duration_s = outcome.duration.as_secs_f64();
+    measurement.messages += latencies.count();
+    measurement.payload_octets += latencies.count() * case.octets as u64;
+    measurement.latencies.add(latencies);
+    measurement.rounds.push(Round::new(began.as_secs_f64(), duration_s, latencies));
+}
+
+/// `ringbench compare`
+///
+/// # Errors
+///
+/// What went wrong.
+pub fn compare(options: &Compare, stop: &AtomicBool, output: &mut impl Write) -> Outcome {
+    let names = if options.messages.size.is_none() { vec!["9.7.2".to_owned()] } else { vec![] };
+    let [case] = &cases(&options.messages, &names)?[..] else {
+        unreachable!("one case was asked for")
+    };
+    let cpus = pin(&options.common)?;
+    let mut results = Results::new(Kind::Compare, command_line(), Environment::here());
+    results.warnings = cpus.warnings;
+    let contestants: Vec<Contestant> = options
+        .targets
+        .iter()
+        .map(|text| Contestant::new(text, &[cpus.server]))
+        .collect::<Result<_, _>>()?;
+    let turn = |contestant: &Contestant, round: usize| {
+        if stop.load(Relaxed) {
+            return Ok(None);
+        }
+        let began = Instant::now();
+        let seed = options.common.seed.wrapping_add(round as u64);
+        let wait = options.messages.wait.wait();
+        let failed = |problem| format!("{}: {problem}", contestant.name);
+        let outcome = rtt::run(&contestant.target, case, wait, seed, stop).map_err(failed)?;
+        if let Some(problem) = outcome.problem {
+            return Err(failed(problem));
+        }
+        let mut measurement =
+            Measurement { description: case.description(), ..Measurement::default() };
+        add(&mut measurement, case, &outcome, began.elapsed() - outcome.duration);
+        Ok((outcome.latencies.count() == case.messages).then_some(measurement))
+    };
+    let rounds = options.rounds as usize;
+    let (measurements, ratios) = compare::run(&contestants, rounds, options.common.seed, turn)?;
+    (results.measurements, results.ratios) = (measurements, ratios);
+    if stop.load(Relaxed) {
+        results.cut_short = Some("ended by a signal".to_owned());
+    }
+    finish(&mut results, options.common.output.as_deref(), output)
+}
+
+/// `ringbench merge`
+///
+/// # Errors
+///
+/// When a result cannot be read, or the sum cannot be written.
+pub fn merge(options: &Merge, output: &mut impl Write) -> Outcome {
+    let mut all = options.results.iter().map(|path| Results::read(path));
+    let mut sum = all.next().expect("one at least is asked for")?;
+    for other in all {
+        let other = other?;
+        if other.kind != sum.kind {
+            return Err("results of different commands cannot be added up".to_owned());
+        }
+        if other.environment != sum.environment {
+            let warning = "The parts were measured on different machines.".to_owned();
+            if !sum.warnings.contains(&warning) {
+                sum.warnings.push(warning);
+            }
+        }
+        for warning in other.warnings {
+            if !sum.warnings.contains(&warning) {
+                sum.warnings.push(warning);
+            }
+        }
+        sum.cut_short = sum.cut_short.or(other.cut_short);
+        // Ratios and floors are one machine's and do not add up.
+        sum.ratios.clear();
+        sum.floor = None;
+        // The parts ran at the same time: rounds are told apart by when they began.
+        let later_s = other.started_at_s - sum.started_at_s;
+        for mut measurement in other.measurements {
+            for round in &mut measurement.rounds {
+                round.begin_s += later_s;
+            }
+            match sum.measurements.iter_mut().find(|known| known.name == measurement.name) {
+                Some(known) => known.add(measurement),
+                None => sum.measurements.push(measurement),
+            }
+        }
+    }
+    finish(&mut sum, Some(&options.output), output)
+}
+
+/// The command line as it was given.
+fn command_line() -> Vec<String> {
+    std::env::args().collect()
+}
+
+/// Warns, prints the tables and writes the files.
+fn finish(results: &mut Results, prefix: Option<&Path>, output: &mut impl Write) -> Outcome {
+    for percent in PERCENTILES {
+        let few = |measurement: &&Measurement| !measurement.latencies.supports(percent);
+        let names: Vec<&str> =
+            results.measurements.iter().filter(few).map(|it| it.name.as_str()).collect();
+        if !names.is_empty() {
+            let warning = format!(
+                "Too few messages for p{percent}, less than ten lie beyond it: {}.",
+                names.join(", ")
+            );
+            if !results.warnings.contains(&warning) {
+                results.warnings.push(warning);
+            }
+        }
+    }
+    if !results.measurements.is_empty() {
+        written(output.write_all(tables::page(results).as_bytes()))?;
+    }
+    let Some(prefix) = prefix else { return Ok(()) };
+    write_files(results, prefix)
+        .map_err(|error| format!("cannot write --output {}: {error}", prefix.display()))
+}
+
+/// A reader that has gone away is no reason to fail.
+fn written(outcome: io::Result<()>) -> Outcome {
+    match outcome {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(format!("cannot write to standard output: {error}"))
+        }
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+fn write_files(results: &Results, prefix: &Path) -> io::Result<()> {
+    let beside = |suffix: &str| {
+        let mut path = prefix.as_os_str().to_owned();
+        path.push(suffix);
+        path
+    };
+    results.write(Path::new(&beside(".json")))?;
+    let begin = UNIX_EPOCH + Duration::from_secs_f64(results.started_at_s.max(0.0));
+    for measurement in &results.measurements {
+        // A name becomes a part of a file's name.
+        let name: String = measurement
+            .name
+            .chars()
+            .map(|c| if c.is_alphanumeric() || ".-_".contains(c) { c } else { '_' })
+            .collect();
+        let file = |ending| std::fs::File::create(beside(&format!("-{name}.{ending}")));
+        measurement.latencies.write_csv(&mut io::BufWriter::new(file("csv")?))?;
+        measurement.latencies.write_hgrm(&mut io::BufWriter::new(file("hgrm")?))?;
+        let end = measurement.rounds.last().map_or(0.0, |round| round.begin_s + round.duration_s);
+        let first = measurement.rounds.first().map_or(0.0, |round| round.begin_s);
+        let [first, end] = [first, end].map(|seconds| Duration::from_secs_f64(seconds.max(0.0)));
+        let whole = [(first, end.max(first), &measurement.latencies)];
+        write_hlog(&mut io::BufWriter::new(file("hlog")?), &measurement.name, begin, whole)?;
+    }
+    Ok(())
+}
+
+/// Measures a plain TCP echo between two processes, once with both asleep while they wait and once
+/// with both asking without pause.
+fn calibrate(cpu: usize, seed: u64, stop: &AtomicBool) -> Result<results::Floor, String> {
+    let measure = |choice: WaitChoice| -> Result<u64, String> {
+        let failed = |problem: &dyn std::fmt::Display| format!("--calibrate: {problem}");
+        let name = match choice {
+            WaitChoice::Block => "block",
+            WaitChoice::Spin => "spin",
+        };
+        let program = std::env::current_exe().map_err(|error| failed(&error))?;
+        let mut command = Command::new(program);
+        let server = compare::on(&[cpu], || Server::start(command.args(["floor", "--wait", name])))
+            .map_err(|error| failed(&error))?;
+        let target: Target = format!("tcp://{}", server.address()).parse()?;
+        let case = Case {
+            name: "floor".to_owned(),
+            octets: 16,
+            form: crate::session::Form::Binary,
+            messages: FLOOR_MESSAGES,
+        };
+        let outcome = rtt::run(&target, &case, choice.wait(), seed, stop)
+            .map_err(|problem| failed(&problem))?;
+        match outcome.problem {
+            Some(problem) => Err(failed(&problem)),
+            None => Ok(outcome.latencies.percentile_ns(50.0)),
+        }
+    };
+    Ok(results::Floor {
+        block_ns: measure(WaitChoice::Block)?,
+        spin_ns: measure(WaitChoice::Spin)?,
+    })
+}
+
+/// `ringbench floor`: echoes octets on one connection, until its end.
+///
+/// # Errors
+///
+/// When it cannot listen, or the connection breaks.
+pub fn floor(options: &Floor, output: &mut impl Write) -> Outcome {
+    let mut serve = || -> io::Result<()> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+        writeln!(output, "floor listening on tcp://{}", listener.local_addr()?)?;
+        output.flush()?;
+        let (mut stream, _) = listener.accept()?;
+        stream.set_nodelay(true)?;
+        stream.set_nonblocking(options.wait.wait() == Wait::Spin)?;
+        let mut octets = [0; 4096];
+        loop {
+            match stream.read(&mut octets) {
+                Ok(0) => return Ok(()),
+                Ok(count) => stream.write_all(&octets[..count])?,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => std::hint::spin_loop(),
+                Err(error) => return Err(error),
+            }
+        }
+    };
+    serve().map_err(|error| format!("floor: {error}"))
+}

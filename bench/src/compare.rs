@@ -1,0 +1,341 @@
+//! Several servers in turns: short rounds, in an order that is drawn anew each time, so that whatever
+//! the machine does in the meantime does it to all of them. Each ratio is taken between figures of
+//! the same round, and its median has a bootstrap interval (see [`crate::statistics`]).
+
+use std::io::{Error, Result};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use core_affinity::CoreId;
+
+use crate::random::Random;
+use crate::results::{Cost, Measurement, Ratio, Round};
+use crate::server::{Usage, usage_of};
+use crate::statistics::{Estimate, bootstrap, median};
+use crate::target::Target;
+
+/// How long a server that was started may take until it accepts.
+const START_TIMEOUT: Duration = Duration::from_secs(20);
+/// Time for a server to fall asleep, after which the account of its processor time is complete.
+const REST: Duration = Duration::from_millis(20);
+/// How long a server that is asked to end may take before it is killed.
+const END_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A server in a comparison.
+#[derive(Debug)]
+pub struct Contestant {
+    /// Its name in tables.
+    pub name: String,
+    /// Where it is measured.
+    pub target: Target,
+    process: Option<Child>,
+}
+
+impl Contestant {
+    /// A server from what was written on the command line: `[NAME=]TARGET`, or `[NAME=]COMMAND`
+    /// with `{port}` in it, which is started on the processors `cpus` (none: any) and speaks
+    /// WebSocket on 127.0.0.1.
+    ///
+    /// # Errors
+    ///
+    /// One line that says what is wrong with it, or that it does not start.
+    pub fn new(text: &str, cpus: &[usize]) -> std::result::Result<Contestant, String> {
+        let (name, what) = match text.split_once('=') {
+            Some((name, what)) if !name.contains(['/', ' ', ':', '{']) => (name, what),
+            Some(_) | None => (text, text),
+        };
+        let name = name.to_owned();
+        if !what.contains("{port}") {
+            let target = what.parse().map_err(|error| {
+                format!("{error}; or a command that starts a server, with {{port}} in it")
+            })?;
+            return Ok(Contestant { name, target, process: None });
+        }
+        let started = start(what, cpus).map_err(|error| format!("{name}: {error}"))?;
+        let (target, process) = started;
+        Ok(Contestant { name, target, process: Some(process) })
+    }
+
+    fn usage(&self) -> Option<Usage> {
+        // It counts once the server is asleep.
+        thread::sleep(REST);
+        usage_of(self.process.as_ref()?.id()).ok()
+    }
+}
+
+impl Drop for Contestant {
+    fn drop(&mut self) {
+        let Some(process) = &mut self.process else { return };
+        let pid = rustix::process::Pid::from_child(process);
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+        let until = Instant::now() + END_TIMEOUT;
+        while Instant::now() < until {
+            if !matches!(process.try_wait(), Ok(None)) {
+                return;
+            }
+            thread::sleep(REST);
+        }
+        let _ = process.kill();
+        let _ = process.wait();
+    }
+}
+
+/// Starts a command on a free port and waits until something accepts there.
+fn start(command: &str, cpus: &[usize]) -> Result<(Target, Child)> {
+    let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
+    let mut words = split(command)?.into_iter();
+    let words = words.by_ref().map(|word| word.replace("{port}", &port.to_string()));
+    let words: Vec<String> = words.collect();
+    let [program, arguments @ ..] = words.as_slice() else {
+        return Err(Error::other("the command is empty"));
+    };
+    let mut child = on(cpus, || {
+        Command::new(program)
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .spawn()
+            .map_err(|error| Error::other(format!("cannot start {program}: {error}")))
+    })?;
+    let until = Instant::now() + START_TIMEOUT;
+    while TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_err() {
+        if let Some(status) = child.try_wait()? {
+            return Err(Error::other(format!("{program} ended at once, with {status}")));
+        }
+        if Instant::now() > until {
+            let _ = child.kill();
+            let _ = child.wait();
+            let seconds = START_TIMEOUT.as_secs();
+            return Err(Error::other(format!("{program} accepts nothing after {seconds} s")));
+        }
+        thread::sleep(REST);
+    }
+    let target = format!("ws://127.0.0.1:{port}/").parse().expect("a target");
+    Ok((target, child))
+}
+
+/// Calls `start` on a thread that is pinned to the first of `cpus`, from which what it starts
+/// inherits that.
+pub fn on<T: Send>(cpus: &[usize], start: impl FnOnce() -> T + Send) -> T {
+    thread::scope(|scope| {
+        let started = scope.spawn(|| {
+            if let Some(&id) = cpus.first() {
+                core_affinity::set_for_current(CoreId { id });
+            }
+            start()
+        });
+        started.join().expect("it does not panic")
+    })
+}
+
+/// The words of a command: parted at white space outside of quotes.
+fn split(command: &str) -> Result<Vec<String>> {
+    let (mut words, mut word, mut quote) = (Vec::new(), None::<String>, None);
+    for character in command.chars() {
+        match (quote, character) {
+            (Some(open), close) if open == close => quote = None,
+            (None, '"' | '\'') => {
+                quote = Some(character);
+                word.get_or_insert_default();
+            }
+            (None, space) if space.is_whitespace() => words.extend(word.take()),
+            (_, other) => word.get_or_insert_default().push(other),
+        }
+    }
+    if quote.is_some() {
+        return Err(Error::other("a quote in the command is not closed"));
+    }
+    words.extend(word.take());
+    Ok(words)
+}
+
+/// Runs `rounds` rounds of `turn` on every contestant, after one that does not count; gives the
+/// measurements in the order of the contestants, and the ratios to the first. `turn` gets the number
+/// of the round.
+///
+/// A turn that gives nothing ends the comparison with the rounds that are whole.
+///
+/// # Errors
+///
+/// What a turn failed with.
+pub fn run(
+    contestants: &[Contestant],
+    rounds: usize,
+    seed: u64,
+    mut turn: impl FnMut(&Contestant, usize) -> std::result::Result<Option<Measurement>, String>,
+) -> std::result::Result<(Vec<Measurement>, Vec<Ratio>), String> {
+    let mut random = Random::new(seed);
+    let mut all: Vec<Vec<(Measurement, Option<Cost>)>> =
+        contestants.iter().map(|_| Vec::new()).collect();
+    let begin = Instant::now();
+    'rounds: for round in 0..=rounds {
+        let mut order: Vec<usize> = (0..contestants.len()).collect();
+        random.shuffle(&mut order);
+        let mut row = Vec::new();
+        for at in order {
+            let contestant = &contestants[at];
+            let began = begin.elapsed();
+            let before = contestant.usage();
+            let Some(mut measurement) = turn(contestant, round)? else { break 'rounds };
+            let after = contestant.usage();
+            for round in &mut measurement.rounds {
+                round.begin_s += began.as_secs_f64();
+            }
+            let cost =
+                before.zip(after).map(|(before, after)| after.since(&before, measurement.messages));
+            row.push((at, measurement, cost));
+        }
+        // A round counts for all or for none, so that figures are paired.
+        if round > 0 {
+            for (at, measurement, cost) in row {
+                all[at].push((measurement, cost));
+            }
+        }
+    }
+    let ratios = ratios(contestants, &all, seed);
+    Ok((contestants.iter().zip(all).map(|(it, turns)| sum(&it.name, turns)).collect(), ratios))
+}
+
+/// One measurement of many rounds; the cost is the median of theirs.
+fn sum(name: &str, turns: Vec<(Measurement, Option<Cost>)>) -> Measurement {
+    let costs: Vec<Cost> = turns.iter().filter_map(|(_, cost)| *cost).collect();
+    let of = |field: fn(&Cost) -> f64| median(&costs.iter().map(field).collect::<Vec<f64>>());
+    let cost = costs.last().map(|last| Cost {
+        user_us: of(|cost| cost.user_us),
+        system_us: of(|cost| cost.system_us),
+        context_switches: of(|cost| cost.context_switches),
+        syscalls: None,
+        resident_octets: last.resident_octets,
+    });
+    let mut turns = turns.into_iter().map(|(measurement, _)| measurement);
+    let mut total = turns.next().unwrap_or_default();
+    for turn in turns {
+        total.add(turn);
+    }
+    Measurement { name: name.to_owned(), cost, ..total }
+}
+
+/// The figures of a round that are compared: name, and value from measurement and cost.
+type Figure = (&'static str, fn(&Round, Option<&Cost>) -> Option<f64>);
+const FIGURES: [Figure; 4] = [
+    ("p50", |round, _| Some(round.p50_ns as f64)),
+    ("p99", |round, _| Some(round.p99_ns as f64)),
+    ("messages a second", |round, _| Some(round.rate())),
+    ("CPU time a message", |_, cost| cost.map(|cost| cost.user_us + cost.system_us)),
+];
+
+fn ratios(
+    contestants: &[Contestant],
+    all: &[Vec<(Measurement, Option<Cost>)>],
+    seed: u64,
+) -> Vec<Ratio> {
+    let [first, others @ ..] = all else { return Vec::new() };
+    let mut ratios = Vec::new();
+    for (contestant, turns) in contestants[1..].iter().zip(others) {
+        for (figure, value) in FIGURES {
+            let of = |(measurement, cost): &(Measurement, Option<Cost>)| {
+                value(measurement.rounds.first()?, cost.as_ref())
+            };
+            let pairs: Vec<f64> = turns
+                .iter()
+                .zip(first)
+                .filter_map(|(turn, first)| Some(of(turn)? / of(first)?))
+                .filter(|ratio| ratio.is_finite())
+                .collect();
+            if !pairs.is_empty() {
+                ratios.push(Ratio {
+                    figure: figure.to_owned(),
+                    of: contestant.name.clone(),
+                    to: contestants[0].name.clone(),
+                    estimate: bootstrap(&pairs, seed),
+                });
+            }
+        }
+    }
+    ratios
+}
+
+/// What an estimate of a ratio says, in words.
+pub fn verdict(estimate: &Estimate) -> &'static str {
+    if estimate.holds(1.0) { "no difference shown" } else { "" }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::latency::Latencies;
+
+    fn contestant(name: &str) -> Contestant {
+        let target = "ws://127.0.0.1:1/".parse().expect("a target");
+        Contestant { name: name.to_owned(), target, process: None }
+    }
+
+    fn measured(us: u64) -> Measurement {
+        let mut latencies = Latencies::default();
+        for _ in 0..10 {
+            latencies.record(Duration::from_micros(us));
+        }
+        let rounds = vec![Round::new(0.0, 1.0, &latencies)];
+        Measurement { messages: 10, latencies, rounds, ..Measurement::default() }
+    }
+
+    #[test]
+    fn ratios_are_paired_by_round_whatever_the_machine_does() {
+        let contestants = [contestant("a"), contestant("b"), contestant("c")];
+        // The machine halves its speed in every other round; b always takes 1.5 times a, c as long.
+        let run = run(&contestants, 9, 1, |contestant, round| {
+            let us = if round % 2 == 0 { 100 } else { 200 };
+            let us = if contestant.name == "b" { us * 3 / 2 } else { us };
+            Ok(Some(measured(us)))
+        });
+        let (measurements, ratios) = run.expect("rounds");
+        assert_eq!(measurements.iter().map(|it| it.messages).collect::<Vec<u64>>(), [90; 3]);
+        assert_eq!(measurements[1].rounds.len(), 9);
+        let of = |name: &str, figure: &str| {
+            let found = ratios.iter().find(|ratio| ratio.of == name && ratio.figure == figure);
+            found.expect("a ratio").estimate
+        };
+        let slower = of("b", "p50");
+        assert!(slower.low > 1.49 && slower.high < 1.51, "{slower:?}");
+        assert_eq!(verdict(&slower), "");
+        assert_eq!(verdict(&of("c", "p50")), "no difference shown");
+    }
+
+    #[test]
+    fn a_round_that_is_not_whole_counts_for_nobody() {
+        let contestants = [contestant("a"), contestant("b")];
+        let mut turns = 0;
+        let run = run(&contestants, 9, 1, |_, _| {
+            turns += 1;
+            Ok((turns < 8).then(|| measured(100)))
+        });
+        let (measurements, _) = run.expect("what there is");
+        assert_eq!(measurements[0].rounds.len(), 2);
+        assert_eq!(measurements[1].rounds.len(), 2);
+    }
+
+    #[test]
+    fn commands_are_parted_as_a_shell_would() {
+        assert_eq!(split("a  'b c' d\"e f\" ''").expect("words"), ["a", "b c", "de f", ""]);
+        assert!(split("a 'b").is_err());
+    }
+
+    #[test]
+    fn names_and_targets() {
+        let plain = Contestant::new("ws://127.0.0.1:9001/?a=b", &[]).expect("a target");
+        assert_eq!(plain.name, "ws://127.0.0.1:9001/?a=b");
+        let named = Contestant::new("peer=ws://127.0.0.1:9001/", &[]).expect("a target");
+        assert_eq!(
+            (named.name.as_str(), named.target.to_string().as_str()),
+            ("peer", "ws://127.0.0.1:9001/")
+        );
+        let wrong = Contestant::new("sleep 10", &[]).expect_err("no port");
+        assert!(wrong.contains("{port}"), "{wrong}");
+        let ended = Contestant::new("false {port}", &[]).expect_err("it ends");
+        assert!(ended.contains("ended at once"), "{ended}");
+        let missing = Contestant::new("/nowhere/at/all {port}", &[]).expect_err("it is not there");
+        assert!(missing.contains("cannot start"), "{missing}");
+    }
+}

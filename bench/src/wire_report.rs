@@ -1,0 +1,253 @@
+//! One case as the Autobahn suite reports it: a page and the same as JSON, with expectation and
+//! outcome, the opening handshake, who closed and how, and what went over the wire.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use serde::Serialize;
+
+use crate::rtt::{Case, Chops, Outcome};
+use crate::target::Target;
+
+/// The report of one case.
+#[derive(Debug, Serialize)]
+struct Report {
+    case: String,
+    description: String,
+    expectation: &'static str,
+    outcome: String,
+    passed: bool,
+    duration_ms: f64,
+    target: String,
+    request: String,
+    response: String,
+    closing: Closing,
+    octets_received_by_chop_size: Vec<Chop>,
+    octets_transmitted_by_chop_size: Vec<Chop>,
+    frames_received_by_opcode: Vec<Frames>,
+    frames_transmitted_by_opcode: Vec<Frames>,
+    wire_log: Vec<String>,
+}
+
+/// How the connection ended, in the suite's words.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Closing {
+    /// The client sent its close frame first.
+    closed_by_me: bool,
+    /// The client failed the connection.
+    failed_by_me: bool,
+    /// The client ended the TCP connection.
+    dropped_by_me: bool,
+    /// Close frames went both ways and the server ended the TCP connection.
+    was_clean: bool,
+    local_close_code: Option<u16>,
+    remote_close_code: Option<u16>,
+}
+
+#[derive(Debug, Serialize)]
+struct Chop {
+    chop_size: usize,
+    count: u64,
+    octets: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct Frames {
+    opcode: u8,
+    count: u64,
+}
+
+/// Writes `DIRECTORY/CASE.json` and `DIRECTORY/CASE.html`.
+///
+/// # Errors
+///
+/// When they cannot be written.
+pub fn write(directory: &Path, target: &Target, case: &Case, outcome: &Outcome) -> io::Result<()> {
+    let report = Report::new(target, case, outcome);
+    fs::create_dir_all(directory)?;
+    let name = case.name.replace([' ', '/'], "_");
+    let json = serde_json::to_string_pretty(&report)? + "\n";
+    fs::write(directory.join(format!("{name}.json")), json)?;
+    fs::write(directory.join(format!("{name}.html")), report.page())
+}
+
+impl Report {
+    fn new(target: &Target, case: &Case, outcome: &Outcome) -> Report {
+        let wire = &outcome.wire;
+        let echoed = outcome.latencies.count();
+        let passed = outcome.problem.is_none() && echoed == case.messages;
+        let verdict = match &outcome.problem {
+            None if passed => "Ok, received all echo'ed messages in time.".to_owned(),
+            None => format!("Ended after {echoed} of {} messages.", case.messages),
+            Some(problem) => format!("After {echoed} of {} messages: {problem}.", case.messages),
+        };
+        let code = |frame: &[u8], header: usize| {
+            frame.get(header..header + 2).map(|code| u16::from_be_bytes([code[0], code[1]]))
+        };
+        let is_closed = !wire.close_received.is_empty();
+        let mut log = Vec::new();
+        if target.websocket.is_some() {
+            log.push(format!("TX OCTETS: {}", hexadecimal(&wire.handshake.request)));
+            log.push(format!("RX OCTETS: {}", hexadecimal(&wire.handshake.response)));
+            log.push(format!("{echoed} messages, not logged"));
+        }
+        if !wire.close_sent.is_empty() {
+            log.push("TX FRAME: OPCODE=8, FIN=True, RSV=0, MASKED=True".to_owned());
+            log.push(format!("TX OCTETS: {}", hexadecimal(&wire.close_sent)));
+        }
+        if is_closed {
+            log.push(format!("RX OCTETS: {}", hexadecimal(&wire.close_received)));
+            log.push("RX FRAME: OPCODE=8, FIN=True, RSV=0, MASKED=False".to_owned());
+        }
+        let dropped = if wire.is_dropped_by_server { "PEER" } else { "ME" };
+        log.push(format!("TCP DROPPED BY {dropped}"));
+        Report {
+            case: case.name.clone(),
+            description: case.description(),
+            expectation: "Receive echo'ed messages (with payload as sent), each within 10 s.",
+            outcome: verdict,
+            passed,
+            duration_ms: outcome.duration.as_secs_f64() * 1000.0,
+            target: target.to_string(),
+            request: String::from_utf8_lossy(&wire.handshake.request).into_owned(),
+            response: String::from_utf8_lossy(&wire.handshake.response).into_owned(),
+            closing: Closing {
+                closed_by_me: !wire.close_sent.is_empty(),
+                failed_by_me: outcome.problem.is_some() && wire.close_sent.is_empty(),
+                dropped_by_me: !wire.is_dropped_by_server,
+                was_clean: is_closed && !wire.close_sent.is_empty() && wire.is_dropped_by_server,
+                // Behind two octets of header and four of masking key.
+                local_close_code: code(&unmasked(&wire.close_sent), 0),
+                remote_close_code: wire.close_code,
+            },
+            octets_received_by_chop_size: chops(&wire.received),
+            octets_transmitted_by_chop_size: chops(&wire.sent),
+            frames_received_by_opcode: frames(&wire.frames_received),
+            frames_transmitted_by_opcode: frames(&wire.frames_sent),
+            wire_log: (0..).zip(log).map(|(number, line)| format!("{number:03} {line}")).collect(),
+        }
+    }
+
+    fn page(&self) -> String {
+        let mut page = String::new();
+        self.write_page(&mut page).expect("a string takes everything");
+        page
+    }
+
+    fn write_page(&self, page: &mut String) -> std::fmt::Result {
+        let verdict = if self.passed { "Pass" } else { "Fail" };
+        let case = escaped(&self.case);
+        write!(
+            page,
+            "<!doctype html>\n<html lang=\"en\">\n<meta charset=\"utf-8\">\n\
+             <meta name=\"viewport\" content=\"width=device-width\">\n\
+             <title>Case {case}</title>\n<style>\n{STYLE}</style>\n\
+             <h1>Case {case}: {verdict}, {:.0} ms</h1>\n",
+            self.duration_ms
+        )?;
+        for (title, text) in [
+            ("Target", &self.target),
+            ("Description", &self.description),
+            ("Expectation", &self.expectation.to_owned()),
+            ("Outcome", &self.outcome),
+        ] {
+            writeln!(page, "<h2>{title}</h2>\n<p>{}</p>", escaped(text))?;
+        }
+        writeln!(page, "<h2>Opening handshake</h2>")?;
+        for text in [&self.request, &self.response] {
+            writeln!(page, "<pre>{}</pre>", escaped(text.trim_end()))?;
+        }
+        writeln!(page, "<h2>Closing behaviour</h2>\n<table>")?;
+        let closing = &self.closing;
+        let code = |code: Option<u16>| code.map_or("none".to_owned(), |code| code.to_string());
+        for (key, value, meaning) in [
+            (
+                "closedByMe",
+                closing.closed_by_me.to_string(),
+                "the client sent its close frame first",
+            ),
+            ("failedByMe", closing.failed_by_me.to_string(), "the client failed the connection"),
+            (
+                "droppedByMe",
+                closing.dropped_by_me.to_string(),
+                "the client ended the TCP connection",
+            ),
+            (
+                "wasClean",
+                closing.was_clean.to_string(),
+                "close frames went both ways and the server ended the TCP connection",
+            ),
+            ("localCloseCode", code(closing.local_close_code), "in the client's close frame"),
+            ("remoteCloseCode", code(closing.remote_close_code), "in the server's close frame"),
+        ] {
+            writeln!(page, "<tr><td>{key}<td>{value}<td>{meaning}")?;
+        }
+        writeln!(page, "</table>")?;
+        for (title, chops) in [
+            ("Octets received by chop size", &self.octets_received_by_chop_size),
+            ("Octets transmitted by chop size", &self.octets_transmitted_by_chop_size),
+        ] {
+            writeln!(page, "<h2>{title}</h2>\n<table><tr><th>chop size<th>count<th>octets")?;
+            for Chop { chop_size, count, octets } in chops {
+                writeln!(page, "<tr><td>{chop_size}<td>{count}<td>{octets}")?;
+            }
+            let count: u64 = chops.iter().map(|chop| chop.count).sum();
+            let octets: u64 = chops.iter().map(|chop| chop.octets).sum();
+            writeln!(page, "<tr><td>total<td>{count}<td>{octets}</table>")?;
+        }
+        for (title, frames) in [
+            ("Frames received by opcode", &self.frames_received_by_opcode),
+            ("Frames transmitted by opcode", &self.frames_transmitted_by_opcode),
+        ] {
+            writeln!(page, "<h2>{title}</h2>\n<table><tr><th>opcode<th>count")?;
+            for Frames { opcode, count } in frames {
+                writeln!(page, "<tr><td>{opcode}<td>{count}")?;
+            }
+            let count: u64 = frames.iter().map(|frames| frames.count).sum();
+            writeln!(page, "<tr><td>total<td>{count}</table>")?;
+        }
+        let log = self.wire_log.join("\n");
+        writeln!(page, "<h2>Wire log</h2>\n<pre>{}</pre>\n</html>", escaped(&log))
+    }
+}
+
+const STYLE: &str = "\
+:root { color-scheme: light dark; }
+body { max-width: 60rem; margin: 2rem auto; padding: 0 1rem; font: 1rem/1.5 system-ui, sans-serif; }
+h2 { font-size: 1.1rem; margin: 1.5rem 0 0.3rem; }
+pre { white-space: pre-wrap; overflow-wrap: anywhere; padding: 0.6rem; border: 1px solid #8888; }
+table { border-collapse: collapse; }
+td, th { padding: 0.15rem 0.9rem 0.15rem 0; text-align: left; border-bottom: 1px solid #8884; }
+";
+
+fn chops(chops: &Chops) -> Vec<Chop> {
+    let chop = |(&chop_size, &count): (&usize, &u64)| Chop {
+        chop_size,
+        count,
+        octets: chop_size as u64 * count,
+    };
+    chops.iter().map(chop).collect()
+}
+
+fn frames(frames: &std::collections::BTreeMap<u8, u64>) -> Vec<Frames> {
+    frames.iter().map(|(&opcode, &count)| Frames { opcode, count }).collect()
+}
+
+/// The payload of a short masked frame.
+fn unmasked(frame: &[u8]) -> Vec<u8> {
+    let Some((key, payload)) = frame.get(2..).and_then(|rest| rest.split_first_chunk::<4>()) else {
+        return Vec::new();
+    };
+    payload.iter().zip(key.iter().cycle()).map(|(octet, key)| octet ^ key).collect()
+}
+
+fn hexadecimal(octets: &[u8]) -> String {
+    octets.iter().map(|octet| format!("{octet:02x}")).collect()
+}
+
+fn escaped(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+}
