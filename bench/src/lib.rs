@@ -9,6 +9,7 @@ pub mod commands;
 pub mod compare;
 pub mod environment;
 pub mod latency;
+pub mod load;
 pub mod random;
 pub mod records;
 pub mod report;

@@ -285,6 +285,14 @@ impl Session {
         &self.received[self.read..self.end]
     }
 
+    /// Takes octets that were received elsewhere, so that many sessions share one place to receive
+    /// into and each keeps no more than what is not used up yet.
+    pub fn take(&mut self, octets: &[u8]) {
+        self.received.drain(..self.read);
+        self.read = 0;
+        self.received.extend_from_slice(octets);
+    }
+
     /// The next thing that has come whole. `payload` is how many octets the next echo has, which
     /// says where it ends if there are no frames.
     ///
@@ -404,7 +412,12 @@ impl Codec {
             }
             output.reserve(output.capacity());
         }
-        output.truncate(output.len() - TAIL.len());
+        // RFC 7692 section 7.2.3.6: an empty block is an octet of zero. The deflater makes none when
+        // there is nothing since the last flush.
+        match output.len().checked_sub(TAIL.len()) {
+            Some(length) => output.truncate(length),
+            None => output.push(0),
+        }
         output
     }
 
@@ -467,6 +480,19 @@ mod tests {
             receive(&mut session, octets);
             let broken = session.next(0).expect_err("wrong");
             assert!(matches!(broken, Problem::Broken(found) if found == violation), "{broken}");
+        }
+    }
+
+    #[test]
+    fn an_empty_message_is_compressed_wherever_it_comes() {
+        let mut codec = Codec {
+            deflater: Compress::new(Compression::default(), false),
+            inflater: Decompress::new(false),
+        };
+        for payload in [&b""[..], b"", b"one", b"", b"", b"one two"] {
+            let deflated = codec.deflate(payload);
+            assert!(!deflated.is_empty());
+            assert_eq!(codec.inflate(&deflated).expect("right"), payload);
         }
     }
 

@@ -1,0 +1,470 @@
+//! Loads on the real server, and on servers that behave in ways that it does not.
+//!
+//! Times are bounded and compared loosely only, for the tests run beside each other on few
+//! processors.
+
+use std::io::{Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use ringbench::load::{LoadError, Outcome, Plan, Progress, Rate, run};
+use ringbench::session::Problem;
+use ringecho::cli;
+use ringecho::engine::Engine;
+use ringecho::engine::socket::Address;
+use ringecho::protocol::Protocol;
+use ringecho::server::{Config, Server, Statistics};
+
+/// The server itself, on threads of this process.
+struct Echo {
+    server: Option<Server>,
+    target: String,
+}
+
+impl Echo {
+    fn start(scheme: &str) -> Echo {
+        Echo::listen(scheme, Address::Tcp("127.0.0.1:0".parse().expect("an address")))
+    }
+
+    fn listen(scheme: &str, address: Address) -> Echo {
+        let mut config: Config = cli::defaults().expect("no options");
+        config.listen = vec![address];
+        config.workers = Some(1);
+        config.engine = Some(Engine::Epoll);
+        if scheme == "tcp" {
+            config.settings.protocol = Protocol::Tcp;
+        }
+        let server = Server::start(&config).expect("a server");
+        let target = match &server.addresses()[0] {
+            Address::Tcp(address) => format!("{scheme}://{address}"),
+            Address::Unix(path) => format!("unix:{}", path.display()),
+        };
+        Echo { server: Some(server), target }
+    }
+
+    /// A short load on it: 1,000 messages a second for half a second.
+    fn plan(&self) -> Plan {
+        plan(&self.target)
+    }
+
+    /// Ends it, and gives what it counted.
+    fn end(mut self) -> Statistics {
+        let server = self.server.take().expect("it runs");
+        server.control().stop();
+        server.join().expect("a good end")
+    }
+}
+
+fn plan(target: &str) -> Plan {
+    Plan {
+        warm_up: Duration::from_millis(50),
+        duration: Duration::from_millis(500),
+        connections: 4,
+        ..Plan::new(target.parse().expect("a target"))
+    }
+}
+
+fn load(plan: &Plan) -> Outcome {
+    run(plan, &AtomicBool::new(false), &mut |_| {}).expect("a load")
+}
+
+/// What is true of every outcome without problems.
+fn assert_complete(outcome: &Outcome, messages: u64) {
+    let measurement = &outcome.measurement;
+    assert_eq!(outcome.problems, Vec::<String>::new());
+    assert_eq!((outcome.connections_failed, outcome.wrong, measurement.lost), (0, 0, 0));
+    assert_eq!(measurement.messages, messages, "{:?}", outcome.warnings);
+    assert_eq!(outcome.cut_short, None);
+    assert_consistent(outcome);
+}
+
+fn assert_consistent(outcome: &Outcome) {
+    let measurement = &outcome.measurement;
+    assert_eq!(measurement.messages, measurement.latencies.count());
+    let rounds = &measurement.rounds;
+    assert_eq!(rounds.iter().map(|round| round.messages).sum::<u64>(), measurement.messages);
+    assert_eq!(outcome.seconds.len(), rounds.len());
+    assert_eq!(outcome.seconds[0].0, Duration::ZERO);
+    for pair in outcome.seconds.windows(2) {
+        assert_eq!(pair[0].1, pair[1].0);
+    }
+}
+
+/// A server of plain octets, with this work for each connection on a thread of its own, for as long
+/// as the test runs.
+fn plain_server(work: impl Fn(usize, TcpStream) + Send + Sync + 'static) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("an address");
+    let work = Arc::new(work);
+    thread::spawn(move || {
+        for (number, stream) in listener.incoming().enumerate() {
+            let (work, stream) = (work.clone(), stream.expect("a connection"));
+            stream.set_nodelay(true).expect("an option");
+            thread::spawn(move || work(number, stream));
+        }
+    });
+    format!("tcp://{address}")
+}
+
+/// Echoes what comes, after `change` has had it with its place in the stream, until that says no.
+fn echo_changed(mut stream: TcpStream, mut change: impl FnMut(usize, &mut [u8]) -> bool) {
+    let mut octets = [0; 65536];
+    let mut at = 0;
+    while let Ok(count @ 1..) = stream.read(&mut octets) {
+        if !change(at, &mut octets[..count]) || stream.write_all(&octets[..count]).is_err() {
+            return;
+        }
+        at += count;
+    }
+}
+
+#[test]
+fn an_open_loop_sends_all_that_is_scheduled_and_no_more() {
+    let echo = Echo::start("ws");
+    let outcome = load(&echo.plan());
+    // 500 in half a second; those of the warm-up went before.
+    assert_complete(&outcome, 500);
+    assert_eq!(outcome.measurement.payload_octets, 500 * 16);
+    assert_eq!(outcome.lag.count(), 500);
+    assert_eq!(echo.end().total.messages, 550);
+}
+
+#[test]
+fn a_second_is_a_round_and_progress_is_told_meanwhile() {
+    let echo = Echo::start("ws");
+    let plan = Plan { duration: Duration::from_millis(2300), threads: 2, ..echo.plan() };
+    let mut told: Vec<Progress> = Vec::new();
+    let outcome = run(&plan, &AtomicBool::new(false), &mut |progress| told.push(*progress));
+    let outcome = outcome.expect("a load");
+    assert_complete(&outcome, 2300);
+    assert_eq!(outcome.measurement.rounds.len(), 2, "{:?}", outcome.measurement.rounds);
+    assert!((5..=11).contains(&told.len()), "{told:?}");
+    assert!(told.is_sorted_by_key(|progress| (progress.elapsed, progress.messages)));
+    assert!(told.iter().any(|progress| progress.rate > 500.0 && progress.p99_ns > 0));
+    // What the percentiles rest on is told: 2,300 are enough for p50 and p90 only.
+    let few = outcome.warnings.iter().find(|warning| warning.contains("too few"));
+    assert!(few.expect("a warning").contains("too few for p99 and p99.9"), "{few:?}");
+}
+
+#[test]
+fn a_closed_loop_keeps_the_pipeline_full() {
+    let echo = Echo::start("ws");
+    let plan = Plan { rate: Rate::Max, pipeline: 8, ..echo.plan() };
+    let outcome = load(&plan);
+    let messages = outcome.measurement.messages;
+    assert!(messages > 1000, "{messages}");
+    assert_complete(&outcome, messages);
+    assert_eq!(outcome.lag.count(), 0);
+}
+
+/// The test of coordinated omission: a stall of 300 ms has to be seen in all messages that were to be
+/// sent meanwhile, and not in one for each connection.
+#[test]
+fn a_stall_is_seen_in_every_message_scheduled_meanwhile() {
+    let begin = Arc::new(Mutex::new(None));
+    let stalls = Duration::from_millis(200)..Duration::from_millis(500);
+    let target = plain_server(move |_, stream| {
+        let (begin, stalls) = (begin.clone(), stalls.clone());
+        echo_changed(stream, move |_, _| {
+            let begin = *begin.lock().expect("no panic").get_or_insert_with(Instant::now);
+            if stalls.contains(&begin.elapsed()) {
+                thread::sleep(stalls.end.saturating_sub(begin.elapsed()));
+            }
+            true
+        });
+    });
+    let plan = Plan { warm_up: Duration::ZERO, duration: Duration::from_secs(1), ..plan(&target) };
+    let outcome = load(&plan);
+    assert_complete(&outcome, 1000);
+    // Of the 300 messages of the stall, those of its first 200 ms wait for more than 100 ms.
+    let counts = outcome.measurement.latencies.counts();
+    let late: u64 = counts.iter().filter(|(ns, _)| *ns > 100_000_000).map(|(_, count)| count).sum();
+    assert!((150..600).contains(&late), "{late} of 1000 were late");
+    // A ramp: the later in the stall a message was due, the shorter it waited.
+    let between = |from_ms: u64, to_ms: u64| {
+        let range = from_ms * 1_000_000..to_ms * 1_000_000;
+        counts.iter().filter(|(ns, _)| range.contains(ns)).map(|(_, count)| count).sum::<u64>()
+    };
+    for from_ms in [100, 150, 200] {
+        assert!(between(from_ms, from_ms + 50) >= 25, "from {from_ms} ms: {counts:?}");
+    }
+}
+
+#[test]
+fn an_echo_of_which_one_octet_differs_is_counted_with_its_place() {
+    let target = plain_server(|number, stream| {
+        echo_changed(stream, move |at, octets| {
+            if number == 2 && (at..at + octets.len()).contains(&85) {
+                octets[85 - at] ^= 1;
+            }
+            true
+        });
+    });
+    let outcome = load(&Plan { warm_up: Duration::ZERO, connections: 3, ..plan(&target) });
+    assert_eq!((outcome.wrong, outcome.connections_failed), (1, 0), "{:?}", outcome.problems);
+    // Octet 85 is octet 5 of message 5, whichever connection came third.
+    let problem = &outcome.problems[0];
+    assert!(problem.contains("the echo of message 5 differs from it at octet 5"), "{problem}");
+    assert_eq!(outcome.measurement.messages, 499);
+    assert!(outcome.warnings.iter().any(|warning| warning.contains("1 echoes were wrong")));
+}
+
+#[test]
+fn a_sample_is_compared_where_not_all_are() {
+    let target = plain_server(|_, stream| {
+        echo_changed(stream, |_, octets| {
+            octets.fill(b'x');
+            true
+        });
+    });
+    let outcome =
+        load(&Plan { warm_up: Duration::ZERO, connections: 1, verify_every: 100, ..plan(&target) });
+    assert_eq!((outcome.wrong, outcome.measurement.messages), (5, 495));
+}
+
+#[test]
+fn a_server_that_closes_midway_leaves_what_was_measured() {
+    let target = plain_server(|number, stream| {
+        echo_changed(stream, move |at, _| number == 0 || at < 50 * 16);
+    });
+    let begin = Instant::now();
+    let outcome = load(&Plan { warm_up: Duration::ZERO, connections: 2, ..plan(&target) });
+    assert_eq!(outcome.connections_failed, 1, "{:?}", outcome.problems);
+    assert!(outcome.measurement.messages >= 250 + 50 && outcome.measurement.messages < 500);
+    assert_eq!(outcome.cut_short, None);
+    assert!(outcome.warnings.iter().any(|warning| warning.contains("1 of 2 connections failed")));
+    assert!(outcome.warnings.iter().any(|warning| warning.contains("rate was not reached")));
+    assert_consistent(&outcome);
+
+    let target = plain_server(|_, stream| echo_changed(stream, |at, _| at < 50 * 16));
+    let plan = Plan { duration: Duration::from_secs(60), connections: 2, ..plan(&target) };
+    let outcome = load(&plan);
+    assert_eq!(outcome.connections_failed, 2);
+    let reason = outcome.cut_short.as_deref().expect("a reason");
+    assert!(reason.contains("all connections failed") && reason.contains("closed"), "{reason}");
+    assert!(begin.elapsed() < Duration::from_secs(30));
+    assert!((1..=100).contains(&outcome.measurement.messages));
+    assert_consistent(&outcome);
+}
+
+#[test]
+fn connections_are_opened_again_after_a_number_of_messages() {
+    let echo = Echo::start("ws");
+    let plan = Plan { reconnect_every: Some(50), threads: 2, ..echo.plan() };
+    let outcome = load(&plan);
+    assert_complete(&outcome, 500);
+    // 550 messages over 4 connections are 137 or 138 on each.
+    assert_eq!(outcome.reconnects, 4 * 2);
+    let counted = echo.end().total;
+    assert_eq!((counted.connections_accepted, counted.messages), (4 * 3, 550));
+    assert_eq!(counted.protocol_violations, 0);
+
+    let echo = Echo::start("ws");
+    let plan = Plan { reconnect_every: Some(20), rate: Rate::Max, pipeline: 4, ..echo.plan() };
+    let outcome = load(&plan);
+    assert_complete(&outcome, outcome.measurement.messages);
+    assert!(outcome.reconnects >= 4, "{}", outcome.reconnects);
+}
+
+#[test]
+fn compression_fragments_and_mixes_come_back_right() {
+    for compresses in [false, true] {
+        let echo = Echo::start("ws");
+        let mix = "0,16*5,1024:binary:fragments=4,70000:fragments=3,200000:binary";
+        let plan = Plan {
+            mix: mix.parse().expect("a mix"),
+            rate: Rate::PerSecond(400.0),
+            compresses,
+            ..echo.plan()
+        };
+        let outcome = load(&plan);
+        assert_complete(&outcome, 200);
+        assert!(outcome.measurement.payload_octets > 70_000);
+        assert_eq!(echo.end().total.protocol_violations, 0);
+    }
+}
+
+#[test]
+fn plain_octets_and_unix_sockets_are_loaded_likewise() {
+    let echo = Echo::start("tcp");
+    assert_complete(&load(&echo.plan()), 500);
+    let path: PathBuf = std::env::temp_dir().join(format!("load-{}.sock", std::process::id()));
+    let echo = Echo::listen("unix", Address::Unix(path));
+    assert_complete(&load(&echo.plan()), 500);
+    echo.end();
+}
+
+#[test]
+fn more_than_the_sockets_hold_waits_without_harm() {
+    let echo = Echo::start("tcp");
+    let plan = Plan {
+        mix: "4000000:binary".parse().expect("a mix"),
+        rate: Rate::PerSecond(20.0),
+        connections: 2,
+        ..echo.plan()
+    };
+    let outcome = load(&plan);
+    assert_complete(&outcome, outcome.measurement.messages);
+    assert!((9..=11).contains(&outcome.measurement.messages));
+}
+
+#[test]
+fn the_stop_flag_ends_it_with_what_there_is() {
+    let echo = Echo::start("ws");
+    let plan = Plan { duration: Duration::from_secs(60), ..echo.plan() };
+    let stop = AtomicBool::new(false);
+    let begin = Instant::now();
+    let outcome = run(&plan, &stop, &mut |progress| {
+        if progress.messages > 100 {
+            stop.store(true, Ordering::Relaxed);
+        }
+    });
+    let outcome = outcome.expect("a load");
+    assert!(begin.elapsed() < Duration::from_secs(20));
+    assert!(outcome.cut_short.as_deref().expect("a reason").contains("told to stop"));
+    assert!(outcome.measurement.messages > 100 && outcome.measurement.lost == 0);
+    assert!(!outcome.warnings.iter().any(|warning| warning.contains("not reached")));
+    assert_consistent(&outcome);
+}
+
+#[test]
+fn a_connection_that_is_too_far_behind_is_given_up() {
+    let target = plain_server(|number, stream| match number {
+        0 => echo_changed(stream, |_, _| true),
+        _ => thread::sleep(Duration::from_secs(60)),
+    });
+    let plan = Plan { warm_up: Duration::ZERO, connections: 2, backlog_max: 100, ..plan(&target) };
+    let outcome = load(&plan);
+    assert_eq!(outcome.connections_failed, 1);
+    let problem = &outcome.problems[0];
+    assert!(problem.contains("more than 100 messages wait for their echoes"), "{problem}");
+    assert_eq!((outcome.measurement.messages, outcome.measurement.lost), (250, 101));
+}
+
+#[test]
+fn echoes_that_do_not_come_are_lost() {
+    let target = plain_server(|_, stream| {
+        // The last message of each connection is kept.
+        let mut stream = stream;
+        let mut message = [0; 16];
+        for _ in 0..124 {
+            stream.read_exact(&mut message).expect("a message");
+            stream.write_all(&message).expect("an echo");
+        }
+        let _ = stream.read(&mut [0; 64]);
+        thread::sleep(Duration::from_secs(60));
+    });
+    let outcome = load(&Plan { warm_up: Duration::ZERO, ..plan(&target) });
+    assert_eq!((outcome.measurement.messages, outcome.measurement.lost), (496, 4));
+}
+
+/// Passes octets on between a client and the real server, and adds `insertion` to those of the server
+/// once, after its 20th message.
+fn relay(echo: &Echo, insertion: &'static [u8], from_client: Arc<Mutex<Vec<u8>>>) -> String {
+    let address = echo.target.strip_prefix("ws://").expect("TCP").to_owned();
+    let target = plain_server(move |_, mut client| {
+        let mut server = TcpStream::connect(&address).expect("the server");
+        let mut back = (server.try_clone().expect("a copy"), client.try_clone().expect("a copy"));
+        thread::spawn(move || {
+            let mut octets = [0; 65536];
+            let mut messages = 0;
+            while let Ok(count @ 1..) = back.0.read(&mut octets) {
+                if back.1.write_all(&octets[..count]).is_err() {
+                    break;
+                }
+                messages += 1;
+                if messages == 20 && back.1.write_all(insertion).is_err() {
+                    break;
+                }
+            }
+        });
+        let mut octets = [0; 65536];
+        while let Ok(count @ 1..) = client.read(&mut octets) {
+            from_client.lock().expect("no panic").extend_from_slice(&octets[..count]);
+            if server.write_all(&octets[..count]).is_err() {
+                break;
+            }
+        }
+        let _ = server.shutdown(std::net::Shutdown::Both);
+    });
+    target.replace("tcp://", "ws://")
+}
+
+#[test]
+fn a_ping_is_answered_and_a_close_is_a_problem() {
+    let echo = Echo::start("ws");
+    let sent = Arc::new(Mutex::new(Vec::new()));
+    let target = relay(&echo, b"\x89\x02hi", sent.clone());
+    assert_complete(&load(&Plan { connections: 1, ..plan(&target) }), 500);
+    let sent = sent.lock().expect("no panic");
+    // A pong of two octets, masked.
+    assert!(sent.windows(2).any(|octets| octets == [0x8a, 0x82]));
+
+    let target = relay(&echo, b"\x88\x02\x03\xe9", Arc::default());
+    let outcome = load(&Plan { connections: 1, ..plan(&target) });
+    assert_eq!(outcome.connections_failed, 1);
+    assert!(outcome.problems[0].contains("closed with code 1001"), "{:?}", outcome.problems);
+    assert!(outcome.cut_short.is_some());
+}
+
+#[test]
+fn a_thousand_connections_are_opened_at_once_and_closed_properly() {
+    let echo = Echo::start("ws");
+    let plan = Plan { connections: 1000, rate: Rate::PerSecond(4000.0), threads: 2, ..echo.plan() };
+    let outcome = load(&plan);
+    assert_complete(&outcome, 2000);
+    let counted = echo.end().total;
+    assert_eq!((counted.connections_accepted, counted.protocol_violations), (1000, 0));
+}
+
+#[test]
+fn what_cannot_be_is_told_before_anything_is_sent() {
+    let accepted = Arc::new(AtomicU64::new(0));
+    let counter = accepted.clone();
+    let target = plain_server(move |_, _| {
+        counter.fetch_add(1, Ordering::Relaxed);
+    });
+    let refused = |plan: Plan| {
+        let refused = run(&plan, &AtomicBool::new(false), &mut |_| {});
+        refused.expect_err("it cannot be").to_string()
+    };
+    for (plan, complaint) in [
+        (Plan { connections: 0, ..plan(&target) }, "from 1 to 1000000"),
+        (Plan { threads: 0, ..plan(&target) }, "at least one thread"),
+        (Plan { rate: Rate::PerSecond(0.0), ..plan(&target) }, "more than 0 messages a second"),
+        (Plan { pipeline: 0, ..plan(&target) }, "from 1 to 65536"),
+        (Plan { duration: Duration::ZERO, ..plan(&target) }, "more than 0"),
+        (Plan { verify_every: 0, ..plan(&target) }, "counts of messages"),
+        (Plan { cpus: vec![99_999], ..plan(&target) }, "may not use processor 99999"),
+        (Plan { compresses: true, ..plan(&target) }, "leave compression off"),
+        (Plan { mix: "0".parse().expect("a mix"), ..plan(&target) }, "no empty messages"),
+        (Plan { connections: 1_000_000, ..plan(&target) }, "raise the hard limit"),
+    ] {
+        let error = refused(plan);
+        assert!(error.contains(complaint), "{error}");
+    }
+    assert_eq!(accepted.load(Ordering::Relaxed), 0);
+    // Nobody listens on a port that was given back.
+    let free = TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("one");
+    let nobody = run(&plan(&format!("ws://{free}")), &AtomicBool::new(false), &mut |_| {});
+    assert!(matches!(nobody, Err(LoadError::Server(Problem::NoServer(_)))), "{nobody:?}");
+}
+
+#[test]
+fn a_generator_on_the_servers_processor_is_told() {
+    let echo = Echo::start("ws");
+    let cpu = ringecho::server::allowed_cpus().expect("processors")[0];
+    let plan = Plan { cpus: vec![cpu], server_cpus: Some(vec![cpu]), ..echo.plan() };
+    let outcome = load(&plan);
+    assert_complete(&outcome, 500);
+    let told = outcome.warnings.iter().any(|warning| warning.contains("share processor"));
+    assert!(told, "{:?}", outcome.warnings);
+    let plan = Plan { spins: true, server_cpus: Some(vec![99_999]), ..echo.plan() };
+    let outcome = load(&plan);
+    assert_complete(&outcome, 500);
+    assert!(!outcome.warnings.iter().any(|warning| warning.contains("processor time")));
+}
