@@ -1,9 +1,11 @@
 //! The command line of `ringbench`.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::load::{CONNECTIONS_MAX, Mix, PIPELINE_MAX, Rate};
 use crate::rtt::Wait;
 use crate::session::Form;
 use crate::target::Target;
@@ -25,10 +27,15 @@ pub struct Cli {
 pub enum Command {
     /// Measures round trips: one message at a time, each echo compared with what was sent.
     Rtt(Rtt),
+    /// Loads a server with many connections, by default in an open loop: latency counts from when a
+    /// message is due, whatever comes back.
+    Load(Load),
     /// Compares servers in short rounds, in shuffled order, with ratios paired by round.
     Compare(Compare),
     /// Adds up results, such as those of many machines.
     Merge(Merge),
+    /// Makes one page of results, with charts, that needs nothing else to be read.
+    Report(Report),
     /// Echoes octets on one connection, for --calibrate.
     #[command(hide = true)]
     Floor(Floor),
@@ -137,6 +144,84 @@ pub struct Rtt {
     pub common: Common,
 }
 
+/// What a server is loaded with.
+#[derive(Debug, Args)]
+pub struct Traffic {
+    /// Connections.
+    #[arg(long, value_name = "N", default_value_t = 1,
+          value_parser = clap::value_parser!(u32).range(1..=CONNECTIONS_MAX as i64))]
+    pub connections: u32,
+
+    /// Messages a second over all connections, or max: as fast as echoes come, a closed loop.
+    #[arg(long, value_name = "N|max", default_value = "1000", value_parser = rate)]
+    pub rate: Rate,
+
+    /// With --rate max: messages under way on each connection.
+    #[arg(long, value_name = "N", default_value_t = 1,
+          value_parser = clap::value_parser!(u32).range(1..=PIPELINE_MAX as i64))]
+    pub pipeline: u32,
+
+    /// Which messages, OCTETS[:text|:binary][:fragments=N][*WEIGHT], several with commas between.
+    #[arg(long, value_name = "MIX", default_value = "16")]
+    pub mix: Mix,
+
+    /// Compresses messages by permessage-deflate.
+    #[arg(long)]
+    pub compress: bool,
+
+    /// Closes and opens each connection again after so many messages.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub reconnect_every: Option<u64>,
+
+    /// Of how many messages of a connection one is compared octet by octet; 1: all. Form and length
+    /// are checked of all.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
+    pub verify_every: u64,
+
+    /// The client's threads, pinned to --client-cpu and the processors behind it that are allowed.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub threads: u16,
+
+    /// Stays awake just before a message is due, so that it leaves in time; takes whole processors.
+    #[arg(long)]
+    pub spin: bool,
+}
+
+/// `ringbench load`
+#[derive(Debug, Args)]
+pub struct Load {
+    /// ws://HOST:PORT/, unix:/PATH or tcp://HOST:PORT.
+    pub target: Target,
+
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "its fields are documented")]
+    pub traffic: Traffic,
+
+    /// How long messages count, such as 10s or 5m.
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration)]
+    pub duration: Duration,
+
+    /// How long they do not count before that.
+    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = duration_or_none)]
+    pub warm_up: Duration,
+
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "its fields are documented")]
+    pub common: Common,
+}
+
+/// `ringbench report`
+#[derive(Debug, Args)]
+pub struct Report {
+    /// Results, as --output writes them.
+    #[arg(required = true, num_args = 1..)]
+    pub results: Vec<PathBuf>,
+
+    /// The page.
+    #[arg(short, long, value_name = "FILE", default_value = "report.html")]
+    pub output: PathBuf,
+}
+
 /// `ringbench compare`
 #[derive(Debug, Args)]
 pub struct Compare {
@@ -148,6 +233,15 @@ pub struct Compare {
     #[command(flatten)]
     #[expect(missing_docs, reason = "its fields are documented")]
     pub messages: Messages,
+
+    /// Loads the servers in each round for this long, such as 2s, as ringbench load does with the
+    /// options of its own, instead of measuring round trips.
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub load: Option<Duration>,
+
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "its fields are documented")]
+    pub traffic: Traffic,
 
     /// Rounds, after one that does not count.
     #[arg(long, value_name = "N", default_value_t = 15, value_parser = clap::value_parser!(u32).range(2..=10_000))]
@@ -176,4 +270,25 @@ pub struct Floor {
     /// How it waits.
     #[arg(long, value_enum, default_value_t = WaitChoice::Block)]
     pub wait: WaitChoice,
+}
+
+fn rate(text: &str) -> Result<Rate, String> {
+    match (text, text.parse::<f64>()) {
+        ("max", _) => Ok(Rate::Max),
+        (_, Ok(rate)) if rate.is_finite() && rate > 0.0 => Ok(Rate::PerSecond(rate)),
+        (_, Ok(_) | Err(_)) => Err("write messages a second, more than 0, or max".to_owned()),
+    }
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    let time = duration_or_none(text)?;
+    if time.is_zero() { Err("write more than 0".to_owned()) } else { Ok(time) }
+}
+
+fn duration_or_none(text: &str) -> Result<Duration, String> {
+    let time = humantime::parse_duration(text).map_err(|_| "write a time such as 10s or 5m")?;
+    if time > Duration::from_secs(7 * 24 * 3600) {
+        return Err("a week is the most".to_owned());
+    }
+    Ok(time)
 }

@@ -1,6 +1,7 @@
 //! What the commands do, from options to tables.
 
-use std::io::{self, Read as _, Write};
+use std::fs::File;
+use std::io::{self, BufWriter, IsTerminal as _, Read as _, Write};
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::Path;
 use std::process::Command;
@@ -9,10 +10,12 @@ use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use core_affinity::CoreId;
 
-use crate::cli::{Common, Compare, Floor, Merge, Messages, Rtt, WaitChoice};
+use crate::cli::{Common, Compare, Floor, Load, Merge, Messages, Report, Rtt, Traffic, WaitChoice};
 use crate::compare::{self, Contestant};
 use crate::environment::Environment;
-use crate::latency::{PERCENTILES, write_hlog};
+use crate::latency::{Latencies, PERCENTILES, write_hlog};
+use crate::load::{self, Plan, Progress};
+use crate::report;
 use crate::results::{self, Kind, Measurement, Results, Round};
 use crate::rtt::{self, Case, Wait};
 use crate::server::{Server, program};
@@ -28,6 +31,8 @@ const FLOOR_MESSAGES: u64 = 5000;
 
 /// The processors of client and server, the client's pinned.
 struct Cpus {
+    /// The client's, and those behind it that are allowed and are not the server's.
+    clients: Vec<usize>,
     server: usize,
     warnings: Vec<String>,
 }
@@ -54,7 +59,13 @@ fn pin(common: &Common) -> Result<Cpus, String> {
             "Client and server share processor {client}: each waits for the other to leave it."
         ));
     }
-    Ok(Cpus { server, warnings })
+    let at = allowed.iter().position(|&cpu| cpu == client).unwrap_or_default();
+    let around = allowed[at..].iter().chain(&allowed[..at]);
+    let mut clients: Vec<usize> = around.copied().filter(|&cpu| cpu != server).collect();
+    if clients.is_empty() {
+        clients.push(client);
+    }
+    Ok(Cpus { clients, server, warnings })
 }
 
 /// The ringecho beside this program.
@@ -103,7 +114,7 @@ pub fn rtt(options: &Rtt, stop: &AtomicBool, output: &mut impl Write) -> Outcome
     let cases = cases(&options.messages, &options.case)?;
     let cpus = pin(&options.common)?;
     let mut results = Results::new(Kind::Rtt, command_line(), Environment::here());
-    results.warnings = cpus.warnings;
+    results.warnings.clone_from(&cpus.warnings);
     if options.calibrate {
         results.floor = Some(calibrate(cpus.server, options.common.seed, stop)?);
     }
@@ -182,6 +193,80 @@ fn add(measurement: &mut Measurement, case: &Case, outcome: &rtt::Outcome, began
     measurement.rounds.push(Round::new(began.as_secs_f64(), duration_s, latencies));
 }
 
+fn plan(target: &Target, traffic: &Traffic, cpus: &Cpus, common: &Common) -> Plan {
+    Plan {
+        connections: traffic.connections as usize,
+        rate: traffic.rate,
+        pipeline: traffic.pipeline as usize,
+        mix: traffic.mix.clone(),
+        compresses: traffic.compress,
+        reconnect_every: traffic.reconnect_every,
+        verify_every: traffic.verify_every,
+        threads: traffic.threads.into(),
+        cpus: cpus.clients.clone(),
+        spins: traffic.spin,
+        seed: common.seed,
+        ..Plan::new(target.clone())
+    }
+}
+
+/// `ringbench load`
+///
+/// # Errors
+///
+/// What went wrong; what some connections suffered is printed and is none of that.
+pub fn load(options: &Load, stop: &AtomicBool, output: &mut impl Write) -> Outcome {
+    let cpus = pin(&options.common)?;
+    let mut plan = plan(&options.target, &options.traffic, &cpus, &options.common);
+    (plan.duration, plan.warm_up) = (options.duration, options.warm_up);
+    // A server that somebody else has started runs where that one has put it.
+    plan.server_cpus = options.common.server_cpu.map(|cpu| vec![cpu]);
+    let mut results = Results::new(Kind::Load, command_line(), Environment::here());
+    let is_terminal = io::stderr().is_terminal();
+    let mut live = |progress: &Progress| {
+        if is_terminal {
+            eprint!("\r\x1b[K{}", tables::progress(progress, plan.duration));
+        }
+    };
+    let outcome = load::run(&plan, stop, &mut live);
+    if is_terminal {
+        eprint!("\r\x1b[K");
+    }
+    let outcome = outcome.map_err(|error| format!("{}: {error}", options.target))?;
+    results.cut_short.clone_from(&outcome.cut_short);
+    results.warnings.extend(outcome.warnings);
+    results.warnings.extend(outcome.problems);
+    let name = outcome.measurement.name.clone();
+    results.measurements.push(outcome.measurement);
+    finish(&mut results, options.common.output.as_deref(), output)?;
+    written(writeln!(
+        output,
+        "wrong echoes {}, connections failed {}, opened again {}",
+        outcome.wrong, outcome.connections_failed, outcome.reconnects
+    ))?;
+    if let Some(prefix) = &options.common.output {
+        // The log has an interval for each second, not one for all.
+        let log = write_log(&results, prefix, &name, &outcome.seconds);
+        log.map_err(|error| format!("cannot write --output {}: {error}", prefix.display()))?;
+    }
+    if outcome.wrong > 0 {
+        return Err(format!("{} echoes were wrong", outcome.wrong));
+    }
+    Ok(())
+}
+
+/// `ringbench report`
+///
+/// # Errors
+///
+/// When a result cannot be read, or the page cannot be written.
+pub fn report(options: &Report) -> Outcome {
+    let results: Vec<Results> =
+        options.results.iter().map(|path| Results::read(path)).collect::<Result<_, _>>()?;
+    std::fs::write(&options.output, report::page(&results))
+        .map_err(|error| format!("cannot write {}: {error}", options.output.display()))
+}
+
 /// `ringbench compare`
 ///
 /// # Errors
@@ -194,7 +279,7 @@ pub fn compare(options: &Compare, stop: &AtomicBool, output: &mut impl Write) ->
     };
     let cpus = pin(&options.common)?;
     let mut results = Results::new(Kind::Compare, command_line(), Environment::here());
-    results.warnings = cpus.warnings;
+    results.warnings.clone_from(&cpus.warnings);
     let contestants: Vec<Contestant> = options
         .targets
         .iter()
@@ -204,13 +289,23 @@ pub fn compare(options: &Compare, stop: &AtomicBool, output: &mut impl Write) ->
         if stop.load(Relaxed) {
             return Ok(None);
         }
-        let began = Instant::now();
+        let failed = |problem: &dyn std::fmt::Display| format!("{}: {problem}", contestant.name);
         let seed = options.common.seed.wrapping_add(round as u64);
+        if let Some(duration) = options.load {
+            let mut plan = plan(&contestant.target, &options.traffic, &cpus, &options.common);
+            (plan.duration, plan.warm_up, plan.seed) = (duration, duration / 10, seed);
+            let outcome = load::run(&plan, stop, &mut |_| {}).map_err(|error| failed(&error))?;
+            if let Some(problem) = outcome.problems.first() {
+                return Err(failed(problem));
+            }
+            return Ok(outcome.cut_short.is_none().then(|| whole(outcome.measurement)));
+        }
+        let began = Instant::now();
         let wait = options.messages.wait.wait();
-        let failed = |problem| format!("{}: {problem}", contestant.name);
-        let outcome = rtt::run(&contestant.target, case, wait, seed, stop).map_err(failed)?;
+        let outcome = rtt::run(&contestant.target, case, wait, seed, stop)
+            .map_err(|problem| failed(&problem))?;
         if let Some(problem) = outcome.problem {
-            return Err(failed(problem));
+            return Err(failed(&problem));
         }
         let mut measurement =
             Measurement { description: case.description(), ..Measurement::default() };
@@ -224,6 +319,13 @@ pub fn compare(options: &Compare, stop: &AtomicBool, output: &mut impl Write) ->
         results.cut_short = Some("ended by a signal".to_owned());
     }
     finish(&mut results, options.common.output.as_deref(), output)
+}
+
+/// A load as one round, as which it is compared.
+fn whole(mut measurement: Measurement) -> Measurement {
+    let seconds = measurement.rounds.iter().map(|round| round.duration_s).sum();
+    measurement.rounds = vec![Round::new(0.0, seconds, &measurement.latencies)];
+    measurement
 }
 
 /// `ringbench merge`
@@ -308,29 +410,42 @@ fn written(outcome: io::Result<()>) -> Outcome {
     }
 }
 
-fn write_files(results: &Results, prefix: &Path) -> io::Result<()> {
-    let beside = |suffix: &str| {
-        let mut path = prefix.as_os_str().to_owned();
-        path.push(suffix);
-        path
-    };
-    results.write(Path::new(&beside(".json")))?;
+/// The file of a measurement's `ending`.
+fn file_of(prefix: &Path, name: &str, ending: &str) -> io::Result<BufWriter<File>> {
+    // A name becomes a part of a file's name.
+    let name: String = name
+        .chars()
+        .map(|c| if c.is_alphanumeric() || ".-_".contains(c) { c } else { '_' })
+        .collect();
+    let mut path = prefix.as_os_str().to_owned();
+    path.push(format!("-{name}.{ending}"));
+    File::create(path).map(BufWriter::new)
+}
+
+fn write_log(
+    results: &Results,
+    prefix: &Path,
+    name: &str,
+    intervals: &[(Duration, Duration, Latencies)],
+) -> io::Result<()> {
     let begin = UNIX_EPOCH + Duration::from_secs_f64(results.started_at_s.max(0.0));
+    let intervals = intervals.iter().map(|(from, to, latencies)| (*from, *to, latencies));
+    write_hlog(&mut file_of(prefix, name, "hlog")?, name, begin, intervals)
+}
+
+fn write_files(results: &Results, prefix: &Path) -> io::Result<()> {
+    let mut path = prefix.as_os_str().to_owned();
+    path.push(".json");
+    results.write(Path::new(&path))?;
     for measurement in &results.measurements {
-        // A name becomes a part of a file's name.
-        let name: String = measurement
-            .name
-            .chars()
-            .map(|c| if c.is_alphanumeric() || ".-_".contains(c) { c } else { '_' })
-            .collect();
-        let file = |ending| std::fs::File::create(beside(&format!("-{name}.{ending}")));
-        measurement.latencies.write_csv(&mut io::BufWriter::new(file("csv")?))?;
-        measurement.latencies.write_hgrm(&mut io::BufWriter::new(file("hgrm")?))?;
+        let name = &measurement.name;
+        measurement.latencies.write_csv(&mut file_of(prefix, name, "csv")?)?;
+        measurement.latencies.write_hgrm(&mut file_of(prefix, name, "hgrm")?)?;
         let end = measurement.rounds.last().map_or(0.0, |round| round.begin_s + round.duration_s);
         let first = measurement.rounds.first().map_or(0.0, |round| round.begin_s);
         let [first, end] = [first, end].map(|seconds| Duration::from_secs_f64(seconds.max(0.0)));
-        let whole = [(first, end.max(first), &measurement.latencies)];
-        write_hlog(&mut io::BufWriter::new(file("hlog")?), &measurement.name, begin, whole)?;
+        let whole = [(first, end.max(first), measurement.latencies.clone())];
+        write_log(results, prefix, name, &whole)?;
     }
     Ok(())
 }

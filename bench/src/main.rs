@@ -28,8 +28,10 @@ fn main() -> ExitCode {
     let mut output = std::io::stdout().lock();
     let outcome = match &cli.command {
         Command::Rtt(options) => commands::rtt(options, &stop, &mut output),
+        Command::Load(options) => commands::load(options, &stop, &mut output),
         Command::Compare(options) => commands::compare(options, &stop, &mut output),
         Command::Merge(options) => commands::merge(options, &mut output),
+        Command::Report(options) => commands::report(options),
         Command::Floor(options) => commands::floor(options, &mut output),
     };
     match outcome {

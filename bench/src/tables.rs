@@ -1,9 +1,11 @@
 //! Results as text for a terminal.
 
 use std::fmt::Write as _;
+use std::time::Duration;
 
 use crate::compare::verdict;
 use crate::latency::PERCENTILES;
+use crate::load::Progress;
 use crate::results::{Kind, Results};
 use crate::statistics::median;
 
@@ -44,6 +46,21 @@ pub fn page(results: &Results) -> String {
     };
     write(&mut text).expect("a string takes everything");
     text
+}
+
+/// The line that is shown while a load runs.
+pub fn progress(progress: &Progress, duration: Duration) -> String {
+    let (elapsed, whole) = (progress.elapsed.as_secs_f64(), duration.as_secs_f64());
+    if progress.elapsed.is_zero() {
+        return format!("warming up, {:.0} messages a second", progress.rate);
+    }
+    format!(
+        "{elapsed:.1} of {whole:.1} s, {:.0} messages a second, p50 {} µs, p99 {} µs, errors {}",
+        progress.rate,
+        us(progress.p50_ns as f64),
+        us(progress.p99_ns as f64),
+        progress.errors
+    )
 }
 
 fn latencies(results: &Results, text: &mut String) -> std::fmt::Result {
