@@ -489,7 +489,7 @@ fn outcome(
         payload_octets: tally.payload_octets,
         rounds: rounds.collect(),
         latencies: sums.total,
-        cost: None,
+        ..Measurement::default()
     };
     let mut lag = Latencies::default();
     for ended in ended {

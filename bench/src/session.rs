@@ -285,14 +285,6 @@ impl Session {
         &self.received[self.read..self.end]
     }
 
-    /// Takes octets that were received elsewhere, so that many sessions share one place to receive
-    /// into and each keeps no more than what is not used up yet.
-    pub fn take(&mut self, octets: &[u8]) {
-        self.received.drain(..self.read);
-        self.read = 0;
-        self.received.extend_from_slice(octets);
-    }
-
     /// The next thing that has come whole. `payload` is how many octets the next echo has, which
     /// says where it ends if there are no frames.
     ///

@@ -41,8 +41,6 @@ const OUTPUT_MAX: usize = 256 << 10;
 /// Messages that are sent before it is seen what has come, at most, for a generator that is behind
 /// would find all echoes late.
 const SENDS_AT_ONCE: usize = 64;
-/// Octets received at a time.
-const ROOM: usize = 256 << 10;
 /// Events taken at a time.
 const EVENTS: usize = 256;
 /// Problems that are kept as sentences.
@@ -233,7 +231,6 @@ struct Worker<'a> {
     /// How many of them are not over.
     left: usize,
     payloads: Payloads,
-    buffer: Vec<u8>,
     /// The next message of an open loop: its number, and which connection's.
     turn: (u64, usize),
     /// Whether a closed loop goes on.
@@ -272,7 +269,6 @@ impl<'a> Worker<'a> {
             left: links.len(),
             connections: Vec::with_capacity(links.len()),
             payloads,
-            buffer: vec![0; ROOM],
             turn: (0, 0),
             goes_on: false,
             is_finishing: false,
@@ -566,7 +562,9 @@ impl<'a> Worker<'a> {
     fn receive(&mut self, index: usize) {
         loop {
             let Some(link) = &mut self.connections[index].link else { return };
-            let count = match link.stream.read(&mut self.buffer) {
+            let room = link.session.room();
+            let length = room.len();
+            let count = match link.stream.read(room) {
                 Ok(0) => return self.closed(index),
                 Ok(count) => count,
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
@@ -574,11 +572,13 @@ impl<'a> Worker<'a> {
                 Err(error) => return self.broken(index, error),
             };
             let now = now_ns();
-            link.session.take(&self.buffer[..count]);
+            link.session.filled(count);
             if let Err(problem) = self.take_events(index, now) {
                 return self.fail(index, &problem);
             }
-            if count < self.buffer.len() {
+            // With less than there is room for, nothing is left; and if something has come since, it
+            // is told again.
+            if count < length {
                 break;
             }
         }
