@@ -101,7 +101,7 @@ impl Tally {
 /// What a worker says at its end.
 #[derive(Debug)]
 pub(super) struct Ended {
-    /// How late it came to each message of an open loop that counts.
+    /// How late it looked at each message of an open loop that counts.
     pub(super) lag: Latencies,
     /// The part of the time that counts in which it ran.
     pub(super) utilisation: f64,
@@ -233,6 +233,8 @@ struct Worker<'a> {
     payloads: Payloads,
     /// The next message of an open loop: its number, and which connection's.
     turn: (u64, usize),
+    /// The connections of the messages that are due, once for each.
+    has_due: Vec<usize>,
     /// Whether a closed loop goes on.
     goes_on: bool,
     /// Whether connections that close are not opened again, and echoes no longer count.
@@ -270,6 +272,7 @@ impl<'a> Worker<'a> {
             connections: Vec::with_capacity(links.len()),
             payloads,
             turn: (0, 0),
+            has_due: Vec::with_capacity(SENDS_AT_ONCE),
             goes_on: false,
             is_finishing: false,
             next_check_ns: 0,
@@ -327,7 +330,19 @@ impl<'a> Worker<'a> {
 
     /// Sends what is due, and gives the time of the next message if there is one before the end.
     fn send_due(&mut self, schedule: &Schedule) -> Option<u64> {
-        let mut sends = 0;
+        let wake_ns = self.note_due(schedule);
+        // All is noted first, so that a generator that is behind writes several messages of a
+        // connection at once.
+        let mut indices = std::mem::take(&mut self.has_due);
+        for index in indices.drain(..) {
+            self.transmit(index);
+        }
+        self.has_due = indices;
+        wake_ns
+    }
+
+    /// Notes which connections have messages that are due.
+    fn note_due(&mut self, schedule: &Schedule) -> Option<u64> {
         loop {
             if self.left == 0 {
                 return None;
@@ -338,7 +353,7 @@ impl<'a> Worker<'a> {
                 return None;
             }
             let now = now_ns();
-            if due_ns > now || sends == SENDS_AT_ONCE {
+            if due_ns > now || self.has_due.len() == SENDS_AT_ONCE {
                 return Some(due_ns);
             }
             self.turn = match index + 1 {
@@ -359,8 +374,7 @@ impl<'a> Worker<'a> {
                 self.fail(index, &format_args!("more than {limit} messages wait for their echoes"));
                 continue;
             }
-            self.transmit(index);
-            sends += 1;
+            self.has_due.push(index);
         }
     }
 
