@@ -217,13 +217,14 @@ fn sum(name: &str, turns: Vec<(Measurement, Option<Cost>)>) -> Measurement {
     Measurement { name: name.to_owned(), cost, ..total }
 }
 
-/// The figures of a round that are compared: name, and value from measurement and cost.
+/// The figures of a round that are compared: name, and value from measurement and cost. The rate is
+/// that of messages, and the CPU time that of the server for each of them.
 type Figure = (&'static str, fn(&Round, Option<&Cost>) -> Option<f64>);
 const FIGURES: [Figure; 4] = [
     ("p50", |round, _| Some(round.p50_ns as f64)),
     ("p99", |round, _| Some(round.p99_ns as f64)),
-    ("messages a second", |round, _| Some(round.rate())),
-    ("CPU time a message", |_, cost| cost.map(|cost| cost.user_us + cost.system_us)),
+    ("rate", |round, _| Some(round.rate())),
+    ("CPU time", |_, cost| cost.map(|cost| cost.user_us + cost.system_us)),
 ];
 
 fn ratios(

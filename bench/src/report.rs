@@ -191,7 +191,7 @@ fn latencies(result: &Results) -> Markup {
         p.note {
             "Latencies are in µs; p99 is what 99 % of the messages did not exceed."
             @if has_doubt {
-                " A figure in brackets has fewer than a hundred messages beyond it, so that another \
+                " A figure in brackets has fewer than ten messages beyond it, so that another \
                  run may well come to another one."
             }
             @if result.floor.is_some() {

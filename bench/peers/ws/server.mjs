@@ -1,11 +1,11 @@
 // Echoes messages with the package ws, deflated where the client offers it, and prints its address.
-// `compression-rates` measures ringecho against it.
+// `node server.mjs [PORT]`: without a port a free one. ringecho is measured against it.
 
 import { WebSocketServer } from "ws";
 
 const server = new WebSocketServer({
   host: "127.0.0.1",
-  port: 0,
+  port: Number(process.argv[2] ?? 0),
   // The smallest messages are deflated too; level, memory and window are the package's defaults.
   perMessageDeflate: { threshold: 0 },
 });
