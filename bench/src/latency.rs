@@ -52,7 +52,11 @@ impl Latencies {
 
     /// The latency that so many per cent do not exceed, in nanoseconds.
     pub fn percentile_ns(&self, percent: f64) -> u64 {
-        self.0.value_at_percentile(percent)
+        let count = self.count() as f64;
+        // 99.9 has no exact form, and must not make a rank of 1998 one of 1999.
+        let rank = ((count * percent / 100.0 * 1e6).round() / 1e6).ceil().max(1.0);
+        // In the middle of the rank, for the same reason.
+        if self.0.is_empty() { 0 } else { self.0.value_at_quantile((rank - 0.5) / count) }
     }
 
     /// The greatest, in nanoseconds; 0 where there are none.
@@ -237,6 +241,18 @@ mod tests {
             assert!(ns.abs_diff(us * 1000) <= us, "{percent}: {ns}");
         }
         assert!(latencies.max_ns().abs_diff(1_000_000) <= 1000);
+    }
+
+    #[test]
+    fn a_percentile_has_the_rank_that_it_says() {
+        let mut latencies = Latencies::default();
+        for us in 1..=2000 {
+            latencies.record(Duration::from_nanos(us));
+        }
+        for (percent, ns) in [(0.0, 1), (50.0, 1000), (99.0, 1980), (99.9, 1998), (100.0, 2000)] {
+            assert_eq!(latencies.percentile_ns(percent), ns, "{percent}");
+        }
+        assert_eq!(Latencies::default().percentile_ns(50.0), 0);
     }
 
     #[test]

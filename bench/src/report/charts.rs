@@ -198,6 +198,10 @@ pub(super) fn ratios(all: &[Ratio], width: Width) -> Option<Drawing> {
     if width != Width::Narrow {
         frame.right_px = width.text_width_px(24);
     }
+    // The headings stand in the same margin as the names.
+    let heading = rows.iter().filter(|(_, ratio)| ratio.is_none());
+    let longest = heading.map(|(name, _)| name.chars().count()).max().unwrap_or(0);
+    frame.left_px = frame.left_px.max(width.text_width_px(longest) + 16.0);
     let y = Axis::rows(&names, width);
     Some(drawn(width.px(), frame.height_px, |area| {
         let mut chart = frame.chart(area, &axis, &y)?;
