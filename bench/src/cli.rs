@@ -67,7 +67,7 @@ pub struct Common {
     #[arg(short, long, value_name = "PREFIX")]
     pub output: Option<PathBuf>,
 
-    /// The seed of masking keys, payloads and orders.
+    /// The seed of masking keys, payloads, orders and draws.
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub seed: u64,
 
@@ -75,7 +75,8 @@ pub struct Common {
     #[arg(long, value_name = "N")]
     pub client_cpu: Option<usize>,
 
-    /// The processor of servers that are started here [default: the first that is allowed].
+    /// The processor of servers that are started here [default: the first that is allowed]; for load,
+    /// that of the server, to be kept free of clients.
     #[arg(long, value_name = "N")]
     pub server_cpu: Option<usize>,
 }
@@ -124,7 +125,7 @@ pub struct Rtt {
     pub case: Vec<String>,
 
     /// How often each case is run, in turns.
-    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub rounds: u32,
 
     /// Measures the floor of this machine first, a plain TCP echo, and prints results as multiples.
@@ -244,7 +245,7 @@ pub struct Compare {
     pub traffic: Traffic,
 
     /// Rounds, after one that does not count.
-    #[arg(long, value_name = "N", default_value_t = 15, value_parser = clap::value_parser!(u32).range(2..=10_000))]
+    #[arg(long, value_name = "N", default_value_t = 15, value_parser = clap::value_parser!(u32).range(5..=10_000))]
     pub rounds: u32,
 
     #[command(flatten)]

@@ -6,7 +6,7 @@ use std::net::{Ipv4Addr, TcpListener};
 use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::time::{Duration, Instant, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use core_affinity::CoreId;
 
@@ -14,7 +14,7 @@ use crate::cli::{Common, Compare, Floor, Load, Merge, Messages, Report, Rtt, Tra
 use crate::compare::{self, Contestant};
 use crate::environment::Environment;
 use crate::latency::{Latencies, PERCENTILES, write_hlog};
-use crate::load::{self, Plan, Progress};
+use crate::load::{self, Plan, Progress, Rate};
 use crate::report;
 use crate::results::{self, Kind, Measurement, Results, Round};
 use crate::rtt::{self, Case, Wait};
@@ -26,19 +26,23 @@ use crate::wire_report;
 /// A line for standard error.
 pub type Outcome = Result<(), String>;
 
+/// What the warning begins with that there are not enough messages for a percentile.
+const TOO_FEW: &str = "Too few messages for";
+
 /// Messages of each kind of floor.
 const FLOOR_MESSAGES: u64 = 5000;
 
-/// The processors of client and server, the client's pinned.
+/// The processors of client and server.
 struct Cpus {
-    /// The client's, and those behind it that are allowed and are not the server's.
+    /// The client's, and those behind it that are allowed; without the server's, where that is known
+    /// and others are left.
     clients: Vec<usize>,
+    /// That of servers that are started here.
     server: usize,
-    warnings: Vec<String>,
 }
 
-/// Pins this thread, and finds a processor for servers.
-fn pin(common: &Common) -> Result<Cpus, String> {
+/// Finds processors for client and server, before anything is pinned.
+fn cpus(common: &Common) -> Result<Cpus, String> {
     let allowed: Vec<usize> =
         core_affinity::get_core_ids().unwrap_or_default().iter().map(|cpu| cpu.id).collect();
     let (Some(&first), Some(&last)) = (allowed.first(), allowed.last()) else {
@@ -52,20 +56,27 @@ fn pin(common: &Common) -> Result<Cpus, String> {
             ));
         }
     }
-    core_affinity::set_for_current(CoreId { id: client });
-    let mut warnings = Vec::new();
-    if client == server {
-        warnings.push(format!(
-            "Client and server share processor {client}: each waits for the other to leave it."
-        ));
-    }
     let at = allowed.iter().position(|&cpu| cpu == client).unwrap_or_default();
-    let around = allowed[at..].iter().chain(&allowed[..at]);
-    let mut clients: Vec<usize> = around.copied().filter(|&cpu| cpu != server).collect();
-    if clients.is_empty() {
-        clients.push(client);
+    let mut clients: Vec<usize> = allowed[at..].iter().chain(&allowed[..at]).copied().collect();
+    clients.retain(|&cpu| cpu == client || common.server_cpu != Some(cpu));
+    Ok(Cpus { clients, server })
+}
+
+impl Cpus {
+    /// Pins this thread, which is the client.
+    fn pin(&self) {
+        core_affinity::set_for_current(CoreId { id: self.clients[0] });
     }
-    Ok(Cpus { clients, server, warnings })
+
+    /// Warns where a server that is started here shares the client's processor.
+    fn warn(&self, warnings: &mut Vec<String>) {
+        let client = self.clients[0];
+        if client == self.server {
+            warnings.push(format!(
+                "Client and server share processor {client}: each waits for the other to leave it."
+            ));
+        }
+    }
 }
 
 /// The ringecho beside this program.
@@ -111,10 +122,23 @@ fn cases(messages: &Messages, names: &[String]) -> Result<Vec<Case>, String> {
 ///
 /// What went wrong, after what was measured until then is printed.
 pub fn rtt(options: &Rtt, stop: &AtomicBool, output: &mut impl Write) -> Outcome {
-    let cases = cases(&options.messages, &options.case)?;
-    let cpus = pin(&options.common)?;
+    let mut cases = cases(&options.messages, &options.case)?;
+    if options.histogram && cases.len() != 1 {
+        return Err("--histogram is of one case; name it with --case or --size".to_owned());
+    }
+    let cpus = cpus(&options.common)?;
     let mut results = Results::new(Kind::Rtt, command_line(), Environment::here());
-    results.warnings.clone_from(&cpus.warnings);
+    cpus.pin();
+    if options.target.is_none() {
+        cpus.warn(&mut results.warnings);
+    }
+    if options.target.as_ref().is_some_and(|target| target.websocket.is_none()) {
+        // What has no octets cannot be told from nothing.
+        cases.retain(|case| case.octets > 0);
+        if cases.is_empty() {
+            return Err("plain octets have no empty messages; give a --size above 0".to_owned());
+        }
+    }
     if options.calibrate {
         results.floor = Some(calibrate(cpus.server, options.common.seed, stop)?);
     }
@@ -216,14 +240,21 @@ fn plan(target: &Target, traffic: &Traffic, cpus: &Cpus, common: &Common) -> Pla
 ///
 /// What went wrong; what some connections suffered is printed and is none of that.
 pub fn load(options: &Load, stop: &AtomicBool, output: &mut impl Write) -> Outcome {
-    let cpus = pin(&options.common)?;
+    if options.traffic.pipeline > 1 && options.traffic.rate != Rate::Max {
+        return Err("--pipeline goes with --rate max".to_owned());
+    }
+    let cpus = cpus(&options.common)?;
     let mut plan = plan(&options.target, &options.traffic, &cpus, &options.common);
     (plan.duration, plan.warm_up) = (options.duration, options.warm_up);
     // A server that somebody else has started runs where that one has put it.
     plan.server_cpus = options.common.server_cpu.map(|cpu| vec![cpu]);
     let mut results = Results::new(Kind::Load, command_line(), Environment::here());
     let is_terminal = io::stderr().is_terminal();
+    let mut begin = None;
     let mut live = |progress: &Progress| {
+        if begin.is_none() && !progress.elapsed.is_zero() {
+            begin = Some(SystemTime::now() - progress.elapsed);
+        }
         if is_terminal {
             eprint!("\r\x1b[K{}", tables::progress(progress, plan.duration));
         }
@@ -233,9 +264,17 @@ pub fn load(options: &Load, stop: &AtomicBool, output: &mut impl Write) -> Outco
         eprint!("\r\x1b[K");
     }
     let outcome = outcome.map_err(|error| format!("{}: {error}", options.target))?;
+    if let Some(begin) = begin.and_then(|begin| begin.duration_since(UNIX_EPOCH).ok()) {
+        results.started_at_s = begin.as_secs_f64();
+    }
     results.cut_short.clone_from(&outcome.cut_short);
     results.warnings.extend(outcome.warnings);
-    results.warnings.extend(outcome.problems);
+    for problem in outcome.problems {
+        if !results.warnings.iter().any(|warning| warning.contains(&problem)) {
+            results.warnings.push(problem);
+        }
+    }
+    let echoed = outcome.measurement.messages;
     let name = outcome.measurement.name.clone();
     results.measurements.push(outcome.measurement);
     finish(&mut results, options.common.output.as_deref(), output)?;
@@ -251,6 +290,9 @@ pub fn load(options: &Load, stop: &AtomicBool, output: &mut impl Write) -> Outco
     }
     if outcome.wrong > 0 {
         return Err(format!("{} echoes were wrong", outcome.wrong));
+    }
+    if echoed == 0 {
+        return Err("no echo came back".to_owned());
     }
     Ok(())
 }
@@ -277,15 +319,21 @@ pub fn compare(options: &Compare, stop: &AtomicBool, output: &mut impl Write) ->
     let [case] = &cases(&options.messages, &names)?[..] else {
         unreachable!("one case was asked for")
     };
-    let cpus = pin(&options.common)?;
+    let cpus = cpus(&options.common)?;
     let mut results = Results::new(Kind::Compare, command_line(), Environment::here());
-    results.warnings.clone_from(&cpus.warnings);
+    if options.load.is_none() {
+        cpus.pin();
+    }
+    if options.targets.iter().any(|target| target.contains("{port}")) {
+        cpus.warn(&mut results.warnings);
+    }
+    let mut said: Vec<String> = Vec::new();
     let contestants: Vec<Contestant> = options
         .targets
         .iter()
         .map(|text| Contestant::new(text, &[cpus.server]))
         .collect::<Result<_, _>>()?;
-    let turn = |contestant: &Contestant, round: usize| {
+    let mut turn = |contestant: &Contestant, round: usize| {
         if stop.load(Relaxed) {
             return Ok(None);
         }
@@ -293,10 +341,18 @@ pub fn compare(options: &Compare, stop: &AtomicBool, output: &mut impl Write) ->
         let seed = options.common.seed.wrapping_add(round as u64);
         if let Some(duration) = options.load {
             let mut plan = plan(&contestant.target, &options.traffic, &cpus, &options.common);
-            (plan.duration, plan.warm_up, plan.seed) = (duration, duration / 10, seed);
+            // The first round does not count, which warms up enough.
+            (plan.duration, plan.warm_up, plan.seed) = (duration, Duration::ZERO, seed);
             let outcome = load::run(&plan, stop, &mut |_| {}).map_err(|error| failed(&error))?;
             if let Some(problem) = outcome.problems.first() {
                 return Err(failed(problem));
+            }
+            for warning in outcome.warnings {
+                // The figures in it change from round to round.
+                let begins = |known: &String| known.split(':').next() == warning.split(':').next();
+                if round > 0 && !said.iter().any(begins) {
+                    said.push(warning);
+                }
             }
             return Ok(outcome.cut_short.is_none().then(|| whole(outcome.measurement)));
         }
@@ -313,12 +369,25 @@ pub fn compare(options: &Compare, stop: &AtomicBool, output: &mut impl Write) ->
         Ok((outcome.latencies.count() == case.messages).then_some(measurement))
     };
     let rounds = options.rounds as usize;
-    let (measurements, ratios) = compare::run(&contestants, rounds, options.common.seed, turn)?;
-    (results.measurements, results.ratios) = (measurements, ratios);
+    let mut compared = compare::run(&contestants, rounds, options.common.seed, &mut turn);
+    if compared.problem.is_none() && !stop.load(Relaxed) {
+        compare::count_syscalls(&contestants, &mut compared.measurements, |contestant| {
+            turn(contestant, 0)
+        });
+    }
+    (results.measurements, results.ratios) = (compared.measurements, compared.ratios);
+    results.warnings.extend(said);
+    results.warnings.extend(compared.warning);
+    results.cut_short.clone_from(&compared.problem);
     if stop.load(Relaxed) {
         results.cut_short = Some("ended by a signal".to_owned());
     }
-    finish(&mut results, options.common.output.as_deref(), output)
+    results.measurements.retain(|measurement| measurement.messages > 0);
+    finish(&mut results, options.common.output.as_deref(), output)?;
+    match compared.problem {
+        Some(problem) => Err(problem),
+        None => Ok(()),
+    }
 }
 
 /// A load as one round, as which it is compared.
@@ -353,21 +422,22 @@ pub fn merge(options: &Merge, output: &mut impl Write) -> Outcome {
             }
         }
         sum.cut_short = sum.cut_short.or(other.cut_short);
-        // Ratios and floors are one machine's and do not add up.
+        // Ratios, floors and costs are one machine's and do not add up.
         sum.ratios.clear();
         sum.floor = None;
-        // The parts ran at the same time: rounds are told apart by when they began.
-        let later_s = other.started_at_s - sum.started_at_s;
+        sum.measurements.iter_mut().for_each(|measurement| measurement.cost = None);
         for mut measurement in other.measurements {
-            for round in &mut measurement.rounds {
-                round.begin_s += later_s;
-            }
+            measurement.cost = None;
             match sum.measurements.iter_mut().find(|known| known.name == measurement.name) {
+                // The seconds of a load run at the same time, rounds one after the other.
+                Some(known) if sum.kind == Kind::Load => known.add_beside(measurement),
                 Some(known) => known.add(measurement),
                 None => sum.measurements.push(measurement),
             }
         }
     }
+    // What was too little for a part may be enough for the sum.
+    sum.warnings.retain(|warning| !warning.starts_with(TOO_FEW));
     finish(&mut sum, Some(&options.output), output)
 }
 
@@ -383,10 +453,8 @@ fn finish(results: &mut Results, prefix: Option<&Path>, output: &mut impl Write)
         let names: Vec<&str> =
             results.measurements.iter().filter(few).map(|it| it.name.as_str()).collect();
         if !names.is_empty() {
-            let warning = format!(
-                "Too few messages for p{percent}, less than ten lie beyond it: {}.",
-                names.join(", ")
-            );
+            let warning =
+                format!("{TOO_FEW} p{percent}, less than ten lie beyond it: {}.", names.join(", "));
             if !results.warnings.contains(&warning) {
                 results.warnings.push(warning);
             }

@@ -2,7 +2,7 @@
 //! the machine does in the meantime does it to all of them. Each ratio is taken between figures of
 //! the same round, and its median has a bootstrap interval (see [`crate::statistics`]).
 
-use std::io::{Error, Result};
+use std::io::{Error, Read as _, Result};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::thread;
@@ -20,6 +20,8 @@ use crate::target::Target;
 const START_TIMEOUT: Duration = Duration::from_secs(20);
 /// Time for a server to fall asleep, after which the account of its processor time is complete.
 const REST: Duration = Duration::from_millis(20);
+/// Time for strace to look at all threads of a server.
+const STRACE_ATTACHES: Duration = Duration::from_millis(500);
 /// How long a server that is asked to end may take before it is killed.
 const END_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -151,24 +153,36 @@ fn split(command: &str) -> Result<Vec<String>> {
     Ok(words)
 }
 
-/// Runs `rounds` rounds of `turn` on every contestant, after one that does not count; gives the
-/// measurements in the order of the contestants, and the ratios to the first. `turn` gets the number
-/// of the round.
-///
-/// A turn that gives nothing ends the comparison with the rounds that are whole.
-///
-/// # Errors
-///
-/// What a turn failed with.
+/// Rounds below which a median says too little for a ratio.
+pub const ROUNDS_MIN: usize = 5;
+
+/// What a comparison came to.
+#[derive(Debug, Default)]
+pub struct Compared {
+    /// What was measured, in the order of the contestants.
+    pub measurements: Vec<Measurement>,
+    /// The ratios to the first.
+    pub ratios: Vec<Ratio>,
+    /// Why there are none, if there should be.
+    pub warning: Option<String>,
+    /// What ended it early; rounds that were whole before that count.
+    pub problem: Option<String>,
+}
+
+/// What one server did in one round, and what it took.
+type Turn = (Measurement, Option<(Usage, Usage)>);
+
+/// Runs `rounds` rounds of `turn` on every contestant, after one that does not count. `turn` gets
+/// the number of the round; one that gives nothing ends the comparison, as one that fails does.
 pub fn run(
     contestants: &[Contestant],
     rounds: usize,
     seed: u64,
     mut turn: impl FnMut(&Contestant, usize) -> std::result::Result<Option<Measurement>, String>,
-) -> std::result::Result<(Vec<Measurement>, Vec<Ratio>), String> {
+) -> Compared {
     let mut random = Random::new(seed);
-    let mut all: Vec<Vec<(Measurement, Option<Cost>)>> =
-        contestants.iter().map(|_| Vec::new()).collect();
+    let mut compared = Compared::default();
+    let mut all: Vec<Vec<Turn>> = contestants.iter().map(|_| Vec::new()).collect();
     let begin = Instant::now();
     'rounds: for round in 0..=rounds {
         let mut order: Vec<usize> = (0..contestants.len()).collect();
@@ -178,33 +192,106 @@ pub fn run(
             let contestant = &contestants[at];
             let began = begin.elapsed();
             let before = contestant.usage();
-            let Some(mut measurement) = turn(contestant, round)? else { break 'rounds };
+            let mut measurement = match turn(contestant, round) {
+                Ok(Some(measurement)) => measurement,
+                Ok(None) => break 'rounds,
+                Err(problem) => {
+                    compared.problem = Some(problem);
+                    break 'rounds;
+                }
+            };
             let after = contestant.usage();
             for round in &mut measurement.rounds {
                 round.begin_s += began.as_secs_f64();
             }
-            let cost =
-                before.zip(after).map(|(before, after)| after.since(&before, measurement.messages));
-            row.push((at, measurement, cost));
+            row.push((at, measurement, before.zip(after)));
         }
         // A round counts for all or for none, so that figures are paired.
         if round > 0 {
-            for (at, measurement, cost) in row {
-                all[at].push((measurement, cost));
+            for (at, measurement, usage) in row {
+                all[at].push((measurement, usage));
             }
         }
     }
-    let ratios = ratios(contestants, &all, seed);
-    Ok((contestants.iter().zip(all).map(|(it, turns)| sum(&it.name, turns)).collect(), ratios))
+    let done = all.first().map_or(0, Vec::len);
+    if done < ROUNDS_MIN {
+        compared.warning = Some(format!(
+            "{done} rounds are too few for ratios; {ROUNDS_MIN} at least are needed."
+        ));
+    } else {
+        compared.ratios = ratios(contestants, &all, seed);
+    }
+    let named = contestants.iter().zip(all);
+    compared.measurements = named.map(|(contestant, turns)| sum(&contestant.name, turns)).collect();
+    compared
 }
 
-/// One measurement of many rounds; the cost is the median of theirs.
-fn sum(name: &str, turns: Vec<(Measurement, Option<Cost>)>) -> Measurement {
-    let costs: Vec<Cost> = turns.iter().filter_map(|(_, cost)| *cost).collect();
+/// Counts the system calls a message of each contestant that was started here, in one more turn each
+/// with strace(1) beside it; what strace does to times does not matter there. Opening and closing
+/// are among the calls. Where there is no strace, or it may not look, nothing is counted.
+pub fn count_syscalls(
+    contestants: &[Contestant],
+    measurements: &mut [Measurement],
+    mut turn: impl FnMut(&Contestant) -> std::result::Result<Option<Measurement>, String>,
+) {
+    for (contestant, measurement) in contestants.iter().zip(measurements) {
+        let (Some(process), Some(cost)) = (&contestant.process, &mut measurement.cost) else {
+            continue;
+        };
+        let Ok(mut strace) = Command::new("strace")
+            .args(["-f", "-c", "-U", "calls,name", "-p", &process.id().to_string()])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+        else {
+            continue;
+        };
+        thread::sleep(STRACE_ATTACHES);
+        let done = turn(contestant);
+        let _ = rustix::process::kill_process(
+            rustix::process::Pid::from_child(&strace),
+            rustix::process::Signal::INT,
+        );
+        let mut table = String::new();
+        if let Some(errors) = &mut strace.stderr {
+            let _ = errors.read_to_string(&mut table);
+        }
+        let _ = strace.wait();
+        if let (Ok(Some(turn)), Some(calls)) = (done, total_calls(&table))
+            && turn.messages > 0
+        {
+            cost.syscalls = Some(calls as f64 / turn.messages as f64);
+        }
+    }
+}
+
+/// The sum in the last line of what `strace -c -U calls,name` prints.
+fn total_calls(table: &str) -> Option<u64> {
+    let last = table.lines().rfind(|line| line.trim_end().ends_with("total"))?;
+    last.split_whitespace().next()?.parse().ok()
+}
+
+/// What a turn cost the server.
+fn cost_of((measurement, usage): &Turn) -> Option<Cost> {
+    usage.map(|(before, after)| after.since(&before, measurement.messages))
+}
+
+/// One measurement of many rounds; the cost is the median of theirs. Processor time is parted into
+/// user's and system's as all of it is: a round has only a few of the ticks that tell.
+fn sum(name: &str, turns: Vec<Turn>) -> Measurement {
+    let costs: Vec<Cost> = turns.iter().filter_map(cost_of).collect();
     let of = |field: fn(&Cost) -> f64| median(&costs.iter().map(field).collect::<Vec<f64>>());
+    let [mut user, mut system] = [0.0, 0.0];
+    for (before, after) in turns.iter().filter_map(|(_, usage)| *usage) {
+        user += after.user_ticks.saturating_sub(before.user_ticks) as f64;
+        system += after.system_ticks.saturating_sub(before.system_ticks) as f64;
+    }
+    let user_part = if user + system > 0.0 { user / (user + system) } else { 0.0 };
+    let total_us = of(|cost| cost.user_us + cost.system_us);
     let cost = costs.last().map(|last| Cost {
-        user_us: of(|cost| cost.user_us),
-        system_us: of(|cost| cost.system_us),
+        user_us: total_us * user_part,
+        system_us: total_us * (1.0 - user_part),
         context_switches: of(|cost| cost.context_switches),
         syscalls: None,
         resident_octets: last.resident_octets,
@@ -227,18 +314,12 @@ const FIGURES: [Figure; 4] = [
     ("CPU time", |_, cost| cost.map(|cost| cost.user_us + cost.system_us)),
 ];
 
-fn ratios(
-    contestants: &[Contestant],
-    all: &[Vec<(Measurement, Option<Cost>)>],
-    seed: u64,
-) -> Vec<Ratio> {
+fn ratios(contestants: &[Contestant], all: &[Vec<Turn>], seed: u64) -> Vec<Ratio> {
     let [first, others @ ..] = all else { return Vec::new() };
     let mut ratios = Vec::new();
     for (contestant, turns) in contestants[1..].iter().zip(others) {
         for (figure, value) in FIGURES {
-            let of = |(measurement, cost): &(Measurement, Option<Cost>)| {
-                value(measurement.rounds.first()?, cost.as_ref())
-            };
+            let of = |turn: &Turn| value(turn.0.rounds.first()?, cost_of(turn).as_ref());
             let pairs: Vec<f64> = turns
                 .iter()
                 .zip(first)
@@ -291,7 +372,7 @@ mod tests {
             let us = if contestant.name == "b" { us * 3 / 2 } else { us };
             Ok(Some(measured(us)))
         });
-        let (measurements, ratios) = run.expect("rounds");
+        let Compared { measurements, ratios, .. } = run;
         assert_eq!(measurements.iter().map(|it| it.messages).collect::<Vec<u64>>(), [90; 3]);
         assert_eq!(measurements[1].rounds.len(), 9);
         let of = |name: &str, figure: &str| {
@@ -310,11 +391,21 @@ mod tests {
         let mut turns = 0;
         let run = run(&contestants, 9, 1, |_, _| {
             turns += 1;
-            Ok((turns < 8).then(|| measured(100)))
+            if turns < 8 { Ok(Some(measured(100))) } else { Err("broken".to_owned()) }
         });
-        let (measurements, _) = run.expect("what there is");
-        assert_eq!(measurements[0].rounds.len(), 2);
-        assert_eq!(measurements[1].rounds.len(), 2);
+        assert_eq!(run.measurements[0].rounds.len(), 2);
+        assert_eq!(run.measurements[1].rounds.len(), 2);
+        assert_eq!(run.problem.as_deref(), Some("broken"));
+        // Two rounds show no difference, and none is claimed.
+        assert!(run.ratios.is_empty() && run.warning.is_some());
+    }
+
+    #[test]
+    fn the_sum_of_calls_is_found() {
+        let table = "strace: Process 1 attached\n    calls syscall\n------\n     1000 sendto\n     \
+                     1001 recvfrom\n------\n     2001 total\n";
+        assert_eq!(total_calls(table), Some(2001));
+        assert_eq!(total_calls("strace: attach: ptrace(PTRACE_SEIZE, 1): not permitted"), None);
     }
 
     #[test]

@@ -82,6 +82,19 @@ impl Measurement {
         self.latencies.add(&other.latencies);
         self.rounds.extend(other.rounds);
     }
+
+    /// Adds another one that ran at the same time: rounds with the same number become one, with the
+    /// messages of both and the slower one's latencies.
+    pub fn add_beside(&mut self, mut other: Measurement) {
+        let others = std::mem::take(&mut other.rounds);
+        for (at, round) in others.into_iter().enumerate() {
+            match self.rounds.get_mut(at) {
+                Some(known) => known.add_beside(&round),
+                None => self.rounds.push(round),
+            }
+        }
+        self.add(other);
+    }
 }
 
 /// A part of a measurement: a round, or a second of a load.
@@ -112,6 +125,14 @@ impl Round {
             p99_ns: latencies.percentile_ns(99.0),
             max_ns: latencies.max_ns(),
         }
+    }
+
+    fn add_beside(&mut self, other: &Round) {
+        self.messages += other.messages;
+        self.duration_s = self.duration_s.max(other.duration_s);
+        self.p50_ns = self.p50_ns.max(other.p50_ns);
+        self.p99_ns = self.p99_ns.max(other.p99_ns);
+        self.max_ns = self.max_ns.max(other.max_ns);
     }
 
     /// Messages a second.
@@ -207,5 +228,32 @@ impl Results {
     /// When the file cannot be written.
     pub fn write(&self, path: &Path) -> io::Result<()> {
         fs::write(path, serde_json::to_string_pretty(self)? + "\n")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn second(us: u64, messages: u64) -> Measurement {
+        let mut latencies = Latencies::default();
+        for _ in 0..messages {
+            latencies.record(Duration::from_micros(us));
+        }
+        let rounds = vec![Round::new(0.0, 1.0, &latencies)];
+        Measurement { messages, latencies, rounds, ..Measurement::default() }
+    }
+
+    #[test]
+    fn what_ran_at_the_same_time_has_the_rate_of_all() {
+        let mut sum = second(100, 1000);
+        sum.add_beside(second(300, 2000));
+        assert_eq!((sum.messages, sum.latencies.count(), sum.rounds.len()), (3000, 3000, 1));
+        assert_eq!(sum.rounds[0].rate(), 3000.0);
+        assert!(sum.rounds[0].p50_ns >= 300_000);
+        sum.add(second(100, 1));
+        assert_eq!((sum.messages, sum.rounds.len()), (3001, 2));
     }
 }

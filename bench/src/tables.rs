@@ -105,16 +105,20 @@ fn costs(results: &Results, text: &mut String) -> std::fmt::Result {
     if results.measurements.iter().all(|measurement| measurement.cost.is_none()) {
         return Ok(());
     }
-    writeln!(text, "\nserver, a message: processor time in µs, context switches; resident memory")?;
+    writeln!(
+        text,
+        "\nserver, a message: processor time in µs, context switches, system calls; resident memory"
+    )?;
     for measurement in &results.measurements {
         let Some(cost) = &measurement.cost else { continue };
         writeln!(
             text,
-            "{}: user {:.2}, system {:.2}, switches {:.2}; {:.1} MiB",
+            "{}: user {:.2}, system {:.2}, switches {:.2}, calls {}; {:.1} MiB",
             measurement.name,
             cost.user_us,
             cost.system_us,
             cost.context_switches,
+            cost.syscalls.map_or("not counted".to_owned(), |calls| format!("{calls:.2}")),
             cost.resident_octets as f64 / f64::from(1 << 20)
         )?;
     }
@@ -133,7 +137,7 @@ fn ratios(results: &Results, text: &mut String) -> std::fmt::Result {
         let estimate = &ratio.estimate;
         writeln!(
             text,
-            "{:width$}  {:18} {:.2} ({:.2} to {:.2})  {}",
+            "{:width$}  {:10} {:.3} ({:.3} to {:.3})  {}",
             ratio.of,
             ratio.figure,
             estimate.median,
