@@ -162,8 +162,13 @@ pub struct Traffic {
           value_parser = clap::value_parser!(u32).range(1..=PIPELINE_MAX as i64))]
     pub pipeline: u32,
 
-    /// Which messages, OCTETS[:text|:binary][:fragments=N][*WEIGHT], several with commas between.
-    #[arg(long, value_name = "MIX", default_value = "16")]
+    /// Which messages, see [`Mix`].
+    #[arg(
+        long,
+        value_name = "MIX",
+        default_value = "16",
+        help = "Which messages, OCTETS[:text|:binary][:fragments=N][*WEIGHT], several with commas between"
+    )]
     pub mix: Mix,
 
     /// Compresses messages by permessage-deflate.
