@@ -232,10 +232,15 @@ impl Spill {
         self.cursors.end = self.bytes.len() as u32;
     }
 
-    /// Makes room for `octets` of output in front of what is unread.
+    /// Makes room for `octets` of output in front of what is unread, and for more where much is: or
+    /// moving all of that once for each frame would cost its square.
     pub fn widen(&mut self, octets: usize) {
-        let missing = octets.saturating_sub(self.region().gap());
+        let gap = self.region().gap();
+        if octets <= gap {
+            return;
+        }
         let Cursors { unread, end, .. } = self.cursors;
+        let missing = octets.max((end - unread) as usize / 2) - gap;
         self.bytes.resize(end as usize + missing, 0);
         self.bytes.copy_within(unread as usize..end as usize, unread as usize + missing);
         self.cursors.unread += missing as u32;
@@ -360,6 +365,18 @@ mod tests {
         let (reply, rest) = spill.split_reply();
         assert_eq!(reply, [&b"owed."[..], &[b'x'; 300]].concat());
         assert_eq!(rest.expect("the next request").region().unread(), b"next");
+    }
+
+    #[test]
+    fn much_that_is_unread_is_not_moved_for_each_little_that_is_missing() {
+        let mut spill = Spill::default();
+        spill.append(&[0; 10_000]);
+        spill.widen(1);
+        assert_eq!(spill.region().gap(), 5000);
+        spill.region().write(&[1; 100]);
+        spill.widen(4900);
+        assert_eq!(spill.region().gap(), 4900);
+        assert_eq!(spill.region().unread().len(), 10_000);
     }
 
     #[test]

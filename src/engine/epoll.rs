@@ -138,7 +138,7 @@ struct EpollRing<'a> {
     memory: Mapping,
     /// Buffers that nobody has.
     free: Vec<u32>,
-    /// Sends that were whole at once, to be reported with the next completions.
+    /// Quick sends that were whole, to be reported with the next completions.
     whole: Vec<(Key, u32)>,
     /// Completions that [`Blocking::enter`] must not sleep on.
     urgent: Vec<Completion>,
@@ -229,7 +229,9 @@ impl<'a> EpollRing<'a> {
         let Some(entry) = &mut self.entries[place as usize] else { return };
         let ended = EventFlags::RDHUP | EventFlags::HUP | EventFlags::ERR;
         entry.has_ended |= flags.intersects(ended);
-        if flags.intersects(EventFlags::IN | ended) {
+        // A receive stops at the mark of urgent data, whatever is behind it (tcp(7)).
+        entry.tells_by_length &= !flags.contains(EventFlags::PRI);
+        if flags.intersects(EventFlags::IN | EventFlags::PRI | ended) {
             entry.is_readable = true;
             queue(&mut self.readable, entry, place);
         }
@@ -407,7 +409,8 @@ impl<'a> EpollRing<'a> {
             self.entries.push(None);
             i32::try_from(self.entries.len() - 1).expect("fewer than 2^31 descriptors")
         });
-        let flags = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;
+        let flags =
+            EventFlags::IN | EventFlags::PRI | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;
         self.counters.syscalls.add(1);
         let data = EventData::new_u64(CONNECTION | place as u64);
         if let Err(errno) = epoll::add(&self.edges.epoll, &fd, data, flags) {
@@ -502,7 +505,8 @@ impl Ring for EpollRing<'_> {
     fn send(&mut self, key: Key, socket: &Socket, reply: Reply, patience: Patience) -> Patience {
         self.introduce(key, socket);
         match (self.attempt(socket.0, key, reply), patience) {
-            ((Sent::Whole, octets), _) => self.whole.push((key, octets)),
+            // The pump waits for the end of a patient send, and for nothing else maybe.
+            ((Sent::Whole, octets), Patience::None) => self.whole.push((key, octets)),
             ((Sent::Cut(rest), 0), Patience::Unlimited) => {
                 let (_, entry) = self.entry(key);
                 entry.waiting = Some(rest);
@@ -571,5 +575,40 @@ impl Blocking for EpollRing<'_> {
         self.note();
         self.collect(completions);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixStream;
+
+    use rustix::event::{EventfdFlags, eventfd};
+
+    use super::super::wait::WaitStrategy;
+    use super::*;
+
+    #[test]
+    fn a_patient_send_that_is_whole_at_once_is_not_slept_on_and_a_quick_one_is() {
+        let counters = Counters::default();
+        let stop = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).expect("an eventfd");
+        let parts = Parts {
+            listeners: Vec::new(),
+            stop: std::sync::Arc::new(stop),
+            buffers: BufferConfig { count: 2, octets: 1024 },
+            strategy: WaitStrategy::Block,
+        };
+        let mut ring = EpollRing::new(parts, &counters).expect("epoll");
+        let (here, _there) = UnixStream::pair().expect("a pair");
+        here.set_nonblocking(true).expect("an option");
+        let socket = ring.add(here.into(), false).expect("a place");
+        let key = Key { slot: 0, generation: 0 };
+        let reply = || Reply::Heap(bytes::BytesMut::from(&b"hello"[..]));
+        ring.send(key, &socket, reply(), Patience::None);
+        assert!(!ring.is_busy());
+        ring.send(key, &socket, reply(), Patience::Unlimited);
+        assert!(ring.is_busy());
+        let mut completions = Vec::new();
+        ring.enter(Wait::Until(None), &mut completions).expect("epoll");
+        assert_eq!(completions.len(), 2, "{completions:?}");
     }
 }

@@ -649,8 +649,8 @@ impl<'a, R: Ring> Pump<'a, R> {
         }
         let admission = if self.limit.admit() { Admission::Open } else { Admission::Full };
         if admission == Admission::Full {
+            counters.connections_rejected.add(1);
             if self.refused == REFUSED_MAX {
-                counters.connections_rejected.add(1);
                 return self.ring.discard(socket);
             }
             self.refused += 1;

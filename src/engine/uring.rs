@@ -344,13 +344,18 @@ pub fn serve(
     outcome
 }
 
-/// Whether [`serve`] can be expected to work: sets a small ring up with the same features.
+/// Whether [`serve`] can be expected to work: sets a small ring up with the same features, and
+/// receives by one as it does. A seccomp profile may refuse any of the calls.
 ///
 /// # Errors
 ///
 /// What the kernel refuses, and what to do about it.
 pub fn probe(strategy: WaitStrategy) -> Result<(), EngineError> {
-    set_up(strategy, 8).map(|_| ())
+    set_up(strategy, PROBED)?;
+    Ability::MultishotReceive.probe().map_err(|error| {
+        let remedy = remedy(&error);
+        EngineError::new("use io_uring", error).with_remedy(remedy)
+    })
 }
 
 fn set_up(strategy: WaitStrategy, submissions: u32) -> Result<IoUring, EngineError> {

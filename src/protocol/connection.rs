@@ -256,10 +256,7 @@ impl Connection {
             match (context.settings.protocol, admission) {
                 (Protocol::WebSocket, _) => self.handshake(admission, region, context),
                 (Protocol::Tcp, Admission::Open) => self.phase = Phase::Plain,
-                (Protocol::Tcp, Admission::Full) => {
-                    self.phase = Phase::Closed;
-                    context.counters.connections_rejected.add(1);
-                }
+                (Protocol::Tcp, Admission::Full) => self.phase = Phase::Closed,
             }
         }
         if self.phase == Phase::Plain {
@@ -295,7 +292,10 @@ impl Connection {
                 region.write(&rejection.response());
                 region.release();
                 self.phase = Phase::Closed;
-                context.counters.connections_rejected.add(1);
+                // Who is over the limit was counted as he came.
+                if admission == Admission::Open {
+                    context.counters.connections_rejected.add(1);
+                }
             }
         }
     }

@@ -12,11 +12,13 @@ use std::thread;
 
 use core_affinity::CoreId;
 use rustix::io::Errno;
+use rustix::net::SendFlags;
 use rustix::process::{Signal, WaitOptions, kill_process, waitpid};
 use serde_json::Value;
 use support::{
-    BINARY, CLOSE, Client, Ended, FIN, PROGRAM, REQUEST, RESPONSE, Server, TEXT, end, frame,
-    pattern, reply, run, say, spawn, temporary_file, wait_until, without_io_uring,
+    BINARY, CLOSE, Client, Ended, FIN, IO_URING_REGISTER, PROGRAM, REQUEST, RESPONSE, Server, TEXT,
+    end, frame, pattern, reply, run, say, spawn, temporary_file, wait_until, without,
+    without_io_uring,
 };
 
 /// The counters, in the order of the statistics file and of the summary.
@@ -281,6 +283,10 @@ fn without_io_uring_it_serves_by_epoll_and_says_why() {
             .collect();
         assert!(lines.len() == 1 && lines[0].contains(reason), "{ended:?}");
     }
+    // A profile may allow only some of the calls.
+    let server = without(IO_URING_REGISTER, Errno::PERM, || Server::start(&["--engine", "auto"]));
+    assert!(server.greeting().contains("(engine epoll, "), "{}", server.greeting());
+    server.terminate();
     // Only io_uring has a thread of the kernel to wait with.
     let arguments = ["--listen", "127.0.0.1:0", "--wait", "sqpoll"];
     let line = refusal(without_io_uring(Errno::PERM, || run(&arguments)));
@@ -734,4 +740,20 @@ fn plain_octets_come_back_and_are_counted() {
     let octets: u64 = (0..100).map(|number| 1 + number * 3).sum();
     assert_eq!((ended.count("messages"), ended.count("connections_rejected")), (100, 1));
     assert_eq!((ended.count("bytes_in"), ended.count("bytes_out")), (octets + 5, octets));
+}
+
+/// epoll alone takes a short receive for an empty socket.
+#[test]
+fn what_follows_urgent_data_is_not_left_behind_by_epoll() {
+    let server = Server::start(&["--protocol", "tcp", "--engine", "epoll"]);
+    let mut client = Client::open(server.address());
+    for _ in 0..10 {
+        server.signal(Signal::STOP);
+        client.write(b"before");
+        rustix::net::send(client.stream(), b"!", SendFlags::OOB).expect("connected");
+        client.write(b"behind");
+        server.signal(Signal::CONT);
+        // The urgent octet is no part of the stream (tcp(7)).
+        assert_eq!(client.read(12), b"beforebehind");
+    }
 }

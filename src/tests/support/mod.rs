@@ -287,12 +287,19 @@ pub(crate) fn run_by(command: &mut Command) -> Ended {
     end(spawn(command))
 }
 
+/// io_uring_setup(2) and io_uring_register(2), which are the same on all architectures.
+const IO_URING_SETUP: i64 = 425;
+pub(crate) const IO_URING_REGISTER: i64 = 427;
+
 /// Calls `call` on a thread whose processes find that io_uring_setup(2) fails with `errno`.
 pub(crate) fn without_io_uring<T: Send>(errno: Errno, call: impl FnOnce() -> T + Send) -> T {
-    // The same on all architectures.
-    const IO_URING_SETUP: i64 = 425;
+    without(IO_URING_SETUP, errno, call)
+}
+
+/// The same for the system call of a `number`.
+pub(crate) fn without<T: Send>(number: i64, errno: Errno, call: impl FnOnce() -> T + Send) -> T {
     let filter: BpfProgram = SeccompFilter::new(
-        [(IO_URING_SETUP, Vec::new())].into_iter().collect(),
+        [(number, Vec::new())].into_iter().collect(),
         SeccompAction::Allow,
         SeccompAction::Errno(errno.raw_os_error() as u32),
         std::env::consts::ARCH.try_into().expect("an architecture with seccomp"),
