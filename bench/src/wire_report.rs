@@ -84,9 +84,7 @@ impl Report {
             None => format!("Ended after {echoed} of {} messages.", case.messages),
             Some(problem) => format!("After {echoed} of {} messages: {problem}.", case.messages),
         };
-        let code = |frame: &[u8], header: usize| {
-            frame.get(header..header + 2).map(|code| u16::from_be_bytes([code[0], code[1]]))
-        };
+        let close_sent = unmasked(&wire.close_sent);
         let is_closed = !wire.close_received.is_empty();
         let mut log = Vec::new();
         if target.websocket.is_some() {
@@ -119,8 +117,7 @@ impl Report {
                 failed_by_me: outcome.problem.is_some() && wire.close_sent.is_empty(),
                 dropped_by_me: !wire.is_dropped_by_server,
                 was_clean: is_closed && !wire.close_sent.is_empty() && wire.is_dropped_by_server,
-                // Behind two octets of header and four of masking key.
-                local_close_code: code(&unmasked(&wire.close_sent), 0),
+                local_close_code: close_sent.first_chunk().map(|code| u16::from_be_bytes(*code)),
                 remote_close_code: wire.close_code,
             },
             octets_received_by_chop_size: chops(&wire.received),
