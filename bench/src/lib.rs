@@ -91,8 +91,21 @@ pub fn text_frame(payload: usize) -> Vec<u8> {
 
 /// A masked frame whose first octet, with its flags and opcode, is `first`.
 pub fn masked_frame(first: u8, payload: &[u8]) -> Vec<u8> {
-    let mut frame = Vec::new();
-    ringecho::protocol::frame::append(&mut frame, first, payload, [0x37, 0xfa, 0x21, 0x3d]);
+    const KEY: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
+    let mut frame = vec![first];
+    match payload.len() {
+        length @ 0..=125 => frame.push(0x80 | length as u8),
+        length @ 126..=0xffff => {
+            frame.push(0x80 | 126);
+            frame.extend((length as u16).to_be_bytes());
+        }
+        length => {
+            frame.push(0x80 | 127);
+            frame.extend((length as u64).to_be_bytes());
+        }
+    }
+    frame.extend(KEY);
+    frame.extend(payload.iter().zip(KEY.iter().cycle()).map(|(octet, key)| octet ^ key));
     frame
 }
 
