@@ -1,9 +1,13 @@
 //! The command line of `ringbench`.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::error::ErrorKind;
+use clap::parser::ValueSource;
+use clap::{ArgMatches, Args, CommandFactory, FromArgMatches as _, Parser, Subcommand, ValueEnum};
+use ringecho::server::cpus_in;
 
 use crate::load::{CONNECTIONS_MAX, Mix, PIPELINE_MAX, Rate};
 use crate::rtt::Wait;
@@ -60,6 +64,10 @@ impl WaitChoice {
     }
 }
 
+/// Processors, by number; not empty.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CpuList(pub Vec<usize>);
+
 /// What every measurement has.
 #[derive(Debug, Args)]
 pub struct Common {
@@ -75,10 +83,10 @@ pub struct Common {
     #[arg(long, value_name = "N")]
     pub client_cpu: Option<usize>,
 
-    /// The processor of servers that are started here [default: the first that is allowed]; for load,
-    /// that of the server, to be kept free of clients.
-    #[arg(long, value_name = "N")]
-    pub server_cpu: Option<usize>,
+    /// The processors of servers that are started here, such as 0 or 0,2-5 [default: the first that is
+    /// allowed]; for load, those of the server, to be kept free of clients.
+    #[arg(long, value_name = "LIST", value_parser = cpu_list)]
+    pub server_cpus: Option<CpuList>,
 }
 
 /// What is sent in a round trip.
@@ -231,8 +239,8 @@ pub struct Report {
 /// `ringbench compare`
 #[derive(Debug, Args)]
 pub struct Compare {
-    /// [NAME=]ws://HOST:PORT/, or [NAME=]COMMAND with {port}, which is started and ended. Ratios are
-    /// to the first.
+    /// [NAME=]ws://HOST:PORT/, or [NAME=]COMMAND that serves on {port}, or plain octets on {tcp-port},
+    /// which is started and ended. Ratios are to the first.
     #[arg(required = true, num_args = 2..)]
     pub targets: Vec<String>,
 
@@ -278,6 +286,51 @@ pub struct Floor {
     pub wait: WaitChoice,
 }
 
+impl Cli {
+    /// Reads the command line, or ends the program with a usage error or the help.
+    pub fn read() -> Cli {
+        Cli::of(std::env::args_os()).unwrap_or_else(|error| error.exit())
+    }
+
+    /// # Errors
+    ///
+    /// For what makes no sense, among it options of `compare` that have no effect.
+    fn of(
+        words: impl IntoIterator<Item = impl Into<OsString> + Clone>,
+    ) -> Result<Cli, clap::Error> {
+        let mut command = Cli::command();
+        let matches = command.try_get_matches_from_mut(words)?;
+        if let Some(("compare", compare)) = matches.subcommand()
+            && let Some(idle) = idle_option(compare)
+        {
+            let explanation = match compare.contains_id("load") {
+                true => "is of round trips, which --load replaces",
+                false => "is of loads, and needs --load TIME",
+            };
+            return Err(command.error(
+                ErrorKind::ArgumentConflict,
+                format!("--{} {explanation}", idle.replace('_', "-")),
+            ));
+        }
+        Cli::from_arg_matches(&matches)
+    }
+}
+
+/// An option that was given to `compare` and is not of what it does, round trips or loads.
+fn idle_option(compare: &ArgMatches) -> Option<String> {
+    let idle = match compare.contains_id("load") {
+        true => Messages::augment_args(clap::Command::new("")),
+        false => Traffic::augment_args(clap::Command::new("")),
+    };
+    let mut options = idle.get_arguments().map(|option| option.get_id().to_string());
+    options.find(|id| compare.value_source(id) == Some(ValueSource::CommandLine))
+}
+
+fn cpu_list(text: &str) -> Result<CpuList, String> {
+    let cpus = cpus_in(text).ok_or("write processors like 0 or 0,2-5")?;
+    Ok(CpuList(cpus))
+}
+
 fn rate(text: &str) -> Result<Rate, String> {
     match (text, text.parse::<f64>()) {
         ("max", _) => Ok(Rate::Max),
@@ -297,4 +350,38 @@ fn duration_or_none(text: &str) -> Result<Duration, String> {
         return Err("a week is the most".to_owned());
     }
     Ok(time)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_option_of_compare_without_effect_is_an_error() {
+        let read = |options: &str| {
+            let words = "ringbench compare ws://127.0.0.1:1/ ws://127.0.0.1:2/";
+            Cli::of(words.split(' ').chain(options.split_whitespace()))
+        };
+        for options in ["", "--size 5 --binary", "--load 2s --rate max", "--rounds 5 --seed 3"] {
+            read(options).expect(options);
+        }
+        for (options, complaint) in [
+            ("--load 2s --wait spin", "--wait is of round trips, which --load replaces"),
+            ("--load 2s --messages 5", "--messages is of round trips"),
+            ("--connections 4", "--connections is of loads, and needs --load TIME"),
+            ("--reconnect-every 4", "--reconnect-every is of loads"),
+            ("--compress", "--compress is of loads"),
+        ] {
+            let error = read(options).expect_err(options).to_string();
+            assert!(error.contains(complaint), "{error}");
+        }
+    }
+
+    #[test]
+    fn processors_are_a_list() {
+        assert_eq!(cpu_list("0,2-4"), Ok(CpuList(vec![0, 2, 3, 4])));
+        for nonsense in ["", "one", "3-1"] {
+            assert!(cpu_list(nonsense).is_err(), "{nonsense:?}");
+        }
+    }
 }

@@ -9,8 +9,11 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use core_affinity::CoreId;
+use ringecho::server::list_of;
 
-use crate::cli::{Common, Compare, Floor, Load, Merge, Messages, Report, Rtt, Traffic, WaitChoice};
+use crate::cli::{
+    Common, Compare, CpuList, Floor, Load, Merge, Messages, Report, Rtt, Traffic, WaitChoice,
+};
 use crate::compare::{self, Contestant};
 use crate::environment::Environment;
 use crate::latency::{Latencies, PERCENTILES, write_hlog};
@@ -37,8 +40,8 @@ struct Cpus {
     /// The client's, and those behind it that are allowed; without the server's, where that is known
     /// and others are left.
     clients: Vec<usize>,
-    /// That of servers that are started here.
-    server: usize,
+    /// Those of servers that are started here, at least one.
+    servers: Vec<usize>,
 }
 
 /// Finds processors for client and server, before anything is pinned.
@@ -48,18 +51,22 @@ fn cpus(common: &Common) -> Result<Cpus, String> {
     let (Some(&first), Some(&last)) = (allowed.first(), allowed.last()) else {
         return Err("the processors that are allowed cannot be found out".to_owned());
     };
-    let (client, server) = (common.client_cpu.unwrap_or(last), common.server_cpu.unwrap_or(first));
-    for (option, cpu) in [("--client-cpu", client), ("--server-cpu", server)] {
+    let client = common.client_cpu.unwrap_or(last);
+    let told = common.server_cpus.as_ref().map(|CpuList(cpus)| cpus.as_slice()).unwrap_or_default();
+    let named = told.iter().map(|&cpu| ("--server-cpus", cpu)).chain([("--client-cpu", client)]);
+    for (option, cpu) in named {
         if !allowed.contains(&cpu) {
             return Err(format!(
-                "{option} {cpu} is not among the processors that may be used: {allowed:?}"
+                "{option}: {cpu} is not among the processors that may be used: {}",
+                list_of(&allowed)
             ));
         }
     }
     let at = allowed.iter().position(|&cpu| cpu == client).unwrap_or_default();
     let mut clients: Vec<usize> = allowed[at..].iter().chain(&allowed[..at]).copied().collect();
-    clients.retain(|&cpu| cpu == client || common.server_cpu != Some(cpu));
-    Ok(Cpus { clients, server })
+    clients.retain(|&cpu| cpu == client || !told.contains(&cpu));
+    let servers = if told.is_empty() { vec![first] } else { told.to_vec() };
+    Ok(Cpus { clients, servers })
 }
 
 impl Cpus {
@@ -71,7 +78,7 @@ impl Cpus {
     /// Warns where a server that is started here shares the client's processor.
     fn warn(&self, warnings: &mut Vec<String>) {
         let client = self.clients[0];
-        if client == self.server {
+        if self.servers.contains(&client) {
             warnings.push(format!(
                 "Client and server share processor {client}: each waits for the other to leave it."
             ));
@@ -80,7 +87,7 @@ impl Cpus {
 }
 
 /// The ringecho beside this program.
-fn start_sibling(cpu: usize) -> Result<Server, String> {
+fn start_sibling(cpus: &[usize]) -> Result<Server, String> {
     let program = program();
     if !program.exists() {
         return Err(format!(
@@ -89,9 +96,9 @@ fn start_sibling(cpu: usize) -> Result<Server, String> {
         ));
     }
     let mut command = Command::new(program);
-    command.args(["--listen", "127.0.0.1:0", "--workers", "1", "--cpus", &cpu.to_string()]);
+    command.args(["--listen", "127.0.0.1:0", "--workers", "1", "--cpus", &list_of(cpus)]);
     // It may use only the processors of the thread that starts it.
-    compare::on(&[cpu], || Server::start(&mut command)).map_err(|error| error.to_string())
+    compare::on(cpus, || Server::start(&mut command)).map_err(|error| error.to_string())
 }
 
 fn cases(messages: &Messages, names: &[String]) -> Result<Vec<Case>, String> {
@@ -140,11 +147,11 @@ pub fn rtt(options: &Rtt, stop: &AtomicBool, output: &mut impl Write) -> Outcome
         }
     }
     if options.calibrate {
-        results.floor = Some(calibrate(cpus.server, options.common.seed, stop)?);
+        results.floor = Some(calibrate(&cpus.servers, options.common.seed, stop)?);
     }
     let sibling = match options.target {
         Some(_) => None,
-        None => Some(start_sibling(cpus.server)?),
+        None => Some(start_sibling(&cpus.servers)?),
     };
     let target = match (&options.target, &sibling) {
         (Some(target), _) => target.clone(),
@@ -247,7 +254,7 @@ pub fn load(options: &Load, stop: &AtomicBool, output: &mut impl Write) -> Outco
     let mut plan = plan(&options.target, &options.traffic, &cpus, &options.common);
     (plan.duration, plan.warm_up) = (options.duration, options.warm_up);
     // A server that somebody else has started runs where that one has put it.
-    plan.server_cpus = options.common.server_cpu.map(|cpu| vec![cpu]);
+    plan.server_cpus = options.common.server_cpus.clone().map(|CpuList(cpus)| cpus);
     let mut results = Results::new(Kind::Load, command_line(), Environment::here());
     let is_terminal = io::stderr().is_terminal();
     let mut begin = None;
@@ -324,14 +331,14 @@ pub fn compare(options: &Compare, stop: &AtomicBool, output: &mut impl Write) ->
     if options.load.is_none() {
         cpus.pin();
     }
-    if options.targets.iter().any(|target| target.contains("{port}")) {
+    if options.targets.iter().any(|target| compare::is_command(target)) {
         cpus.warn(&mut results.warnings);
     }
     let mut said: Vec<String> = Vec::new();
     let contestants: Vec<Contestant> = options
         .targets
         .iter()
-        .map(|text| Contestant::new(text, &[cpus.server]))
+        .map(|text| Contestant::new(text, &cpus.servers))
         .collect::<Result<_, _>>()?;
     let mut turn = |contestant: &Contestant, round: usize| {
         if stop.load(Relaxed) {
@@ -520,7 +527,7 @@ fn write_files(results: &Results, prefix: &Path) -> io::Result<()> {
 
 /// Measures a plain TCP echo between two processes, once with both asleep while they wait and once
 /// with both asking without pause.
-fn calibrate(cpu: usize, seed: u64, stop: &AtomicBool) -> Result<results::Floor, String> {
+fn calibrate(cpus: &[usize], seed: u64, stop: &AtomicBool) -> Result<results::Floor, String> {
     let measure = |choice: WaitChoice| -> Result<u64, String> {
         let failed = |problem: &dyn std::fmt::Display| format!("--calibrate: {problem}");
         let name = match choice {
@@ -529,7 +536,7 @@ fn calibrate(cpu: usize, seed: u64, stop: &AtomicBool) -> Result<results::Floor,
         };
         let program = std::env::current_exe().map_err(|error| failed(&error))?;
         let mut command = Command::new(program);
-        let server = compare::on(&[cpu], || Server::start(command.args(["floor", "--wait", name])))
+        let server = compare::on(cpus, || Server::start(command.args(["floor", "--wait", name])))
             .map_err(|error| failed(&error))?;
         let target: Target = format!("tcp://{}", server.address()).parse()?;
         let case = Case {

@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use core_affinity::CoreId;
+use rustix::thread::{CpuSet, sched_setaffinity};
 
 use crate::random::Random;
 use crate::results::{Cost, Measurement, Ratio, Round};
@@ -16,6 +16,8 @@ use crate::server::{Usage, usage_of};
 use crate::statistics::{Estimate, bootstrap, median};
 use crate::target::Target;
 
+/// What stands for a free port in a command, and what the server speaks there.
+const PORTS: [(&str, &str); 2] = [("{port}", "ws"), ("{tcp-port}", "tcp")];
 /// How long a server that was started may take until it accepts.
 const START_TIMEOUT: Duration = Duration::from_secs(20);
 /// Time for a server to fall asleep, after which the account of its processor time is complete.
@@ -38,7 +40,7 @@ pub struct Contestant {
 impl Contestant {
     /// A server from what was written on the command line: `[NAME=]TARGET`, or `[NAME=]COMMAND`
     /// with `{port}` in it, which is started on the processors `cpus` (none: any) and speaks
-    /// WebSocket on 127.0.0.1.
+    /// WebSocket on 127.0.0.1, or with `{tcp-port}`, which echoes octets there.
     ///
     /// # Errors
     ///
@@ -49,9 +51,9 @@ impl Contestant {
             Some(_) | None => (text, text),
         };
         let name = name.to_owned();
-        if !what.contains("{port}") {
+        if !is_command(what) {
             let target = what.parse().map_err(|error| {
-                format!("{error}; or a command that starts a server, with {{port}} in it")
+                format!("{error}; or a command that starts a server, with {{port}} or {{tcp-port}} in it")
             })?;
             return Ok(Contestant { name, target, process: None });
         }
@@ -84,12 +86,18 @@ impl Drop for Contestant {
     }
 }
 
+/// Whether this is a command that starts a server.
+pub fn is_command(text: &str) -> bool {
+    PORTS.iter().any(|(name, _)| text.contains(name))
+}
+
 /// Starts a command on a free port and waits until something accepts there.
 fn start(command: &str, cpus: &[usize]) -> Result<(Target, Child)> {
     let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
-    let mut words = split(command)?.into_iter();
-    let words = words.by_ref().map(|word| word.replace("{port}", &port.to_string()));
-    let words: Vec<String> = words.collect();
+    let filled_in = |word: String| {
+        PORTS.iter().fold(word, |word, (name, _)| word.replace(name, &port.to_string()))
+    };
+    let words: Vec<String> = split(command)?.into_iter().map(filled_in).collect();
     let [program, arguments @ ..] = words.as_slice() else {
         return Err(Error::other("the command is empty"));
     };
@@ -114,22 +122,32 @@ fn start(command: &str, cpus: &[usize]) -> Result<(Target, Child)> {
         }
         thread::sleep(REST);
     }
-    let target = format!("ws://127.0.0.1:{port}/").parse().expect("a target");
+    let scheme = PORTS.iter().find(|(name, _)| command.contains(name)).map_or("ws", |&(_, it)| it);
+    let target = format!("{scheme}://127.0.0.1:{port}/").parse().expect("a target");
     Ok((target, child))
 }
 
-/// Calls `start` on a thread that is pinned to the first of `cpus`, from which what it starts
-/// inherits that.
+/// Calls `start` on a thread that is pinned to `cpus` (none: as this one is), from which what it
+/// starts inherits that.
 pub fn on<T: Send>(cpus: &[usize], start: impl FnOnce() -> T + Send) -> T {
     thread::scope(|scope| {
         let started = scope.spawn(|| {
-            if let Some(&id) = cpus.first() {
-                core_affinity::set_for_current(CoreId { id });
-            }
+            pin(cpus);
             start()
         });
         started.join().expect("it does not panic")
     })
+}
+
+fn pin(cpus: &[usize]) {
+    let mut set = CpuSet::new();
+    for &cpu in cpus.iter().filter(|&&cpu| cpu < CpuSet::MAX_CPU) {
+        set.set(cpu);
+    }
+    if set.count() > 0 {
+        // It was found among those that are allowed; if it is not any more, the figures show it.
+        let _ = sched_setaffinity(None, &set);
+    }
 }
 
 /// The words of a command: parted at white space outside of quotes.
@@ -292,6 +310,8 @@ fn sum(name: &str, turns: Vec<Turn>) -> Measurement {
     let cost = costs.last().map(|last| Cost {
         user_us: total_us * user_part,
         system_us: total_us * (1.0 - user_part),
+        machine_us: (costs.iter().all(|cost| cost.machine_us.is_some()))
+            .then(|| of(|cost| cost.machine_us.unwrap_or_default())),
         context_switches: of(|cost| cost.context_switches),
         syscalls: None,
         resident_octets: last.resident_octets,
@@ -307,11 +327,12 @@ fn sum(name: &str, turns: Vec<Turn>) -> Measurement {
 /// The figures of a round that are compared: name, and value from measurement and cost. The rate is
 /// that of messages, and the CPU time that of the server for each of them.
 type Figure = (&'static str, fn(&Round, Option<&Cost>) -> Option<f64>);
-const FIGURES: [Figure; 4] = [
+const FIGURES: [Figure; 5] = [
     ("p50", |round, _| Some(round.p50_ns as f64)),
     ("p99", |round, _| Some(round.p99_ns as f64)),
     ("rate", |round, _| Some(round.rate())),
     ("CPU time", |_, cost| cost.map(|cost| cost.user_us + cost.system_us)),
+    ("machine CPU", |_, cost| cost.and_then(|cost| cost.machine_us)),
 ];
 
 fn ratios(contestants: &[Contestant], all: &[Vec<Turn>], seed: u64) -> Vec<Ratio> {

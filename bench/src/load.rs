@@ -279,7 +279,7 @@ pub fn run(
     provide_descriptors(plan)?;
     let links = opener::open_all(plan, stop)?;
     let threads = plan.threads();
-    let payloads = Payloads::new(&plan.mix, plan.seed);
+    let payloads = Payloads::new(&plan.mix, plan.seed, plan.compresses);
     let (reopening, openers) = Reopening::of(plan)?;
     let tallies: Vec<Mutex<Tally>> = (0..threads).map(|_| Mutex::default()).collect();
     let begin_ns = now_ns() + (LEAD + LEAD_EACH * plan.connections as u32).as_nanos() as u64;

@@ -361,6 +361,7 @@ fn costs(result: &Results) -> Markup {
                     th scope="col" { (subject(result)) }
                     th scope="col" { "user, µs" }
                     th scope="col" { "system, µs" }
+                    th scope="col" { "machine, µs" }
                     th scope="col" { "context switches" }
                     th scope="col" { "system calls" }
                     th scope="col" { "resident, MiB" }
@@ -372,13 +373,9 @@ fn costs(result: &Results) -> Markup {
                         th scope="row" { (measurement.name) }
                         td { (text::grouped(cost.user_us, 2)) }
                         td { (text::grouped(cost.system_us, 2)) }
+                        td { (cost.machine_us.map_or("–".to_owned(), |it| text::grouped(it, 2))) }
                         td { (text::grouped(cost.context_switches, 3)) }
-                        td {
-                            @match cost.syscalls {
-                                Some(syscalls) => (text::grouped(syscalls, 3)),
-                                None => "–",
-                            }
-                        }
+                        td { (cost.syscalls.map_or("–".to_owned(), |it| text::grouped(it, 3))) }
                         td { (text::grouped(cost.resident_octets as f64 / f64::from(1 << 20), 1)) }
                     }
                 }
@@ -386,7 +383,7 @@ fn costs(result: &Results) -> Markup {
         }))
         p.note {
             "All but the memory are of one message: processor time in user mode and in the kernel, \
-             times that a thread gave up or lost its processor, and system calls. The memory is what \
+             that of everything on the machine with the client in it, times that a thread gave up or lost its processor, and system calls. The memory is what \
              was resident at the end."
         }
     }

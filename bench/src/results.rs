@@ -148,6 +148,10 @@ pub struct Cost {
     pub user_us: f64,
     /// Processor time in the kernel, in microseconds a message.
     pub system_us: f64,
+    /// Processor time of the whole machine, the client's and the kernel's threads' included, in
+    /// microseconds a message, where a round was long enough to know it.
+    #[serde(default)]
+    pub machine_us: Option<f64>,
     /// Times that a thread gave its processor up or lost it, a message.
     pub context_switches: f64,
     /// System calls a message, where something could count them.

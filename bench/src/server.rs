@@ -7,6 +7,10 @@ use std::time::Duration;
 
 use crate::results::Cost;
 
+/// Ticks of the machine below which its processor time is not known well enough: a tick is a
+/// twentieth part of them.
+const MACHINE_TICKS_MIN: u64 = 20;
+
 /// The server's program, which stands beside the program of the benchmark.
 pub fn program() -> PathBuf {
     std::env::current_exe().expect("this program").with_file_name("ringecho")
@@ -98,6 +102,7 @@ pub fn usage_of(pid: u32) -> Result<Usage> {
         usage.context_switches += field(&status, "nonvoluntary_ctxt_switches:");
     }
     let status = std::fs::read_to_string(format!("{directory}/status"))?;
+    usage.machine_ticks = busy_ticks(&std::fs::read_to_string("/proc/stat")?);
     usage.resident_octets = field(&status, "VmRSS:") * 1024;
     let stat = std::fs::read_to_string(format!("{directory}/stat"))?;
     // Fields 14 and 15, counted from the name in parentheses, which is the second (proc(5)).
@@ -118,6 +123,8 @@ pub struct Usage {
     pub system_ticks: u64,
     /// Times that a thread gave its processor up or lost it.
     pub context_switches: u64,
+    /// Ticks in which a processor of the machine was busy, with whatever.
+    pub machine_ticks: u64,
     /// Memory in use now.
     pub resident_octets: u64,
 }
@@ -132,15 +139,29 @@ impl Usage {
             self.system_ticks.saturating_sub(before.system_ticks) as f64,
         ];
         let user_part = if user + system > 0.0 { user / (user + system) } else { 0.0 };
+        let machine_ticks = self.machine_ticks.saturating_sub(before.machine_ticks);
         let switches = self.context_switches.saturating_sub(before.context_switches);
         Cost {
             user_us: total_us * user_part / messages,
             system_us: total_us * (1.0 - user_part) / messages,
+            machine_us: (machine_ticks >= MACHINE_TICKS_MIN).then(|| {
+                let ticks_per_second = rustix::param::clock_ticks_per_second() as f64;
+                machine_ticks as f64 / ticks_per_second * 1e6 / messages
+            }),
             context_switches: switches as f64 / messages,
             syscalls: None,
             resident_octets: self.resident_octets,
         }
     }
+}
+
+/// The ticks of all processors that were neither idle nor lost to other machines: of the first line
+/// of `/proc/stat` those for user, nice, system, irq and softirq (proc_stat(5)).
+fn busy_ticks(stat: &str) -> u64 {
+    let line = stat.lines().next().unwrap_or_default();
+    let ticks: Vec<u64> =
+        line.split_whitespace().skip(1).map(|ticks| ticks.parse().unwrap_or(0)).collect();
+    [0, 1, 2, 5, 6].iter().filter_map(|&at| ticks.get(at)).sum()
 }
 
 /// The number in the line of `status` that begins with `name`; 0 if there is none.
@@ -155,5 +176,20 @@ impl Drop for Server {
         // The figures are taken; how it ends does not matter.
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn idle_and_stolen_ticks_are_not_busy() {
+        let stat = "cpu  1 20 300 4000 50000 600000 7000000 80000000 900000000 0\ncpu0 1 1 1 1";
+        assert_eq!(busy_ticks(stat), 7_600_321);
+        let before = Usage { machine_ticks: 100, ..Usage::default() };
+        let after = |machine_ticks| Usage { machine_ticks, ..before };
+        assert_eq!(after(119).since(&before, 10).machine_us, None);
+        assert!(after(120).since(&before, 10).machine_us.is_some());
     }
 }

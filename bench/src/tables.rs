@@ -101,24 +101,30 @@ fn latencies(results: &Results, text: &mut String) -> std::fmt::Result {
     Ok(())
 }
 
+fn counted(figure: Option<f64>) -> String {
+    figure.map_or("not counted".to_owned(), |figure| format!("{figure:.2}"))
+}
+
 fn costs(results: &Results, text: &mut String) -> std::fmt::Result {
     if results.measurements.iter().all(|measurement| measurement.cost.is_none()) {
         return Ok(());
     }
     writeln!(
         text,
-        "\nserver, a message: processor time in µs, context switches, system calls; resident memory"
+        "\nserver, a message: processor time in µs (machine: of everything on it, client included), context \
+         switches, system calls; resident memory"
     )?;
     for measurement in &results.measurements {
         let Some(cost) = &measurement.cost else { continue };
         writeln!(
             text,
-            "{}: user {:.2}, system {:.2}, switches {:.2}, calls {}; {:.1} MiB",
+            "{}: user {:.2}, system {:.2}, machine {}, switches {:.2}, calls {}; {:.1} MiB",
             measurement.name,
             cost.user_us,
             cost.system_us,
+            counted(cost.machine_us),
             cost.context_switches,
-            cost.syscalls.map_or("not counted".to_owned(), |calls| format!("{calls:.2}")),
+            counted(cost.syscalls),
             cost.resident_octets as f64 / f64::from(1 << 20)
         )?;
     }

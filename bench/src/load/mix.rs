@@ -9,6 +9,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use crate::random::Random;
+use crate::records::Records;
 use crate::session::Form;
 
 /// Octets of a message, at most: what ringecho and most servers accept without being told to.
@@ -17,6 +18,9 @@ pub const SIZE_MAX: usize = 64 << 20;
 const WEIGHT_MAX: u64 = 1_000_000;
 /// Places in the pool at which a payload may begin.
 const OFFSETS: usize = 4096;
+/// The same where messages are compressed: so many that hardly one is found in the window of 32 KiB
+/// that compression looks back on.
+const OFFSETS_COMPRESSED: usize = 8 << 20;
 /// Octets at the front of a payload that tell it from others, at most.
 const STAMP: usize = 16;
 
@@ -166,6 +170,7 @@ impl FromStr for Kind {
 pub(super) struct Payloads {
     mix: Mix,
     seed: u64,
+    offsets: usize,
     text: Arc<[u8]>,
     binary: Arc<[u8]>,
     /// The last payload.
@@ -173,16 +178,21 @@ pub(super) struct Payloads {
 }
 
 impl Payloads {
-    pub(super) fn new(mix: &Mix, seed: u64) -> Payloads {
+    /// Text is of 64 letters, digits and marks, all equally often; or, if it `is_compressed`, JSON.
+    pub(super) fn new(mix: &Mix, seed: u64, is_compressed: bool) -> Payloads {
         let mut random = Random::new(seed);
+        let offsets = if is_compressed { OFFSETS_COMPRESSED } else { OFFSETS };
         let length = |form| {
             let sizes = mix.kinds.iter().filter(|kind| kind.form == form).map(|kind| kind.size);
-            sizes.max().map_or(0, |size| size + OFFSETS)
+            sizes.max().map_or(0, |size| size + offsets)
         };
-        // Letters and digits and a few marks: 64 of them, all printable.
-        let text = (0..length(Form::Text)).map(|_| b'0' + random.below(64) as u8).collect();
+        let text = match length(Form::Text) {
+            0 => Arc::default(),
+            length if is_compressed => Records::new(seed).message(length).into_bytes().into(),
+            length => (0..length).map(|_| b'0' + random.below(64) as u8).collect(),
+        };
         let binary = (0..length(Form::Binary)).map(|_| random.number() as u8).collect();
-        Payloads { mix: mix.clone(), seed, text, binary, payload: Vec::new() }
+        Payloads { mix: mix.clone(), seed, offsets, text, binary, payload: Vec::new() }
     }
 
     /// What kind message `number` of a connection is.
@@ -208,7 +218,7 @@ impl Payloads {
             Form::Binary => &self.binary,
         };
         // The choice of the kind took the low bits.
-        let offset = (drawn >> 32) as usize % OFFSETS;
+        let offset = (drawn >> 32) as usize % self.offsets;
         self.payload.clear();
         self.payload.extend_from_slice(&pool[offset..offset + kind.size]);
         // What changes from one message to the next comes first, for it has to fit in short ones.
@@ -279,7 +289,7 @@ mod tests {
     #[test]
     fn kinds_are_drawn_by_their_weights() {
         let mix: Mix = "16*90,4096:binary*10".parse().expect("a mix");
-        let payloads = Payloads::new(&mix, 1);
+        let payloads = Payloads::new(&mix, 1, false);
         let large = (0..10_000).filter(|&number| payloads.kind(3, number).size == 4096).count();
         assert!((850..1150).contains(&large), "{large} of 10000");
     }
@@ -287,7 +297,7 @@ mod tests {
     #[test]
     fn payloads_are_text_where_they_have_to_be_and_differ_from_message_to_message() {
         let mix: Mix = "16,40:binary".parse().expect("a mix");
-        let mut payloads = Payloads::new(&mix, 1);
+        let mut payloads = Payloads::new(&mix, 1, false);
         let [text, binary] = [mix.kinds()[0], mix.kinds()[1]];
         let mut seen = std::collections::HashSet::new();
         for connection in 0..10 {

@@ -51,6 +51,7 @@ pub(super) fn load() -> Results {
     measurement.cost = Some(Cost {
         user_us: 0.412,
         system_us: 3.871,
+        machine_us: None,
         context_switches: 0.0312,
         syscalls: Some(0.204),
         resident_octets: 9_437_184,
@@ -79,6 +80,7 @@ pub(super) fn comparison() -> Results {
         measurement.cost = Some(Cost {
             user_us: median_us / 20.0,
             system_us: median_us / 4.0,
+            machine_us: Some(median_us),
             context_switches: 1.0 + median_us / 1000.0,
             syscalls,
             resident_octets: (median_us * 400_000.0) as u64,

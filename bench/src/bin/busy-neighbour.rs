@@ -1,0 +1,111 @@
+//! Measures what the wait strategies of the server leave to others: the part of the server's
+//! processor that a neighbour gets which computes without pause, and the round trip of the reference
+//! case meanwhile, as a ratio to `block` paired by round.
+
+use std::process::{Command, ExitCode};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use core_affinity::CoreId;
+use ringbench::rtt::{self, Case, Wait};
+use ringbench::server::{Server, program};
+use ringbench::spread;
+use ringbench::target::Target;
+
+const STRATEGIES: [&str; 4] = ["block", "spin", "adaptive", "sqpoll"];
+const ROUNDS: usize = 9;
+const MESSAGES: u64 = 3000;
+/// How long the neighbour counts alone, to know what the whole of a processor is.
+const ALONE: Duration = Duration::from_millis(50);
+
+/// What one round measured.
+#[derive(Debug, Clone, Copy, Default)]
+struct Round {
+    p50_us: f64,
+    /// The part of its processor that the neighbour got.
+    part: f64,
+}
+
+/// Does `work` while another thread counts on `cpu`, and gives its counts a second
+/// too.
+fn beside_neighbour<T>(cpu: usize, work: impl FnOnce() -> T) -> (T, f64) {
+    let (stop, counted) = (AtomicBool::new(false), AtomicU64::new(0));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            core_affinity::set_for_current(CoreId { id: cpu });
+            while !stop.load(Relaxed) {
+                for _ in 0..1000 {
+                    std::hint::black_box(counted.fetch_add(1, Relaxed));
+                }
+            }
+        });
+        let begin = Instant::now();
+        let result = work();
+        let rate = counted.load(Relaxed) as f64 / begin.elapsed().as_secs_f64();
+        stop.store(true, Relaxed);
+        (result, rate)
+    })
+}
+
+fn measure(strategy: &str, [server_cpu, client_cpu]: [usize; 2]) -> Result<Round, String> {
+    let mut command = Command::new(program());
+    let cpu = server_cpu.to_string();
+    command.args(["--listen", "127.0.0.1:0", "--cpus", &cpu, "--wait", strategy]);
+    let server = ringbench::compare::on(&[server_cpu], || Server::start(&mut command))
+        .map_err(|error| error.to_string())?;
+    let target: Target = format!("ws://{}/", server.address()).parse()?;
+    let Some(case) = Case::autobahn(MESSAGES).into_iter().find(|case| case.name == "9.7.2") else {
+        unreachable!("the reference case is among the suite's")
+    };
+    let stop = AtomicBool::new(false);
+    let run = || rtt::run(&target, &case, Wait::Block, 1, &stop);
+    let ((), alone) = beside_neighbour(client_cpu, || std::thread::sleep(ALONE));
+    let (outcome, rate) = beside_neighbour(server_cpu, run);
+    let outcome = outcome.map_err(|problem| problem.to_string())?;
+    match outcome.problem {
+        Some(problem) => Err(problem.to_string()),
+        None => Ok(Round {
+            p50_us: outcome.latencies.percentile_ns(50.0) as f64 / 1e3,
+            part: rate / alone,
+        }),
+    }
+}
+
+fn measure_all() -> Result<(), String> {
+    let cpus: Vec<usize> =
+        core_affinity::get_core_ids().unwrap_or_default().iter().map(|core| core.id).collect();
+    let &[server_cpu, client_cpu, ..] = cpus.as_slice() else {
+        return Err(format!("two processors are needed; this process may use {cpus:?}"));
+    };
+    core_affinity::set_for_current(CoreId { id: client_cpu });
+    println!("16-byte text, one connection, {MESSAGES} messages a round, {ROUNDS} rounds, with a");
+    println!("neighbour on the server's processor; median of the rounds (least to greatest)\n");
+    println!("{:10} {:28} {:28} neighbour's part", "", "p50 µs", "p50 / block");
+    let mut rounds = [[Round::default(); STRATEGIES.len()]; ROUNDS];
+    for (number, round) in rounds.iter_mut().enumerate() {
+        // Another one begins each time.
+        for turn in 0..STRATEGIES.len() {
+            let strategy = (number + turn) % STRATEGIES.len();
+            round[strategy] = measure(STRATEGIES[strategy], [server_cpu, client_cpu])?;
+        }
+    }
+    for (strategy, name) in STRATEGIES.iter().enumerate() {
+        let of = |value: fn(&Round, &Round) -> f64| {
+            spread(rounds.iter().map(|round| value(&round[strategy], &round[0])), 2)
+        };
+        let p50 = of(|it, _| it.p50_us);
+        let ratio = of(|it, block| it.p50_us / block.p50_us);
+        println!("{name:10} {p50:28} {ratio:28} {}", of(|it, _| it.part));
+    }
+    Ok(())
+}
+
+fn main() -> ExitCode {
+    match measure_all() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(problem) => {
+            eprintln!("busy-neighbour: {problem}");
+            ExitCode::FAILURE
+        }
+    }
+}
