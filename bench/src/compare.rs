@@ -16,8 +16,8 @@ use crate::server::{Usage, usage_of};
 use crate::statistics::{Estimate, bootstrap, median};
 use crate::target::Target;
 
-/// What stands for a free port in a command, and what the server speaks there.
-const PORTS: [(&str, &str); 2] = [("{port}", "ws"), ("{tcp-port}", "tcp")];
+/// What stands for a free port in a command: where the server speaks WebSocket, or plain octets.
+const PORTS: [&str; 2] = ["{port}", "{tcp-port}"];
 /// How long a server that was started may take until it accepts.
 const START_TIMEOUT: Duration = Duration::from_secs(20);
 /// Time for a server to fall asleep, after which the account of its processor time is complete.
@@ -88,15 +88,14 @@ impl Drop for Contestant {
 
 /// Whether this is a command that starts a server.
 pub fn is_command(text: &str) -> bool {
-    PORTS.iter().any(|(name, _)| text.contains(name))
+    PORTS.iter().any(|name| text.contains(name))
 }
 
 /// Starts a command on a free port and waits until something accepts there.
 fn start(command: &str, cpus: &[usize]) -> Result<(Target, Child)> {
     let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
-    let filled_in = |word: String| {
-        PORTS.iter().fold(word, |word, (name, _)| word.replace(name, &port.to_string()))
-    };
+    let filled_in =
+        |word: String| PORTS.iter().fold(word, |word, name| word.replace(name, &port.to_string()));
     let words: Vec<String> = split(command)?.into_iter().map(filled_in).collect();
     let [program, arguments @ ..] = words.as_slice() else {
         return Err(Error::other("the command is empty"));
@@ -122,8 +121,10 @@ fn start(command: &str, cpus: &[usize]) -> Result<(Target, Child)> {
         }
         thread::sleep(REST);
     }
-    let scheme = PORTS.iter().find(|(name, _)| command.contains(name)).map_or("ws", |&(_, it)| it);
-    let target = format!("{scheme}://127.0.0.1:{port}/").parse().expect("a target");
+    let is_websocket = command.contains(PORTS[0]);
+    let address = format!("127.0.0.1:{port}");
+    let target = if is_websocket { format!("ws://{address}/") } else { format!("tcp://{address}") };
+    let target = target.parse().expect("a target");
     Ok((target, child))
 }
 
@@ -444,6 +445,11 @@ mod tests {
             (named.name.as_str(), named.target.to_string().as_str()),
             ("peer", "ws://127.0.0.1:9001/")
         );
+        // Whatever listens is enough to be started.
+        let listens = "python3 -c 'import socket, time; listener = socket.create_server(\
+                       (\"127.0.0.1\", {tcp-port})); time.sleep(9)'";
+        let plain = Contestant::new(listens, &[]).expect("a server");
+        assert!(plain.target.websocket.is_none(), "{}", plain.target);
         let wrong = Contestant::new("sleep 10", &[]).expect_err("no port");
         assert!(wrong.contains("{port}"), "{wrong}");
         let ended = Contestant::new("false {port}", &[]).expect_err("it ends");
