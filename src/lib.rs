@@ -12,6 +12,7 @@ pub mod doctor;
 pub mod engine;
 pub mod memory;
 pub mod metrics;
+pub mod offload;
 pub mod protocol;
 pub mod server;
 pub mod slab;

@@ -29,6 +29,8 @@ use super::ring::{
     Blocking, Completion, Further, Lease, Patience, Received, Reply, Ring, Sent, Socket, Wait,
 };
 use crate::buffer::{Cursors, HEADROOM, Region, Spill};
+use crate::offload::gate::Gate;
+use crate::offload::{self, FEW};
 use crate::protocol::close::CloseCode;
 use crate::protocol::{Admission, Connection, Context, Next};
 use crate::slab::{Key, Slab};
@@ -49,6 +51,8 @@ pub const BACKLOG_MAX: usize = 64 << 10;
 pub const REFUSED_MAX: usize = 64;
 /// How long nothing more is said of a failure to accept.
 pub const WARNING_PAUSE: Duration = Duration::from_secs(60);
+/// How long it takes until the pump looks again for what only the kernel's own threads can bring on.
+pub const SECOND_LOOK: Duration = Duration::from_millis(1);
 /// Deadlines of connections that are gone, before they are swept out.
 const DUE_SLACK: usize = 64;
 
@@ -125,6 +129,25 @@ impl Sending {
     }
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Watching {
+    Not,
+    On,
+    /// Cancelled, its completion still to come.
+    Stopping,
+}
+
+/// A connection that the kernel sees before the pump does.
+#[derive(Debug)]
+struct Offloaded {
+    gate: Gate,
+    watching: Watching,
+    /// Receiving rests until the kernel has moved on.
+    is_resting: bool,
+    /// The peer has hung up: the kernel has nothing more to echo.
+    has_hung_up: bool,
+}
+
 /// Whether a peer takes what it is owed at the end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Progress {
@@ -151,6 +174,9 @@ struct Peer {
     is_held: bool,
     progress: Progress,
     admission: Admission,
+    /// The opening handshake is not done.
+    is_new: bool,
+    offloaded: Option<Box<Offloaded>>,
 }
 
 impl Peer {
@@ -185,6 +211,10 @@ impl Peer {
 enum Due {
     /// End a connection, if it is still in this stage.
     Leave(Key, Stage),
+    /// Look at an offloaded connection again.
+    Look(Key),
+    /// Say to an offloaded connection that the server goes away.
+    GoAway(Key),
     /// Accept again on this listener.
     Accept(u32),
     /// End what has not drained.
@@ -204,6 +234,7 @@ pub struct Pump<'a, R> {
     ring: R,
     context: Context<'a>,
     limit: &'a Limit,
+    offload: offload::Policy,
     peers: Slab<Peer>,
     listeners: Vec<Accepting>,
     /// Connections whose receive found no buffer, in that order.
@@ -226,6 +257,7 @@ impl<'a, R: Ring> Pump<'a, R> {
             ring,
             context,
             limit,
+            offload: offload::Policy::Off,
             peers: Slab::default(),
             listeners: Vec::new(),
             starved: VecDeque::new(),
@@ -236,6 +268,13 @@ impl<'a, R: Ring> Pump<'a, R> {
             quick_sends: 0,
             is_eager: false,
         }
+    }
+
+    /// Has connections offloaded by this policy.
+    #[must_use]
+    pub fn with_offload(mut self, policy: offload::Policy) -> Pump<'a, R> {
+        self.offload = policy;
+        self
     }
 
     /// Serves until the ring says to stop and the connections have drained.
@@ -346,6 +385,8 @@ impl<'a, R: Ring> Pump<'a, R> {
             Completion::Accepted { listener, result, further } => {
                 self.accepted(listener, result, further);
             }
+            Completion::Passed { key } => self.passed(key),
+            Completion::HungUp { key } => self.hung_up(key),
             Completion::Closed { key } => self.closed(key),
             Completion::StopRequested => self.stop(),
         }
@@ -366,6 +407,11 @@ impl<'a, R: Ring> Pump<'a, R> {
         match received {
             Received::Data { lease, octets } => {
                 self.context.counters.bytes_in.add(u64::from(octets));
+                if let Some(offloaded) = &mut peer.offloaded {
+                    offloaded.gate.received(octets.into());
+                    // It came while receiving was being stopped.
+                    offloaded.gate.wake(self.ring.record(&offloaded.gate.place));
+                }
                 if peer.stage == Stage::Serving {
                     self.answer(key, lease, octets as usize);
                 } else {
@@ -377,7 +423,7 @@ impl<'a, R: Ring> Pump<'a, R> {
                 peer.receiving = Receiving::Starved;
                 self.starved.push_back(key);
             }
-            Received::End => peer.has_ended = true,
+            Received::End => self.ended(key),
             // Only this pump cancels, and it knows why.
             Received::Failed(Errno::CANCELED) => {}
             Received::Failed(_) => self.abandon(key),
@@ -397,6 +443,14 @@ impl<'a, R: Ring> Pump<'a, R> {
                 peer.spill = Some(Box::new(Spill::leftover(bytes, &mut cursors)));
             }
             let reply = cursors.reply();
+            if let Some(offloaded) = &mut peer.offloaded {
+                offloaded.gate.replied(octets, reply.len());
+            } else if peer.is_new && peer.protocol.is_open() {
+                // A buffer that is not full has emptied the socket.
+                let is_drained = HEADROOM + octets < bytes.len();
+                self.opened(key, is_drained);
+            }
+            let Some(peer) = self.peers.get_mut(key) else { return self.ring.recycle(lease) };
             if reply.is_empty() {
                 self.ring.recycle(lease);
             } else {
@@ -408,11 +462,18 @@ impl<'a, R: Ring> Pump<'a, R> {
             }
             next
         } else {
+            let is_drained = HEADROOM + octets < bytes.len();
             let spill = peer.spill.get_or_insert_default();
             spill.append(&bytes[HEADROOM..HEADROOM + octets]);
             self.ring.recycle(lease);
             let next = peer.protocol.advance(&mut spill.region(), &self.context);
             peer.spill.take_if(|spill| spill.is_empty());
+            if let Some(offloaded) = &mut peer.offloaded {
+                // More came than one frame at a time.
+                offloaded.gate.replied(octets, 0);
+            } else if peer.is_new && peer.protocol.is_open() {
+                self.opened(key, is_drained);
+            }
             next
         };
         match next {
@@ -448,6 +509,9 @@ impl<'a, R: Ring> Pump<'a, R> {
         self.context.counters.bytes_out.add(u64::from(octets));
         let Some(peer) = self.peers.get_mut(key) else { return };
         peer.sending = Sending::Nothing;
+        if let Some(offloaded) = &mut peer.offloaded {
+            offloaded.gate.sent(octets.into());
+        }
         if octets > 0 && peer.progress == Progress::None {
             peer.progress = Progress::Some;
         }
@@ -473,6 +537,7 @@ impl<'a, R: Ring> Pump<'a, R> {
         let is_plain = peer.stage == Stage::Serving
             && peer.receiving == Receiving::On
             && peer.spill.is_none()
+            && peer.offloaded.is_none()
             && !peer.has_ended;
         if !is_plain {
             self.settle_slowly(key);
@@ -495,7 +560,11 @@ impl<'a, R: Ring> Pump<'a, R> {
                 self.is_eager |= peer.stage == Stage::Farewell || peer.reply_octets() > 0;
             }
             if peer.sending == Sending::Nothing && peer.stage == Stage::Farewell {
-                if peer.has_ended {
+                let is_flushed = self.is_flushed(key);
+                let Some(peer) = self.peers.get_mut(key) else { return };
+                if !is_flushed {
+                    self.look_again(key);
+                } else if peer.has_ended {
                     peer.stage = Stage::Leaving;
                 } else {
                     // Section 7.1.1: the server closes first; what it has sent must not be lost
@@ -508,8 +577,10 @@ impl<'a, R: Ring> Pump<'a, R> {
                 }
             }
         }
+        let Some(peer) = self.peers.get_mut(key) else { return };
+        // What is still to be sent waits for the peer, or for the kernel to move on.
         if peer.stage == Stage::Farewell
-            && peer.sending == Sending::Patient
+            && peer.sending != Sending::Quick
             && peer.progress == Progress::Unwatched
         {
             peer.progress = Progress::None;
@@ -525,8 +596,14 @@ impl<'a, R: Ring> Pump<'a, R> {
         if peer.stage == Stage::Closing {
             return;
         }
+        self.settle_offload(key);
+        let Some(peer) = self.peers.get_mut(key) else { return };
         let is_clogged = peer.sending != Sending::Nothing && peer.is_full();
-        let is_wanted = !peer.has_ended && !is_clogged;
+        let is_left = peer
+            .offloaded
+            .as_ref()
+            .is_some_and(|offloaded| offloaded.gate.is_open() || offloaded.is_resting);
+        let is_wanted = !peer.has_ended && !is_clogged && !is_left;
         match peer.receiving {
             Receiving::Off if is_wanted => {
                 self.ring.receive(key, &peer.socket);
@@ -580,7 +657,16 @@ impl<'a, R: Ring> Pump<'a, R> {
         }
         // A quick send ends by itself with the next submission.
         self.is_eager |= peer.sending == Sending::Quick;
-        if peer.receiving != Receiving::Stopping && peer.sending == Sending::Nothing {
+        if let Some(offloaded) = &mut peer.offloaded
+            && offloaded.watching == Watching::On
+        {
+            self.ring.cancel_watch(key);
+            offloaded.watching = Watching::Stopping;
+        }
+        let is_watched =
+            peer.offloaded.as_ref().is_some_and(|it| it.watching == Watching::Stopping);
+        if peer.receiving != Receiving::Stopping && peer.sending == Sending::Nothing && !is_watched
+        {
             peer.stage = Stage::Closing;
             let socket = std::mem::replace(&mut peer.socket, Socket(-1));
             self.ring.close(key, socket);
@@ -667,7 +753,12 @@ impl<'a, R: Ring> Pump<'a, R> {
             is_held: false,
             progress: Progress::Unwatched,
             admission,
+            is_new: true,
+            offloaded: None,
         });
+        if self.is_crowded() {
+            self.take_all_back();
+        }
         if admission == Admission::Full {
             self.leave_after(LINGER_MAX, key, Stage::Serving);
         }
@@ -681,6 +772,9 @@ impl<'a, R: Ring> Pump<'a, R> {
     #[cold]
     fn closed(&mut self, key: Key) {
         let Some(peer) = self.peers.remove(key) else { return };
+        if let Some(offloaded) = peer.offloaded {
+            self.ring.delist(offloaded.gate.place);
+        }
         self.context.counters.connections_open.subtract(1);
         match peer.admission {
             Admission::Open => self.limit.leave(),
@@ -689,7 +783,9 @@ impl<'a, R: Ring> Pump<'a, R> {
         // Most connections are gone before they are due; what they leave behind stays bounded.
         if self.due.len() > 2 * self.peers.len() + DUE_SLACK {
             self.due.retain(|&Reverse((_, due))| match due {
-                Due::Leave(key, _) => self.peers.get_mut(key).is_some(),
+                Due::Leave(key, _) | Due::Look(key) | Due::GoAway(key) => {
+                    self.peers.get_mut(key).is_some()
+                }
                 Due::Accept(_) | Due::Stop => true,
             });
         }
@@ -713,19 +809,29 @@ impl<'a, R: Ring> Pump<'a, R> {
             }
         }
         for key in self.peers.keys().collect::<Vec<Key>>() {
-            let Some(peer) = self.peers.get_mut(key) else { continue };
-            if peer.stage != Stage::Serving {
-                continue;
-            }
-            let spill = peer.spill.get_or_insert_default();
-            let region = &mut spill.region();
-            let next = peer.protocol.close(CloseCode::GOING_AWAY, region, &self.context);
-            peer.spill.take_if(|spill| spill.is_empty());
-            if next == Next::Close {
-                self.part(key);
-            }
-            self.settle(key);
+            self.go_away(key);
         }
+    }
+
+    /// Says to a peer that the server goes away.
+    fn go_away(&mut self, key: Key) {
+        if !self.is_flushed(key) {
+            // The close frame comes behind all that the kernel has echoed.
+            self.due.push(Reverse((self.ring.now() + SECOND_LOOK, Due::GoAway(key))));
+            return self.settle(key);
+        }
+        let Some(peer) = self.peers.get_mut(key) else { return };
+        if peer.stage != Stage::Serving {
+            return;
+        }
+        let spill = peer.spill.get_or_insert_default();
+        let region = &mut spill.region();
+        let next = peer.protocol.close(CloseCode::GOING_AWAY, region, &self.context);
+        peer.spill.take_if(|spill| spill.is_empty());
+        if next == Next::Close {
+            self.part(key);
+        }
+        self.settle(key);
     }
 
     #[cold]
@@ -737,6 +843,15 @@ impl<'a, R: Ring> Pump<'a, R> {
             self.due.pop();
             match due {
                 Due::Leave(key, stage) => self.leave_unless_progressing(key, stage),
+                Due::Look(key) => {
+                    if let Some(peer) = self.peers.get_mut(key)
+                        && let Some(offloaded) = &mut peer.offloaded
+                    {
+                        offloaded.is_resting = false;
+                    }
+                    self.settle(key);
+                }
+                Due::GoAway(key) => self.go_away(key),
                 Due::Accept(listener) => {
                     if self.listeners[listener as usize] == Accepting::Paused {
                         self.listeners[listener as usize] = Accepting::On;
@@ -768,6 +883,133 @@ impl<'a, R: Ring> Pump<'a, R> {
     fn leave_by(&mut self, key: Key) {
         self.abandon(key);
         self.settle(key);
+    }
+
+    /// Whether a worker that offloads a few connections has more.
+    fn is_crowded(&self) -> bool {
+        self.offload == offload::Policy::Auto && self.peers.len() > FEW
+    }
+
+    /// The opening handshake is done, and its answer not yet sent. `is_drained`: no octet of the
+    /// connection waited behind those that were received last.
+    #[cold]
+    fn opened(&mut self, key: Key, is_drained: bool) {
+        let is_offloading = self.offload != offload::Policy::Off && !self.is_crowded();
+        let Some(peer) = self.peers.get_mut(key) else { return };
+        peer.is_new = false;
+        if !is_offloading || !is_drained || self.is_stopping || !peer.protocol.is_between_messages()
+        {
+            return;
+        }
+        if let Some(place) = self.ring.enlist(key, &peer.socket) {
+            let gate = Gate::new(place, self.ring.written(&peer.socket));
+            let watching = Watching::Not;
+            peer.offloaded =
+                Some(Box::new(Offloaded { gate, watching, is_resting: false, has_hung_up: false }));
+        }
+    }
+
+    /// Leaves an offloaded connection to the kernel, if all that came is answered.
+    fn settle_offload(&mut self, key: Key) {
+        let is_crowded = self.is_crowded() || self.is_stopping;
+        let Some(peer) = self.peers.get_mut(key) else { return };
+        let Some(offloaded) = &mut peer.offloaded else { return };
+        if peer.stage != Stage::Serving || is_crowded || offloaded.has_hung_up {
+            return;
+        }
+        let record = self.ring.record(&offloaded.gate.place);
+        if peer.spill.is_some()
+            || peer.has_ended
+            || !offloaded.gate.is_ready()
+            || offloaded.gate.has_more(record)
+            || !peer.protocol.is_between_messages()
+        {
+            return;
+        }
+        match peer.sending {
+            // It is known to be sent with the next submission.
+            Sending::Quick => self.is_eager = true,
+            Sending::Nothing => {
+                offloaded.gate.open(record);
+                if offloaded.gate.is_open() && offloaded.watching == Watching::Not {
+                    offloaded.watching = Watching::On;
+                    self.ring.watch(key, &peer.socket);
+                }
+            }
+            Sending::Patient | Sending::Stopping => {}
+        }
+    }
+
+    /// The kernel has passed up octets of a connection that was left to it.
+    #[cold]
+    fn passed(&mut self, key: Key) {
+        let Some(peer) = self.peers.get_mut(key) else { return };
+        let Some(offloaded) = &mut peer.offloaded else { return };
+        let record = self.ring.record(&offloaded.gate.place);
+        record.take_notice();
+        offloaded.gate.wake(record);
+        self.settle(key);
+    }
+
+    #[cold]
+    fn hung_up(&mut self, key: Key) {
+        let Some(peer) = self.peers.get_mut(key) else { return };
+        let Some(offloaded) = &mut peer.offloaded else { return };
+        offloaded.watching = Watching::Not;
+        offloaded.has_hung_up = true;
+        // Receiving then finds out what has happened.
+        offloaded.gate.shut(self.ring.record(&offloaded.gate.place));
+        self.settle(key);
+    }
+
+    /// The peer sends no more, which the socket says before it gives up what the kernel still has of
+    /// an offloaded connection.
+    #[cold]
+    fn ended(&mut self, key: Key) {
+        let Some(peer) = self.peers.get_mut(key) else { return };
+        if let Some(offloaded) = &mut peer.offloaded
+            && offloaded.gate.has_more(self.ring.record(&offloaded.gate.place))
+        {
+            return self.look_again(key);
+        }
+        peer.has_ended = true;
+    }
+
+    fn look_again(&mut self, key: Key) {
+        let Some(peer) = self.peers.get_mut(key) else { return };
+        let Some(offloaded) = &mut peer.offloaded else { return };
+        if offloaded.is_resting {
+            return;
+        }
+        offloaded.is_resting = true;
+        self.due.push(Reverse((self.ring.now() + SECOND_LOOK, Due::Look(key))));
+    }
+
+    /// Takes a connection back from the kernel, and says whether nothing of its echoes is still on the
+    /// way to the socket's queue: what is sent now comes behind them, and a close loses none.
+    fn is_flushed(&mut self, key: Key) -> bool {
+        let Some(peer) = self.peers.get_mut(key) else { return true };
+        let Some(offloaded) = &mut peer.offloaded else { return true };
+        if peer.stage > Stage::Farewell {
+            return true;
+        }
+        let record = self.ring.record(&offloaded.gate.place);
+        offloaded.gate.shut(record);
+        offloaded.gate.is_flushed(record, self.ring.written(&peer.socket))
+    }
+
+    /// Takes all connections back from the kernel.
+    #[cold]
+    fn take_all_back(&mut self) {
+        for key in self.peers.keys().collect::<Vec<Key>>() {
+            let Some(peer) = self.peers.get_mut(key) else { continue };
+            if let Some(offloaded) = &mut peer.offloaded
+                && offloaded.gate.is_open()
+            {
+                offloaded.gate.shut(self.ring.record(&offloaded.gate.place));
+                self.settle(key);
+            }
+        }
     }
 
     /// Starts as many starved receives as there are buffers for.

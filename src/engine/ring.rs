@@ -5,7 +5,7 @@
 //! [`Ring::send`] until the ring gives up the rest of it in [`Sent::Cut`] or reports it whole.
 //! So the pump can touch nothing that the kernel reads or writes, and holds no unsafe code.
 //!
-//! Every operation but [`Ring::cancel_receive`] and [`Ring::cancel_send`] ends with exactly one
+//! Every operation but those that cancel ends with exactly one
 //! completion that has no more to follow.
 
 use std::io;
@@ -15,6 +15,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 use rustix::io::Errno;
 
+use crate::offload::{self, record::Record};
 use crate::slab::Key;
 
 /// A connected socket. It is not closed when dropped: [`Ring::close`] does that.
@@ -135,6 +136,16 @@ pub enum Completion {
         /// How many octets of it the kernel took.
         octets: u32,
     },
+    /// The kernel has passed up octets of a connection that was left to it.
+    Passed {
+        /// The connection.
+        key: Key,
+    },
+    /// The watch on a connection is over: its peer has hung up, or it was cancelled.
+    HungUp {
+        /// The connection.
+        key: Key,
+    },
     /// A socket is closed.
     Closed {
         /// The connection.
@@ -202,6 +213,37 @@ pub trait Ring {
 
     /// Closes a socket at once that never had an operation.
     fn discard(&mut self, socket: Socket);
+
+    /// Has the kernel look at what comes on a connection before it can be received, with its gate
+    /// shut; nothing where the ring does not offload, or has no room. The connection's next octets
+    /// have not been received, not even in part.
+    fn enlist(&mut self, _key: Key, _socket: &Socket) -> Option<offload::Place> {
+        None
+    }
+
+    /// Frees the place of a connection whose socket is closed.
+    fn delist(&mut self, _place: offload::Place) {}
+
+    /// The record of an enlisted connection.
+    fn record(&self, _place: &offload::Place) -> &Record {
+        unreachable!("this ring enlists nothing")
+    }
+
+    /// Octets that the kernel was given for sending on a socket, from the first; or fewer, for a
+    /// moment, but not more.
+    fn written(&self, _socket: &Socket) -> u64 {
+        unreachable!("this ring enlists nothing")
+    }
+
+    /// Waits for the peer of an enlisted connection to hang up. It ends with [`Completion::HungUp`].
+    fn watch(&mut self, _key: Key, _socket: &Socket) {
+        unreachable!("this ring enlists nothing")
+    }
+
+    /// Ends the watch, with a completion of its own.
+    fn cancel_watch(&mut self, _key: Key) {
+        unreachable!("this ring enlists nothing")
+    }
 
     /// The whole memory of a leased buffer.
     fn bytes<'a>(&'a mut self, lease: &'a mut Lease) -> &'a mut [u8];

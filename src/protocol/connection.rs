@@ -190,6 +190,22 @@ impl Connection {
         }
     }
 
+    /// Whether the opening handshake is done.
+    #[inline]
+    pub fn is_open(&self) -> bool {
+        self.phase == Phase::Open
+    }
+
+    /// Whether it stands between two messages, open and without compression: what comes next can be
+    /// echoed by whoever sees it, knowing nothing of what came before.
+    pub fn is_between_messages(&self) -> bool {
+        self.phase == Phase::Open
+            && self.frame == Frame::None
+            && self.message == Message::None
+            && self.close_wanted.is_none()
+            && self.compression.is_none()
+    }
+
     /// Turns all that is unread in `region` into reply, as far as it goes. What stays unread is
     /// the beginning of a request or of a header, or waits for [`Next::Expand`]; what stays held
     /// is the beginning of a frame. Both must stand in front of the next octets received.

@@ -1,0 +1,123 @@
+//! What the program in the kernel and user space tell each other about a connection, in memory that
+//! both have mapped.
+//!
+//! Each field has one writer. The program counts what it passes up, user space what it has answered of
+//! that, and the program echoes only while the two agree: the gate is open. Each side writes its own
+//! count before it reads the other's, with a full barrier between, so at least one of them sees the other:
+//! either the program finds that user space must be woken, or user space that there is more to read.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
+
+/// A count of octets answered that the program never reaches: the gate stays shut.
+const SHUT: u64 = u64::MAX;
+
+/// A connection's record; `struct record` in `verdict.bpf.c` is its twin. Counts start when the
+/// connection is enlisted.
+#[derive(Debug, Default)]
+#[repr(C, align(64))]
+pub struct Record {
+    // Written by the program.
+    begun: AtomicU64,
+    done: AtomicU64,
+    passed: AtomicU64,
+    notices: AtomicU64,
+    echoed_frames: AtomicU64,
+    echoed_in: AtomicU64,
+    echoed_out: AtomicU64,
+    echoed_at_ns: AtomicU64,
+    // Written by user space, on a cache line of its own.
+    answered: AtomicU64,
+    sent: AtomicU64,
+    notices_taken: AtomicU64,
+    unused: [AtomicU64; 5],
+}
+
+impl Record {
+    /// Makes it that of a new connection, with the gate shut. Only while no program can run for it.
+    pub fn reset(&self) {
+        for count in [
+            &self.begun,
+            &self.done,
+            &self.passed,
+            &self.notices,
+            &self.echoed_frames,
+            &self.echoed_in,
+            &self.echoed_out,
+            &self.echoed_at_ns,
+            &self.sent,
+            &self.notices_taken,
+        ] {
+            count.store(0, Relaxed);
+        }
+        self.shut();
+    }
+
+    /// Lets the program echo: `answered` octets that it passed up are answered, and with the answers
+    /// `sent` octets were given to the kernel for sending since the connection began. Whether that is
+    /// all that was passed; if not, the gate is shut nevertheless, and there is more to read.
+    pub fn open(&self, answered: u64, sent: u64) -> bool {
+        self.sent.store(sent, Relaxed);
+        self.answered.store(answered, SeqCst);
+        self.passed.load(SeqCst) == answered
+    }
+
+    /// Lets the program echo nothing more. A run that saw the gate open may still be under way, see
+    /// [`Record::is_quiet`].
+    pub fn shut(&self) {
+        self.answered.store(SHUT, SeqCst);
+    }
+
+    /// Of a record that is shut: whether every run of the program that saw it open is over, so that
+    /// [`Record::echoed_out`] stays as it is.
+    pub fn is_quiet(&self) -> bool {
+        // In this order: a run that begins in between sees the gate shut.
+        let done = self.done.load(SeqCst);
+        self.begun.load(SeqCst) == done
+    }
+
+    /// Octets that the program has passed up.
+    pub fn passed(&self) -> u64 {
+        self.passed.load(SeqCst)
+    }
+
+    /// Frames that it has echoed.
+    pub fn echoed_frames(&self) -> u64 {
+        self.echoed_frames.load(SeqCst)
+    }
+
+    /// Octets of the echoes.
+    pub fn echoed_out(&self) -> u64 {
+        self.echoed_out.load(SeqCst)
+    }
+
+    /// Notes that user space knows of a notice; the program then sends another when it must.
+    pub fn take_notice(&self) {
+        self.notices_taken.store(self.notices.load(SeqCst), SeqCst);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::mem::offset_of;
+
+    use super::*;
+
+    #[test]
+    fn it_is_laid_out_as_the_program_has_it() {
+        assert_eq!((size_of::<Record>(), align_of::<Record>()), (128, 64));
+        assert_eq!(offset_of!(Record, passed), 16);
+        assert_eq!(offset_of!(Record, echoed_at_ns), 56);
+        assert_eq!(offset_of!(Record, answered), 64);
+    }
+
+    #[test]
+    fn the_gate_opens_when_all_that_was_passed_is_answered() {
+        let record = Record::default();
+        record.reset();
+        record.passed.store(30, SeqCst);
+        assert!(!record.open(20, 7));
+        assert!(record.open(30, 9));
+        record.shut();
+        assert_ne!(record.answered.load(SeqCst), record.passed());
+    }
+}
