@@ -52,7 +52,7 @@ pub const REFUSED_MAX: usize = 64;
 /// How long nothing more is said of a failure to accept.
 pub const WARNING_PAUSE: Duration = Duration::from_secs(60);
 /// How long it takes until the pump looks again for what only the kernel's own threads can bring on.
-pub const SECOND_LOOK: Duration = Duration::from_millis(1);
+pub const SECOND_LOOK: Duration = Duration::from_micros(100);
 /// Deadlines of connections that are gone, before they are swept out.
 const DUE_SLACK: usize = 64;
 
@@ -107,6 +107,8 @@ enum Receiving {
     Stopping,
     /// Off until a buffer is free.
     Starved,
+    /// Of an offloaded connection: what is there, once.
+    Once,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -409,7 +411,7 @@ impl<'a, R: Ring> Pump<'a, R> {
                 self.context.counters.bytes_in.add(u64::from(octets));
                 if let Some(offloaded) = &mut peer.offloaded {
                     offloaded.gate.received(octets.into());
-                    // It came while receiving was being stopped.
+                    // It came before its notice.
                     offloaded.gate.wake(self.ring.record(&offloaded.gate.place));
                 }
                 if peer.stage == Stage::Serving {
@@ -426,6 +428,8 @@ impl<'a, R: Ring> Pump<'a, R> {
             Received::End => self.ended(key),
             // Only this pump cancels, and it knows why.
             Received::Failed(Errno::CANCELED) => {}
+            // It was passed up, and waits behind echoes that are being sent.
+            Received::Failed(Errno::AGAIN) if peer.offloaded.is_some() => self.look_again(key),
             Received::Failed(_) => self.abandon(key),
         }
         self.settle(key);
@@ -599,11 +603,16 @@ impl<'a, R: Ring> Pump<'a, R> {
         self.settle_offload(key);
         let Some(peer) = self.peers.get_mut(key) else { return };
         let is_clogged = peer.sending != Sending::Nothing && peer.is_full();
-        let is_left = peer
-            .offloaded
-            .as_ref()
-            .is_some_and(|offloaded| offloaded.gate.is_open() || offloaded.is_resting);
-        let is_wanted = !peer.has_ended && !is_clogged && !is_left;
+        let mut is_wanted = !peer.has_ended && !is_clogged;
+        if let Some(offloaded) = &peer.offloaded {
+            let has_more = offloaded.gate.has_more(self.ring.record(&offloaded.gate.place));
+            is_wanted &= !offloaded.is_resting && (has_more || offloaded.has_hung_up);
+            if peer.receiving == Receiving::Off && is_wanted {
+                self.ring.receive_once(key, &peer.socket);
+                peer.receiving = Receiving::Once;
+            }
+            is_wanted = false;
+        }
         match peer.receiving {
             Receiving::Off if is_wanted => {
                 self.ring.receive(key, &peer.socket);
@@ -617,7 +626,8 @@ impl<'a, R: Ring> Pump<'a, R> {
             | Receiving::On
             | Receiving::Pausing
             | Receiving::Stopping
-            | Receiving::Starved => {}
+            | Receiving::Starved
+            | Receiving::Once => {}
         }
     }
 
@@ -647,7 +657,7 @@ impl<'a, R: Ring> Pump<'a, R> {
     fn leave(&mut self, key: Key) {
         let Some(peer) = self.peers.get_mut(key) else { return };
         peer.spill = None;
-        if matches!(peer.receiving, Receiving::On | Receiving::Pausing) {
+        if matches!(peer.receiving, Receiving::On | Receiving::Pausing | Receiving::Once) {
             self.ring.cancel_receive(key);
             peer.receiving = Receiving::Stopping;
         }
@@ -669,6 +679,9 @@ impl<'a, R: Ring> Pump<'a, R> {
         {
             peer.stage = Stage::Closing;
             let socket = std::mem::replace(&mut peer.socket, Socket(-1));
+            if let Some(offloaded) = peer.offloaded.take() {
+                self.ring.delist(offloaded.gate.place, &socket);
+            }
             self.ring.close(key, socket);
         }
     }
@@ -772,9 +785,6 @@ impl<'a, R: Ring> Pump<'a, R> {
     #[cold]
     fn closed(&mut self, key: Key) {
         let Some(peer) = self.peers.remove(key) else { return };
-        if let Some(offloaded) = peer.offloaded {
-            self.ring.delist(offloaded.gate.place);
-        }
         self.context.counters.connections_open.subtract(1);
         match peer.admission {
             Admission::Open => self.limit.leave(),
@@ -903,7 +913,8 @@ impl<'a, R: Ring> Pump<'a, R> {
         }
         if let Some(place) = self.ring.enlist(key, &peer.socket) {
             let gate = Gate::new(place, self.ring.written(&peer.socket));
-            let watching = Watching::Not;
+            let watching = Watching::On;
+            self.ring.watch(key, &peer.socket);
             peer.offloaded =
                 Some(Box::new(Offloaded { gate, watching, is_resting: false, has_hung_up: false }));
         }
@@ -920,6 +931,7 @@ impl<'a, R: Ring> Pump<'a, R> {
         let record = self.ring.record(&offloaded.gate.place);
         if peer.spill.is_some()
             || peer.has_ended
+            || matches!(peer.receiving, Receiving::On | Receiving::Pausing)
             || !offloaded.gate.is_ready()
             || offloaded.gate.has_more(record)
             || !peer.protocol.is_between_messages()
@@ -929,13 +941,7 @@ impl<'a, R: Ring> Pump<'a, R> {
         match peer.sending {
             // It is known to be sent with the next submission.
             Sending::Quick => self.is_eager = true,
-            Sending::Nothing => {
-                offloaded.gate.open(record);
-                if offloaded.gate.is_open() && offloaded.watching == Watching::Not {
-                    offloaded.watching = Watching::On;
-                    self.ring.watch(key, &peer.socket);
-                }
-            }
+            Sending::Nothing => offloaded.gate.open(record),
             Sending::Patient | Sending::Stopping => {}
         }
     }
@@ -945,9 +951,7 @@ impl<'a, R: Ring> Pump<'a, R> {
     fn passed(&mut self, key: Key) {
         let Some(peer) = self.peers.get_mut(key) else { return };
         let Some(offloaded) = &mut peer.offloaded else { return };
-        let record = self.ring.record(&offloaded.gate.place);
-        record.take_notice();
-        offloaded.gate.wake(record);
+        offloaded.gate.wake(self.ring.record(&offloaded.gate.place));
         self.settle(key);
     }
 
@@ -1026,8 +1030,10 @@ impl<'a, R: Ring> Pump<'a, R> {
             peer.receiving = Receiving::Off;
             self.settle(key);
             // Who no longer wants to receive leaves the buffer to the next.
-            let is_fed =
-                self.peers.get_mut(key).is_some_and(|peer| peer.receiving == Receiving::On);
+            let is_fed = self
+                .peers
+                .get_mut(key)
+                .is_some_and(|peer| matches!(peer.receiving, Receiving::On | Receiving::Once));
             buffers -= usize::from(is_fed);
         }
         // The buffers of quick sends come back with the next submission.

@@ -136,7 +136,8 @@ pub enum Completion {
         /// How many octets of it the kernel took.
         octets: u32,
     },
-    /// The kernel has passed up octets of a connection that was left to it.
+    /// The kernel has passed up octets of an enlisted connection. They may be received already, or
+    /// be there a little later.
     Passed {
         /// The connection.
         key: Key,
@@ -221,8 +222,15 @@ pub trait Ring {
         None
     }
 
-    /// Frees the place of a connection whose socket is closed.
-    fn delist(&mut self, _place: offload::Place) {}
+    /// Frees the place of a connection whose socket is closed next.
+    fn delist(&mut self, _place: offload::Place, _socket: &Socket) {}
+
+    /// Receives once what is there of an enlisted connection, and fails with `EAGAIN` if nothing is.
+    /// Waiting is of no use there: a socket on which the kernel has echoed looks readable ever after.
+    /// [`Completion::Passed`] says when there is something.
+    fn receive_once(&mut self, _key: Key, _socket: &Socket) {
+        unreachable!("this ring enlists nothing")
+    }
 
     /// The record of an enlisted connection.
     fn record(&self, _place: &offload::Place) -> &Record {

@@ -2,9 +2,11 @@
 //! both have mapped.
 //!
 //! Each field has one writer. The program counts what it passes up, user space what it has answered of
-//! that, and the program echoes only while the two agree: the gate is open. Each side writes its own
-//! count before it reads the other's, with a full barrier between, so at least one of them sees the other:
-//! either the program finds that user space must be woken, or user space that there is more to read.
+//! that, and the program echoes only while the two agree: the gate is open. For each packet that it passes
+//! up the program sends a notice, unless there is one that user space has not taken. Each side writes
+//! its own count before it reads the other's, with a full barrier between, so at least one of them sees
+//! the other: either the program finds that the last notice is taken, or user space, having taken it,
+//! that there is more to read.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 
@@ -34,18 +36,17 @@ pub struct Record {
 
 impl Record {
     /// Makes it that of a new connection, with the gate shut. Only while no program can run for it.
+    /// The notices go on: one of the connection before may not have been taken yet.
     pub fn reset(&self) {
         for count in [
             &self.begun,
             &self.done,
             &self.passed,
-            &self.notices,
             &self.echoed_frames,
             &self.echoed_in,
             &self.echoed_out,
             &self.echoed_at_ns,
             &self.sent,
-            &self.notices_taken,
         ] {
             count.store(0, Relaxed);
         }
@@ -90,9 +91,11 @@ impl Record {
         self.echoed_out.load(SeqCst)
     }
 
-    /// Notes that user space knows of a notice; the program then sends another when it must.
+    /// Notes that user space has taken a notice; the program sends another with the next packet that
+    /// it passes up. What it passed up before stands in [`Record::passed`].
     pub fn take_notice(&self) {
-        self.notices_taken.store(self.notices.load(SeqCst), SeqCst);
+        let taken = self.notices_taken.load(Relaxed);
+        self.notices_taken.store(taken.wrapping_add(1), SeqCst);
     }
 }
 
@@ -108,6 +111,16 @@ mod tests {
         assert_eq!(offset_of!(Record, passed), 16);
         assert_eq!(offset_of!(Record, echoed_at_ns), 56);
         assert_eq!(offset_of!(Record, answered), 64);
+    }
+
+    #[test]
+    fn a_new_connection_keeps_the_notice_of_the_one_before() {
+        let record = Record::default();
+        record.notices.store(1, SeqCst);
+        record.reset();
+        assert_eq!(record.notices.load(SeqCst), 1);
+        record.take_notice();
+        assert_eq!(record.notices_taken.load(SeqCst), 1);
     }
 
     #[test]
