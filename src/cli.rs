@@ -13,6 +13,7 @@ use crate::buffer::HEADROOM;
 use crate::engine::socket::{self, Address};
 use crate::engine::wait::WaitStrategy;
 use crate::engine::{BufferConfig, Engine};
+use crate::offload;
 use crate::protocol::{Policy, Protocol, Settings};
 use crate::server::{Config, Server, Statistics, cpus_in, list_of};
 
@@ -70,6 +71,10 @@ pub struct Cli {
           value_parser = clap::value_parser!(u32).range(1..=i64::from(SPIN_US_MAX)))]
     pub spin_us: u32,
 
+    /// Whether the kernel echoes small messages by itself.
+    #[arg(long, value_enum, default_value_t = OffloadChoice::Off)]
+    pub offload: OffloadChoice,
+
     /// What is spoken.
     #[arg(long, value_enum, default_value_t = ProtocolChoice::Websocket)]
     pub protocol: ProtocolChoice,
@@ -114,6 +119,17 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
+}
+
+/// When the kernel echoes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum OffloadChoice {
+    /// For few connections, where it can be had; else a line says why not.
+    Auto,
+    /// For as many connections as there is room for; an error where it cannot be had.
+    On,
+    /// Never.
+    Off,
 }
 
 /// The names of the engines.
@@ -238,6 +254,11 @@ impl Cli {
             },
             connections_max: self.connections_max as usize,
             buffers: BufferConfig { count: self.buffers, octets: self.buffer_size },
+            offload: match self.offload {
+                OffloadChoice::Auto => offload::Policy::Auto,
+                OffloadChoice::On => offload::Policy::On,
+                OffloadChoice::Off => offload::Policy::Off,
+            },
         })
     }
 
@@ -263,6 +284,11 @@ impl Cli {
         );
         if self.protocol == ProtocolChoice::Websocket {
             let _ = write!(text, ", compression {}", name(self.compression));
+        }
+        match server.offload() {
+            offload::Policy::Off => {}
+            offload::Policy::On => text.push_str(", offload on"),
+            offload::Policy::Auto => text.push_str(", offload auto"),
         }
         text + ")"
     }

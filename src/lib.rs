@@ -3,6 +3,7 @@
 //! The layers, from the outside in: [`cli`] reads the command line, [`server`] starts a worker on
 //! each core, [`engine`] moves bytes between sockets and [`protocol`], which turns what was
 //! received into the reply, in a region of memory as [`buffer`] describes it.
+//! [`offload`] lets the kernel echo by itself where it can.
 //! [`doctor`] stands beside them and looks at the machine. `docs/architecture.md` says why it is
 //! built like this.
 

@@ -4,9 +4,12 @@
 //! stand on cache lines of their own, so that counting costs a plain addition and no other
 //! worker's core ever waits for it.
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use serde::Serialize;
+
+use crate::offload::record::Totals;
 
 /// A count that one thread writes and any thread reads.
 #[derive(Debug, Default)]
@@ -67,22 +70,33 @@ pub struct Counters {
     pub protocol_violations: Counter,
     /// Polls of the completion queue that found nothing, made instead of sleeping.
     pub spins: Counter,
+    /// What the kernel has echoed by itself for this worker; its messages, frames and octets are
+    /// counted among those above too.
+    echoed: OnceLock<&'static Totals>,
 }
 
 impl Counters {
+    /// Counts from now on what the kernel echoes by itself.
+    pub fn add_echoed(&self, totals: &'static Totals) {
+        // A worker has one program.
+        let _ = self.echoed.set(totals);
+    }
+
     /// The counts at this moment.
     pub fn snapshot(&self) -> Snapshot {
+        let echoed = self.echoed.get().map(|totals| totals.read()).unwrap_or_default();
         Snapshot {
             connections_accepted: self.connections_accepted.value(),
             connections_open: self.connections_open.value(),
             connections_rejected: self.connections_rejected.value(),
-            messages: self.messages.value(),
+            messages: self.messages.value() + echoed.frames,
+            messages_offloaded: echoed.frames,
             messages_mirrored: self.messages_mirrored.value(),
             messages_recompressed: self.messages_recompressed.value(),
-            frames_in: self.frames_in.value(),
-            frames_out: self.frames_out.value(),
-            bytes_in: self.bytes_in.value(),
-            bytes_out: self.bytes_out.value(),
+            frames_in: self.frames_in.value() + echoed.frames,
+            frames_out: self.frames_out.value() + echoed.frames,
+            bytes_in: self.bytes_in.value() + echoed.octets_in,
+            bytes_out: self.bytes_out.value() + echoed.octets_out,
             syscalls: self.syscalls.value(),
             syscalls_per_message: 0.0,
             buffers_exhausted: self.buffers_exhausted.value(),
@@ -101,6 +115,7 @@ pub struct Snapshot {
     pub connections_open: u64,
     pub connections_rejected: u64,
     pub messages: u64,
+    pub messages_offloaded: u64,
     pub messages_mirrored: u64,
     pub messages_recompressed: u64,
     pub frames_in: u64,
@@ -124,6 +139,7 @@ impl Snapshot {
             total.connections_open += worker.connections_open;
             total.connections_rejected += worker.connections_rejected;
             total.messages += worker.messages;
+            total.messages_offloaded += worker.messages_offloaded;
             total.messages_mirrored += worker.messages_mirrored;
             total.messages_recompressed += worker.messages_recompressed;
             total.frames_in += worker.frames_in;

@@ -20,7 +20,8 @@ use crate::engine::socket::{self, Address, SocketFile};
 use crate::engine::wait::WaitStrategy;
 use crate::engine::{BufferConfig, Engine, EngineError, Parts};
 use crate::metrics::{Counters, Snapshot};
-use crate::protocol::{Context, Settings};
+use crate::offload::{self, program::Program};
+use crate::protocol::{Context, Protocol, Settings};
 
 /// What to serve, and how.
 #[derive(Debug, Clone)]
@@ -44,6 +45,8 @@ pub struct Config {
     pub connections_max: usize,
     /// The pinned memory of each worker.
     pub buffers: BufferConfig,
+    /// Which connections are left to the kernel.
+    pub offload: offload::Policy,
 }
 
 /// Why the server could not start or go on.
@@ -60,6 +63,8 @@ pub enum ServerError {
     },
     /// A worker could not start, or its ring broke.
     Engine(EngineError),
+    /// Echoes cannot be offloaded, as was asked for.
+    Offload(String),
     /// Threads or descriptors could not be had.
     System(&'static str, io::Error),
 }
@@ -94,6 +99,7 @@ impl fmt::Display for ServerError {
                 list_of(allowed)
             ),
             ServerError::Engine(error) => error.fmt(f),
+            ServerError::Offload(reason) => write!(f, "cannot offload echoes: {reason}"),
             ServerError::System(step, source) => write!(f, "cannot {step}: {source}"),
         }
     }
@@ -188,6 +194,7 @@ impl Control {
 #[derive(Debug)]
 pub struct Server {
     engine: Engine,
+    offload: offload::Policy,
     addresses: Vec<Address>,
     /// Removed when the server has ended.
     files: Vec<SocketFile>,
@@ -205,6 +212,7 @@ impl Server {
     pub fn start(config: &Config) -> Result<Server, ServerError> {
         let cpus = assign_cpus(config)?;
         let engine = choose_engine(config)?;
+        let offload = choose_offload(config, engine)?;
         let mut addresses = Vec::new();
         let mut files = Vec::new();
         let mut listeners: Vec<Vec<OwnedFd>> = cpus.iter().map(|_| Vec::new()).collect();
@@ -236,7 +244,8 @@ impl Server {
         };
         // Never freed, like the counters.
         let limit: &'static Limit = Box::leak(Box::new(Limit::new(config.connections_max)));
-        let mut server = Server { engine, addresses, files, cpus, threads: Vec::new(), control };
+        let mut server =
+            Server { engine, offload, addresses, files, cpus, threads: Vec::new(), control };
         let (ready, started) = mpsc::channel();
         for (number, listeners) in listeners.into_iter().enumerate() {
             let worker = Worker {
@@ -248,6 +257,7 @@ impl Server {
                     stop: server.control.stop.clone(),
                     buffers: config.buffers,
                     strategy: config.wait,
+                    offload,
                 },
                 settings: config.settings,
                 limit,
@@ -289,6 +299,11 @@ impl Server {
         self.engine
     }
 
+    /// Which connections it leaves to the kernel.
+    pub fn offload(&self) -> offload::Policy {
+        self.offload
+    }
+
     /// The processor of each worker.
     pub fn cpus(&self) -> &[usize] {
         &self.cpus
@@ -326,6 +341,26 @@ fn choose_engine(config: &Config) -> Result<Engine, ServerError> {
         warn!("serving with {} instead of io_uring: {reason}", engine.name());
     }
     Ok(engine)
+}
+
+/// Whether what was asked for can be had; where it was not demanded, it is said why it is left out.
+fn choose_offload(config: &Config, engine: Engine) -> Result<offload::Policy, ServerError> {
+    let reason = match (engine, config.settings.protocol) {
+        _ if config.offload == offload::Policy::Off => return Ok(offload::Policy::Off),
+        (Engine::Uring, Protocol::WebSocket) => match Program::load() {
+            Ok(_) => return Ok(config.offload),
+            Err(error) => error.to_string(),
+        },
+        (_, Protocol::Tcp) => "there are no frames with --protocol tcp".to_owned(),
+        (engine, Protocol::WebSocket) => {
+            format!("the engine {} does not; use --engine uring", engine.name())
+        }
+    };
+    if config.offload == offload::Policy::On {
+        return Err(ServerError::Offload(reason));
+    }
+    warn!("echoing without offload: {reason}");
+    Ok(offload::Policy::Off)
 }
 
 /// Which processor each worker gets.

@@ -22,6 +22,7 @@ use std::sync::Arc;
 
 use self::pump::Limit;
 use self::wait::WaitStrategy;
+use crate::offload;
 use crate::protocol::Context;
 
 /// How bytes reach the kernel and come from it.
@@ -117,6 +118,8 @@ pub struct Parts {
     pub buffers: BufferConfig,
     /// How to wait.
     pub strategy: WaitStrategy,
+    /// Which connections are left to the kernel; only [`Engine::Uring`] can.
+    pub offload: offload::Policy,
 }
 
 /// An engine could not start, or its ring broke.

@@ -25,6 +25,10 @@ pub enum Op {
     Close = 5,
     /// The poll of the eventfd that asks the worker to stop.
     Stop = 6,
+    /// The poll of the ring of notices of offloaded connections; the slot is 0.
+    Notices = 7,
+    /// The poll that ends when a peer hangs up.
+    HangUp = 8,
 }
 
 /// A `user_data` value.
@@ -52,6 +56,8 @@ impl Token {
             4 => Op::Cancel,
             5 => Op::Close,
             6 => Op::Stop,
+            7 => Op::Notices,
+            8 => Op::HangUp,
             other => unreachable!("no operation has the number {other}"),
         }
     }
@@ -70,7 +76,8 @@ mod tests {
 
     #[test]
     fn a_token_gives_back_what_it_was_made_of() {
-        for op in [Op::Accept, Op::Receive, Op::Send, Op::Cancel, Op::Close, Op::Stop] {
+        for number in 1..=8 {
+            let op = Token(number << 56).op();
             for slot in [0, 1, u32::MAX] {
                 for generation in [0, 1, (1 << GENERATION_BITS) - 1] {
                     let key = Key { slot, generation };

@@ -26,7 +26,7 @@ use std::collections::HashMap;
 use std::io::{self, Write as _};
 use std::marker::PhantomData;
 use std::net::{Ipv4Addr, TcpListener};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
@@ -47,6 +47,9 @@ use super::{BufferConfig, EngineError, Parts};
 use crate::buffer::HEADROOM;
 use crate::memory::Mapping;
 use crate::metrics::Counters;
+use crate::offload;
+use crate::offload::program::Program;
+use crate::offload::record::Record;
 use crate::protocol::Context;
 use crate::slab::Key;
 
@@ -334,7 +337,8 @@ pub fn serve(
 ) -> Result<(), EngineError> {
     let mut resources = Resources::new(parts)?;
     let is_locked = resources.is_locked();
-    let pump = Pump::new(resources.ring(context.counters)?, context, limit);
+    let policy = resources.parts.offload;
+    let pump = Pump::new(resources.ring(context.counters)?, context, limit).with_offload(policy);
     started(is_locked);
     let outcome = pump.run().map_err(|error| EngineError::new("go on serving", error));
     if outcome.is_err() {
@@ -406,6 +410,10 @@ impl Resources {
     ///
     /// When the kernel does not take the buffers.
     fn ring<'a>(&'a mut self, counters: &'a Counters) -> Result<KernelRing<'a>, EngineError> {
+        let offload = match self.parts.offload {
+            offload::Policy::Off => None,
+            offload::Policy::On | offload::Policy::Auto => Some(Offloading::new(counters)?),
+        };
         let (mut submitter, submissions, completions) = self.uring.split();
         // Saves the look-up of the descriptor in each call; where it is refused, that is all.
         let _ = submitter.register_ring_fd();
@@ -431,6 +439,7 @@ impl Resources {
             entries: Vec::new(),
             cut: Vec::new(),
             broken: None,
+            offload,
             counters,
         })
     }
@@ -613,8 +622,31 @@ struct KernelRing<'a> {
     cut: Vec<(Key, i32)>,
     /// Why the ring no longer submits, until `enter` says so.
     broken: Option<io::Error>,
+    offload: Option<Offloading>,
     counters: &'a Counters,
 }
+
+/// The program that echoes for this worker, and which connections it sees.
+struct Offloading {
+    program: Program,
+    /// The connection at each place.
+    keys: Vec<Option<Key>>,
+    /// The poll of the notices goes on.
+    is_polling: bool,
+}
+
+impl Offloading {
+    fn new(counters: &Counters) -> Result<Offloading, EngineError> {
+        let program = Program::load()
+            .map_err(|error| EngineError::new("offload echoes", io::Error::other(error)))?;
+        counters.add_echoed(program.totals());
+        let keys = (0..offload::PLACES).map(|_| None).collect();
+        Ok(Offloading { program, keys, is_polling: false })
+    }
+}
+
+/// Why a ring without a program has no place.
+const ENLISTED: &str = "only an enlisted connection has a place";
 
 impl KernelRing<'_> {
     /// Queues a submission.
@@ -714,9 +746,39 @@ impl KernelRing<'_> {
             }
             Op::Close => Some(Completion::Closed { key: token.key() }),
             Op::Stop => Some(Completion::StopRequested),
+            Op::HangUp => Some(Completion::HungUp { key: token.key() }),
+            // Taken by `take_notices`.
+            Op::Notices => None,
             // What was cancelled has a completion of its own.
             Op::Cancel => None,
         }
+    }
+
+    fn poll_notices(&mut self) {
+        if let Some(offload) = &mut self.offload {
+            offload.is_polling = true;
+            let readable = rustix::event::PollFlags::IN.bits().into();
+            let ring = Fd(offload.program.notices().as_raw_fd());
+            let poll = opcode::PollAdd::new(ring, readable).multi(true).build();
+            self.push(poll, Token::new(Op::Notices, Self::listener_key(0)));
+        }
+    }
+
+    #[cold]
+    fn take_notices(&mut self, further: bool, completions: &mut Vec<Completion>) {
+        let Some(offload) = &mut self.offload else { return };
+        let keys = &offload.keys;
+        offload.program.take_notices(|place| {
+            let key = keys.get(place as usize).copied().flatten();
+            completions.extend(key.map(|key| Completion::Passed { key }));
+        });
+        if !further {
+            self.poll_notices();
+        }
+    }
+
+    fn program(&self) -> &Program {
+        &self.offload.as_ref().expect(ENLISTED).program
     }
 
     fn cancel(&mut self, op: Op, key: Key) {
@@ -727,6 +789,11 @@ impl KernelRing<'_> {
     fn listener_key(listener: u32) -> Key {
         Key { slot: listener, generation: 0 }
     }
+}
+
+fn borrow(socket: &Socket) -> BorrowedFd<'_> {
+    // SAFETY: the socket is open: only `close` and `discard` close it, and take it away.
+    unsafe { BorrowedFd::borrow_raw(socket.0) }
 }
 
 /// What the `result` of the send of `reply` means.
@@ -829,10 +896,8 @@ impl Ring for KernelRing<'_> {
     fn shut_down(&mut self, socket: &Socket) {
         // The operation of io_uring would go to a worker thread of the kernel; this is one call.
         self.counters.syscalls.add(1);
-        // SAFETY: the socket is open: only `close` closes it, and takes it away.
-        let socket = unsafe { std::os::fd::BorrowedFd::borrow_raw(socket.0) };
         // It fails if the peer has reset the connection, which the receive reports.
-        let _ = rustix::net::shutdown(socket, Shutdown::Write);
+        let _ = rustix::net::shutdown(borrow(socket), Shutdown::Write);
     }
 
     fn close(&mut self, key: Key, socket: Socket) {
@@ -843,6 +908,55 @@ impl Ring for KernelRing<'_> {
         self.counters.syscalls.add(1);
         // SAFETY: the socket was accepted, never used, and is taken away from the caller.
         drop(unsafe { OwnedFd::from_raw_fd(socket.0) });
+    }
+
+    fn enlist(&mut self, key: Key, socket: &Socket) -> Option<offload::Place> {
+        let offload = self.offload.as_mut()?;
+        self.counters.syscalls.add(Program::ENLIST_CALLS);
+        // Without a place, or where the kernel does not take it, it is served like any other.
+        let place = offload.program.enlist(borrow(socket)).ok()??;
+        offload.keys[place.0 as usize] = Some(key);
+        if !offload.is_polling {
+            self.poll_notices();
+        }
+        Some(place)
+    }
+
+    fn delist(&mut self, place: offload::Place, socket: &Socket) {
+        let offload = self.offload.as_mut().expect(ENLISTED);
+        self.counters.syscalls.add(Program::DELIST_CALLS);
+        offload.keys[place.0 as usize] = None;
+        offload.program.delist(place, borrow(socket));
+    }
+
+    fn record(&self, place: &offload::Place) -> &Record {
+        self.program().record(place)
+    }
+
+    fn written(&self, socket: &Socket) -> u64 {
+        self.counters.syscalls.add(Program::WRITTEN_CALLS);
+        // A socket that cannot say is broken, which its receive reports.
+        Program::written(borrow(socket)).unwrap_or(u64::MAX)
+    }
+
+    fn receive_once(&mut self, key: Key, socket: &Socket) {
+        let flags = rustix::net::RecvFlags::DONTWAIT.bits() as i32;
+        let receive = opcode::Recv::new(Fd(socket.0), std::ptr::null_mut(), 0)
+            .buf_group(GROUP)
+            .flags(flags)
+            .build()
+            .flags(Flags::BUFFER_SELECT);
+        self.push(receive, Token::new(Op::Receive, key));
+    }
+
+    fn watch(&mut self, key: Key, socket: &Socket) {
+        let hang_up = rustix::event::PollFlags::RDHUP.bits().into();
+        let poll = opcode::PollAdd::new(Fd(socket.0), hang_up).build();
+        self.push(poll, Token::new(Op::HangUp, key));
+    }
+
+    fn cancel_watch(&mut self, key: Key) {
+        self.cancel(Op::HangUp, key);
     }
 
     #[inline]
@@ -875,6 +989,9 @@ impl Blocking for KernelRing<'_> {
         let mut entries = std::mem::take(&mut self.entries);
         for entry in entries.drain(..) {
             completions.extend(self.report(&entry));
+            if Token(entry.user_data()).op() == Op::Notices {
+                self.take_notices(cqueue::more(entry.flags()), completions);
+            }
         }
         self.entries = entries;
         Ok(())

@@ -6,7 +6,11 @@
 //! `docs/offload.md` has the whole of it, with the argument why no octet changes its place.
 
 pub mod gate;
+pub mod program;
 pub mod record;
+
+/// Connections of a worker that are enlisted at a time, at most.
+pub const PLACES: u32 = 1024;
 
 /// Octets of the longest frame that the program echoes: its payload, and the header with the mask.
 pub const FRAME_BYTES_MAX: usize = 4096 + 8;

@@ -99,6 +99,37 @@ impl Record {
     }
 }
 
+/// What the program has echoed on all connections of a worker; `struct totals` is its twin.
+#[derive(Debug, Default)]
+#[repr(C, align(64))]
+pub struct Totals {
+    frames: AtomicU64,
+    octets_in: AtomicU64,
+    octets_out: AtomicU64,
+}
+
+/// [`Totals`] at one moment.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Echoed {
+    /// Frames, each a whole message.
+    pub frames: u64,
+    /// Their octets as they came, headers included.
+    pub octets_in: u64,
+    /// Those of the echoes.
+    pub octets_out: u64,
+}
+
+impl Totals {
+    /// The counts at this moment.
+    pub fn read(&self) -> Echoed {
+        Echoed {
+            frames: self.frames.load(Relaxed),
+            octets_in: self.octets_in.load(Relaxed),
+            octets_out: self.octets_out.load(Relaxed),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::mem::offset_of;
