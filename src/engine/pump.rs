@@ -459,6 +459,9 @@ impl<'a, R: Ring> Pump<'a, R> {
                 self.ring.recycle(lease);
             } else {
                 let octets = reply.start as u32..reply.end as u32;
+                if let Some(offloaded) = &mut peer.offloaded {
+                    offloaded.gate.sent(octets.len());
+                }
                 let reply = Reply::Pinned { lease, octets };
                 let patience = self.ring.send(key, &peer.socket, reply, Patience::None);
                 peer.sending = Sending::of(patience);
@@ -513,9 +516,6 @@ impl<'a, R: Ring> Pump<'a, R> {
         self.context.counters.bytes_out.add(u64::from(octets));
         let Some(peer) = self.peers.get_mut(key) else { return };
         peer.sending = Sending::Nothing;
-        if let Some(offloaded) = &mut peer.offloaded {
-            offloaded.gate.sent(octets.into());
-        }
         if octets > 0 && peer.progress == Progress::None {
             peer.progress = Progress::Some;
         }
@@ -637,6 +637,9 @@ impl<'a, R: Ring> Pump<'a, R> {
         if peer.sending == Sending::Nothing
             && let Some(reply) = peer.take_reply()
         {
+            if let Some(offloaded) = &mut peer.offloaded {
+                offloaded.gate.sent(reply.len());
+            }
             let reply = Reply::Heap(reply);
             let patience = self.ring.send(key, &peer.socket, reply, Patience::None);
             peer.sending = Sending::of(patience);
@@ -938,12 +941,7 @@ impl<'a, R: Ring> Pump<'a, R> {
         {
             return;
         }
-        match peer.sending {
-            // It is known to be sent with the next submission.
-            Sending::Quick => self.is_eager = true,
-            Sending::Nothing => offloaded.gate.open(record),
-            Sending::Patient | Sending::Stopping => {}
-        }
+        offloaded.gate.open(record);
     }
 
     /// The kernel has passed up octets of a connection that was left to it.

@@ -13,7 +13,7 @@ const WORTHWHILE: u64 = 64;
 /// A connection of which the kernel echoes small frames by itself, while its gate is open.
 ///
 /// User space then has nothing to do for it: all that was passed up is answered, the answers are
-/// sent, and no receive is armed.
+/// sent or about to be, and no receive is armed.
 #[derive(Debug)]
 pub struct Gate {
     /// Where its record is.
@@ -21,7 +21,7 @@ pub struct Gate {
     is_open: bool,
     /// Octets received since it was enlisted.
     received: u64,
-    /// Octets that the kernel was given for sending, from the first.
+    /// Octets that were handed over for sending, from the first.
     sent: u64,
     /// Frames in a row that the kernel could have echoed, and how many of them are asked for.
     run: u32,
@@ -52,8 +52,9 @@ impl Gate {
         self.run = if is_small { self.run.saturating_add(1) } else { 0 };
     }
 
-    /// Octets were given to the kernel for sending.
-    pub fn sent(&mut self, octets: u64) {
+    /// Octets were handed over for sending.
+    pub fn sent(&mut self, octets: usize) {
+        let octets = octets as u64;
         self.sent += octets;
     }
 
@@ -68,7 +69,7 @@ impl Gate {
     }
 
     /// Leaves the connection to the kernel, if all that it passed up is answered. The caller has
-    /// answered all that was received, and sent the answers.
+    /// answered all that was received, and handed the answers over for sending.
     pub fn open(&mut self, record: &Record) {
         self.echoed_before = record.echoed_frames();
         self.is_open = !self.has_more(record) && record.open(self.received, self.sent);

@@ -151,10 +151,14 @@ impl Program {
     ///
     /// When this process or this kernel cannot; the error says what to do, in one line.
     pub fn load() -> Result<Program, OffloadError> {
-        Program::with_places(PLACES)
+        // The verifier's log makes loading many times slower, so it is asked for when it is needed.
+        match Program::with_places(PLACES, VerifierLogLevel::empty()) {
+            Err(OffloadError::Refused(_)) => Program::with_places(PLACES, VerifierLogLevel::DEBUG),
+            outcome => outcome,
+        }
     }
 
-    fn with_places(places: u32) -> Result<Program, OffloadError> {
+    fn with_places(places: u32, log: VerifierLogLevel) -> Result<Program, OffloadError> {
         if !fs::exists(TYPES).unwrap_or(false) {
             return Err(OffloadError::Typeless);
         }
@@ -166,15 +170,14 @@ impl Program {
             .map_max_entries("slots", places)
             .map_max_entries("records", places)
             .map_max_entries("notices", ring)
-            .verifier_log_level(VerifierLogLevel::DEBUG)
+            .verifier_log_level(log)
             .load(OBJECT)?;
         let sockets = SockMap::try_from(take(&mut program, "sockets"))?;
         let slots = HashMap::try_from(take(&mut program, "slots"))?;
         let notices = RingBuf::try_from(take(&mut program, "notices"))?;
-        let records = share(&mut program, "records", places)?;
+        let records = share(&program, "records", places)?;
         // For as long as the process: they are read when the worker has ended.
-        let totals: &'static Shared<Totals> =
-            Box::leak(Box::new(share(&mut program, "totals", 1)?));
+        let totals: &'static Shared<Totals> = Box::leak(Box::new(share(&program, "totals", 1)?));
         let verdict: &mut SkSkb =
             program.program_mut("verdict").expect("is in the object").try_into()?;
         verdict.load()?;
@@ -311,8 +314,9 @@ fn octets_unacknowledged(socket: BorrowedFd<'_>) -> io::Result<u64> {
     Ok(u64::try_from(octets).unwrap_or(0))
 }
 
-fn share<T>(program: &mut Ebpf, name: &str, count: u32) -> Result<Shared<T>, OffloadError> {
-    let Map::Array(array) = take(program, name) else { panic!("{name} is an array") };
+fn share<T>(program: &Ebpf, name: &str, count: u32) -> Result<Shared<T>, OffloadError> {
+    // It stays there: the program is loaded by its descriptor.
+    let Some(Map::Array(array)) = program.map(name) else { panic!("{name} is an array") };
     Shared::new(array.fd().as_fd(), count)
         .map_err(|error| OffloadError::failed("cannot map what the program counts", &error))
 }

@@ -24,8 +24,8 @@ pub struct Record {
     passed: AtomicU64,
     notices: AtomicU64,
     echoed_frames: AtomicU64,
-    echoed_in: AtomicU64,
     echoed_out: AtomicU64,
+    cleared: AtomicU64,
     echoed_at_ns: AtomicU64,
     // Written by user space, on a cache line of its own.
     answered: AtomicU64,
@@ -43,8 +43,8 @@ impl Record {
             &self.done,
             &self.passed,
             &self.echoed_frames,
-            &self.echoed_in,
             &self.echoed_out,
+            &self.cleared,
             &self.echoed_at_ns,
             &self.sent,
         ] {
@@ -54,10 +54,11 @@ impl Record {
     }
 
     /// Lets the program echo: `answered` octets that it passed up are answered, and with the answers
-    /// `sent` octets were given to the kernel for sending since the connection began. Whether that is
-    /// all that was passed; if not, the gate is shut nevertheless, and there is more to read.
+    /// `sent` octets are sent since the connection began, or about to be: the program waits until they
+    /// stand in the socket's queue. Whether that is all that was passed; if not, the gate is shut
+    /// nevertheless, and there is more to read.
     pub fn open(&self, answered: u64, sent: u64) -> bool {
-        self.sent.store(sent, Relaxed);
+        self.sent.store(sent, SeqCst);
         self.answered.store(answered, SeqCst);
         self.passed.load(SeqCst) == answered
     }

@@ -48,12 +48,12 @@ struct record {
     __u64 passed;        // octets passed up
     __u64 notices;       // sent
     __u64 echoed_frames; // frames echoed,
-    __u64 echoed_in;     // the octets of them as received
-    __u64 echoed_out;    // and as sent
+    __u64 echoed_out;    // and their octets as sent
+    __u64 cleared;       // the value of `sent` of which all was found to be in the send queue
     __u64 echoed_at_ns;  // CLOCK_MONOTONIC, when the last was
     // Written by user space.
     __u64 answered;      // octets of those passed up that are answered, or CLOSED
-    __u64 sent;          // octets that the kernel was given for sending, from the first
+    __u64 sent;          // octets to be sent from the first on, echoes not counted; with the answers
     __u64 notices_taken;
     __u64 unused[5];
 } __attribute__((aligned(64)));
@@ -102,9 +102,11 @@ struct {
     __uint(max_entries, NOTICES_BYTES);
 } notices SEC(".maps");
 
-// The one field that is needed of the kernel's; its place is found when the program is loaded.
+// What is needed of the kernel's own; the places of these are found when the program is loaded.
 struct tcp_sock {
     __u64 bytes_acked;
+    __u32 snd_una;
+    __u32 write_seq;
 } __attribute__((preserve_access_index));
 
 // A full barrier, on every processor, because the value is used.
@@ -175,9 +177,18 @@ static __always_inline __u32 echo(struct __sk_buff *skb, struct record *record)
     if (!tcp)
         return 0;
     // Signed: an acknowledged FIN or SYN counts as an octet.
-    __s64 flight = load(&record->sent) + record->echoed_out - tcp->bytes_acked;
+    __u64 sent = load(&record->sent), due = sent + record->echoed_out;
+    __s64 flight = due - tcp->bytes_acked;
     if (flight > FLIGHT_BYTES_MAX)
         return 0;
+    // User space opens the gate when its answers are about to be sent. They come first; no echo waits
+    // now, for what was answered had waited behind them.
+    if (record->cleared != sent) {
+        __s64 missing = due - tcp->bytes_acked - (__u32)(tcp->write_seq - tcp->snd_una);
+        if (missing > 0)
+            return 0;
+        record->cleared = sent;
+    }
 
     if (bpf_skb_pull_data(skb, length))
         return 0;
@@ -268,7 +279,6 @@ int verdict(struct __sk_buff *skb)
         echoed = echo(skb, record);
     if (echoed) {
         record->echoed_frames++;
-        record->echoed_in += length;
         record->echoed_out += echoed;
         record->echoed_at_ns = bpf_ktime_get_coarse_ns();
         // Other sockets' runs count here too.
