@@ -194,7 +194,7 @@ pub(super) fn ratios(all: &[Ratio], width: Width) -> Option<Drawing> {
 
     let names: Vec<String> =
         rows.iter().map(|(name, ratio)| ratio.map_or_else(String::new, |_| name.clone())).collect();
-    let mut frame = Frame::of_rows(width, &names, 26.0, "times as much as the first target");
+    let mut frame = Frame::of_rows(width, &names, 26.0, "times the first target");
     if width != Width::Narrow {
         let labels = all.iter().map(|ratio| text::ratio(&ratio.estimate).chars().count());
         frame.right_px = width.text_width_px(labels.max().unwrap_or(0)) + 24.0;
