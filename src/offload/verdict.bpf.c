@@ -122,24 +122,15 @@ static __always_inline __u64 load(const __u64 *count)
     return *(const volatile __u64 *)count;
 }
 
-// Unmasks `count` octets of payload from the octet `from` of the packet on, or masks them again.
-// Gives all of what it wrote or-ed together, in no order.
-static __attribute__((noinline)) __u64 unmask(struct __sk_buff *skb, __u32 from, __u32 count, __u32 key)
+// The next two are not static, so that the verifier looks at each once, for any arguments, and not again
+// on every path that comes to a call: that is most of what loading takes.
+
+// Unmasks at most 63 octets from the octet `from` of the packet on. Gives all of them or-ed together.
+__attribute__((noinline)) __u64 unmask_rest(struct __sk_buff *skb, __u32 from, __u32 count, __u32 key)
 {
-    __u8 *octet = (void *)(long)skb->data + from, *end = (void *)(long)skb->data_end;
+    __u8 *octet = (void *)(long)skb->data + (from & 0x1fff), *end = (void *)(long)skb->data_end;
     __u64 key64 = key | (__u64)key << 32, seen = 0;
 
-#pragma clang loop unroll(disable)
-    for (__u32 block = 0; block < PAYLOAD_BYTES_MAX / 64; block++) {
-        if (count < 64 || octet + 64 > end)
-            break;
-        __u64 *word = (void *)octet;
-#pragma clang loop unroll(full)
-        for (__u32 i = 0; i < 8; i++)
-            seen |= word[i] ^= key64;
-        octet += 64;
-        count -= 64;
-    }
 #pragma clang loop unroll(disable)
     for (__u32 word = 0; word < 7; word++) {
         if (count < 8 || octet + 8 > end)
@@ -160,6 +151,28 @@ static __attribute__((noinline)) __u64 unmask(struct __sk_buff *skb, __u32 from,
     if (count & 1 && octet + 1 <= end)
         seen |= *octet ^= key;
     return seen;
+}
+
+// Unmasks `count` octets from the octet `from` of the packet on, or masks them again. Gives all of what
+// it wrote or-ed together, in no order.
+__attribute__((noinline)) __u64 unmask(struct __sk_buff *skb, __u32 from, __u32 count, __u32 key)
+{
+    __u8 *octet = (void *)(long)skb->data + (from & 15), *end = (void *)(long)skb->data_end;
+    __u64 key64 = key | (__u64)key << 32, seen = 0;
+
+#pragma clang loop unroll(disable)
+    for (__u32 block = 0; block < PAYLOAD_BYTES_MAX / 64; block++) {
+        if (count < 64 || octet + 64 > end)
+            break;
+        __u64 *word = (void *)octet;
+#pragma clang loop unroll(full)
+        for (__u32 i = 0; i < 8; i++)
+            seen |= word[i] ^= key64;
+        octet += 64;
+        from += 64;
+        count -= 64;
+    }
+    return seen | unmask_rest(skb, from, count, key);
 }
 
 // Turns the packet into its echo, if it is a frame to be echoed. Gives the octets of the echo, or 0 when
