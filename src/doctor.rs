@@ -18,6 +18,8 @@ use crate::engine::BufferConfig;
 use crate::engine::pump::REFUSED_MAX;
 use crate::engine::uring::{Ability, Purpose};
 use crate::memory::huge_pages;
+use crate::offload;
+use crate::offload::program::{OffloadError, Program};
 use crate::server::{Config, allowed_cpus, cpus_in, list_of};
 use report::{Check, Heading, Report, Verdict};
 
@@ -67,6 +69,8 @@ pub struct Facts {
     pub allowed: Vec<usize>,
     /// What came of using each ability of io_uring.
     pub abilities: Vec<(Ability, Result<(), Errno>)>,
+    /// What came of loading the program that echoes within the kernel.
+    pub offload: Result<(), OffloadError>,
     /// Octets of memory that may be locked.
     pub locked_octets: Limit,
     /// Descriptors.
@@ -85,6 +89,7 @@ impl Facts {
             connections_max: config.connections_max,
             allowed: allowed_cpus().unwrap_or_default(),
             abilities: Ability::ALL.map(probe).to_vec(),
+            offload: Program::load().map(drop),
             locked_octets: Limit::of(Resource::Memlock),
             descriptors: Limit::of(Resource::Nofile),
         }
@@ -99,6 +104,7 @@ pub fn examine(root: &Path, facts: &Facts) -> Report {
     checks.extend([
         io_uring_disabled(machine),
         seccomp(machine),
+        offload(machine),
         locked_memory(machine),
         descriptors(machine),
         allowed(machine),
@@ -235,7 +241,7 @@ fn is_name(text: &str) -> bool {
 }
 
 /// The first two numbers of a version: 6 and 18 of `6.18.44-generic`.
-fn version(text: &str) -> Option<(u32, u32)> {
+pub(crate) fn version(text: &str) -> Option<(u32, u32)> {
     let (major, rest) = text.split_once('.')?;
     let minor = rest.split(|letter: char| !letter.is_ascii_digit()).next()?;
     Some((major.parse().ok()?, minor.parse().ok()?))
@@ -277,6 +283,27 @@ fn io_uring(machine: Machine<'_>, ability: Ability, used: Result<(), Errno>) -> 
     }
     let filter = if machine.seccomp_mode() == Some(2) { " under a seccomp filter" } else { "" };
     row.could_be_better(format!("refused{filter}: {error}"), machine.permission())
+}
+
+fn offload(machine: Machine<'_>) -> Check {
+    let (major, minor) = offload::LINUX_MIN;
+    let wanted = format!("Linux {major}.{minor}, for --offload");
+    let row = Row::new(Heading::Offload, "BPF program", wanted);
+    let version = machine.read("proc/sys/kernel/osrelease").and_then(|text| version(&text));
+    match &machine.facts.offload {
+        Ok(()) if version.is_some_and(|version| version < offload::LINUX_MIN) => {
+            row.could_be_better("it loads, but this kernel may lose or repeat octets", None)
+        }
+        Ok(()) => row.fine("it loads"),
+        Err(OffloadError::Forbidden) => row.could_be_better(
+            "this process may not load it",
+            Some("sudo setcap cap_bpf,cap_net_admin,cap_perfmon=ep $(command -v ringecho)".into()),
+        ),
+        Err(OffloadError::Typeless) => {
+            row.could_be_better("the kernel does not describe its types", None)
+        }
+        Err(error) => row.could_be_better(error, None),
+    }
 }
 
 fn io_uring_disabled(machine: Machine<'_>) -> Check {
@@ -743,9 +770,24 @@ mod tests {
             connections_max: 1000,
             allowed: vec![0, 1, 2, 3],
             abilities: Ability::ALL.map(|ability| (ability, Ok(()))).to_vec(),
+            offload: Ok(()),
             locked_octets: UNLIMITED,
             descriptors: UNLIMITED,
         }
+    }
+
+    #[test]
+    fn whether_echoes_can_be_offloaded() {
+        let row = |offload, release| {
+            let files = [("proc/sys/kernel/osrelease", release)];
+            check_with(&Facts { offload, ..facts() }, "BPF program", &files)
+        };
+        assert_eq!(row(Ok(()), "6.18.1").verdict, Verdict::Fine);
+        assert_eq!(row(Ok(()), "6.12.3").verdict, Verdict::CouldBeBetter);
+        let forbidden = row(Err(OffloadError::Forbidden), "6.18.1");
+        assert!(forbidden.command.is_some_and(|command| command.contains("cap_bpf")));
+        let refused = row(Err(OffloadError::Refused("R1 is not what it was".into())), "6.18.1");
+        assert!(refused.found.contains("R1 is not"), "{}", refused.found);
     }
 
     /// A process to which nothing of io_uring works.
@@ -796,7 +838,7 @@ mod tests {
         for (facts, allowed) in [(nothing, Unknown), (facts(), Fine)] {
             for check in examine(&tree.0, &facts).checks {
                 let verdict = match check.heading {
-                    Heading::Limits => Fine,
+                    Heading::Limits | Heading::Offload => Fine,
                     Heading::IoUring if check.found == "works" => Fine,
                     Heading::Processors if check.name == "processors allowed" => allowed,
                     Heading::Kernel

@@ -15,6 +15,7 @@ use rustix::event::EventfdFlags;
 use serde::Serialize;
 use tracing::warn;
 
+use crate::doctor;
 use crate::engine::pump::Limit;
 use crate::engine::socket::{self, Address, SocketFile};
 use crate::engine::wait::WaitStrategy;
@@ -347,9 +348,18 @@ fn choose_engine(config: &Config) -> Result<Engine, ServerError> {
 fn choose_offload(config: &Config, engine: Engine) -> Result<offload::Policy, ServerError> {
     let reason = match (engine, config.settings.protocol) {
         _ if config.offload == offload::Policy::Off => return Ok(offload::Policy::Off),
-        (Engine::Uring, Protocol::WebSocket) => match Program::load() {
-            Ok(_) => return Ok(config.offload),
-            Err(error) => error.to_string(),
+        (Engine::Uring, Protocol::WebSocket) => match (Program::load(), linux_version()) {
+            (Ok(_), Some(version))
+                if config.offload == offload::Policy::Auto && version < offload::LINUX_MIN =>
+            {
+                let (major, minor) = offload::LINUX_MIN;
+                format!(
+                    "this kernel is older than {major}.{minor} and may lose or repeat octets; use \
+                     --offload on if it has the fixes"
+                )
+            }
+            (Ok(_), _) => return Ok(config.offload),
+            (Err(error), _) => error.to_string(),
         },
         (_, Protocol::Tcp) => "there are no frames with --protocol tcp".to_owned(),
         (engine, Protocol::WebSocket) => {
@@ -361,6 +371,11 @@ fn choose_offload(config: &Config, engine: Engine) -> Result<offload::Policy, Se
     }
     warn!("echoing without offload: {reason}");
     Ok(offload::Policy::Off)
+}
+
+/// The version of the running kernel, where it can be read.
+fn linux_version() -> Option<(u32, u32)> {
+    doctor::version(&std::fs::read_to_string("/proc/sys/kernel/osrelease").ok()?)
 }
 
 /// Which processor each worker gets.

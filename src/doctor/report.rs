@@ -28,6 +28,8 @@ pub enum Heading {
     Kernel,
     /// What io_uring can do, and whether it may be used.
     IoUring,
+    /// Whether the kernel may echo by itself.
+    Offload,
     /// What the process may take.
     Limits,
     /// What runs the threads, and how fast it gets going.
@@ -43,6 +45,7 @@ impl fmt::Display for Heading {
         f.write_str(match self {
             Heading::Kernel => "kernel",
             Heading::IoUring => "io_uring",
+            Heading::Offload => "offload",
             Heading::Limits => "limits",
             Heading::Processors => "processors",
             Heading::Network => "network",

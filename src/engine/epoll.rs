@@ -596,6 +596,7 @@ mod tests {
             stop: std::sync::Arc::new(stop),
             buffers: BufferConfig { count: 2, octets: 1024 },
             strategy: WaitStrategy::Block,
+            offload: crate::offload::Policy::Off,
         };
         let mut ring = EpollRing::new(parts, &counters).expect("epoll");
         let (here, _there) = UnixStream::pair().expect("a pair");

@@ -9,6 +9,11 @@ pub mod gate;
 pub mod program;
 pub mod record;
 
+/// The first version of Linux on which `auto` offloads. Before it a socket with a full send buffer could
+/// send octets twice, and a packet that was passed up could be echoed (fixed by 3b4f14b79428 and
+/// 7683167196bd of 6.16), and memory be used after it was freed (76be5fae32fe of 6.17).
+pub const LINUX_MIN: (u32, u32) = (6, 17);
+
 /// Connections of a worker that are enlisted at a time, at most.
 pub const PLACES: u32 = 1024;
 

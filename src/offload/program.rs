@@ -35,7 +35,7 @@ const TYPES: &str = "/sys/kernel/btf/vmlinux";
 static OBJECT: &[u8] = aya::include_bytes_aligned!("verdict.bpf.o");
 
 /// Why echoes cannot be offloaded.
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum OffloadError {
     /// This process may not load programs.
     Forbidden,
@@ -51,8 +51,8 @@ impl fmt::Display for OffloadError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             OffloadError::Forbidden => f.write_str(
-                "not allowed to load a BPF program; run as root, or give the binary the capabilities: \
-                 setcap cap_bpf,cap_net_admin,cap_perfmon=ep",
+                "not allowed to load a BPF program; run as root, or give the binary what it needs: \
+                 sudo setcap cap_bpf,cap_net_admin,cap_perfmon=ep PATH-OF-RINGECHO",
             ),
             OffloadError::Typeless => {
                 write!(f, "the kernel has no {TYPES}; it needs CONFIG_DEBUG_INFO_BTF")

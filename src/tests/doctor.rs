@@ -11,7 +11,7 @@ use serde_json::Value;
 use support::{Ended, PROGRAM, end, run, run_by, say, without_io_uring};
 
 /// Every check, in the order of the table.
-const CHECKS: [&str; 28] = [
+const CHECKS: [&str; 29] = [
     "kernel version",
     "IORING_SETUP_SQPOLL",
     "IORING_SETUP_SUBMIT_ALL",
@@ -24,6 +24,7 @@ const CHECKS: [&str; 28] = [
     "IORING_SETUP_NO_SQARRAY",
     "kernel.io_uring_disabled",
     "seccomp",
+    "BPF program",
     "locked memory",
     "descriptors",
     "processors allowed",
@@ -82,7 +83,7 @@ fn expect_table(table: &str) {
             |line: &&str| line.strip_prefix("  ").is_some_and(|line| line.starts_with(name));
         assert_eq!(table.lines().filter(begins).count(), 1, "{name}\n{table}");
     }
-    for heading in ["kernel", "io_uring", "limits", "processors", "network", "memory"] {
+    for heading in ["kernel", "io_uring", "offload", "limits", "processors", "network", "memory"] {
         assert_eq!(table.lines().filter(|line| *line == heading).count(), 1, "{heading}\n{table}");
     }
 }
