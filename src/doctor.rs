@@ -782,8 +782,8 @@ mod tests {
             let files = [("proc/sys/kernel/osrelease", release)];
             check_with(&Facts { offload, ..facts() }, "BPF program", &files)
         };
-        assert_eq!(row(Ok(()), "6.18.1").verdict, Verdict::Fine);
-        assert_eq!(row(Ok(()), "6.12.3").verdict, Verdict::CouldBeBetter);
+        assert_eq!(row(Ok(()), "6.18.1").verdict, Fine);
+        assert_eq!(row(Ok(()), "6.12.3").verdict, CouldBeBetter);
         let forbidden = row(Err(OffloadError::Forbidden), "6.18.1");
         assert!(forbidden.command.is_some_and(|command| command.contains("cap_bpf")));
         let refused = row(Err(OffloadError::Refused("R1 is not what it was".into())), "6.18.1");

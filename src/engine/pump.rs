@@ -144,6 +144,9 @@ enum Watching {
 struct Offloaded {
     gate: Gate,
     watching: Watching,
+    /// Nothing was received since it was enlisted: what had come by then, the kernel shows to its
+    /// program only with a receive, or with what comes next.
+    is_unread: bool,
     /// Receiving rests until the kernel has moved on.
     is_resting: bool,
     /// The peer has hung up: the kernel has nothing more to echo.
@@ -178,6 +181,9 @@ struct Peer {
     admission: Admission,
     /// The opening handshake is not done.
     is_new: bool,
+    /// It is to be offloaded as soon as no receive is in flight; octets that were handed
+    /// over for sending so far.
+    enlisting: Option<u64>,
     offloaded: Option<Box<Offloaded>>,
 }
 
@@ -191,6 +197,16 @@ impl Peer {
 
     fn reply_octets(&self) -> usize {
         self.spill.as_ref().map_or(0, |spill| spill.reply_octets())
+    }
+
+    /// Counts octets that are handed over for sending, where the kernel has to know it.
+    fn hand_over(&mut self, octets: usize) {
+        if let Some(sent) = &mut self.enlisting {
+            *sent += octets as u64;
+        }
+        if let Some(offloaded) = &mut self.offloaded {
+            offloaded.gate.sent(octets as u64);
+        }
     }
 
     /// How long the reply to the unfinished message can be so far, with an eighth for the headers
@@ -406,9 +422,17 @@ impl<'a, R: Ring> Pump<'a, R> {
         if further == Further::Over {
             peer.receiving = Receiving::Off;
         }
+        if let Some(offloaded) = &mut peer.offloaded
+            && received != Received::NoBuffer
+        {
+            offloaded.is_unread = false;
+        }
         match received {
-            Received::Data { lease, octets } => {
+            Received::Data { mut lease, octets } => {
                 self.context.counters.bytes_in.add(u64::from(octets));
+                // A part of a packet may be left.
+                peer.enlisting
+                    .take_if(|_| HEADROOM + octets as usize == self.ring.bytes(&mut lease).len());
                 if let Some(offloaded) = &mut peer.offloaded {
                     offloaded.gate.received(octets.into());
                     // It came before its notice.
@@ -428,8 +452,7 @@ impl<'a, R: Ring> Pump<'a, R> {
             Received::End => self.ended(key),
             // Only this pump cancels, and it knows why.
             Received::Failed(Errno::CANCELED) => {}
-            // It was passed up, and waits behind echoes that are being sent.
-            Received::Failed(Errno::AGAIN) if peer.offloaded.is_some() => self.look_again(key),
+            Received::Failed(Errno::AGAIN) if peer.offloaded.is_some() => self.found_nothing(key),
             Received::Failed(_) => self.abandon(key),
         }
         self.settle(key);
@@ -459,9 +482,7 @@ impl<'a, R: Ring> Pump<'a, R> {
                 self.ring.recycle(lease);
             } else {
                 let octets = reply.start as u32..reply.end as u32;
-                if let Some(offloaded) = &mut peer.offloaded {
-                    offloaded.gate.sent(octets.len());
-                }
+                peer.hand_over(octets.len());
                 let reply = Reply::Pinned { lease, octets };
                 let patience = self.ring.send(key, &peer.socket, reply, Patience::None);
                 peer.sending = Sending::of(patience);
@@ -541,6 +562,7 @@ impl<'a, R: Ring> Pump<'a, R> {
         let is_plain = peer.stage == Stage::Serving
             && peer.receiving == Receiving::On
             && peer.spill.is_none()
+            && peer.enlisting.is_none()
             && peer.offloaded.is_none()
             && !peer.has_ended;
         if !is_plain {
@@ -600,13 +622,15 @@ impl<'a, R: Ring> Pump<'a, R> {
         if peer.stage == Stage::Closing {
             return;
         }
+        self.enlist(key);
         self.settle_offload(key);
         let Some(peer) = self.peers.get_mut(key) else { return };
         let is_clogged = peer.sending != Sending::Nothing && peer.is_full();
-        let mut is_wanted = !peer.has_ended && !is_clogged;
+        let mut is_wanted = !peer.has_ended && !is_clogged && peer.enlisting.is_none();
         if let Some(offloaded) = &peer.offloaded {
             let has_more = offloaded.gate.has_more(self.ring.record(&offloaded.gate.place));
-            is_wanted &= !offloaded.is_resting && (has_more || offloaded.has_hung_up);
+            is_wanted &=
+                !offloaded.is_resting && (has_more || offloaded.has_hung_up || offloaded.is_unread);
             if peer.receiving == Receiving::Off && is_wanted {
                 self.ring.receive_once(key, &peer.socket);
                 peer.receiving = Receiving::Once;
@@ -637,9 +661,7 @@ impl<'a, R: Ring> Pump<'a, R> {
         if peer.sending == Sending::Nothing
             && let Some(reply) = peer.take_reply()
         {
-            if let Some(offloaded) = &mut peer.offloaded {
-                offloaded.gate.sent(reply.len());
-            }
+            peer.hand_over(reply.len());
             let reply = Reply::Heap(reply);
             let patience = self.ring.send(key, &peer.socket, reply, Patience::None);
             peer.sending = Sending::of(patience);
@@ -770,6 +792,7 @@ impl<'a, R: Ring> Pump<'a, R> {
             progress: Progress::Unwatched,
             admission,
             is_new: true,
+            enlisting: None,
             offloaded: None,
         });
         if self.is_crowded() {
@@ -914,12 +937,32 @@ impl<'a, R: Ring> Pump<'a, R> {
         {
             return;
         }
+        // What the multishot receive brings until it is paused, the kernel's program does not see.
+        peer.enlisting = Some(0);
+    }
+
+    /// Offloads a connection that waits for it, when no receive can take anything from it any more.
+    fn enlist(&mut self, key: Key) {
+        let is_late = self.is_crowded() || self.is_stopping;
+        let Some(peer) = self.peers.get_mut(key) else { return };
+        let Some(sent) = peer.enlisting else { return };
+        if is_late || peer.has_ended || peer.stage != Stage::Serving {
+            peer.enlisting = None;
+            return;
+        }
+        if peer.receiving != Receiving::Off {
+            return;
+        }
+        peer.enlisting = None;
         if let Some(place) = self.ring.enlist(key, &peer.socket) {
-            let gate = Gate::new(place, self.ring.written(&peer.socket));
-            let watching = Watching::On;
             self.ring.watch(key, &peer.socket);
-            peer.offloaded =
-                Some(Box::new(Offloaded { gate, watching, is_resting: false, has_hung_up: false }));
+            peer.offloaded = Some(Box::new(Offloaded {
+                gate: Gate::new(place, sent),
+                watching: Watching::On,
+                is_unread: true,
+                is_resting: false,
+                has_hung_up: false,
+            }));
         }
     }
 
@@ -975,6 +1018,18 @@ impl<'a, R: Ring> Pump<'a, R> {
             return self.look_again(key);
         }
         peer.has_ended = true;
+    }
+
+    /// Nothing could be received of an offloaded connection.
+    #[cold]
+    fn found_nothing(&mut self, key: Key) {
+        let Some(peer) = self.peers.get_mut(key) else { return };
+        let Some(offloaded) = &mut peer.offloaded else { return };
+        let record = self.ring.record(&offloaded.gate.place);
+        if offloaded.has_hung_up || offloaded.gate.has_more(record) {
+            // It was passed up, and waits behind echoes that are being sent.
+            self.look_again(key);
+        }
     }
 
     fn look_again(&mut self, key: Key) {

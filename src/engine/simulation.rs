@@ -22,6 +22,7 @@
 mod kernel;
 mod oracle;
 mod peer;
+mod psock;
 
 use std::env;
 use std::panic::{self, AssertUnwindSafe};
@@ -30,6 +31,8 @@ use std::time::{Duration, Instant};
 use self::kernel::{Kernel, Place, Totals};
 use super::pump::{BACKLOG_MAX, Limit, Pump};
 use crate::metrics::Counters;
+use crate::offload;
+use crate::offload::record::program;
 use crate::protocol::{Context, Policy, Protocol, Settings};
 
 /// Connections in a usual run of the tests.
@@ -111,6 +114,11 @@ struct Scenario {
     breaks: usize,
     /// How long the worker is kept from running, now and then.
     stall_max: Duration,
+    /// How connections are offloaded, and how many can be.
+    offload: offload::Policy,
+    places: usize,
+    /// Octets that may be on the way to a peer when the kernel echoes.
+    flight_max: i64,
     /// Steps after which the pump is told to stop, if it does not come to rest before.
     stop_after: u64,
 }
@@ -152,9 +160,20 @@ impl Scenario {
             over: random.pick(&[0, 3, 20, 200]),
             breaks: random.pick(&[0, 0, 30, 500]),
             stall_max: Duration::from_secs(random.pick(&[0, 0, 0, 40])),
+            offload: offload::Policy::Off,
+            places: 0,
+            flight_max: random.pick(&[300, 5000, 32 << 10]),
             stop_after: if is_stopped_early { random.below(4000) as u64 } else { u64::MAX },
         };
         scenario.is_sqpoll &= !scenario.is_patient;
+        if !scenario.is_patient && random.one_in(2) {
+            scenario.offload = random.pick(&[offload::Policy::On, offload::Policy::Auto]);
+            scenario.places = 1 + random.below(40);
+            if random.one_in(2) {
+                scenario.concurrency = 1 + random.below(offload::FEW + 1);
+                scenario.connections = scenario.concurrency * (1 + random.below(3));
+            }
+        }
         if random.one_in(50) {
             scenario = Scenario {
                 connections: 2,
@@ -169,7 +188,7 @@ impl Scenario {
                 stop_after: u64::MAX,
                 ..scenario
             };
-            scenario.flood = 3 * scenario.heap_max(scenario.connections);
+            scenario.flood = 3 * scenario.heap_max(scenario.connections, scenario.buffers);
         }
         scenario
     }
@@ -177,8 +196,8 @@ impl Scenario {
     /// The heap octets that connections may cost: for each the replies at which receiving stops, a
     /// message, and what the buffers held then, a few times, because a receive is stopped only some
     /// submissions later; and all of that again in the reply that is being sent.
-    fn heap_max(&self, connections: usize) -> usize {
-        let buffered = 4 * self.buffers * self.capacity;
+    fn heap_max(&self, connections: usize, buffers: usize) -> usize {
+        let buffered = 4 * buffers * self.capacity;
         let message = self.message_max + self.message_max / 8;
         2 * connections * (BACKLOG_MAX + message + SMALL_CHANGE + buffered)
     }
@@ -198,14 +217,21 @@ fn simulate(seed: u64) -> Totals {
     };
     let context = Context::new(settings, &counters);
     let kernel = Kernel::new(scenario.clone(), random);
-    let mut pump = Pump::new(kernel, context, &limit);
+    let enlisted = kernel.program();
+    program::set_hook(Box::new(move || {
+        // Not while the kernel itself looks at a record.
+        if let Ok(mut enlisted) = enlisted.try_borrow_mut() {
+            enlisted.interleave();
+        }
+    }));
+    let mut pump = Pump::new(kernel, context, &limit).with_offload(scenario.offload);
     let mut completions = Vec::new();
     pump.start();
     while !pump.is_over() {
         pump.turn(&mut completions).expect("the simulated ring does not break");
         let connections = pump.connections();
         let heap_octets = pump.heap_octets() + pump.ring().reply_octets();
-        let heap_max = scenario.heap_max(connections);
+        let heap_max = scenario.heap_max(connections, pump.ring().buffers());
         assert!(heap_octets <= heap_max, "{heap_octets} octets on the heap, over {heap_max}");
         let kernel = pump.ring();
         assert_eq!(kernel.count(Place::Lease), 0, "a buffer is kept between two turns");
@@ -254,16 +280,22 @@ fn the_pump_keeps_every_promise_to_every_peer() {
         sum.fulfilled += totals.fulfilled;
         sum.octets_in += totals.octets_in;
         sum.steps += totals.steps;
+        sum.enlisted += totals.enlisted;
+        sum.frames += totals.frames;
+        sum.frames_echoed += totals.frames_echoed;
         seed = seed.wrapping_add(1);
     }
     let seconds = begin.elapsed().as_secs_f64();
     println!(
-        "{} simulations, {} connections, {} of them to their end, {} octets, {} steps in \
-         {seconds:.1} s",
+        "{} simulations, {} connections, {} of them to their end and {} enlisted, {} octets, {} of \
+         {} frames echoed by the kernel, {} steps in {seconds:.1} s",
         seed.wrapping_sub(first),
         sum.accepted,
         sum.fulfilled,
+        sum.enlisted,
         sum.octets_in,
+        sum.frames_echoed,
+        sum.frames,
         sum.steps
     );
 }

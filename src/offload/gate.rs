@@ -53,8 +53,7 @@ impl Gate {
     }
 
     /// Octets were handed over for sending.
-    pub fn sent(&mut self, octets: usize) {
-        let octets = octets as u64;
+    pub fn sent(&mut self, octets: u64) {
         self.sent += octets;
     }
 

@@ -59,13 +59,16 @@ impl Record {
     /// nevertheless, and there is more to read.
     pub fn open(&self, answered: u64, sent: u64) -> bool {
         self.sent.store(sent, SeqCst);
+        interleave();
         self.answered.store(answered, SeqCst);
+        interleave();
         self.passed.load(SeqCst) == answered
     }
 
     /// Lets the program echo nothing more. A run that saw the gate open may still be under way, see
     /// [`Record::is_quiet`].
     pub fn shut(&self) {
+        interleave();
         self.answered.store(SHUT, SeqCst);
     }
 
@@ -73,22 +76,27 @@ impl Record {
     /// [`Record::echoed_out`] stays as it is.
     pub fn is_quiet(&self) -> bool {
         // In this order: a run that begins in between sees the gate shut.
+        interleave();
         let done = self.done.load(SeqCst);
+        interleave();
         self.begun.load(SeqCst) == done
     }
 
     /// Octets that the program has passed up.
     pub fn passed(&self) -> u64 {
+        interleave();
         self.passed.load(SeqCst)
     }
 
     /// Frames that it has echoed.
     pub fn echoed_frames(&self) -> u64 {
+        interleave();
         self.echoed_frames.load(SeqCst)
     }
 
     /// Octets of the echoes.
     pub fn echoed_out(&self) -> u64 {
+        interleave();
         self.echoed_out.load(SeqCst)
     }
 
@@ -127,6 +135,94 @@ impl Totals {
             frames: self.frames.load(Relaxed),
             octets_in: self.octets_in.load(Relaxed),
             octets_out: self.octets_out.load(Relaxed),
+        }
+    }
+}
+
+/// Here the program may run between two accesses of user space; in the tests it does.
+#[cfg(not(test))]
+#[inline]
+fn interleave() {}
+
+#[cfg(test)]
+use program::interleave;
+
+/// The program's side, for the simulated kernel.
+#[cfg(test)]
+pub mod program {
+    use std::cell::RefCell;
+
+    use super::*;
+
+    type Hook = Box<dyn FnMut()>;
+
+    thread_local! {
+        static HOOK: RefCell<Option<Hook>> = const { RefCell::new(None) };
+    }
+
+    /// Has this thread call `hook` wherever the program may run between two accesses of user space.
+    pub fn set_hook(hook: Hook) {
+        HOOK.set(Some(hook));
+    }
+
+    pub(super) fn interleave() {
+        HOOK.with_borrow_mut(|hook| hook.iter_mut().for_each(|hook| hook()));
+    }
+
+    /// What the program does to a record, each in one step.
+    impl Record {
+        /// A run begins.
+        pub fn begin(&self) {
+            self.begun.fetch_add(1, SeqCst);
+        }
+
+        /// A run is over.
+        pub fn finish(&self) {
+            self.done.fetch_add(1, SeqCst);
+        }
+
+        /// Whether all that was passed up is answered.
+        pub fn is_open(&self) -> bool {
+            self.answered.load(SeqCst) == self.passed.load(SeqCst)
+        }
+
+        /// Octets that are on the way to the peer, which has acknowledged `acknowledged`.
+        pub fn flight(&self, acknowledged: u64) -> i64 {
+            let given = self.sent.load(SeqCst) + self.echoed_out.load(SeqCst);
+            given.wrapping_sub(acknowledged).cast_signed()
+        }
+
+        /// Whether the answers stand in the socket's queue, to which `written` octets were given.
+        pub fn is_clear(&self, written: u64) -> bool {
+            let sent = self.sent.load(SeqCst);
+            if self.cleared.load(SeqCst) != sent {
+                if written < sent + self.echoed_out.load(SeqCst) {
+                    return false;
+                }
+                self.cleared.store(sent, SeqCst);
+            }
+            true
+        }
+
+        /// A frame is echoed, by so many octets.
+        pub fn echo(&self, echoed: u64) {
+            self.echoed_frames.fetch_add(1, SeqCst);
+            self.echoed_out.fetch_add(echoed, SeqCst);
+        }
+
+        /// A packet of so many octets is passed up.
+        pub fn pass(&self, octets: u64) {
+            self.passed.fetch_add(octets, SeqCst);
+        }
+
+        /// Whether all notices are taken.
+        pub fn is_noticed(&self) -> bool {
+            self.notices_taken.load(SeqCst) == self.notices.load(SeqCst)
+        }
+
+        /// A notice is sent.
+        pub fn notify(&self) {
+            self.notices.fetch_add(1, SeqCst);
         }
     }
 }

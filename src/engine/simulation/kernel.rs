@@ -5,9 +5,11 @@
 //! the kernel has done are kept apart: an operation is in flight until its last completion was
 //! handed over, however long ago it ended.
 
+use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::fmt;
 use std::io;
+use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Buf;
@@ -15,12 +17,15 @@ use rustix::io::Errno;
 
 use super::oracle::{Fit, GOING_AWAY};
 use super::peer::{Act, Peer, View};
+use super::psock::{Parcel, Program};
 use super::{Random, Scenario};
 use crate::buffer::HEADROOM;
-use crate::engine::pump::{DRAIN_MAX, FAREWELL_MAX, LINGER_MAX, REFUSED_MAX};
+use crate::engine::pump::{DRAIN_MAX, FAREWELL_MAX, LINGER_MAX, REFUSED_MAX, SECOND_LOOK};
 use crate::engine::ring::{
     Blocking, Completion, Further, Lease, Patience, Received, Reply, Ring, Sent, Socket, Wait,
 };
+use crate::offload;
+use crate::offload::record::Record;
 use crate::slab::Key;
 
 /// Steps after which a simulation has failed to end.
@@ -54,10 +59,13 @@ enum Submission {
     Accept(usize),
     CancelAccept(usize),
     Receive(usize),
+    ReceiveOnce(usize),
     PauseReceive(usize),
     CancelReceive(usize),
     Send(usize),
     CancelSend(usize),
+    Watch(usize),
+    CancelWatch(usize),
     Close(usize),
 }
 
@@ -73,6 +81,11 @@ enum Step {
     Send(usize),
     Close(usize),
     Peer(usize, Act),
+    /// The program moves on, or the worker that sends what it has echoed.
+    Run(usize),
+    Work(usize),
+    Notice,
+    HangUp(usize),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -98,19 +111,31 @@ struct Link {
     receive: Flight,
     /// The receive ends with what it brings next.
     is_pausing: bool,
+    /// It is over with the first thing that it brings, and does not wait.
+    is_single: bool,
+    /// The last receive may have left a part of what was there.
+    is_half_received: bool,
     send: Flight,
+    watch: Flight,
     close: Flight,
     reply: Option<(Reply, Patience)>,
     /// Octets of the reply that are sent.
     done: usize,
     /// The buffer of a reply that is over; it is ready again when the pump is told so.
     spent: Option<Lease>,
-    /// Octets that left the socket, and that the pump knows of.
+    /// Its place among the enlisted.
+    place: Option<usize>,
+    /// Octets handed to its psock.
+    arrived: usize,
+    /// Octets that left the socket, and that the pump knows of, or the program in its stead.
     taken: usize,
     reported: usize,
     /// All octets sent, and how many of them are those that the debt begins with.
     sent: Vec<u8>,
     matched: usize,
+    /// Until then the kernel says that so many octets were given to it for sending.
+    settles_at: Duration,
+    settled: usize,
     is_refused: bool,
     /// The pump has to close it at once.
     is_unwanted: bool,
@@ -126,6 +151,8 @@ struct Link {
     progressed_at: Option<Duration>,
     /// Octets that the pump knew of when it learned that it is to stop.
     stopped_at: Option<usize>,
+    /// For how many octets the pump may have answered since, waiting for echoes.
+    went_on_to: usize,
     /// The peer's stream was over by then.
     had_ended: bool,
 }
@@ -139,15 +166,22 @@ impl Link {
             key: None,
             receive: Flight::Not,
             is_pausing: false,
+            is_single: false,
+            is_half_received: false,
             send: Flight::Not,
+            watch: Flight::Not,
             close: Flight::Not,
             reply: None,
             done: 0,
             spent: None,
+            place: None,
+            arrived: 0,
             taken: 0,
             reported: 0,
             sent: Vec::new(),
             matched: 0,
+            settles_at: Duration::ZERO,
+            settled: 0,
             is_refused: false,
             is_unwanted: false,
             is_broken: false,
@@ -158,6 +192,7 @@ impl Link {
             ending_at: None,
             progressed_at: None,
             stopped_at: None,
+            went_on_to: 0,
             had_ended: false,
         }
     }
@@ -179,8 +214,20 @@ impl Link {
 
     fn fit(&self) -> Fit {
         let debt = &self.peer.debt;
-        let fit = debt.fit(&self.sent, self.matched, self.stopped_at);
-        if self.had_ended { fit.max(debt.fit(&self.sent, self.matched, None)) } else { fit }
+        let mut fit = debt.fit(&self.sent, self.matched, self.stopped_at);
+        if let Some(from) = self.stopped_at
+            && from < self.went_on_to
+        {
+            let ends = debt.boundaries.iter().map(|&(end, _)| end);
+            let ends = ends.filter(|&end| end > from && end < self.went_on_to);
+            let fits = ends
+                .chain([self.went_on_to])
+                .map(|end| debt.fit(&self.sent, self.matched, Some(end)));
+            fit = fits.fold(fit, Fit::max);
+        }
+        // A peer that is told late, behind its echoes, may end before.
+        let had_ended = self.had_ended || self.has_ended && self.arrived > 0;
+        if had_ended { fit.max(debt.fit(&self.sent, self.matched, None)) } else { fit }
     }
 
     /// Whether the server may give the connection up without having said all.
@@ -245,6 +292,12 @@ pub(super) struct Totals {
     /// Connections that got all that was owed to them.
     pub(super) fulfilled: u64,
     pub(super) steps: u64,
+    /// Whole frames that left sockets, and how many of them the program has echoed.
+    pub(super) frames: u64,
+    pub(super) frames_echoed: u64,
+    /// Octets that the kernel has sent by itself.
+    pub(super) octets_echoed: u64,
+    pub(super) enlisted: u64,
 }
 
 /// The simulated kernel.
@@ -275,6 +328,8 @@ pub(super) struct Kernel {
     admitted: usize,
     refused: usize,
     pub(super) totals: Totals,
+    program: Rc<RefCell<Program>>,
+    records: Vec<Rc<Record>>,
     steps: Vec<Step>,
     acts: Vec<Act>,
     /// The peers hold still until the pump has come to rest.
@@ -289,7 +344,11 @@ impl Kernel {
             .collect();
         let listeners = 1 + random.below(3);
         let now = Duration::from_secs(random.below(1000) as u64);
+        let program = Program::new(&scenario, &mut random);
+        let records = program.records.clone();
         Kernel {
+            program: Rc::new(RefCell::new(program)),
+            records,
             links,
             active: Vec::new(),
             connected: 0,
@@ -320,6 +379,16 @@ impl Kernel {
         }
     }
 
+    /// The program, which runs while the pump does.
+    pub(super) fn program(&self) -> Rc<RefCell<Program>> {
+        Rc::clone(&self.program)
+    }
+
+    /// Buffers there are: a ring without flags for them makes one whenever none is ready.
+    pub(super) fn buffers(&self) -> usize {
+        self.memory.len()
+    }
+
     /// Buffers that are in this place.
     pub(super) fn count(&self, place: Place) -> usize {
         self.places.iter().filter(|&&other| other == place).count()
@@ -342,6 +411,8 @@ impl Kernel {
         assert_eq!(self.totals.accepted, self.totals.closed, "sockets are left open");
         assert!(self.listeners.iter().all(|listener| !listener.is_open), "a listener is open");
         assert!(self.completed.is_empty() && self.active.is_empty(), "operations are left");
+        let sent: usize = self.links.iter().map(|link| link.sent.len()).sum();
+        assert_eq!(sent as u64, self.totals.octets_out + self.totals.octets_echoed);
         let stopped = self.stopped.expect("the pump was told to stop");
         let slack = Duration::from_millis(100);
         let is_late = self.now > stopped + DRAIN_MAX + slack;
@@ -364,6 +435,7 @@ impl Kernel {
             self.now += Duration::from_millis(self.random.below(most) as u64);
         }
         self.is_still |= self.stopped.is_none() && self.random.one_in(300);
+        self.catch_up();
         let mut steps = std::mem::take(&mut self.steps);
         self.find_steps(&mut steps);
         let step = (!steps.is_empty()).then(|| steps[self.random.below(steps.len())]);
@@ -390,6 +462,9 @@ impl Kernel {
         {
             steps.push(Step::Connect);
         }
+        if !self.program.borrow().notices.is_empty() {
+            steps.push(Step::Notice);
+        }
         for (listener, number) in self.listeners.iter().zip(0..) {
             if listener.accept == Flight::Armed && !listener.backlog.is_empty() {
                 steps.push(Step::Accept(number));
@@ -414,12 +489,37 @@ impl Kernel {
 
     fn find_steps_of(&mut self, number: usize, steps: &mut Vec<Step>) {
         let link = &self.links[number];
-        let has_news = link.taken < link.peer.written
-            || link.peer.has_ended
-            || link.peer.is_reset
-            || link.is_broken;
+        let is_over = link.peer.has_ended || link.peer.is_reset || link.is_broken;
+        let has_news = match link.place {
+            None => link.taken < link.peer.written || is_over,
+            Some(place) => {
+                let program = self.program.borrow();
+                let psock = program.psock(place);
+                if psock.can_run() {
+                    steps.push(Step::Run(number));
+                }
+                let is_possible = match psock.peek() {
+                    Some(Parcel::Echo(_)) => {
+                        link.room() > 0 || link.peer.is_reset || link.is_broken
+                    }
+                    Some(Parcel::Passed(_)) => true,
+                    None => false,
+                };
+                if is_possible {
+                    steps.push(Step::Work(number));
+                }
+                psock.receivable() > 0
+                    || psock.is_stale()
+                    || link.peer.is_reset
+                    || link.is_broken
+                    || link.peer.has_ended && psock.has_seen_all()
+            }
+        };
         if link.receive == Flight::Armed && has_news {
             steps.push(Step::Receive(number));
+        }
+        if link.watch == Flight::Armed && is_over {
+            steps.push(Step::HangUp(number));
         }
         if link.send == Flight::Armed && (link.room() > 0 || link.peer.is_reset || link.is_broken) {
             steps.push(Step::Send(number));
@@ -464,14 +564,93 @@ impl Kernel {
                 let fd = link.fd.take().expect("it was open");
                 let key = link.key.expect("it has a slot");
                 self.descriptors[fd as usize] = None;
+                if let Some(place) = link.place.take() {
+                    self.program.borrow_mut().free(place);
+                }
                 self.completed.push_back(Completion::Closed { key });
             }
             Step::Peer(number, act) => {
                 let link = &mut self.links[number];
                 let view = link.view(self.scenario.window);
                 link.peer.act(act, view, &mut self.random, self.now);
+                if let Some(place) = link.place {
+                    let mut program = self.program.borrow_mut();
+                    let psock = program.psock_mut(place);
+                    psock.write(&link.peer.input[link.arrived..link.peer.written]);
+                    link.arrived = link.peer.written;
+                    psock.acknowledged = link.peer.read;
+                    if link.peer.has_ended {
+                        psock.poke();
+                    }
+                }
             }
+            Step::Run(number) => {
+                let place = self.links[number].place.expect("it is enlisted");
+                self.program.borrow_mut().step(place);
+                self.catch_up();
+            }
+            Step::Work(number) => self.work(number),
+            Step::Notice => {
+                let place = self.program.borrow_mut().notices.pop_front().expect("there is one");
+                self.records[place].take_notice();
+                let tenant = self.links.iter().find(|link| link.place == Some(place));
+                if let Some(key) = tenant.and_then(|link| link.key) {
+                    self.completed.push_back(Completion::Passed { key });
+                }
+            }
+            Step::HangUp(number) => self.hang_up(number),
         }
+    }
+
+    /// Takes over what the program has done.
+    fn catch_up(&mut self) {
+        let mut program = self.program.borrow_mut();
+        for &number in &self.active {
+            let link = &mut self.links[number];
+            let Some(place) = link.place else { continue };
+            let psock = program.psock_mut(place);
+            let eaten = std::mem::take(&mut psock.eaten);
+            link.taken += eaten;
+            link.reported += eaten;
+            if link.stopped_at.is_some() {
+                link.went_on_to = link.reported;
+            }
+            self.totals.frames_echoed += std::mem::take(&mut psock.frames_eaten);
+            assert!(
+                link.receive != Flight::Armed || link.is_single || !self.records[place].is_open(),
+                "a receive waits while the gate is open: {link}"
+            );
+        }
+    }
+
+    /// The kernel's worker moves the head of the queue.
+    fn work(&mut self, number: usize) {
+        let place = self.links[number].place.expect("it is enlisted");
+        let shared = Rc::clone(&self.program);
+        let mut program = shared.borrow_mut();
+        let psock = program.psock_mut(place);
+        let Some(Parcel::Echo(echo)) = psock.head() else { return psock.pop() };
+        if self.fails(number) {
+            return psock.die();
+        }
+        let mut octets = echo.len().min(self.links[number].room());
+        if self.random.one_in(self.scenario.cut) {
+            octets = 1 + self.random.below(octets);
+        }
+        let octets: Vec<u8> = echo.drain(..octets).collect();
+        if echo.is_empty() {
+            psock.pop();
+        }
+        drop(program);
+        self.totals.octets_echoed += octets.len() as u64;
+        self.put(number, &octets);
+    }
+
+    fn hang_up(&mut self, number: usize) {
+        let link = &mut self.links[number];
+        link.watch = Flight::Over;
+        let key = link.key.expect("it has a slot");
+        self.completed.push_back(Completion::HungUp { key });
     }
 
     fn accept_one(&mut self, listener: usize) {
@@ -518,7 +697,16 @@ impl Kernel {
     fn receive_some(&mut self, number: usize) {
         let link = &self.links[number];
         let is_reset = link.peer.is_reset || link.is_broken;
-        let available = link.peer.written - link.taken;
+        let is_single = link.is_single;
+        let mut available = link.peer.written - link.taken;
+        let mut has_ended = link.peer.has_ended;
+        if let Some(place) = link.place {
+            let mut program = self.program.borrow_mut();
+            let psock = program.psock_mut(place);
+            psock.poke();
+            available = psock.receivable();
+            has_ended &= psock.has_seen_all();
+        }
         // The kernel takes a buffer before it looks at the socket.
         if self.ready.is_empty() && self.scenario.is_patient {
             self.places.push(Place::Ready);
@@ -536,14 +724,23 @@ impl Kernel {
             let received = Received::Failed(Errno::CONNRESET);
             return self.post_received(number, received, Further::Over);
         }
-        if available == 0 {
+        if available == 0 && has_ended {
             return self.post_received(number, Received::End, Further::Over);
+        }
+        if available == 0 {
+            // A receive that waits was woken too early, and waits on.
+            if is_single {
+                let received = Received::Failed(Errno::AGAIN);
+                self.post_received(number, received, Further::Over);
+            }
+            return;
         }
         let mut octets = available.min(self.scenario.capacity);
         if self.random.one_in(self.scenario.cut) {
             octets = 1 + self.random.below(octets);
         }
-        let is_over = self.random.one_in(self.scenario.over) || self.links[number].is_pausing;
+        let is_over =
+            self.random.one_in(self.scenario.over) || self.links[number].is_pausing || is_single;
         let further = if is_over { Further::Over } else { Further::More };
         let received = self.fill(number, octets);
         self.post_received(number, received, further);
@@ -554,9 +751,16 @@ impl Kernel {
         let id = self.ready.pop_front().expect("one is ready");
         self.places[usize::from(id)] = Place::Completion;
         let link = &mut self.links[number];
-        let source = &link.peer.input[link.taken..link.taken + octets];
-        self.memory[usize::from(id)][HEADROOM..HEADROOM + octets].copy_from_slice(source);
+        let target = &mut self.memory[usize::from(id)][HEADROOM..HEADROOM + octets];
+        match link.place {
+            None => target.copy_from_slice(&link.peer.input[link.taken..link.taken + octets]),
+            Some(place) => {
+                let mut program = self.program.borrow_mut();
+                target.copy_from_slice(&program.psock_mut(place).receive(octets));
+            }
+        }
         link.taken += octets;
+        link.is_half_received = octets == self.scenario.capacity;
         Received::Data { lease: Lease(id.into()), octets: octets as u32 }
     }
 
@@ -571,9 +775,24 @@ impl Kernel {
             }
             Reply::Heap(bytes) => &bytes[..],
         };
-        let begin = link.sent.len();
-        link.sent.extend_from_slice(&all[link.done..link.done + count]);
+        let octets = all[link.done..link.done + count].to_vec();
         link.done += count;
+        self.put(number, &octets);
+    }
+
+    /// The socket takes these octets, for which it has room.
+    fn put(&mut self, number: usize, octets: &[u8]) {
+        self.catch_up();
+        let link = &mut self.links[number];
+        let begin = link.sent.len();
+        if self.now >= link.settles_at && self.random.one_in(4) {
+            link.settled = begin;
+            link.settles_at = self.now + Duration::from_micros(self.random.below(300) as u64);
+        }
+        link.sent.extend_from_slice(octets);
+        if let Some(place) = link.place {
+            self.program.borrow_mut().psock_mut(place).written = link.sent.len();
+        }
         if link.matched == begin {
             let owed = link.peer.debt.octets[begin..].iter();
             link.matched += link.sent[begin..].iter().zip(owed).take_while(|(a, b)| a == b).count();
@@ -675,6 +894,7 @@ impl Kernel {
                 self.links[number].receive = Flight::Armed;
                 self.links[number].is_pausing = false;
             }
+            Submission::ReceiveOnce(number) => self.receive_some(number),
             // Between two reads there is nothing to wait for.
             Submission::PauseReceive(number) if self.random.one_in(4) => {
                 self.execute(Submission::CancelReceive(number));
@@ -690,6 +910,12 @@ impl Kernel {
             Submission::CancelSend(number) => {
                 if self.links[number].send == Flight::Armed {
                     self.end_send(number, None);
+                }
+            }
+            Submission::Watch(number) => self.links[number].watch = Flight::Armed,
+            Submission::CancelWatch(number) => {
+                if self.links[number].watch == Flight::Armed {
+                    self.hang_up(number);
                 }
             }
             Submission::Close(number) => self.links[number].close = Flight::Armed,
@@ -740,7 +966,7 @@ impl Kernel {
             let waking = wakings.filter(|&at| at > self.now).min();
             let next = waking.into_iter().chain(until).min();
             if self.stopped.is_none() {
-                self.check_rest(next.is_none() && !self.is_still, until.is_some());
+                self.check_rest(next.is_none() && !self.is_still, until);
             }
             if std::mem::take(&mut self.is_still) {
                 continue;
@@ -765,17 +991,24 @@ impl Kernel {
 
     /// What must hold when nothing can happen before a peer moves or a deadline comes; or, at the
     /// end, nothing at all but a stop.
-    fn check_rest(&self, is_final: bool, has_deadline: bool) {
+    fn check_rest(&self, is_final: bool, until: Option<Duration>) {
         for &number in &self.active {
             let link = &self.links[number];
             let peer = &link.peer;
-            if link.stage == Stage::Backlog && has_deadline {
+            if link.stage == Stage::Backlog && until.is_some() {
+                continue;
+            }
+            // The pump is about to look again.
+            if link.place.is_some() && until.is_some_and(|until| until <= self.now + SECOND_LOOK) {
                 continue;
             }
             assert!(link.stage == Stage::Open, "connection {number} is not served: {link}");
             assert!(!peer.is_reset && !link.is_broken, "a broken {number} is open: {link}");
             let ends = peer.debt.has_ended_by(link.reported);
-            if link.send == Flight::Armed && link.room() == 0 {
+            let is_echoing = link.place.is_some_and(|place| {
+                matches!(self.program.borrow().psock(place).peek(), Some(Parcel::Echo(_)))
+            });
+            if (link.send == Flight::Armed || is_echoing) && link.room() == 0 {
                 let may_wait = !is_final || peer.never_reads() && !ends && !link.has_ended;
                 assert!(may_wait, "connection {number} can never go on: {link}");
                 continue;
@@ -829,9 +1062,13 @@ impl Kernel {
                     Received::Data { lease, octets } => {
                         self.places[lease.0 as usize] = Place::Lease;
                         link.reported += *octets as usize;
+                        if link.place.is_some() && link.stopped_at.is_some() {
+                            link.went_on_to = link.reported;
+                        }
                         self.totals.octets_in += u64::from(*octets);
                     }
-                    Received::End => link.has_ended = true,
+                    // An enlisted socket says so before it gives up what is queued.
+                    Received::End => link.has_ended = link.reported == link.peer.written,
                     Received::NoBuffer | Received::Failed(_) => {}
                 }
                 if link.has_ended || link.peer.debt.ends_by(link.reported) {
@@ -851,6 +1088,11 @@ impl Kernel {
                 if let Sent::Cut(Reply::Pinned { lease, .. }) = sent {
                     self.places[lease.0 as usize] = Place::Lease;
                 }
+            }
+            &Completion::Passed { .. } => {}
+            &Completion::HungUp { key } => {
+                let number = self.find(key).expect("a watch of a connection");
+                self.links[number].watch = Flight::Not;
             }
             &Completion::Closed { key } => {
                 let number = self.find(key).expect("a close of a connection");
@@ -903,7 +1145,11 @@ impl Kernel {
     }
 
     fn retire(&mut self, number: usize) {
-        self.links[number].stage = Stage::Gone;
+        let link = &mut self.links[number];
+        link.stage = Stage::Gone;
+        let boundaries = &link.peer.debt.boundaries;
+        let frames = boundaries.partition_point(|&(end, _)| end <= link.taken).saturating_sub(1);
+        self.totals.frames += frames as u64;
         self.active.retain(|&other| other != number);
         self.totals.closed += 1;
     }
@@ -980,7 +1226,9 @@ impl Ring for Kernel {
     fn receive(&mut self, key: Key, socket: &Socket) {
         let number = self.operate(key, socket);
         assert_eq!(self.links[number].receive, Flight::Not, "a second receive in flight");
+        assert_eq!(self.links[number].place, None, "a receive waits on an enlisted socket");
         self.links[number].receive = Flight::Queued;
+        self.links[number].is_single = false;
         self.push(Submission::Receive(number));
     }
 
@@ -1008,6 +1256,11 @@ impl Ring for Kernel {
         }
         let link = &mut self.links[number];
         assert_eq!(link.send, Flight::Not, "a second send in flight");
+        if let Some(place) = link.place {
+            let program = self.program.borrow();
+            let psock = program.psock(place);
+            assert!(!psock.is_echoing(), "a send could overtake an echo: {link}");
+        }
         assert!(link.shut_at.is_none(), "a send after the end of the stream");
         assert!(!reply.is_empty(), "a send of nothing");
         let patience = if self.scenario.is_patient { Patience::Unlimited } else { patience };
@@ -1023,6 +1276,7 @@ impl Ring for Kernel {
     }
 
     fn shut_down(&mut self, socket: &Socket) {
+        self.catch_up();
         let number = self.descriptors[socket.0 as usize].expect("an open socket");
         let link = &mut self.links[number];
         assert_eq!(link.send, Flight::Not, "a shutdown with a send in flight");
@@ -1036,13 +1290,23 @@ impl Ring for Kernel {
     }
 
     fn close(&mut self, key: Key, socket: Socket) {
+        self.catch_up();
         let number = self.operate(key, &socket);
+        let is_given_up = self.links[number].is_given_up(self.now, self.stopped);
+        if let Some(place) = self.links[number].place {
+            let program = self.program.borrow();
+            let psock = program.psock(place);
+            assert!(psock.is_delisted(), "a close of a socket that is enlisted");
+            let may_echo = psock.is_echoing() || psock.is_deciding();
+            assert!(is_given_up || !may_echo, "a close loses an echo");
+        }
         let link = &mut self.links[number];
+        assert_eq!(link.watch, Flight::Not, "a close while the peer is watched");
         assert_eq!(link.send, Flight::Not, "a close with a send in flight");
         assert_eq!(link.receive, Flight::Not, "a close with a receive in flight");
         let is_fulfilled = link.has_ended && link.fit() == Fit::Whole;
         assert!(
-            is_fulfilled || link.is_given_up(self.now, self.stopped),
+            is_fulfilled || is_given_up,
             "connection {number} is closed before its time: {link}"
         );
         self.totals.fulfilled += u64::from(is_fulfilled);
@@ -1057,6 +1321,68 @@ impl Ring for Kernel {
         assert_eq!(link.key, None, "a connection with operations is discarded");
         link.fd = None;
         self.retire(number);
+    }
+
+    fn enlist(&mut self, key: Key, socket: &Socket) -> Option<offload::Place> {
+        let number = self.operate(key, socket);
+        let link = &mut self.links[number];
+        assert_eq!(link.place, None, "a socket is enlisted twice");
+        assert!(
+            !link.is_half_received && link.taken == link.reported,
+            "connection {number} is enlisted with octets half received: {link}"
+        );
+        assert!(link.shut_at.is_none(), "a socket is enlisted after the end of the stream");
+        let unseen = &link.peer.input[link.taken..link.peer.written];
+        link.place = self.program.borrow_mut().enlist(unseen);
+        link.arrived = link.peer.written;
+        let place = link.place?;
+        self.totals.enlisted += 1;
+        let mut program = self.program.borrow_mut();
+        let psock = program.psock_mut(place);
+        psock.acknowledged = link.peer.read;
+        psock.written = link.sent.len();
+        Some(offload::Place(place as u32))
+    }
+
+    fn delist(&mut self, place: offload::Place, socket: &Socket) {
+        let number = self.descriptors[socket.0 as usize].expect("an open socket");
+        assert_eq!(self.links[number].place, Some(place.0 as usize), "another's place");
+        let mut program = self.program.borrow_mut();
+        program.psock_mut(place.0 as usize).delist();
+    }
+
+    fn receive_once(&mut self, key: Key, socket: &Socket) {
+        let number = self.operate(key, socket);
+        let link = &mut self.links[number];
+        assert_eq!(link.receive, Flight::Not, "a second receive in flight");
+        assert!(link.place.is_some(), "a single receive on a socket that is not enlisted");
+        link.receive = Flight::Queued;
+        link.is_single = true;
+        link.is_pausing = false;
+        self.push(Submission::ReceiveOnce(number));
+    }
+
+    fn record(&self, place: &offload::Place) -> &Record {
+        &self.records[place.0 as usize]
+    }
+
+    fn written(&self, socket: &Socket) -> u64 {
+        let number = self.descriptors[socket.0 as usize].expect("an open socket");
+        let link = &self.links[number];
+        let octets = if self.now < link.settles_at { link.settled } else { link.sent.len() };
+        octets as u64
+    }
+
+    fn watch(&mut self, key: Key, socket: &Socket) {
+        let number = self.operate(key, socket);
+        assert_eq!(self.links[number].watch, Flight::Not, "a second watch");
+        self.links[number].watch = Flight::Queued;
+        self.push(Submission::Watch(number));
+    }
+
+    fn cancel_watch(&mut self, key: Key) {
+        let number = self.cancel(key);
+        self.push(Submission::CancelWatch(number));
     }
 
     fn bytes<'a>(&'a mut self, lease: &'a mut Lease) -> &'a mut [u8] {
@@ -1092,6 +1418,7 @@ impl Blocking for Kernel {
             }
             Wait::Until(until) => self.wait(until),
         }
+        self.catch_up();
         self.report(completions);
         Ok(())
     }

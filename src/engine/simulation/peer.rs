@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::oracle::{Debt, Fit};
 use super::{Random, Scenario};
+use crate::offload;
 
 /// An opening handshake (RFC 6455 section 1.3).
 pub(super) const REQUEST: &str = "GET /chat HTTP/1.1\r\nHost: server.example.com\r\n\
@@ -119,6 +120,7 @@ impl Peer {
         };
         let script = Script::new(random, scenario);
         let segments: &[usize] = match script.input.len() {
+            _ if script.is_ping_pong => &[50, 300, 9000],
             0..500 => &[1, 5, 40, 300, 300],
             500..4000 => &[20, 300, 9000],
             _ => &[500, 9000, 1 << 20],
@@ -147,7 +149,11 @@ impl Peer {
             read: 0,
             has_ended: false,
             is_reset: false,
-            reading: if script.is_flood { Reading::Never } else { reading },
+            reading: match (script.is_flood, script.is_ping_pong) {
+                (true, _) => Reading::Never,
+                (false, true) => Reading::BetweenMessages,
+                (false, false) => reading,
+            },
             finale: random.pick(&finales),
             answers_close: random.one_in(2),
             segment_max: random.pick(segments),
@@ -273,6 +279,8 @@ struct Script {
     message_ends: Vec<usize>,
     is_long: bool,
     is_flood: bool,
+    /// Small messages, each sent when the last has come back.
+    is_ping_pong: bool,
 }
 
 impl Script {
@@ -296,8 +304,14 @@ impl Script {
             script.head = 8192;
         }
         script.message_ends.push(script.input.len());
+        script.is_ping_pong = !script.is_flood
+            && scenario.offload != offload::Policy::Off
+            && scenario.capacity > 100
+            && random.one_in(3);
         if script.is_flood {
             script.flood(random, scenario.flood);
+        } else if script.is_ping_pong {
+            script.ping_pong(random, scenario);
         } else {
             script.messages(random, scenario);
         }
@@ -333,6 +347,25 @@ impl Script {
         if random.one_in(3) {
             let garbage = random.octets(50);
             self.input.extend(garbage);
+        }
+    }
+
+    /// Small messages, most of which the kernel can echo, and something else at the end.
+    fn ping_pong(&mut self, random: &mut Random, scenario: &Scenario) {
+        let other = random.pick(&[0, 0, 10, 40]);
+        let length_max = random.pick(&[1, 20, 150]).min(scenario.message_max);
+        for _ in 0..1 + random.below(80) {
+            let length = random.below(length_max + 1);
+            let payload = random.octets(length);
+            match random.below(2) {
+                _ if random.one_in(other) => self.text(random, scenario),
+                0 => self.frame(random, 0x82, &payload),
+                _ => self.frame(random, 0x81, &vec![b'x'; length]),
+            }
+            self.message_ends.push(self.input.len());
+        }
+        if random.one_in(2) {
+            self.messages(random, scenario);
         }
     }
 
