@@ -150,7 +150,8 @@ fn count(statistics: &Value, name: &str) -> u64 {
 impl Server {
     /// Starts the server with `arguments` on a free port of 127.0.0.1, unless they have a
     /// `--listen`, and returns when it has printed its first line. RINGECHO_TEST_ENGINE names the
-    /// engine where they do not, and do not want what only one has.
+    /// engine where they do not, and do not want what only one has; `offload` is io_uring that leaves
+    /// to the kernel what it can.
     pub(crate) fn start(arguments: &[&str]) -> Server {
         let mut command = Command::new(PROGRAM);
         command.args(arguments);
@@ -158,12 +159,17 @@ impl Server {
             command.args(["--listen", "127.0.0.1:0"]);
         }
         if let Ok(engine) = std::env::var("RINGECHO_TEST_ENGINE") {
-            let others: &[&str] = match engine.as_str() {
-                "tokio-uring" => &["--engine", "sqpoll", "adaptive", "spin"],
-                _ => &["--engine", "sqpoll"],
+            let (engine, others): (&[&str], &[&str]) = match engine.as_str() {
+                "offload" => {
+                    (&["--engine", "uring", "--offload", "on"], &["--engine", "--protocol"])
+                }
+                "tokio-uring" => {
+                    (&["--engine", "tokio-uring"], &["--engine", "sqpoll", "adaptive", "spin"])
+                }
+                engine => (&["--engine", engine], &["--engine", "sqpoll"]),
             };
             if !arguments.iter().any(|argument| others.contains(argument)) {
-                command.args(["--engine", &engine]);
+                command.args(engine);
             }
         }
         Server::start_by(command)
