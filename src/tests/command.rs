@@ -22,11 +22,12 @@ use support::{
 };
 
 /// The counters, in the order of the statistics file and of the summary.
-const COUNTERS: [&str; 15] = [
+const COUNTERS: [&str; 16] = [
     "connections_accepted",
     "connections_open",
     "connections_rejected",
     "messages",
+    "messages_offloaded",
     "messages_mirrored",
     "messages_recompressed",
     "frames_in",
@@ -488,6 +489,7 @@ fn the_counters_are_exact() {
             ("connections_open", open),
             ("connections_rejected", 0),
             ("messages", 1000),
+            ("messages_offloaded", 0),
             ("messages_mirrored", 0),
             ("messages_recompressed", 0),
             ("frames_in", 1000 + close),

@@ -282,6 +282,19 @@ impl Drop for Server {
     }
 }
 
+/// Whether the server can leave echoes to the kernel here; if not, it is said that `test` is skipped,
+/// and why.
+pub(crate) fn can_offload(test: &str) -> bool {
+    let policy = ["--engine", "uring", "--workers", "1", "--offload", "auto"];
+    let server = Server::start(&policy);
+    let can = server.greeting().ends_with(", offload auto)");
+    let ended = server.terminate();
+    if !can {
+        say(&format!("SKIPPED: {test}: {}", ended.stderr.trim_end()));
+    }
+    can
+}
+
 /// Runs the server with `arguments` and nothing else, to its end: for what does not start.
 pub(crate) fn run(arguments: &[&str]) -> Ended {
     let mut command = Command::new(PROGRAM);

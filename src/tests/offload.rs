@@ -1,0 +1,490 @@
+//! The server with `--offload on`: what it says where it cannot, that its counters are exact, and that
+//! neither its end nor a peer's loses an echo.
+//!
+//! Where this process may not load programs, the tests say `SKIPPED` and pass.
+
+mod support;
+
+use std::fs;
+use std::io::Write as _;
+use std::net::Shutdown;
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::io::Errno;
+use rustix::net::{SendFlags, send, sockopt};
+use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
+use support::{
+    BINARY, CLOSE, Client, Ended, PING, PONG, PROGRAM, REQUEST, RESPONSE, Server, TEXT,
+    can_offload, cases, frame, limit_receiving, pattern, reply, resident_octets, run, run_by, say,
+    wait_until, without,
+};
+
+const ON: [&str; 6] = ["--engine", "uring", "--workers", "1", "--offload", "on"];
+
+/// The server that offloads, or nothing.
+fn offloading(test: &str) -> Option<Server> {
+    can_offload(test).then(|| Server::start(&ON))
+}
+
+/// The line of a server that did not start.
+#[track_caller]
+fn refusal(ended: &Ended) -> &str {
+    assert_eq!(ended.status.code(), Some(1), "{ended:?}");
+    assert_eq!(ended.stdout, "", "{ended:?}");
+    let line = ended.stderr.strip_suffix('\n').expect("a line");
+    assert!(line.starts_with("ringecho: cannot offload echoes: "), "{line:?}");
+    assert!(!line.contains('\n'), "{line:?}");
+    line
+}
+
+/// Checks that a server by `auto` serves, and that it says why without offload in one line.
+#[track_caller]
+fn serves_without(server: Server, reason: &str) {
+    assert!(!server.greeting().contains("offload"), "{}", server.greeting());
+    let mut client = Client::connect(server.address());
+    client.echo(TEXT, b"hello");
+    client.close();
+    let ended = server.terminate();
+    assert_eq!(ended.status.code(), Some(0), "{ended:?}");
+    assert_eq!(ended.stderr.lines().count(), 1, "{ended:?}");
+    assert!(ended.stderr.contains("echoing without offload: "), "{ended:?}");
+    assert!(ended.stderr.contains(reason), "{ended:?}");
+    assert_eq!((ended.count("messages"), ended.count("messages_offloaded")), (1, 0));
+}
+
+#[test]
+fn another_engine_and_plain_octets_are_refused_and_auto_serves() {
+    let listen = ["--listen", "127.0.0.1:0"];
+    let epoll = ["--engine", "epoll", "--offload"];
+    let ended = run(&[&epoll[..], &["on"], &listen].concat());
+    assert!(refusal(&ended).ends_with("use --engine uring"), "{ended:?}");
+    serves_without(Server::start(&[&epoll[..], &["auto"]].concat()), "use --engine uring");
+
+    let tcp = ["--engine", "uring", "--protocol", "tcp", "--offload"];
+    let ended = run(&[&tcp[..], &["on"], &listen].concat());
+    assert!(refusal(&ended).contains("--protocol tcp"), "{ended:?}");
+    let server = Server::start(&[&tcp[..], &["auto"]].concat());
+    let mut client = Client::open(server.address());
+    client.write(b"hello");
+    assert_eq!(client.read(5), b"hello");
+    let ended = server.terminate();
+    assert_eq!(ended.stderr.lines().count(), 1, "{ended:?}");
+    assert!(ended.stderr.contains("--protocol tcp"), "{ended:?}");
+}
+
+#[test]
+fn where_programs_are_refused_the_remedy_is_told_and_auto_serves() {
+    let arguments = |policy| ["--engine", "uring", "--offload", policy, "--listen", "127.0.0.1:0"];
+    without(libc::SYS_bpf, Errno::PERM, || {
+        let ended = run(&arguments("on"));
+        assert!(refusal(&ended).contains("setcap cap_bpf,cap_net_admin,cap_perfmon=ep"));
+        serves_without(Server::start(&arguments("auto")), "setcap ");
+    });
+    without(libc::SYS_bpf, Errno::NOSYS, || {
+        refusal(&run(&arguments("on")));
+        serves_without(Server::start(&arguments("auto")), "");
+    });
+}
+
+#[test]
+fn without_capabilities_the_remedy_is_told_and_auto_serves() {
+    const TEST: &str = "without_capabilities_the_remedy_is_told_and_auto_serves";
+    let command = |policy| {
+        let mut command = Command::new("setpriv");
+        command.args(["--bounding-set=-all", "--inh-caps=-all", PROGRAM]);
+        command.args(["--engine", "uring", "--offload", policy, "--listen", "127.0.0.1:0"]);
+        command
+    };
+    let can_drop = Command::new("setpriv")
+        .args(["--bounding-set=-all", "--inh-caps=-all", "true"])
+        .stderr(Stdio::null())
+        .status();
+    if !can_drop.is_ok_and(|status| status.success()) {
+        return say(&format!("SKIPPED: {TEST}: setpriv cannot drop capabilities here"));
+    }
+    let ended = run_by(&mut command("on"));
+    assert!(refusal(&ended).contains("setcap cap_bpf,cap_net_admin,cap_perfmon=ep"), "{ended:?}");
+    serves_without(Server::start_by(command("auto")), "setcap ");
+}
+
+#[test]
+fn the_counters_are_exact() {
+    let Some(server) = offloading("the_counters_are_exact") else { return };
+    assert!(server.greeting().ends_with(", offload on)"), "{}", server.greeting());
+    let mut client = Client::connect(server.address());
+    let (request, response) = (REQUEST.len() as u64, RESPONSE.len() as u64);
+    // The handshake's answer is counted with the next completion.
+    client.send_frame(PING, b"");
+    client.expect(PONG, b"");
+    let expected = |count: &dyn Fn(&str) -> u64, messages: u64, control: u64, close: u64| {
+        for (name, value) in [
+            ("messages", messages),
+            ("frames_in", messages + control + close),
+            ("frames_out", messages + control + close),
+            ("bytes_in", request + messages * 22 + control * 6 + close * 8),
+            ("bytes_out", response + messages * 18 + control * 2 + close * 4),
+            ("protocol_violations", 0),
+        ] {
+            assert_eq!(count(name), value, "{name}");
+        }
+    };
+    for hundred in 1..=10 {
+        for _ in 0..100 {
+            client.echo(TEXT, b"0123456789abcdef");
+        }
+        let statistics = server.statistics();
+        let count = |name: &str| statistics["total"][name].as_u64().expect("a count");
+        expected(&count, hundred * 100, 1, 0);
+    }
+    client.close();
+    server.wait_for_count("connections_open", 0);
+    let ended = server.terminate();
+    assert_eq!(ended.status.code(), Some(0), "{ended:?}");
+    expected(&|name| ended.count(name), 1000, 1, 1);
+    let offloaded = ended.count("messages_offloaded");
+    assert!(offloaded >= 998, "{}", ended.statistics);
+    assert!(ended.stdout.lines().any(|line| {
+        line.split_whitespace().eq(["messages_offloaded", &offloaded.to_string()])
+    }));
+}
+
+#[test]
+fn an_echo_of_the_kernel_costs_no_system_call() {
+    let Some(server) = offloading("an_echo_of_the_kernel_costs_no_system_call") else { return };
+    let mut client = Client::connect(server.address());
+    let calls = |messages: usize, client: &mut Client| {
+        let before = server.count("syscalls");
+        for _ in 0..messages {
+            client.echo(TEXT, b"0123456789abcdef");
+        }
+        server.count("syscalls") - before
+    };
+    calls(1, &mut client);
+    let calls = calls(1000, &mut client);
+    client.close();
+    let ended = server.terminate();
+    let ratio = ended.statistics["total"]["syscalls_per_message"].as_f64().expect("a ratio");
+    say(&format!("1,000 messages: {calls} system calls, with all around them {ratio:.4} each"));
+    assert!(calls <= 4, "{}", ended.statistics);
+    assert!(ratio < 0.05, "{}", ended.statistics);
+}
+
+/// Reads echoes of numbered frames, from the number `next` on, until the close frame 1001; gives how
+/// many came.
+fn echoes_to_the_end(client: &mut Client, mut next: u64) -> u64 {
+    let start = next;
+    loop {
+        let received = client.read_frame();
+        if received.first == CLOSE {
+            assert_eq!(received.payload, 1001u16.to_be_bytes());
+            client.send_frame(CLOSE, &1001u16.to_be_bytes());
+            return next - start;
+        }
+        assert_eq!((received.first, &received.payload[..]), (BINARY, &next.to_be_bytes()[..]));
+        next += 1;
+    }
+}
+
+#[test]
+fn a_stop_in_full_traffic_loses_no_echo() {
+    for _ in 0..10 {
+        let Some(server) = offloading("a_stop_in_full_traffic_loses_no_echo") else { return };
+        let address = server.address();
+        let ping_pong = move || {
+            let mut client = Client::connect(address);
+            for number in 0u64.. {
+                client.send_frame(BINARY, &number.to_be_bytes());
+                let received = client.read_frame();
+                if received.first == CLOSE {
+                    assert_eq!(received.payload, 1001u16.to_be_bytes());
+                    client.send_frame(CLOSE, &1001u16.to_be_bytes());
+                    client.expect_end();
+                    return number;
+                }
+                assert_eq!(received.payload, number.to_be_bytes());
+            }
+            unreachable!()
+        };
+        let pipeline = move || {
+            let mut client = Client::connect(address);
+            let mut stream = client.stream().try_clone().expect("a descriptor");
+            let writer = thread::spawn(move || {
+                for number in 0u64.. {
+                    if stream.write_all(&frame(BINARY, &number.to_be_bytes())).is_err() {
+                        return;
+                    }
+                    if number % 20 == 0 {
+                        thread::sleep(Duration::from_micros(50));
+                    }
+                }
+            });
+            let count = echoes_to_the_end(&mut client, 0);
+            let _ = client.stream().shutdown(Shutdown::Both);
+            writer.join().expect("a thread");
+            count
+        };
+        let mut clients: Vec<_> = (0..6).map(|_| thread::spawn(ping_pong)).collect();
+        clients.extend((0..3).map(|_| thread::spawn(pipeline)));
+        wait_until("all are talking", || server.count("messages") > 2_000);
+        let ended = server.terminate();
+        let echoes: u64 = clients.into_iter().map(|client| client.join().expect("echoes")).sum();
+        assert_eq!(ended.status.code(), Some(0), "{ended:?}");
+        assert_eq!(ended.count("messages"), echoes, "{}", ended.statistics);
+        assert_ne!(ended.count("messages_offloaded"), 0);
+    }
+}
+
+#[test]
+fn killed_it_leaves_no_program_behind() {
+    const TEST: &str = "killed_it_leaves_no_program_behind";
+    let Some(server) = offloading(TEST) else { return };
+    let mut client = Client::connect(server.address());
+    client.echo(TEXT, b"hello");
+    let ids: Vec<String> = fs::read_dir(format!("/proc/{}/fdinfo", server.pid().as_raw_pid()))
+        .expect("a process")
+        .filter_map(|entry| fs::read_to_string(entry.expect("an entry").path()).ok())
+        .filter_map(|text| {
+            text.lines().find_map(|line| Some(line.strip_prefix("prog_id:")?.trim().to_owned()))
+        })
+        .collect();
+    assert!(!ids.is_empty(), "it holds a program");
+    let is_there = |id: &str| {
+        let mut command = Command::new("bpftool");
+        command.args(["prog", "show", "id", id]).stdout(Stdio::null()).stderr(Stdio::null());
+        command.status().is_ok_and(|status| status.success())
+    };
+    if !is_there(&ids[0]) {
+        return say(&format!("SKIPPED: {TEST}: there is no bpftool here"));
+    }
+    server.signal(Signal::KILL);
+    let ended = server.wait();
+    assert_eq!(ended.status.code(), None, "{ended:?}");
+    wait_until("its programs are gone", || !ids.iter().any(|id| is_there(id)));
+}
+
+fn reset(client: &Client) {
+    sockopt::set_socket_linger(client.stream(), Some(Duration::ZERO)).expect("an option");
+}
+
+#[test]
+fn peers_reset_at_every_moment() {
+    let Some(server) = offloading("peers_reset_at_every_moment") else { return };
+    let mut other = Client::connect(server.address());
+    for mut case in cases("peers_reset_at_every_moment", 1500) {
+        let mut pick = |count: usize| case.random.below(count);
+        let mut client = Client::open(server.address());
+        reset(&client);
+        match pick(8) {
+            0 => continue,
+            1 => client.write(&REQUEST.as_bytes()[..20]),
+            2 => client.write(REQUEST.as_bytes()),
+            3 => client.write(&[REQUEST.as_bytes(), &frame(TEXT, b"hello")].concat()),
+            _ => {
+                client.handshake();
+                for _ in 0..pick(4) {
+                    client.echo(TEXT, b"hello");
+                }
+                // Echoes, and what goes up, are on their way at that time.
+                for _ in 0..pick(6) {
+                    client.send_frame(TEXT, b"hello");
+                    if pick(3) == 0 {
+                        client.send_frame(PING, b"");
+                    }
+                }
+                if pick(3) == 0 {
+                    let _ = client.stream().shutdown(Shutdown::Write);
+                }
+                if pick(4) == 0 {
+                    thread::sleep(Duration::from_micros(pick(200) as u64));
+                }
+            }
+        }
+        drop(client);
+        if case.seed % 50 == 0 {
+            other.echo(TEXT, b"still there");
+        }
+    }
+    server.wait_for_count("connections_open", 1);
+    other.close();
+    let ended = server.terminate();
+    assert_eq!(ended.status.code(), Some(0), "{ended:?}");
+    assert_eq!(ended.count("connections_accepted"), 1501);
+    assert_eq!(ended.count("protocol_violations"), 0);
+}
+
+/// Octets that the kernel has in the buffers of all TCP sockets.
+fn tcp_octets() -> u64 {
+    let text = fs::read_to_string("/proc/net/sockstat").expect("a file of the kernel");
+    let line = text.lines().find(|line| line.starts_with("TCP:")).expect("a line");
+    let pages = line.split_whitespace().last().expect("a count").parse::<u64>();
+    pages.expect("a number") * rustix::param::page_size() as u64
+}
+
+/// Octets of memory that nobody uses.
+fn free_octets() -> u64 {
+    let text = fs::read_to_string("/proc/meminfo").expect("a file of the kernel");
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:")).expect("a line");
+    let kilobytes = line.trim().strip_suffix(" kB").expect("kilobytes");
+    kilobytes.parse::<u64>().expect("a number") * 1024
+}
+
+#[test]
+fn a_peer_that_never_reads_costs_bounded_memory_and_then_gets_every_octet() {
+    const TEST: &str = "a_peer_that_never_reads_costs_bounded_memory_and_then_gets_every_octet";
+    const OFFERED: u64 = 64 << 20;
+    for payload in [0, 16, 1000, 4096] {
+        let Some(server) = offloading(TEST) else { return };
+        let mut client = Client::connect(server.address());
+        limit_receiving(&client);
+        let payload = pattern(payload);
+        let (sent, expected) = (frame(BINARY, &payload), reply(BINARY, &payload));
+        let (resident, tcp, free) = (resident_octets(server.pid()), tcp_octets(), free_octets());
+        let (mut taken, mut last) = (0, Instant::now());
+        while taken < OFFERED && last.elapsed() < Duration::from_millis(500) {
+            let rest = &sent[(taken % sent.len() as u64) as usize..];
+            match send(client.stream(), rest, SendFlags::DONTWAIT) {
+                Ok(count) => {
+                    taken += count as u64;
+                    last = Instant::now();
+                }
+                Err(_) => thread::sleep(Duration::from_millis(1)),
+            }
+        }
+        let resident = resident_octets(server.pid()).saturating_sub(resident);
+        let tcp = tcp_octets().saturating_sub(tcp);
+        let free = free.saturating_sub(free_octets());
+        let offloaded = server.count("messages_offloaded");
+        say(&format!(
+            "{} octets, never read: stuck after {taken}, {offloaded} offloaded; server {resident}, \
+             sockets {tcp}, machine {free} octets more",
+            payload.len()
+        ));
+        assert!(taken < OFFERED / 2, "{taken}");
+        assert!(resident < 16 << 20 && tcp < 48 << 20, "{resident} {tcp}");
+        let messages = taken.div_ceil(sent.len() as u64);
+        let mut stream = client.stream().try_clone().expect("a descriptor");
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                let rest = &sent[(taken % sent.len() as u64) as usize..];
+                if rest.len() < sent.len() {
+                    stream.write_all(rest).expect("the server reads again");
+                }
+            });
+            for number in 0..messages {
+                let got = client.read(expected.len());
+                assert!(got == expected, "reply {number} of {messages}");
+            }
+        });
+        client.close();
+        let ended = server.terminate();
+        assert_eq!(ended.count("messages"), messages);
+    }
+}
+
+#[test]
+fn connections_come_and_go_and_the_counters_agree() {
+    const TEST: &str = "connections_come_and_go_and_the_counters_agree";
+    let Some(server) = offloading(TEST) else { return };
+    let address = server.address();
+    let end = Instant::now() + Duration::from_secs(4);
+    let threads: Vec<_> = cases(TEST, 8)
+        .map(|mut case| {
+            thread::spawn(move || {
+                let random = &mut case.random;
+                let (mut connections, mut messages) = (0, 0);
+                while Instant::now() < end {
+                    let mut client = Client::connect(address);
+                    connections += 1;
+                    for _ in 0..random.below(60) {
+                        let payload = pattern(random.pick(&[0, 5, 16, 125, 126, 1000, 4096, 5000]));
+                        let first = random.pick(&[TEXT, BINARY]);
+                        let is_pinging = random.one_in(30);
+                        if is_pinging {
+                            client.send_frame(PING, b"!");
+                        }
+                        let count = 1 + random.below(3);
+                        for _ in 0..count {
+                            client.send_frame(first, &payload);
+                        }
+                        if is_pinging {
+                            client.expect(PONG, b"!");
+                        }
+                        for _ in 0..count {
+                            client.expect(first, &payload);
+                        }
+                        messages += count as u64;
+                    }
+                    match random.below(4) {
+                        0 => client.close(),
+                        1 => {
+                            client.stream().shutdown(Shutdown::Write).expect("connected");
+                            client.expect_end();
+                        }
+                        2 => reset(&client),
+                        _ => drop(client),
+                    }
+                }
+                (connections, messages)
+            })
+        })
+        .collect();
+    let counts = threads.into_iter().map(|thread| thread.join().expect("every echo"));
+    let (connections, messages) =
+        counts.fold((0, 0), |sum, count| (sum.0 + count.0, sum.1 + count.1));
+    server.wait_for_count("connections_open", 0);
+    let ended = server.terminate();
+    let offloaded = ended.count("messages_offloaded");
+    say(&format!("{connections} connections, {messages} messages, {offloaded} of them offloaded"));
+    assert_eq!(ended.status.code(), Some(0), "{ended:?}");
+    assert_eq!(ended.count("connections_accepted"), connections, "{}", ended.statistics);
+    assert_eq!(ended.count("messages"), messages, "{}", ended.statistics);
+    assert_eq!(ended.count("protocol_violations"), 0);
+    assert!(offloaded > messages / 20, "{}", ended.statistics);
+}
+
+#[test]
+fn connections_beyond_the_places_are_served_too() {
+    const TEST: &str = "connections_beyond_the_places_are_served_too";
+    const PLACES: usize = 1024;
+    const CLIENTS: usize = PLACES + 100;
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    // None is no limit.
+    let is_few = |limit: Option<u64>| limit.is_some_and(|limit| limit < 4 * CLIENTS as u64);
+    if is_few(current) {
+        let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
+    }
+    if is_few(getrlimit(Resource::Nofile).current) {
+        return say(&format!("SKIPPED: {TEST}: too few descriptors"));
+    }
+    let Some(server) = offloading(TEST) else { return };
+    let mut clients: Vec<Client> =
+        (0..CLIENTS).map(|_| Client::connect(server.address())).collect();
+    let mut round = || {
+        let before = server.count("messages_offloaded");
+        for client in &mut clients {
+            client.send_frame(TEXT, b"hello");
+        }
+        for client in &mut clients {
+            client.expect(TEXT, b"hello");
+        }
+        (server.count("messages_offloaded") - before) as usize
+    };
+    for _ in 0..3 {
+        assert_eq!(round(), PLACES);
+    }
+    // A place that becomes free is the next one's.
+    clients.drain(..200).for_each(Client::close);
+    server.wait_for_count("connections_open", CLIENTS as u64 - 200);
+    clients.extend((0..50).map(|_| Client::connect(server.address())));
+    let mut offloaded = server.count("messages_offloaded");
+    for client in &mut clients {
+        client.echo(TEXT, b"hello");
+    }
+    offloaded = server.count("messages_offloaded") - offloaded;
+    assert_eq!(offloaded as usize, PLACES - 200 + 50);
+    clients.into_iter().for_each(Client::close);
+    let ended = server.terminate();
+    assert_eq!(ended.status.code(), Some(0), "{ended:?}");
+}
