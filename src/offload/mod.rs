@@ -8,6 +8,8 @@
 pub mod gate;
 pub mod program;
 pub mod record;
+#[cfg(test)]
+mod tests;
 
 /// The first version of Linux on which `auto` offloads. Before it a socket with a full send buffer could
 /// send octets twice, and a packet that was passed up could be echoed (fixed by 3b4f14b79428 and

@@ -12,8 +12,8 @@ use std::os::unix::net::UnixStream;
 use std::thread;
 
 use support::{
-    BINARY, CLOSE, FIN, PING, PONG, REQUEST, RESPONSE, Server, TEXT, TIMEOUT, frame, pattern,
-    reply, temporary_file,
+    BINARY, CLOSE, FIN, PING, PONG, REQUEST, RESPONSE, Random, Server, TEXT, TIMEOUT, can_offload,
+    cases, frame, pattern, reply, say, temporary_file,
 };
 
 /// The engines, the measure first, each with ways to wait that it does not share with others.
@@ -25,6 +25,9 @@ const ENGINES: &[&[&str]] = &[
     #[cfg(feature = "tokio-uring")]
     &["--engine", "tokio-uring"],
 ];
+
+/// Not among them: for what it cannot be asked for, and where it may not be had.
+const OFFLOAD: &[&str] = &["--engine", "uring", "--wait", "block", "--offload", "on"];
 
 const RSV1: u8 = 0x40;
 /// "Hello", compressed (RFC 7692 section 7.2.3.1).
@@ -302,6 +305,17 @@ fn every_engine_answers_with_the_same_octets() {
             assert!(heard == expected, "{engine:?}: {}", conversation.name);
         }
     }
+    if can_offload("every_engine_answers_with_the_same_octets") {
+        let is_framed =
+            |(conversation, _): &(Conversation, _)| conversation.arguments != ["--protocol", "tcp"];
+        let framed = conversations.into_iter().zip(expected.clone()).filter(is_framed);
+        let (framed, expected): (Vec<_>, Vec<_>) = framed.unzip();
+        let heard = hear(OFFLOAD, &framed);
+        for ((conversation, heard), expected) in framed.iter().zip(&heard).zip(&expected) {
+            assert!(heard == expected, "{OFFLOAD:?}: {}", conversation.name);
+        }
+    }
+    let conversations = self::conversations();
     // What the measure says is something.
     let named = |name| {
         let at = conversations.iter().position(|conversation| conversation.name == name);
@@ -312,4 +326,138 @@ fn every_engine_answers_with_the_same_octets() {
     assert_eq!(named("ten large messages, read late").len(), RESPONSE.len() + 10 * 1_000_010 + 4);
     assert!(named("wrong text").ends_with(b"text is not UTF-8"));
     assert!(named("garbage").starts_with(b"HTTP/1.1 400 "));
+}
+
+/// A message or a control frame as a client may send it, and how many octets of echo it brings.
+fn said(random: &mut Random, is_small: bool) -> (Vec<u8>, usize) {
+    let kind = if is_small { 4 + random.below(8) } else { random.below(12) };
+    let whole = |first, payload: &[u8]| (frame(first, payload), reply(first, payload).len());
+    match kind {
+        0 => {
+            let length = random.below(126);
+            whole(PING, &pattern(length))
+        }
+        1 => (frame(PONG, b"unasked"), 0),
+        2 => {
+            let first = random.pick(&[TEXT, BINARY]) & !FIN;
+            let mut frames = vec![frame(first, b"frag")];
+            if random.one_in(2) {
+                frames.push(frame(PING, b"between"));
+            }
+            frames.push(frame(FIN, &pattern(random.below(300))));
+            // What comes back has no masks.
+            (frames.concat(), frames.concat().len() - 4 * frames.len())
+        }
+        3 if random.one_in(4) => {
+            let length = 4000 + random.below(200_000);
+            whole(random.pick(&[TEXT, BINARY]), &pattern(length))
+        }
+        3 | 4 if !is_small => {
+            whole(TEXT, "gr\u{f6}\u{df}er \u{1f600} ".repeat(1 + random.below(40)).as_bytes())
+        }
+        3..=5 => {
+            let length = random.below(4200);
+            whole(random.pick(&[TEXT, BINARY]), &pattern(length))
+        }
+        6 => {
+            let length = random.below(200);
+            whole(BINARY, &random.octets(length))
+        }
+        _ => {
+            let length = random.below(126);
+            whole(TEXT, &pattern(length))
+        }
+    }
+}
+
+/// A conversation by chance: now one small message at a time, now whatever there is, in one packet, in
+/// several, or cut anywhere.
+fn chat(random: &mut Random) -> Conversation {
+    let mut steps = vec![Say(REQUEST.into()), Await(RESPONSE.len())];
+    let mut heard = RESPONSE.len();
+    for _ in 0..1 + random.below(6) {
+        let is_small = random.one_in(2);
+        for _ in 0..if is_small { 40 + random.below(160) } else { 1 + random.below(12) } {
+            let count = if is_small && !random.one_in(20) { 1 } else { 1 + random.below(6) };
+            let frames: Vec<(Vec<u8>, usize)> =
+                (0..count).map(|_| said(random, is_small)).collect();
+            heard += frames.iter().map(|(_, echo)| echo).sum::<usize>();
+            let chunking = if is_small && !random.one_in(20) { 0 } else { random.below(3) };
+            let octets =
+                || frames.iter().flat_map(|(octets, _)| octets.clone()).collect::<Vec<u8>>();
+            match chunking {
+                0 => steps.extend(frames.into_iter().map(|(octets, _)| Say(octets))),
+                1 => steps.push(Say(octets())),
+                _ => {
+                    let octets = octets();
+                    let mut rest = &octets[..];
+                    while !rest.is_empty() {
+                        let most = random.pick(&[2, 30, 3000, 100_000]).max(octets.len() / 50);
+                        let (piece, others) = rest.split_at(rest.len().min(1 + random.below(most)));
+                        steps.push(Say(piece.to_vec()));
+                        rest = others;
+                    }
+                }
+            }
+            if is_small || !random.one_in(4) {
+                steps.push(Await(heard));
+            }
+        }
+    }
+    match random.below(4) {
+        0 => steps.push(End),
+        1 => steps.extend([Say([frame(TEXT, b"last"), close(1000)].concat())]),
+        2 => steps.extend([Say(frame(BINARY, b"cut")[..5].to_vec()), End]),
+        _ => steps.push(Say(close(1000))),
+    }
+    Conversation { name: "by chance", arguments: &[], steps }
+}
+
+#[test]
+fn conversations_by_chance_are_the_same_with_offload() {
+    const TEST: &str = "conversations_by_chance_are_the_same_with_offload";
+    const TOGETHER: usize = 32;
+    if !can_offload(TEST) {
+        return;
+    }
+    let (mut messages, mut offloaded) = (0, 0);
+    for mut case in cases(TEST, 12) {
+        let chats: Vec<Conversation> = (0..TOGETHER).map(|_| chat(&mut case.random)).collect();
+        let mut hear = |policy| {
+            let arguments = ["--engine", "uring", "--workers", "1", "--offload", policy];
+            let server = Server::start(&arguments);
+            let address = server.address();
+            let heard: Vec<Vec<u8>> = thread::scope(|scope| {
+                let hold = |chat| {
+                    let tcp = TcpStream::connect(address).expect("a listener");
+                    tcp.set_nodelay(true).expect("an option");
+                    hold(chat, tcp)
+                };
+                let threads: Vec<_> =
+                    chats.iter().map(|chat| scope.spawn(move || hold(chat))).collect();
+                threads.into_iter().map(|thread| thread.join().expect("a chat")).collect()
+            });
+            let ended = server.terminate();
+            assert_eq!(ended.status.code(), Some(0), "{ended:?}");
+            let count = |name| ended.count(name);
+            offloaded += count("messages_offloaded");
+            messages += count("messages");
+            (heard, ["messages", "frames_in", "frames_out", "bytes_in", "bytes_out"].map(count))
+        };
+        let ((heard, counts), (expected, expected_counts)) = (hear("on"), hear("off"));
+        for (number, (heard, expected)) in heard.iter().zip(&expected).enumerate() {
+            let differs = heard.iter().zip(expected).position(|(left, right)| left != right);
+            assert!(
+                heard == expected,
+                "chat {number} of seed {}: {} and {} octets, different at {differs:?}",
+                case.seed,
+                heard.len(),
+                expected.len()
+            );
+        }
+        assert_eq!(counts, expected_counts, "seed {}", case.seed);
+    }
+    messages /= 2;
+    say(&format!("{offloaded} of {messages} messages offloaded"));
+    assert!(offloaded > messages / 3, "{offloaded} {messages}");
 }

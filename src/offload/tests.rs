@@ -1,0 +1,719 @@
+//! The program in the kernel, over loopback. Without the privileges for it these tests say so, and pass.
+
+use std::collections::VecDeque;
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::os::fd::AsFd as _;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::net::{RecvFlags, SendFlags, recv, send, sockopt};
+
+use super::program::Program;
+use super::record::Record;
+use super::{FRAME_BYTES_MAX, PLACES, Place};
+
+/// Octets of the longest payload that the program echoes.
+const PAYLOAD_BYTES_MAX: usize = FRAME_BYTES_MAX - 8;
+
+const PATIENCE: Duration = Duration::from_secs(20);
+const KEY: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
+
+const TEXT: u8 = 0x81;
+const BINARY: u8 = 0x82;
+const PING: u8 = 0x89;
+const PONG: u8 = 0x8a;
+
+fn loaded() -> Option<Program> {
+    match Program::load() {
+        Ok(program) => Some(program),
+        Err(error) => {
+            eprintln!("SKIPPED: {error}");
+            None
+        }
+    }
+}
+
+/// Numbers that depend on the seed only (xorshift64*).
+struct Random(u64);
+
+impl Random {
+    fn new(seed: u64) -> Random {
+        Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+    }
+
+    fn below(&mut self, bound: usize) -> usize {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) as usize % bound
+    }
+
+    fn octets(&mut self, count: usize, below: usize) -> Vec<u8> {
+        (0..count).map(|_| self.below(below) as u8).collect()
+    }
+}
+
+fn head(first: u8, length: usize, mask: u8) -> Vec<u8> {
+    match length {
+        0..126 => vec![first, length as u8 | mask],
+        126..65536 => vec![first, 126 | mask, (length >> 8) as u8, length as u8],
+        _ => [&[first, 127 | mask][..], &(length as u64).to_be_bytes()].concat(),
+    }
+}
+
+fn masked(payload: &[u8], key: [u8; 4]) -> Vec<u8> {
+    payload.iter().zip(key.iter().cycle()).map(|(octet, key)| octet ^ key).collect()
+}
+
+/// A frame as a client sends it.
+fn request(first: u8, payload: &[u8]) -> Vec<u8> {
+    [head(first, payload.len(), 0x80), KEY.to_vec(), masked(payload, KEY)].concat()
+}
+
+/// A frame as a server sends it.
+fn reply(first: u8, payload: &[u8]) -> Vec<u8> {
+    [head(first, payload.len(), 0), payload.to_vec()].concat()
+}
+
+fn connected() -> (TcpStream, TcpStream) {
+    connected_with(|_| ())
+}
+
+/// Client and server; the listener is set up first, as buffers must be.
+fn connected_with(set_up: impl Fn(&TcpListener)) -> (TcpStream, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    set_up(&listener);
+    let client = TcpStream::connect(listener.local_addr().expect("an address")).expect("a peer");
+    let (server, _) = listener.accept().expect("a connection");
+    for stream in [&client, &server] {
+        stream.set_nodelay(true).expect("TCP");
+        stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        stream.set_write_timeout(Some(PATIENCE)).expect("a timeout");
+    }
+    (client, server)
+}
+
+/// An offloaded connection with its gate open.
+struct Pair {
+    program: Program,
+    client: TcpStream,
+    server: TcpStream,
+    place: Place,
+}
+
+impl Pair {
+    fn new() -> Option<Pair> {
+        let mut program = loaded()?;
+        let (client, server) = connected();
+        let place = program.enlist(server.as_fd()).expect("a socket").expect("room");
+        assert!(program.record(&place).open(0, 0));
+        Some(Pair { program, client, server, place })
+    }
+
+    fn passed(&self) -> u64 {
+        self.program.record(&self.place).passed()
+    }
+
+    fn frames(&self) -> u64 {
+        self.program.record(&self.place).echoed_frames()
+    }
+
+    fn echoes(&mut self, first: u8, payload: &[u8]) {
+        let expected = reply(first, payload);
+        self.client.write_all(&request(first, payload)).expect("the kernel takes it");
+        assert_eq!(taken(&self.client, expected.len()), expected, "{} octets", payload.len());
+    }
+
+    /// Sends `octets`, which must come up as they are; then answers them, which opens the gate.
+    fn passes(&mut self, what: &str, octets: &[u8]) {
+        let (passed, frames) = (self.passed(), self.frames());
+        self.client.write_all(octets).expect("the kernel takes it");
+        assert_eq!(taken(&self.server, octets.len()), octets, "{what}");
+        assert_eq!(self.passed(), passed + octets.len() as u64, "{what}");
+        assert_eq!(self.frames(), frames, "{what}");
+        assert!(self.program.record(&self.place).open(self.passed(), 0), "{what}");
+    }
+
+    fn notices(&mut self) -> usize {
+        let mut count = 0;
+        let index = self.place.0;
+        self.program.take_notices(|place| {
+            assert_eq!(place, index);
+            count += 1;
+        });
+        count
+    }
+}
+
+/// The next `count` octets. A socket under the program may look readable when it is not.
+fn taken(mut stream: &TcpStream, count: usize) -> Vec<u8> {
+    let mut octets = vec![0; count];
+    let (mut filled, start) = (0, Instant::now());
+    while filled < count {
+        match stream.read(&mut octets[filled..]) {
+            Ok(0) => panic!("the peer ended"),
+            Ok(more) => filled += more,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                assert!(start.elapsed() < PATIENCE, "{filled} of {count} octets came");
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+    octets
+}
+
+fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !holds() {
+        assert!(start.elapsed() < PATIENCE, "{what}");
+        thread::sleep(Duration::from_micros(100));
+    }
+}
+
+#[test]
+fn every_length_comes_back_as_it_was() {
+    let Some(mut pair) = Pair::new() else { return };
+    let mut random = Random::new(1);
+    let mut octets_in = 0;
+    for length in 0..=PAYLOAD_BYTES_MAX {
+        for (first, below) in [(TEXT, 0x80), (BINARY, 0x100)] {
+            let payload = random.octets(length, below);
+            octets_in += request(first, &payload).len() as u64;
+            pair.echoes(first, &payload);
+        }
+    }
+    assert_eq!(pair.passed(), 0);
+    let echoes = pair.program.totals().read();
+    assert_eq!(echoes.frames, 2 * (PAYLOAD_BYTES_MAX as u64 + 1));
+    assert_eq!(echoes.octets_in, octets_in);
+    assert_eq!(echoes.octets_out, octets_in - 4 * echoes.frames);
+    let record = pair.program.record(&pair.place);
+    assert_eq!(record.echoed_frames(), echoes.frames);
+    assert_eq!(record.echoed_out(), echoes.octets_out);
+    assert_eq!(pair.notices(), 0);
+}
+
+#[test]
+fn whatever_is_not_one_small_message_comes_up_untouched() {
+    let Some(mut pair) = Pair::new() else { return };
+    let mut random = Random::new(2);
+    let hello = request(TEXT, b"hello");
+    pair.passes("text that is not ASCII", &request(TEXT, "grüße".as_bytes()));
+    for place in 0..200 {
+        let mut payload = random.octets(200, 0x80);
+        payload[place] |= 0x80;
+        pair.passes("text with one octet that is not ASCII", &request(TEXT, &payload));
+    }
+    let most = request(BINARY, &vec![b'x'; PAYLOAD_BYTES_MAX]);
+    assert_eq!(most.len(), PAYLOAD_BYTES_MAX + 8);
+    pair.passes("too large", &request(BINARY, &vec![b'x'; PAYLOAD_BYTES_MAX + 1]));
+    pair.passes("a 64-bit length", &request(BINARY, &vec![b'x'; 65536]));
+    pair.passes("ping", &request(PING, b"hello"));
+    pair.passes("pong", &request(PONG, b"hello"));
+    pair.passes("close", &request(0x88, &1000_u16.to_be_bytes()));
+    pair.passes("first fragment", &request(0x01, b"hello"));
+    pair.passes("continuation", &request(0x80, b"hello"));
+    pair.passes("reserved opcode", &request(0x83, b"hello"));
+    for rsv in [0x40, 0x20, 0x10] {
+        pair.passes("RSV bit", &request(TEXT | rsv, b"hello"));
+    }
+    pair.passes("no mask", &reply(TEXT, b"hello!!"));
+    pair.passes("two frames", &[hello.clone(), hello.clone()].concat());
+    pair.passes("a frame and a half", &[&hello[..], &hello[..4]].concat());
+    pair.passes("the first octets", &hello[..4]);
+    pair.passes("the last octets", &hello[4..]);
+    pair.passes("one octet", &hello[..1]);
+    pair.passes("a header alone", &hello[..6]);
+    pair.passes("half of a longer frame", &request(BINARY, &[7; 300])[..200]);
+    let wordy = [&[TEXT, 126 | 0x80, 0, 5][..], &KEY, &masked(b"hello", KEY)].concat();
+    pair.passes("16 bits for a length of 7", &wordy);
+    let wordy = [&[TEXT, 127 | 0x80][..], &5_u64.to_be_bytes(), &KEY, &masked(b"hello", KEY)];
+    pair.passes("64 bits for a length of 7", &wordy.concat());
+    pair.passes("7 bits with octets after", &[&hello[..], b"x"].concat());
+    pair.echoes(TEXT, b"hello");
+}
+
+#[test]
+fn a_shut_gate_passes_all() {
+    let Some(mut pair) = Pair::new() else { return };
+    pair.program.record(&pair.place).shut();
+    assert!(pair.program.record(&pair.place).is_quiet());
+    pair.client.write_all(&request(TEXT, b"hello")).expect("the kernel takes it");
+    let expected = request(TEXT, b"hello");
+    assert_eq!(taken(&pair.server, expected.len()), expected);
+    assert_eq!(pair.frames(), 0);
+    assert_eq!(pair.notices(), 1);
+    assert!(!pair.program.record(&pair.place).open(0, 0));
+    assert!(pair.program.record(&pair.place).open(11, 0));
+    pair.echoes(TEXT, b"hello");
+}
+
+#[test]
+fn a_notice_comes_once() {
+    let Some(mut pair) = Pair::new() else { return };
+    let ping = request(PING, b"");
+    for round in 1..=50_u64 {
+        for _ in 0..3 {
+            pair.client.write_all(&ping).expect("the kernel takes it");
+        }
+        let expected = round * 3 * ping.len() as u64;
+        eventually("pings come up", || pair.passed() == expected);
+        let fd = pair.program.notices();
+        let second = Timespec { tv_sec: 1, tv_nsec: 0 };
+        let ready = poll(&mut [PollFd::from_borrowed_fd(fd, PollFlags::IN)], Some(&second));
+        assert_eq!(ready, Ok(1));
+        assert_eq!(pair.notices(), 1);
+        taken(&pair.server, 3 * ping.len());
+        assert!(pair.program.record(&pair.place).open(expected, 0));
+        assert_eq!(pair.notices(), 0);
+    }
+    // Not taken, it is not sent again, and the ring cannot run over.
+    for _ in 0..10_000 {
+        let expected = pair.passed() + ping.len() as u64;
+        pair.client.write_all(&ping).expect("the kernel takes it");
+        taken(&pair.server, ping.len());
+        assert!(pair.program.record(&pair.place).open(expected, 0));
+    }
+    assert_eq!(pair.notices(), 1);
+}
+
+/// Reads, answers and opens the gate by the rules of the record.
+struct Server {
+    unread: VecDeque<u8>,
+    /// Octets received, those of them that are answered, and the octets of the answers.
+    read: u64,
+    answered: u64,
+    sent: u64,
+    answers: u64,
+    /// It opens the gate with the last answer and not behind it.
+    is_early: bool,
+}
+
+impl Server {
+    /// Serves until `is_over`; gives the answers that user space gave.
+    fn serve(
+        program: &mut Program,
+        socket: &TcpStream,
+        place: &Place,
+        is_over: &AtomicBool,
+        is_early: bool,
+    ) -> u64 {
+        let unread = VecDeque::new();
+        let mut server = Server { unread, read: 0, answered: 0, sent: 0, answers: 0, is_early };
+        while !is_over.load(Ordering::Relaxed) {
+            let tick = Timespec { tv_sec: 0, tv_nsec: 20_000_000 };
+            let mut waiting = [PollFd::from_borrowed_fd(program.notices(), PollFlags::IN)];
+            let _ = poll(&mut waiting, Some(&tick)).expect("poll");
+            let mut noticed = false;
+            program.take_notices(|_| noticed = true);
+            if noticed {
+                server.catch_up(program.record(place), socket, is_over);
+            }
+        }
+        server.answers
+    }
+
+    fn catch_up(&mut self, record: &Record, socket: &TcpStream, is_over: &AtomicBool) {
+        let mut buffer = vec![0; 16 << 10];
+        // A frame is whole only with octets that are still to come.
+        while !record.open(self.answered, self.sent) && !is_over.load(Ordering::Relaxed) {
+            let count = match recv(socket, &mut buffer[..], RecvFlags::DONTWAIT) {
+                Ok((_, 0)) => return,
+                Ok((_, count)) => count,
+                Err(_) => {
+                    thread::yield_now();
+                    continue;
+                }
+            };
+            self.read += count as u64;
+            self.unread.extend(&buffer[..count]);
+            while self.answer(record, socket) {}
+            assert_eq!(self.read, self.answered + self.unread.len() as u64);
+            assert!(self.read <= record.passed());
+        }
+    }
+
+    /// Answers one frame, if it is there.
+    fn answer(&mut self, record: &Record, mut socket: &TcpStream) -> bool {
+        let octets = self.unread.make_contiguous();
+        if octets.len() < 6 {
+            return false;
+        }
+        let (start, length) = match usize::from(octets[1] & 127) {
+            126 if octets.len() < 8 => return false,
+            126 => (8, usize::from(octets[2]) << 8 | usize::from(octets[3])),
+            length => (6, length),
+        };
+        if octets.len() < start + length {
+            return false;
+        }
+        let key: [u8; 4] = octets[start - 4..start].try_into().expect("four");
+        let payload = masked(&octets[start..start + length], key);
+        let first = if octets[0] == PING { PONG } else { octets[0] };
+        self.unread.drain(..start + length);
+        let reply = reply(first, &payload);
+        self.answered += (start + length) as u64;
+        self.answers += 1;
+        self.sent += reply.len() as u64;
+        if self.is_early && self.unread.is_empty() {
+            // More may come, and is echoed only behind what is written next.
+            record.open(self.answered, self.sent);
+            if self.answers.is_multiple_of(4) {
+                thread::sleep(Duration::from_micros(100));
+            }
+        }
+        // All of it is the kernel's when this returns.
+        socket.write_all(&reply).expect("the peer reads");
+        true
+    }
+}
+
+/// What a client sends in one go, and what it must get.
+fn burst(random: &mut Random) -> (Vec<Vec<u8>>, Vec<u8>) {
+    let payload = |random: &mut Random, below| {
+        let length = match random.below(20) {
+            0 => random.below(PAYLOAD_BYTES_MAX + 100),
+            1 => random.below(400),
+            _ => random.below(60),
+        };
+        random.octets(length, below)
+    };
+    let (first, payload) = match random.below(24) {
+        0 => {
+            let length = random.below(126);
+            (PING, random.octets(length, 0x100))
+        }
+        1 => (TEXT, "grüße ".repeat(random.below(12) + 1).into_bytes()),
+        2..10 => (BINARY, payload(random, 0x100)),
+        _ => (TEXT, payload(random, 0x80)),
+    };
+    let sent = request(first, &payload);
+    let expected = reply(if first == PING { PONG } else { first }, &payload);
+    if random.below(40) > 0 {
+        return (vec![sent], expected);
+    }
+    let (left, right) = sent.split_at(random.below(sent.len()));
+    (vec![left.to_vec(), right.to_vec()], expected)
+}
+
+/// Ends the threads that serve and write when the one that compares fails.
+struct Over<'a> {
+    is_over: &'a AtomicBool,
+    client: &'a TcpStream,
+}
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.is_over.store(true, Ordering::Relaxed);
+        let _ = self.client.shutdown(std::net::Shutdown::Both);
+    }
+}
+
+/// A client that writes without waiting; gives how many frames each side answered.
+fn under_fire(seed: u64, bursts: usize, buffer_bytes: Option<usize>) -> Option<(u64, u64)> {
+    let mut program = loaded()?;
+    let (client, server) = connected_with(|listener| {
+        if let Some(bytes) = buffer_bytes {
+            sockopt::set_socket_send_buffer_size(listener, bytes).expect("a size");
+            // Smaller, and what waits to be read fills it at once: the kernel cannot join packets
+            // that the program has passed up, and drops the next ones.
+            sockopt::set_socket_recv_buffer_size(listener, 64 << 10).expect("a size");
+        }
+    });
+    if let Some(bytes) = buffer_bytes {
+        sockopt::set_socket_recv_buffer_size(&client, bytes).expect("a size");
+    }
+    let place = program.enlist(server.as_fd()).expect("a socket").expect("room");
+    assert!(program.record(&place).open(0, 0));
+    let (is_over, replies) = (AtomicBool::new(false), AtomicUsize::new(0));
+    thread::scope(|scope| {
+        let program = &mut program;
+        let (place, client, server) = (&place, &client, &server);
+        let (is_over, replies) = (&is_over, &replies);
+        let serving = scope.spawn(move || {
+            let answers = Server::serve(program, server, place, is_over, seed % 2 == 1);
+            (answers, program.record(place).echoed_frames())
+        });
+        let writing = scope.spawn(move || {
+            let (mut random, mut client) = (Random::new(seed), client);
+            for number in 1..=bursts {
+                for octets in burst(&mut random).0 {
+                    if client.write_all(&octets).is_err() {
+                        return; // the reader says why
+                    }
+                }
+                // The gate opens when all is answered: now and then it is given the time.
+                match random.below(12) {
+                    0 => {
+                        eventually("all is answered", || replies.load(Ordering::Relaxed) == number);
+                    }
+                    1..4 => thread::sleep(Duration::from_micros(20)),
+                    _ => (),
+                }
+            }
+        });
+        let _over = Over { is_over, client };
+        let mut random = Random::new(seed);
+        for number in 0..bursts {
+            let expected = burst(&mut random).1;
+            let got = taken(client, expected.len());
+            assert!(got == expected, "seed {seed}: reply {number} of {bursts} is another");
+            replies.store(number + 1, Ordering::Relaxed);
+            random.below(12);
+        }
+        writing.join().expect("has written all");
+        is_over.store(true, Ordering::Relaxed);
+        Some(serving.join().expect("has served all"))
+    })
+}
+
+#[test]
+fn replies_come_in_order_under_fire() {
+    let (mut by_user, mut by_kernel) = (0, 0);
+    for seed in 0..60 {
+        let buffer = [None, Some(4096), Some(16 << 10)][seed as usize % 3];
+        let Some((user, kernel)) = under_fire(seed, 1000, buffer) else { return };
+        by_user += user;
+        by_kernel += kernel;
+    }
+    eprintln!("{by_user} frames answered by user space, {by_kernel} by the kernel");
+    assert!(by_user > 5000 && by_kernel > 5000, "{by_user} {by_kernel}");
+}
+
+/// Sends frames until nothing more is taken for half a second; gives the octets taken.
+fn stuck_after(client: &TcpStream, frame: &[u8], octets_max: u64) -> u64 {
+    let chunk = frame.repeat((8192 / frame.len()).max(1));
+    let (mut taken, mut last) = (0, Instant::now());
+    let mut rest = frame;
+    while taken < octets_max && last.elapsed() < Duration::from_millis(500) {
+        match send(client, rest, SendFlags::DONTWAIT) {
+            Ok(count) => {
+                taken += count as u64;
+                rest = &rest[count..];
+                if rest.is_empty() {
+                    // Alone, so that they can be echoed, and together, when they cannot.
+                    rest = if taken.is_multiple_of(2) { frame } else { &chunk };
+                }
+                last = Instant::now();
+            }
+            Err(_) => thread::sleep(Duration::from_millis(1)),
+        }
+    }
+    taken
+}
+
+#[test]
+fn a_peer_that_never_reads_is_stopped() {
+    const OFFERED: u64 = 64 << 20;
+    const BOUND: u64 = 16 << 20;
+    for payload in [16, 1000, PAYLOAD_BYTES_MAX, 16 << 10] {
+        let Some(pair) = Pair::new() else { return };
+        let frame = request(BINARY, &vec![7; payload]);
+        let taken = stuck_after(&pair.client, &frame, OFFERED);
+        let echoes = pair.program.totals().read();
+        eprintln!(
+            "{payload} octets: stuck after {taken}, {} passed up, {} echoed in {} frames",
+            pair.passed(),
+            echoes.octets_out,
+            echoes.frames
+        );
+        assert!(taken < BOUND, "{taken}");
+        // The peer's kernel takes what its buffer holds, and 32 KiB are on their way.
+        assert!(echoes.octets_out < 8 << 20, "{echoes:?}");
+        let owed = Program::written(pair.server.as_fd()).expect("TCP");
+        assert!(owed <= echoes.octets_out, "{owed} {echoes:?}");
+    }
+}
+
+#[test]
+fn a_reset_ends_it() {
+    let Some(mut program) = loaded() else { return };
+    for round in 0..200 {
+        let (mut client, server) = connected();
+        let place = program.enlist(server.as_fd()).expect("a socket").expect("room");
+        assert!(program.record(&place).open(0, 0));
+        for _ in 0..round % 7 {
+            client.write_all(&request(TEXT, b"hello")).expect("the kernel takes it");
+        }
+        if round % 3 == 0 {
+            client.write_all(&request(PING, b"hello")).expect("the kernel takes it");
+        }
+        // With a linger of 0, or with replies unread, closing is a reset.
+        sockopt::set_socket_linger(&client, Some(Duration::ZERO)).expect("TCP");
+        drop(client);
+        eventually("the reset arrives", || {
+            let mut waiting = [PollFd::new(&server, PollFlags::RDHUP)];
+            let _ = poll(&mut waiting, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).expect("poll");
+            waiting[0].revents().contains(PollFlags::HUP)
+        });
+        program.delist(place, server.as_fd());
+    }
+}
+
+#[test]
+fn a_peer_that_has_ended_is_refused() {
+    let Some(mut program) = loaded() else { return };
+    let (client, server) = connected();
+    drop(client);
+    eventually("the end is refused", || program.enlist(server.as_fd()).is_err());
+    let (unix, _other) = std::os::unix::net::UnixStream::pair().expect("sockets");
+    assert!(program.enlist(unix.as_fd()).is_err());
+    let (_client, server) = connected();
+    assert!(program.enlist(server.as_fd()).expect("a socket").is_some());
+}
+
+#[test]
+fn what_was_queued_before_comes_up_first() {
+    let Some(mut program) = loaded() else { return };
+    let (mut client, server) = connected();
+    client.write_all(&request(TEXT, b"before")).expect("the kernel takes it");
+    thread::sleep(Duration::from_millis(20));
+    let place = program.enlist(server.as_fd()).expect("a socket").expect("room");
+    client.write_all(&request(TEXT, b"behind")).expect("the kernel takes it");
+    let expected = [request(TEXT, b"before"), request(TEXT, b"behind")].concat();
+    assert_eq!(taken(&server, expected.len()), expected);
+    let record = program.record(&place);
+    assert_eq!(record.passed(), expected.len() as u64);
+    assert!(record.open(expected.len() as u64, 0));
+    client.write_all(&request(TEXT, b"hello")).expect("the kernel takes it");
+    assert_eq!(taken(&client, 7), reply(TEXT, b"hello"));
+}
+
+#[test]
+fn an_echo_is_sent_before_the_socket_closes_when_it_is_waited_for() {
+    let Some(mut program) = loaded() else { return };
+    for _ in 0..200 {
+        let (mut client, server) = connected();
+        let place = program.enlist(server.as_fd()).expect("a socket").expect("room");
+        let record = program.record(&place);
+        assert!(record.open(0, 0));
+        client.write_all(&request(TEXT, b"hello")).expect("the kernel takes it");
+        client.shutdown(Shutdown::Write).expect("connected");
+        eventually("the echo is made", || record.echoed_frames() == 1);
+        record.shut();
+        eventually("no run is under way", || record.is_quiet());
+        let all = record.echoed_out();
+        eventually("all is written", || Program::written(server.as_fd()).expect("TCP") >= all);
+        program.delist(place, server.as_fd());
+        drop(server);
+        let mut got = Vec::new();
+        client.read_to_end(&mut got).expect("an orderly end");
+        assert_eq!(got, reply(TEXT, b"hello"));
+    }
+}
+
+#[test]
+fn many_connections_come_and_go() {
+    let Some(mut program) = loaded() else { return };
+    let mut random = Random::new(3);
+    let mut open: Vec<(TcpStream, TcpStream, Place)> = Vec::new();
+    for _ in 0..3000 {
+        if open.len() < 100 && random.below(2) == 0 {
+            let (client, server) = connected();
+            let place = program.enlist(server.as_fd()).expect("a socket").expect("room");
+            assert!(program.record(&place).open(0, 0));
+            open.push((client, server, place));
+        } else if !open.is_empty() && random.below(4) == 0 {
+            let (mut client, server, place) = open.swap_remove(random.below(open.len()));
+            // Its last message may come while it is removed.
+            client.write_all(&request(TEXT, b"hello")).expect("the kernel takes it");
+            program.delist(place, server.as_fd());
+        }
+        for _ in 0..3 {
+            if open.is_empty() {
+                continue;
+            }
+            let one = random.below(open.len());
+            let (client, _, place) = &mut open[one];
+            let length = random.below(300);
+            let payload = random.octets(length, 0x100);
+            client.write_all(&request(BINARY, &payload)).expect("the kernel takes it");
+            let expected = reply(BINARY, &payload);
+            assert_eq!(taken(client, expected.len()), expected);
+            assert_eq!(program.record(place).passed(), 0);
+        }
+    }
+    assert!(open.len() > 10);
+}
+
+#[test]
+fn slots_run_out_and_come_back() {
+    let Some(mut program) = loaded() else { return };
+    let mut open = Vec::new();
+    let full = loop {
+        let (client, server) = connected();
+        match program.enlist(server.as_fd()).expect("a socket") {
+            Some(place) => open.push((client, server, place)),
+            None => break (client, server),
+        }
+    };
+    assert_eq!(open.len(), PLACES as usize);
+    let (_client, server, place) = open.pop().expect("many");
+    let index = place.0;
+    program.delist(place, server.as_fd());
+    let place = program.enlist(full.1.as_fd()).expect("a socket").expect("room");
+    assert_eq!(place.0, index);
+}
+
+/// A connection whose server has little room for what it sends, and frames sent on it of which the
+/// client has read nothing; with the echoes that it must get.
+fn held_up(frames: u8) -> Option<(Pair, Vec<u8>)> {
+    let mut program = loaded()?;
+    let (mut client, server) = connected_with(|listener| {
+        sockopt::set_socket_send_buffer_size(listener, 4096).expect("a size");
+    });
+    sockopt::set_socket_recv_buffer_size(&client, 2048).expect("a size");
+    let place = program.enlist(server.as_fd()).expect("a socket").expect("room");
+    assert!(program.record(&place).open(0, 0));
+    let mut expected = Vec::new();
+    for number in 0..frames {
+        let payload: Vec<u8> = (0..4000).map(|octet| (octet % 251) as u8 ^ number).collect();
+        client.write_all(&request(BINARY, &payload)).expect("the kernel takes it");
+        expected.extend(reply(BINARY, &payload));
+        let record = program.record(&place);
+        eventually("it is echoed", || record.echoed_frames() == u64::from(number) + 1);
+    }
+    let written = Program::written(server.as_fd()).expect("TCP");
+    assert!(written < expected.len() as u64, "the kernel's worker is not held up: {written}");
+    Some((Pair { program, client, server, place }, expected))
+}
+
+#[test]
+fn a_reader_that_pauses_within_a_frame_gets_each_octet_once() {
+    for pause in [1, 100, 1000, 4003, 4004, 4005, 10_000] {
+        let Some((pair, expected)) = held_up(7) else { return };
+        let mut got = taken(&pair.client, pause);
+        thread::sleep(Duration::from_millis(30));
+        while got.len() < expected.len() {
+            let count = (expected.len() - got.len()).min(pause.max(700));
+            got.extend(taken(&pair.client, count));
+            thread::sleep(Duration::from_millis(2));
+        }
+        assert!(got == expected, "pauses after {pause}");
+        assert_eq!(pair.passed(), 0);
+        eventually("all is written", || {
+            Program::written(pair.server.as_fd()).expect("TCP") == expected.len() as u64
+        });
+    }
+}
+
+#[test]
+fn a_fin_behind_echoes_that_are_queued_breaks_nothing() {
+    for _ in 0..5 {
+        let Some((mut pair, mut expected)) = held_up(7) else { return };
+        pair.client.shutdown(Shutdown::Write).expect("connected");
+        thread::sleep(Duration::from_millis(20));
+        let got = taken(&pair.client, expected.len());
+        assert!(got == expected, "the echoes before the end");
+        let mut rest = [0];
+        assert_eq!(pair.server.read(&mut rest).expect("an orderly end"), 0);
+        pair.server.write_all(b"farewell").expect("the server can still send");
+        drop(pair.server);
+        expected = taken(&pair.client, 8);
+        assert_eq!(expected, b"farewell");
+        assert_eq!(pair.client.read(&mut rest).expect("an orderly end"), 0);
+    }
+}
