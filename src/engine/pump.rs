@@ -1008,12 +1008,13 @@ impl<'a, R: Ring> Pump<'a, R> {
     }
 
     /// The peer sends no more, which the socket says before it gives up what the kernel still has of
-    /// an offloaded connection.
+    /// an offloaded connection. What it has when the connection is reset is lost.
     #[cold]
     fn ended(&mut self, key: Key) {
         let Some(peer) = self.peers.get_mut(key) else { return };
         if let Some(offloaded) = &mut peer.offloaded
             && offloaded.gate.has_more(self.ring.record(&offloaded.gate.place))
+            && self.ring.written(&peer.socket) != u64::MAX
         {
             return self.look_again(key);
         }

@@ -238,7 +238,7 @@ pub trait Ring {
     }
 
     /// Octets that the kernel was given for sending on a socket, from the first; or fewer, for a
-    /// moment, but not more.
+    /// moment, but not more; `u64::MAX` when the connection is gone, and nothing more comes or leaves.
     fn written(&self, _socket: &Socket) -> u64 {
         unreachable!("this ring enlists nothing")
     }

@@ -223,7 +223,7 @@ impl Program {
         let _ = self.slots.remove(&self.cookies[index as usize]);
         // Invariant 2. The entry in `sockets` goes when the socket is closed or the next one takes its
         // place; if it went now, what is still to be sent would go with it.
-        if Program::written(socket).is_ok() {
+        if tcp_info(socket).is_ok() {
             self.free.push(index);
         }
     }
@@ -257,10 +257,14 @@ impl Program {
     ///
     /// # Errors
     ///
-    /// When it is not a TCP socket.
+    /// When it is not a TCP socket, or the connection is gone, as by a reset: what the kernel had not sent
+    /// or given up then, it never will.
     pub fn written(socket: BorrowedFd<'_>) -> io::Result<u64> {
-        let acknowledged = octets_acknowledged(socket)?;
-        Ok(acknowledged + octets_unacknowledged(socket)?)
+        let TcpInfo { state, bytes_acked, .. } = tcp_info(socket)?;
+        if state == TCP_CLOSE {
+            return Err(io::ErrorKind::NotConnected.into());
+        }
+        Ok(bytes_acked + octets_unacknowledged(socket)?)
     }
 }
 
@@ -276,15 +280,19 @@ fn cause(error: MapError) -> io::Error {
     }
 }
 
-/// `tcpi_bytes_acked` (linux/tcp.h).
-fn octets_acknowledged(socket: BorrowedFd<'_>) -> io::Result<u64> {
-    /// `struct tcp_info` as far as it is needed.
-    #[repr(C)]
-    struct TcpInfo {
-        before: [u64; 15],
-        bytes_acked: u64,
-    }
-    let mut info = TcpInfo { before: [0; 15], bytes_acked: 0 };
+/// `struct tcp_info` (linux/tcp.h) as far as it is needed.
+#[repr(C)]
+struct TcpInfo {
+    state: u8,
+    between: [u8; 119],
+    bytes_acked: u64,
+}
+
+/// The state of a connection that is gone (netinet/tcp.h).
+const TCP_CLOSE: u8 = 7;
+
+fn tcp_info(socket: BorrowedFd<'_>) -> io::Result<TcpInfo> {
+    let mut info = TcpInfo { state: 0, between: [0; 119], bytes_acked: 0 };
     let mut length = size_of::<TcpInfo>() as libc::socklen_t;
     // SAFETY: the kernel writes at most `length` octets into `info`, and any octets are valid there.
     let outcome = unsafe {
@@ -297,7 +305,7 @@ fn octets_acknowledged(socket: BorrowedFd<'_>) -> io::Result<u64> {
         )
     };
     match outcome {
-        0 if length as usize == size_of::<TcpInfo>() => Ok(info.bytes_acked),
+        0 if length as usize == size_of::<TcpInfo>() => Ok(info),
         0 => Err(io::ErrorKind::Unsupported.into()),
         _ => Err(io::Error::last_os_error()),
     }
