@@ -48,9 +48,10 @@ fn serves_without(server: Server, reason: &str) {
     client.close();
     let ended = server.terminate();
     assert_eq!(ended.status.code(), Some(0), "{ended:?}");
-    assert_eq!(ended.stderr.lines().count(), 1, "{ended:?}");
-    assert!(ended.stderr.contains("echoing without offload: "), "{ended:?}");
-    assert!(ended.stderr.contains(reason), "{ended:?}");
+    // Of other things that are refused with it, there are other lines.
+    let is_why = |line: &&str| line.contains("echoing without offload: ");
+    let lines: Vec<&str> = ended.stderr.lines().filter(is_why).collect();
+    assert!(lines.len() == 1 && lines[0].contains(reason), "{ended:?}");
     assert_eq!((ended.count("messages"), ended.count("messages_offloaded")), (1, 0));
 }
 
@@ -115,16 +116,17 @@ fn the_counters_are_exact() {
     assert!(server.greeting().ends_with(", offload on)"), "{}", server.greeting());
     let mut client = Client::connect(server.address());
     let (request, response) = (REQUEST.len() as u64, RESPONSE.len() as u64);
-    // The handshake's answer is counted with the next completion.
     client.send_frame(PING, b"");
     client.expect(PONG, b"");
-    let expected = |count: &dyn Fn(&str) -> u64, messages: u64, control: u64, close: u64| {
+    // Octets of an answer of user space are counted when it is next woken.
+    let expected = |count: &dyn Fn(&str) -> u64, messages: u64, close: u64, pending: u64| {
+        let control = 1;
         for (name, value) in [
             ("messages", messages),
             ("frames_in", messages + control + close),
             ("frames_out", messages + control + close),
             ("bytes_in", request + messages * 22 + control * 6 + close * 8),
-            ("bytes_out", response + messages * 18 + control * 2 + close * 4),
+            ("bytes_out", response + messages * 18 + control * 2 + close * 4 - pending),
             ("protocol_violations", 0),
         ] {
             assert_eq!(count(name), value, "{name}");
@@ -136,13 +138,13 @@ fn the_counters_are_exact() {
         }
         let statistics = server.statistics();
         let count = |name: &str| statistics["total"][name].as_u64().expect("a count");
-        expected(&count, hundred * 100, 1, 0);
+        expected(&count, hundred * 100, 0, 2);
     }
     client.close();
     server.wait_for_count("connections_open", 0);
     let ended = server.terminate();
     assert_eq!(ended.status.code(), Some(0), "{ended:?}");
-    expected(&|name| ended.count(name), 1000, 1, 1);
+    expected(&|name| ended.count(name), 1000, 1, 0);
     let offloaded = ended.count("messages_offloaded");
     assert!(offloaded >= 998, "{}", ended.statistics);
     assert!(ended.stdout.lines().any(|line| {
