@@ -139,7 +139,7 @@ pub struct Program {
 
 impl Program {
     /// System calls of [`Program::enlist`], of [`Program::delist`] and of [`Program::written`].
-    pub const ENLIST_CALLS: u64 = 5;
+    pub const ENLIST_CALLS: u64 = 6;
     #[expect(missing_docs, reason = "documented with the first")]
     pub const DELIST_CALLS: u64 = 3;
     #[expect(missing_docs, reason = "documented with the first")]
@@ -203,6 +203,8 @@ impl Program {
     pub fn enlist(&mut self, socket: BorrowedFd<'_>) -> io::Result<Option<Place>> {
         let Some(&index) = self.free.last() else { return Ok(None) };
         self.records.at(index).reset();
+        // The kernel would take sockets of other kinds too, Unix ones for one.
+        tcp_info(socket)?;
         let cookie = rustix::net::sockopt::socket_cookie(socket)?;
         // In this order: a packet that the program sees is counted from the first.
         self.slots.insert(cookie, index, 0).map_err(cause)?;
