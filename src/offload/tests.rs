@@ -9,7 +9,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::net::{RecvFlags, SendFlags, recv, send, sockopt};
+use rustix::net::{
+    AddressFamily, RecvFlags, SendFlags, SocketType, connect, recv, send, socket, sockopt,
+};
 
 use super::program::Program;
 use super::record::Record;
@@ -89,11 +91,15 @@ fn connected_with(set_up: impl Fn(&TcpListener)) -> (TcpStream, TcpStream) {
     let client = TcpStream::connect(listener.local_addr().expect("an address")).expect("a peer");
     let (server, _) = listener.accept().expect("a connection");
     for stream in [&client, &server] {
-        stream.set_nodelay(true).expect("TCP");
-        stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
-        stream.set_write_timeout(Some(PATIENCE)).expect("a timeout");
+        set_options(stream);
     }
     (client, server)
+}
+
+fn set_options(stream: &TcpStream) {
+    stream.set_nodelay(true).expect("TCP");
+    stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+    stream.set_write_timeout(Some(PATIENCE)).expect("a timeout");
 }
 
 /// An offloaded connection with its gate open.
@@ -408,7 +414,7 @@ struct Over<'a> {
 impl Drop for Over<'_> {
     fn drop(&mut self) {
         self.is_over.store(true, Ordering::Relaxed);
-        let _ = self.client.shutdown(std::net::Shutdown::Both);
+        let _ = self.client.shutdown(Shutdown::Both);
     }
 }
 
@@ -433,10 +439,6 @@ fn under_fire(seed: u64, bursts: usize, buffer_bytes: Option<usize>) -> Option<(
         let program = &mut program;
         let (place, client, server) = (&place, &client, &server);
         let (is_over, replies) = (&is_over, &replies);
-        let serving = scope.spawn(move || {
-            let answers = Server::serve(program, server, place, is_over, seed % 2 == 1);
-            (answers, program.record(place).echoed_frames())
-        });
         let writing = scope.spawn(move || {
             let (mut random, mut client) = (Random::new(seed), client);
             for number in 1..=bursts {
@@ -455,18 +457,21 @@ fn under_fire(seed: u64, bursts: usize, buffer_bytes: Option<usize>) -> Option<(
                 }
             }
         });
-        let _over = Over { is_over, client };
-        let mut random = Random::new(seed);
-        for number in 0..bursts {
-            let expected = burst(&mut random).1;
-            let got = taken(client, expected.len());
-            assert!(got == expected, "seed {seed}: reply {number} of {bursts} is another");
-            replies.store(number + 1, Ordering::Relaxed);
-            random.below(12);
-        }
+        let reading = scope.spawn(move || {
+            let _over = Over { is_over, client };
+            let mut random = Random::new(seed);
+            for number in 0..bursts {
+                let expected = burst(&mut random).1;
+                let got = taken(client, expected.len());
+                assert!(got == expected, "seed {seed}: reply {number} of {bursts} is another");
+                replies.store(number + 1, Ordering::Relaxed);
+                random.below(12);
+            }
+        });
+        let answers = Server::serve(program, server, place, is_over, seed % 2 == 1);
+        reading.join().expect("has compared all");
         writing.join().expect("has written all");
-        is_over.store(true, Ordering::Relaxed);
-        Some(serving.join().expect("has served all"))
+        Some((answers, program.record(place).echoed_frames()))
     })
 }
 
@@ -662,10 +667,17 @@ fn slots_run_out_and_come_back() {
 /// client has read nothing; with the echoes that it must get.
 fn held_up(frames: u8) -> Option<(Pair, Vec<u8>)> {
     let mut program = loaded()?;
-    let (mut client, server) = connected_with(|listener| {
-        sockopt::set_socket_send_buffer_size(listener, 4096).expect("a size");
-    });
-    sockopt::set_socket_recv_buffer_size(&client, 2048).expect("a size");
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    sockopt::set_socket_send_buffer_size(&listener, 4096).expect("a size");
+    let socket = socket(AddressFamily::INET, SocketType::STREAM, None).expect("a socket");
+    // Once a window is offered it is not taken back, so that this comes first.
+    sockopt::set_socket_recv_buffer_size(&socket, 8192).expect("a size");
+    connect(&socket, &listener.local_addr().expect("an address")).expect("a peer");
+    let mut client = TcpStream::from(socket);
+    let (server, _) = listener.accept().expect("a connection");
+    for stream in [&client, &server] {
+        set_options(stream);
+    }
     let place = program.enlist(server.as_fd()).expect("a socket").expect("room");
     assert!(program.record(&place).open(0, 0));
     let mut expected = Vec::new();

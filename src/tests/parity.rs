@@ -234,7 +234,11 @@ fn hold(conversation: &Conversation, socket: impl Into<OwnedFd>) -> Vec<u8> {
             Await(count) => {
                 let missing = (count - heard.len()) as u64;
                 let come = (&reader).take(missing).read_to_end(&mut heard);
-                assert_eq!(come.expect("the server answers") as u64, missing);
+                let come = come.unwrap_or_else(|error| {
+                    let name = conversation.name;
+                    panic!("{name}: {} of {count} octets came: {error}", heard.len())
+                });
+                assert_eq!(come as u64, missing, "{}", conversation.name);
             }
             End => end(),
         }
