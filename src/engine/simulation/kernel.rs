@@ -292,7 +292,7 @@ pub(super) struct Totals {
     /// Connections that got all that was owed to them.
     pub(super) fulfilled: u64,
     pub(super) steps: u64,
-    /// Whole frames that left sockets, and how many of them the program has echoed.
+    /// Whole frames of enlisted connections that left their sockets, and how many of them the program has echoed.
     pub(super) frames: u64,
     pub(super) frames_echoed: u64,
     /// Octets that the kernel has sent by itself.
@@ -1147,9 +1147,12 @@ impl Kernel {
     fn retire(&mut self, number: usize) {
         let link = &mut self.links[number];
         link.stage = Stage::Gone;
-        let boundaries = &link.peer.debt.boundaries;
-        let frames = boundaries.partition_point(|&(end, _)| end <= link.taken).saturating_sub(1);
-        self.totals.frames += frames as u64;
+        // Of those that were enlisted.
+        if link.arrived > 0 {
+            let ends = &link.peer.debt.boundaries;
+            let frames = ends.partition_point(|&(end, _)| end <= link.taken).saturating_sub(1);
+            self.totals.frames += frames as u64;
+        }
         self.active.retain(|&other| other != number);
         self.totals.closed += 1;
     }

@@ -120,7 +120,7 @@ impl Peer {
         };
         let script = Script::new(random, scenario);
         let segments: &[usize] = match script.input.len() {
-            _ if script.is_ping_pong => &[50, 300, 9000],
+            _ if script.is_small => &[300, 9000],
             0..500 => &[1, 5, 40, 300, 300],
             500..4000 => &[20, 300, 9000],
             _ => &[500, 9000, 1 << 20],
@@ -279,7 +279,9 @@ struct Script {
     message_ends: Vec<usize>,
     is_long: bool,
     is_flood: bool,
-    /// Small messages, each sent when the last has come back.
+    /// Small messages, of which the kernel can echo most.
+    is_small: bool,
+    /// Each is sent when the last has come back.
     is_ping_pong: bool,
 }
 
@@ -304,14 +306,15 @@ impl Script {
             script.head = 8192;
         }
         script.message_ends.push(script.input.len());
-        script.is_ping_pong = !script.is_flood
+        script.is_small = !script.is_flood
             && scenario.offload != offload::Policy::Off
             && scenario.capacity > 100
-            && random.one_in(3);
+            && random.one_in(2);
         if script.is_flood {
             script.flood(random, scenario.flood);
-        } else if script.is_ping_pong {
-            script.ping_pong(random, scenario);
+        } else if script.is_small {
+            script.is_ping_pong = random.below(3) > 0;
+            script.small_messages(random, scenario);
         } else {
             script.messages(random, scenario);
         }
@@ -351,10 +354,10 @@ impl Script {
     }
 
     /// Small messages, most of which the kernel can echo, and something else at the end.
-    fn ping_pong(&mut self, random: &mut Random, scenario: &Scenario) {
-        let other = random.pick(&[0, 0, 10, 40]);
+    fn small_messages(&mut self, random: &mut Random, scenario: &Scenario) {
+        let other = random.pick(&[0, 0, 0, 20]);
         let length_max = random.pick(&[1, 20, 150]).min(scenario.message_max);
-        for _ in 0..1 + random.below(80) {
+        for _ in 0..1 + random.below(150) {
             let length = random.below(length_max + 1);
             let payload = random.octets(length);
             match random.below(2) {

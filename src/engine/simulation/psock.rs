@@ -51,6 +51,8 @@ pub(super) struct Psock {
     /// the socket was enlisted: the program sees that with what comes next, or with a receive.
     unseen: VecDeque<u8>,
     stale: usize,
+    /// Each packet is a frame, if it can be.
+    is_orderly: bool,
     /// Octets that the peer has acknowledged, and that were given to the socket for sending.
     pub(super) acknowledged: usize,
     pub(super) written: usize,
@@ -146,6 +148,9 @@ impl Psock {
         let unseen = self.unseen.make_contiguous();
         let all = unseen.len();
         let octets = match random.below(8) {
+            _ if self.is_orderly => {
+                frame_octets(unseen).filter(|&octets| octets <= all).unwrap_or(all)
+            }
             0..5 => frame_octets(unseen).filter(|&octets| octets <= all).unwrap_or(all),
             5 => 1 + random.below(all),
             _ => all,
@@ -200,6 +205,7 @@ impl Program {
         let psock = Psock {
             unseen: unseen.iter().copied().collect(),
             stale: self.random.below(unseen.len() + 1),
+            is_orderly: self.random.below(4) > 0,
             acknowledged: 0,
             written: 0,
             run: None,
