@@ -16,7 +16,7 @@
 //! the kernel's or the one simulated in the tests.
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, VecDeque};
+use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
@@ -131,6 +131,16 @@ impl Sending {
     }
 }
 
+/// How far a connection is from its accept to where it may be offloaded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Opening {
+    /// The opening handshake is not done.
+    Handshake,
+    /// It is to be offloaded as soon as no receive is in flight.
+    Enlisting,
+    Done,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Watching {
     Not,
@@ -179,11 +189,7 @@ struct Peer {
     is_held: bool,
     progress: Progress,
     admission: Admission,
-    /// The opening handshake is not done.
-    is_new: bool,
-    /// It is to be offloaded as soon as no receive is in flight; octets that were handed
-    /// over for sending so far.
-    enlisting: Option<u64>,
+    opening: Opening,
     offloaded: Option<Box<Offloaded>>,
 }
 
@@ -197,16 +203,6 @@ impl Peer {
 
     fn reply_octets(&self) -> usize {
         self.spill.as_ref().map_or(0, |spill| spill.reply_octets())
-    }
-
-    /// Counts octets that are handed over for sending, where the kernel has to know it.
-    fn hand_over(&mut self, octets: usize) {
-        if let Some(sent) = &mut self.enlisting {
-            *sent += octets as u64;
-        }
-        if let Some(offloaded) = &mut self.offloaded {
-            offloaded.gate.sent(octets as u64);
-        }
     }
 
     /// How long the reply to the unfinished message can be so far, with an eighth for the headers
@@ -253,6 +249,8 @@ pub struct Pump<'a, R> {
     context: Context<'a>,
     limit: &'a Limit,
     offload: offload::Policy,
+    /// Octets that were handed over for sending on connections that are to be offloaded.
+    enlisting: HashMap<Key, u64>,
     peers: Slab<Peer>,
     listeners: Vec<Accepting>,
     /// Connections whose receive found no buffer, in that order.
@@ -276,6 +274,7 @@ impl<'a, R: Ring> Pump<'a, R> {
             context,
             limit,
             offload: offload::Policy::Off,
+            enlisting: HashMap::new(),
             peers: Slab::default(),
             listeners: Vec::new(),
             starved: VecDeque::new(),
@@ -431,8 +430,12 @@ impl<'a, R: Ring> Pump<'a, R> {
             Received::Data { mut lease, octets } => {
                 self.context.counters.bytes_in.add(u64::from(octets));
                 // A part of a packet may be left.
-                peer.enlisting
-                    .take_if(|_| HEADROOM + octets as usize == self.ring.bytes(&mut lease).len());
+                if peer.opening == Opening::Enlisting
+                    && HEADROOM + octets as usize == self.ring.bytes(&mut lease).len()
+                {
+                    peer.opening = Opening::Done;
+                    self.enlisting.remove(&key);
+                }
                 if let Some(offloaded) = &mut peer.offloaded {
                     offloaded.gate.received(octets.into());
                     // It came before its notice.
@@ -472,7 +475,7 @@ impl<'a, R: Ring> Pump<'a, R> {
             let reply = cursors.reply();
             if let Some(offloaded) = &mut peer.offloaded {
                 offloaded.gate.replied(octets, reply.len());
-            } else if peer.is_new && peer.protocol.is_open() {
+            } else if peer.opening == Opening::Handshake && peer.protocol.is_open() {
                 // A buffer that is not full has emptied the socket.
                 let is_drained = HEADROOM + octets < bytes.len();
                 self.opened(key, is_drained);
@@ -482,7 +485,7 @@ impl<'a, R: Ring> Pump<'a, R> {
                 self.ring.recycle(lease);
             } else {
                 let octets = reply.start as u32..reply.end as u32;
-                peer.hand_over(octets.len());
+                hand_over(peer, &mut self.enlisting, key, octets.len());
                 let reply = Reply::Pinned { lease, octets };
                 let patience = self.ring.send(key, &peer.socket, reply, Patience::None);
                 peer.sending = Sending::of(patience);
@@ -499,7 +502,7 @@ impl<'a, R: Ring> Pump<'a, R> {
             if let Some(offloaded) = &mut peer.offloaded {
                 // More came than one frame at a time.
                 offloaded.gate.replied(octets, 0);
-            } else if peer.is_new && peer.protocol.is_open() {
+            } else if peer.opening == Opening::Handshake && peer.protocol.is_open() {
                 self.opened(key, is_drained);
             }
             next
@@ -562,7 +565,7 @@ impl<'a, R: Ring> Pump<'a, R> {
         let is_plain = peer.stage == Stage::Serving
             && peer.receiving == Receiving::On
             && peer.spill.is_none()
-            && peer.enlisting.is_none()
+            && peer.opening != Opening::Enlisting
             && peer.offloaded.is_none()
             && !peer.has_ended;
         if !is_plain {
@@ -626,7 +629,7 @@ impl<'a, R: Ring> Pump<'a, R> {
         self.settle_offload(key);
         let Some(peer) = self.peers.get_mut(key) else { return };
         let is_clogged = peer.sending != Sending::Nothing && peer.is_full();
-        let mut is_wanted = !peer.has_ended && !is_clogged && peer.enlisting.is_none();
+        let mut is_wanted = !peer.has_ended && !is_clogged && peer.opening != Opening::Enlisting;
         if let Some(offloaded) = &peer.offloaded {
             let has_more = offloaded.gate.has_more(self.ring.record(&offloaded.gate.place));
             is_wanted &=
@@ -661,7 +664,7 @@ impl<'a, R: Ring> Pump<'a, R> {
         if peer.sending == Sending::Nothing
             && let Some(reply) = peer.take_reply()
         {
-            peer.hand_over(reply.len());
+            hand_over(peer, &mut self.enlisting, key, reply.len());
             let reply = Reply::Heap(reply);
             let patience = self.ring.send(key, &peer.socket, reply, Patience::None);
             peer.sending = Sending::of(patience);
@@ -791,11 +794,10 @@ impl<'a, R: Ring> Pump<'a, R> {
             is_held: false,
             progress: Progress::Unwatched,
             admission,
-            is_new: true,
-            enlisting: None,
+            opening: Opening::Handshake,
             offloaded: None,
         });
-        if self.is_crowded() {
+        if self.is_crowded() && self.peers.len() == FEW + 1 {
             self.take_all_back();
         }
         if admission == Admission::Full {
@@ -811,6 +813,7 @@ impl<'a, R: Ring> Pump<'a, R> {
     #[cold]
     fn closed(&mut self, key: Key) {
         let Some(peer) = self.peers.remove(key) else { return };
+        self.enlisting.remove(&key);
         self.context.counters.connections_open.subtract(1);
         match peer.admission {
             Admission::Open => self.limit.leave(),
@@ -932,28 +935,29 @@ impl<'a, R: Ring> Pump<'a, R> {
     fn opened(&mut self, key: Key, is_drained: bool) {
         let is_offloading = self.offload != offload::Policy::Off && !self.is_crowded();
         let Some(peer) = self.peers.get_mut(key) else { return };
-        peer.is_new = false;
+        peer.opening = Opening::Done;
         if !is_offloading || !is_drained || self.is_stopping || !peer.protocol.is_between_messages()
         {
             return;
         }
         // What the multishot receive brings until it is paused, the kernel's program does not see.
-        peer.enlisting = Some(0);
+        peer.opening = Opening::Enlisting;
+        self.enlisting.insert(key, 0);
     }
 
     /// Offloads a connection that waits for it, when no receive can take anything from it any more.
     fn enlist(&mut self, key: Key) {
         let is_late = self.is_crowded() || self.is_stopping;
         let Some(peer) = self.peers.get_mut(key) else { return };
-        let Some(sent) = peer.enlisting else { return };
-        if is_late || peer.has_ended || peer.stage != Stage::Serving {
-            peer.enlisting = None;
+        let is_over = is_late || peer.has_ended || peer.stage != Stage::Serving;
+        if peer.opening != Opening::Enlisting || !is_over && peer.receiving != Receiving::Off {
             return;
         }
-        if peer.receiving != Receiving::Off {
+        peer.opening = Opening::Done;
+        let sent = self.enlisting.remove(&key).unwrap_or_default();
+        if is_over {
             return;
         }
-        peer.enlisting = None;
         if let Some(place) = self.ring.enlist(key, &peer.socket) {
             self.ring.watch(key, &peer.socket);
             peer.offloaded = Some(Box::new(Offloaded {
@@ -1092,6 +1096,17 @@ impl<'a, R: Ring> Pump<'a, R> {
         }
         // The buffers of quick sends come back with the next submission.
         self.is_eager |= !self.starved.is_empty() && self.quick_sends > 0;
+    }
+}
+
+/// Counts octets that are handed over for sending, where the kernel has to know it.
+#[inline]
+fn hand_over(peer: &mut Peer, enlisting: &mut HashMap<Key, u64>, key: Key, octets: usize) {
+    if peer.opening == Opening::Enlisting {
+        *enlisting.entry(key).or_default() += octets as u64;
+    }
+    if let Some(offloaded) = &mut peer.offloaded {
+        offloaded.gate.sent(octets as u64);
     }
 }
 
