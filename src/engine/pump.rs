@@ -933,7 +933,10 @@ impl<'a, R: Ring> Pump<'a, R> {
     /// connection waited behind those that were received last.
     #[cold]
     fn opened(&mut self, key: Key, is_drained: bool) {
-        let is_offloading = self.offload != offload::Policy::Off && !self.is_crowded();
+        // The program does not know the limit on messages.
+        let is_limited = self.context.message_max() < offload::PAYLOAD_BYTES_MAX as u64;
+        let is_offloading =
+            self.offload != offload::Policy::Off && !is_limited && !self.is_crowded();
         let Some(peer) = self.peers.get_mut(key) else { return };
         peer.opening = Opening::Done;
         if !is_offloading || !is_drained || self.is_stopping || !peer.protocol.is_between_messages()

@@ -19,8 +19,10 @@ pub const LINUX_MIN: (u32, u32) = (6, 17);
 /// Connections of a worker that are enlisted at a time, at most.
 pub const PLACES: u32 = 1024;
 
+/// Octets of the longest payload that the program echoes.
+pub const PAYLOAD_BYTES_MAX: usize = 4096;
 /// Octets of the longest frame that the program echoes: its payload, and the header with the mask.
-pub const FRAME_BYTES_MAX: usize = 4096 + 8;
+pub const FRAME_BYTES_MAX: usize = PAYLOAD_BYTES_MAX + 8;
 
 /// Where an enlisted connection's socket and record stand in the maps of its worker.
 #[derive(Debug, PartialEq, Eq)]

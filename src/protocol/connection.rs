@@ -80,6 +80,11 @@ impl<'a> Context<'a> {
         let short_max = settings.message_max.min(CONTROL_PAYLOAD_MAX) as u8;
         Context { settings, short_max, counters, scratch: Scratch::default() }
     }
+
+    /// The largest message that is echoed, in octets.
+    pub fn message_max(&self) -> u64 {
+        self.settings.message_max
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
