@@ -52,7 +52,10 @@ pub const REFUSED_MAX: usize = 64;
 /// How long nothing more is said of a failure to accept.
 pub const WARNING_PAUSE: Duration = Duration::from_secs(60);
 /// How long it takes until the pump looks again for what only the kernel's own threads can bring on.
+/// Each time that there is nothing yet, it takes twice as long, up to [`SECOND_LOOK_MAX`].
 pub const SECOND_LOOK: Duration = Duration::from_micros(100);
+/// See [`SECOND_LOOK`].
+pub const SECOND_LOOK_MAX: Duration = Duration::from_millis(100);
 /// Deadlines of connections that are gone, before they are swept out.
 const DUE_SLACK: usize = 64;
 
@@ -159,6 +162,8 @@ struct Offloaded {
     is_unread: bool,
     /// Receiving rests until the kernel has moved on.
     is_resting: bool,
+    /// How long it rests the next time.
+    rest: Duration,
     /// The peer has hung up: the kernel has nothing more to echo.
     has_hung_up: bool,
 }
@@ -438,6 +443,7 @@ impl<'a, R: Ring> Pump<'a, R> {
                 }
                 if let Some(offloaded) = &mut peer.offloaded {
                     offloaded.gate.received(octets.into());
+                    offloaded.rest = SECOND_LOOK;
                     // It came before its notice.
                     offloaded.gate.wake(self.ring.record(&offloaded.gate.place));
                 }
@@ -968,6 +974,7 @@ impl<'a, R: Ring> Pump<'a, R> {
                 watching: Watching::On,
                 is_unread: true,
                 is_resting: false,
+                rest: SECOND_LOOK,
                 has_hung_up: false,
             }));
         }
@@ -1047,7 +1054,8 @@ impl<'a, R: Ring> Pump<'a, R> {
             return;
         }
         offloaded.is_resting = true;
-        self.due.push(Reverse((self.ring.now() + SECOND_LOOK, Due::Look(key))));
+        self.due.push(Reverse((self.ring.now() + offloaded.rest, Due::Look(key))));
+        offloaded.rest = (offloaded.rest * 2).min(SECOND_LOOK_MAX);
     }
 
     /// Takes a connection back from the kernel, and says whether nothing of its echoes is still on the

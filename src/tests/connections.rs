@@ -165,7 +165,7 @@ fn five_thousand_connections_echo_at_once_and_cost_little_when_idle() {
     const CONNECTIONS: usize = 5_000;
     // A runtime has a task and memory for the read of each of them.
     let is_by_runtime = std::env::var("RINGECHO_TEST_ENGINE").is_ok_and(|it| it == "tokio-uring");
-    let octets_max = if is_by_runtime { 6000 } else { 200 };
+    let octets_max = if is_by_runtime { 6000 } else { 256 };
     if !may_have_descriptors(CONNECTIONS as u64 + 500) {
         return say("SKIPPED five_thousand_connections: the hard limit on descriptors is too low");
     }

@@ -20,7 +20,7 @@ use super::peer::{Act, Peer, View};
 use super::psock::{Parcel, Program};
 use super::{Random, Scenario};
 use crate::buffer::HEADROOM;
-use crate::engine::pump::{DRAIN_MAX, FAREWELL_MAX, LINGER_MAX, REFUSED_MAX, SECOND_LOOK};
+use crate::engine::pump::{DRAIN_MAX, FAREWELL_MAX, LINGER_MAX, REFUSED_MAX, SECOND_LOOK_MAX};
 use crate::engine::ring::{
     Blocking, Completion, Further, Lease, Patience, Received, Reply, Ring, Sent, Socket, Wait,
 };
@@ -999,7 +999,9 @@ impl Kernel {
                 continue;
             }
             // The pump is about to look again.
-            if link.place.is_some() && until.is_some_and(|until| until <= self.now + SECOND_LOOK) {
+            if link.place.is_some()
+                && until.is_some_and(|until| until <= self.now + SECOND_LOOK_MAX)
+            {
                 continue;
             }
             assert!(link.stage == Stage::Open, "connection {number} is not served: {link}");
