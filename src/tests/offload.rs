@@ -315,6 +315,33 @@ fn peers_reset_at_every_moment() {
     assert_eq!(ended.count("protocol_violations"), 0);
 }
 
+#[test]
+fn auto_takes_a_connection_back_when_another_comes() {
+    if !can_offload("auto_takes_a_connection_back_when_another_comes") {
+        return;
+    }
+    let server = Server::start(&["--engine", "uring", "--workers", "1", "--offload", "auto"]);
+    if !server.greeting().contains("offload auto") {
+        say("SKIPPED: auto_takes_a_connection_back_when_another_comes: the kernel is too old");
+        return;
+    }
+    let mut one = Client::connect(server.address());
+    for _ in 0..100 {
+        one.echo(TEXT, b"alone");
+    }
+    let mut two = Client::connect(server.address());
+    for _ in 0..100 {
+        one.echo(TEXT, b"beside another");
+        two.echo(BINARY, b"the other");
+    }
+    one.close();
+    two.close();
+    let ended = server.terminate();
+    assert_eq!((ended.status.code(), ended.count("messages")), (Some(0), 300), "{ended:?}");
+    let offloaded = ended.count("messages_offloaded");
+    assert!((50..=100).contains(&offloaded), "{offloaded} of 300 messages were offloaded");
+}
+
 /// Octets that the kernel has in the buffers of all TCP sockets.
 fn tcp_octets() -> u64 {
     let text = fs::read_to_string("/proc/net/sockstat").expect("a file of the kernel");
