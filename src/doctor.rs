@@ -17,6 +17,7 @@ use rustix::process::{Resource, Rlimit, getrlimit};
 use crate::engine::BufferConfig;
 use crate::engine::pump::REFUSED_MAX;
 use crate::engine::uring::{Ability, Purpose};
+use crate::linux;
 use crate::memory::huge_pages;
 use crate::offload;
 use crate::offload::program::{OffloadError, Program};
@@ -240,13 +241,6 @@ fn is_name(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(is_part)
 }
 
-/// The first two numbers of a version: 6 and 18 of `6.18.44-generic`.
-pub(crate) fn version(text: &str) -> Option<(u32, u32)> {
-    let (major, rest) = text.split_once('.')?;
-    let minor = rest.split(|letter: char| !letter.is_ascii_digit()).next()?;
-    Some((major.parse().ok()?, minor.parse().ok()?))
-}
-
 fn sysctl(name: &str, value: impl Display) -> String {
     format!("sudo sysctl -w {name}={value}")
 }
@@ -257,7 +251,7 @@ fn linux(machine: Machine<'_>) -> Check {
     let Some(text) = machine.read("proc/sys/kernel/osrelease") else {
         return row.unknown("no /proc");
     };
-    match version(&text) {
+    match linux::version(&text) {
         Some(version) if version >= LINUX_MIN => row.fine(text),
         Some(_) => row.could_be_better(text, None),
         None => row.nonsense(&text),
@@ -289,7 +283,7 @@ fn offload(machine: Machine<'_>) -> Check {
     let (major, minor) = offload::LINUX_MIN;
     let wanted = format!("Linux {major}.{minor}, for --offload");
     let row = Row::new(Heading::Offload, "BPF program", wanted);
-    let version = machine.read("proc/sys/kernel/osrelease").and_then(|text| version(&text));
+    let version = machine.read("proc/sys/kernel/osrelease").and_then(|text| linux::version(&text));
     match &machine.facts.offload {
         Ok(()) if version.is_some_and(|version| version < offload::LINUX_MIN) => {
             row.could_be_better("it loads, but this kernel may lose or repeat octets", None)

@@ -11,6 +11,7 @@ pub mod buffer;
 pub mod cli;
 pub mod doctor;
 pub mod engine;
+pub mod linux;
 pub mod memory;
 pub mod metrics;
 pub mod offload;

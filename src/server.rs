@@ -15,11 +15,11 @@ use rustix::event::EventfdFlags;
 use serde::Serialize;
 use tracing::warn;
 
-use crate::doctor;
 use crate::engine::pump::Limit;
 use crate::engine::socket::{self, Address, SocketFile};
 use crate::engine::wait::WaitStrategy;
 use crate::engine::{BufferConfig, Engine, EngineError, Parts};
+use crate::linux;
 use crate::metrics::{Counters, Snapshot};
 use crate::offload::{self, program::Program};
 use crate::protocol::{Context, Protocol, Settings};
@@ -348,7 +348,7 @@ fn choose_engine(config: &Config) -> Result<Engine, ServerError> {
 fn choose_offload(config: &Config, engine: Engine) -> Result<offload::Policy, ServerError> {
     let reason = match (engine, config.settings.protocol) {
         _ if config.offload == offload::Policy::Off => return Ok(offload::Policy::Off),
-        (Engine::Uring, Protocol::WebSocket) => match (Program::load(), linux_version()) {
+        (Engine::Uring, Protocol::WebSocket) => match (Program::load(), linux::running_version()) {
             (Ok(_), Some(version))
                 if config.offload == offload::Policy::Auto && version < offload::LINUX_MIN =>
             {
@@ -371,11 +371,6 @@ fn choose_offload(config: &Config, engine: Engine) -> Result<offload::Policy, Se
     }
     warn!("echoing without offload: {reason}");
     Ok(offload::Policy::Off)
-}
-
-/// The version of the running kernel, where it can be read.
-fn linux_version() -> Option<(u32, u32)> {
-    doctor::version(&std::fs::read_to_string("/proc/sys/kernel/osrelease").ok()?)
 }
 
 /// Which processor each worker gets.
