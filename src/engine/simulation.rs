@@ -20,6 +20,7 @@
 //! messages and frames.
 
 mod kernel;
+mod link;
 mod oracle;
 mod peer;
 mod psock;

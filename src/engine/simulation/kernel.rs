@@ -1,4 +1,4 @@
-//! The simulated kernel: sockets, descriptors, buffers and completions as plain data, moved along
+//! The simulated kernel: descriptors, buffers, operations and completions as plain data, moved along
 //! one step at a time, each chosen from a seed among all that could come next.
 //!
 //! Each rule of [`Ring`] is checked where the pump calls it. What the pump has been told and what
@@ -15,12 +15,12 @@ use std::time::Duration;
 use bytes::Buf;
 use rustix::io::Errno;
 
-use super::oracle::{Fit, GOING_AWAY};
-use super::peer::{Act, Peer, View};
+use super::link::Link;
+use super::peer::{Act, Peer};
 use super::psock::{Parcel, Program};
 use super::{Random, Scenario};
 use crate::buffer::HEADROOM;
-use crate::engine::pump::{DRAIN_MAX, FAREWELL_MAX, LINGER_MAX, REFUSED_MAX, SECOND_LOOK_MAX};
+use crate::engine::pump::{DRAIN_MAX, REFUSED_MAX, SECOND_LOOK_MAX};
 use crate::engine::ring::{
     Blocking, Completion, Further, Lease, Patience, Received, Reply, Ring, Sent, Socket, Wait,
 };
@@ -88,26 +88,14 @@ enum Step {
     HangUp(usize),
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Stage {
-    /// The peer has not connected.
-    Waiting,
-    /// The listener has it.
-    Backlog,
-    /// It has a descriptor.
-    Open,
-    /// The pump does not know that it is closed.
-    Closed,
-    Gone,
-}
-
-/// A connection, both ends of it.
+/// A connection's descriptor, and the operations on it.
 #[derive(Debug)]
-struct Link {
-    peer: Peer,
-    stage: Stage,
+struct Connection {
+    link: Link,
     fd: Option<i32>,
     key: Option<Key>,
+    /// The pump has to close it at once.
+    is_unwanted: bool,
     receive: Flight,
     /// The receive ends with what it brings next.
     is_pausing: bool,
@@ -116,162 +104,69 @@ struct Link {
     /// The last receive may have left a part of what was there.
     is_half_received: bool,
     send: Flight,
-    watch: Flight,
-    close: Flight,
     reply: Option<(Reply, Patience)>,
     /// Octets of the reply that are sent.
     done: usize,
     /// The buffer of a reply that is over; it is ready again when the pump is told so.
     spent: Option<Lease>,
+    watch: Flight,
+    close: Flight,
     /// Its place among the enlisted.
     place: Option<usize>,
-    /// Octets handed to its psock.
-    arrived: usize,
-    /// Octets that left the socket, and that the pump knows of, or the program in its stead.
-    taken: usize,
-    reported: usize,
-    /// All octets sent, and how many of them are those that the debt begins with.
-    sent: Vec<u8>,
-    matched: usize,
-    /// Until then the kernel says that so many octets were given to it for sending.
-    settles_at: Duration,
-    settled: usize,
-    is_refused: bool,
-    /// The pump has to close it at once.
-    is_unwanted: bool,
-    is_broken: bool,
-    /// An operation was cancelled when the server might have given the connection up.
-    was_given_up: bool,
-    /// The pump knows that the peer's stream is over.
-    has_ended: bool,
-    accepted_at: Duration,
-    shut_at: Option<Duration>,
-    /// When the pump learned what ends the connection, and last that octets were sent.
-    ending_at: Option<Duration>,
-    progressed_at: Option<Duration>,
-    /// Octets that the pump knew of when it learned that it is to stop.
-    stopped_at: Option<usize>,
-    /// For how many octets the pump may have answered since, waiting for echoes.
-    went_on_to: usize,
-    /// The peer's stream was over by then.
-    had_ended: bool,
 }
 
-impl Link {
-    fn new(peer: Peer) -> Link {
-        Link {
-            peer,
-            stage: Stage::Waiting,
+impl Connection {
+    fn new(peer: Peer) -> Connection {
+        Connection {
+            link: Link::new(peer),
             fd: None,
             key: None,
+            is_unwanted: false,
             receive: Flight::Not,
             is_pausing: false,
             is_single: false,
             is_half_received: false,
             send: Flight::Not,
-            watch: Flight::Not,
-            close: Flight::Not,
             reply: None,
             done: 0,
             spent: None,
+            watch: Flight::Not,
+            close: Flight::Not,
             place: None,
-            arrived: 0,
-            taken: 0,
-            reported: 0,
-            sent: Vec::new(),
-            matched: 0,
-            settles_at: Duration::ZERO,
-            settled: 0,
-            is_refused: false,
-            is_unwanted: false,
-            is_broken: false,
-            was_given_up: false,
-            has_ended: false,
-            accepted_at: Duration::ZERO,
-            shut_at: None,
-            ending_at: None,
-            progressed_at: None,
-            stopped_at: None,
-            went_on_to: 0,
-            had_ended: false,
         }
     }
 
-    fn view(&self, window: usize) -> View {
-        View {
-            window: window - (self.peer.written - self.taken),
-            sent: self.sent.len(),
-            is_shut: self.shut_at.is_some() || self.stage == Stage::Closed,
-            is_going_away: self.stopped_at.is_some()
-                && self.sent.ends_with(GOING_AWAY)
-                && self.fit() == Fit::Whole,
+    /// The key that its operations complete with.
+    fn key(&self) -> Key {
+        self.key.expect("it has a slot")
+    }
+
+    /// Ends the send, which has failed if it has sent nothing.
+    fn end_send(&mut self, failure: Option<Errno>) -> Completion {
+        self.send = Flight::Over;
+        let (mut reply, _) = self.reply.take().expect("it is being sent");
+        let octets = std::mem::take(&mut self.done);
+        let key = self.key();
+        let failure = failure.filter(|_| octets == 0);
+        if octets == reply.len() || failure.is_some() {
+            if let Reply::Pinned { lease, .. } = reply {
+                self.spent = Some(lease);
+            }
+            let sent = failure.map_or(Sent::Whole, Sent::Failed);
+            return Completion::Sent { key, sent, octets: octets as u32 };
         }
-    }
-
-    fn room(&self) -> usize {
-        self.peer.room.saturating_sub(self.sent.len() - self.peer.read)
-    }
-
-    fn fit(&self) -> Fit {
-        let debt = &self.peer.debt;
-        let mut fit = debt.fit(&self.sent, self.matched, self.stopped_at);
-        if let Some(from) = self.stopped_at
-            && from < self.went_on_to
-        {
-            let ends = debt.boundaries.iter().map(|&(end, _)| end);
-            let ends = ends.filter(|&end| end > from && end < self.went_on_to);
-            let fits = ends
-                .chain([self.went_on_to])
-                .map(|end| debt.fit(&self.sent, self.matched, Some(end)));
-            fit = fits.fold(fit, Fit::max);
+        match &mut reply {
+            Reply::Pinned { octets: range, .. } => range.start += octets as u32,
+            Reply::Heap(bytes) => bytes.advance(octets),
         }
-        // A peer that is told late, behind its echoes, may end before.
-        let had_ended = self.had_ended || self.has_ended && self.arrived > 0;
-        if had_ended { fit.max(debt.fit(&self.sent, self.matched, None)) } else { fit }
-    }
-
-    /// Whether the server may give the connection up without having said all.
-    fn is_given_up(&self, now: Duration, stopped: Option<Duration>) -> bool {
-        let is_past = |since: Option<Duration>, most| since.is_some_and(|at| now >= at + most);
-        self.was_given_up
-            || self.is_broken
-            || self.peer.is_reset
-            || is_past(stopped, DRAIN_MAX)
-            || is_past(self.shut_at, LINGER_MAX)
-            || self.shut_at.is_none()
-                && is_past(self.ending_at.max(self.progressed_at), FAREWELL_MAX)
-                && self.ending_at.is_some()
-            || self.is_refused && now >= self.accepted_at + LINGER_MAX
+        Completion::Sent { key, sent: Sent::Cut(reply), octets: octets as u32 }
     }
 }
 
-impl fmt::Display for Link {
+impl fmt::Display for Connection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{:?} {:?} receive {:?} send {:?}; {} octets written of {}, {} taken, {} known; {} \
-             octets sent, {} as owed of {}, {} read; ended {}, reset {}, broken {}, refused {}, \
-             shut {:?}, ending {:?}, stopped {:?}",
-            self.stage,
-            self.key,
-            self.receive,
-            self.send,
-            self.peer.written,
-            self.peer.input.len(),
-            self.taken,
-            self.reported,
-            self.sent.len(),
-            self.matched,
-            self.peer.debt.octets.len(),
-            self.peer.read,
-            self.peer.has_ended,
-            self.peer.is_reset,
-            self.is_broken,
-            self.is_refused,
-            self.shut_at,
-            self.ending_at,
-            self.stopped_at
-        )
+        let Connection { link, key, receive, send, .. } = self;
+        write!(f, "{key:?} receive {receive:?} send {send:?}; {link}")
     }
 }
 
@@ -307,11 +202,11 @@ pub(super) struct Kernel {
     random: Random,
     now: Duration,
     stops_by: Duration,
-    links: Vec<Link>,
-    /// Links that are connected and not gone.
+    connections: Vec<Connection>,
+    /// Connections that are connected and not gone.
     active: Vec<usize>,
     connected: usize,
-    /// The link of each descriptor; the lowest free one is the next.
+    /// The connection of each descriptor; the lowest free one is the next.
     descriptors: Vec<Option<usize>>,
     slots: Vec<Option<usize>>,
     memory: Vec<Vec<u8>>,
@@ -339,8 +234,8 @@ pub(super) struct Kernel {
 
 impl Kernel {
     pub(super) fn new(scenario: Scenario, mut random: Random) -> Kernel {
-        let links = (0..scenario.connections)
-            .map(|_| Link::new(Peer::new(&mut random, &scenario)))
+        let connections = (0..scenario.connections)
+            .map(|_| Connection::new(Peer::new(&mut random, &scenario)))
             .collect();
         let listeners = 1 + random.below(3);
         let now = Duration::from_secs(random.below(1000) as u64);
@@ -349,7 +244,7 @@ impl Kernel {
         Kernel {
             program: Rc::new(RefCell::new(program)),
             records,
-            links,
+            connections,
             active: Vec::new(),
             connected: 0,
             descriptors: vec![None; scenario.descriptors],
@@ -401,7 +296,8 @@ impl Kernel {
 
     /// Octets of heap memory in replies that are being sent.
     pub(super) fn reply_octets(&self) -> usize {
-        let replies = self.active.iter().filter_map(|&number| self.links[number].reply.as_ref());
+        let connections = self.active.iter().map(|&number| &self.connections[number]);
+        let replies = connections.filter_map(|connection| connection.reply.as_ref());
         replies.map(|(reply, _)| if let Reply::Heap(bytes) = reply { bytes.len() } else { 0 }).sum()
     }
 
@@ -411,7 +307,7 @@ impl Kernel {
         assert_eq!(self.totals.accepted, self.totals.closed, "sockets are left open");
         assert!(self.listeners.iter().all(|listener| !listener.is_open), "a listener is open");
         assert!(self.completed.is_empty() && self.active.is_empty(), "operations are left");
-        let sent: usize = self.links.iter().map(|link| link.sent.len()).sum();
+        let sent: usize = self.connections.iter().map(|connection| connection.link.sent()).sum();
         assert_eq!(sent as u64, self.totals.octets_out + self.totals.octets_echoed);
         let stopped = self.stopped.expect("the pump was told to stop");
         let slack = Duration::from_millis(100);
@@ -457,7 +353,7 @@ impl Kernel {
         }
         if !self.is_still
             && count < self.scenario.concurrency
-            && self.connected < self.links.len()
+            && self.connected < self.connections.len()
             && self.listeners.iter().any(|listener| listener.is_open)
         {
             steps.push(Step::Connect);
@@ -488,10 +384,10 @@ impl Kernel {
     }
 
     fn find_steps_of(&mut self, number: usize, steps: &mut Vec<Step>) {
-        let link = &self.links[number];
-        let is_over = link.peer.has_ended || link.peer.is_reset || link.is_broken;
-        let has_news = match link.place {
-            None => link.taken < link.peer.written || is_over,
+        let connection = &self.connections[number];
+        let link = &connection.link;
+        let has_news = match connection.place {
+            None => link.receivable() > 0 || link.is_over(),
             Some(place) => {
                 let program = self.program.borrow();
                 let psock = program.psock(place);
@@ -499,9 +395,7 @@ impl Kernel {
                     steps.push(Step::Run(number));
                 }
                 let is_possible = match psock.peek() {
-                    Some(Parcel::Echo(_)) => {
-                        link.room() > 0 || link.peer.is_reset || link.is_broken
-                    }
+                    Some(Parcel::Echo(_)) => link.room() > 0 || link.is_failed(),
                     Some(Parcel::Passed(_)) => true,
                     None => false,
                 };
@@ -510,25 +404,24 @@ impl Kernel {
                 }
                 psock.receivable() > 0
                     || psock.is_stale()
-                    || link.peer.is_reset
-                    || link.is_broken
-                    || link.peer.has_ended && psock.has_seen_all()
+                    || link.is_failed()
+                    || link.has_peer_ended() && psock.has_seen_all()
             }
         };
-        if link.receive == Flight::Armed && has_news {
+        if connection.receive == Flight::Armed && has_news {
             steps.push(Step::Receive(number));
         }
-        if link.watch == Flight::Armed && is_over {
+        if connection.watch == Flight::Armed && link.is_over() {
             steps.push(Step::HangUp(number));
         }
-        if link.send == Flight::Armed && (link.room() > 0 || link.peer.is_reset || link.is_broken) {
+        if connection.send == Flight::Armed && (link.room() > 0 || link.is_failed()) {
             steps.push(Step::Send(number));
         }
-        if link.close == Flight::Armed {
+        if connection.close == Flight::Armed {
             steps.push(Step::Close(number));
         }
-        if link.peer.wakes_at <= self.now && !self.is_still {
-            link.peer.acts(link.view(self.scenario.window), &mut self.acts);
+        if link.wakes_at() <= self.now && !self.is_still {
+            link.acts(self.scenario.window, &mut self.acts);
             steps.extend(self.acts.iter().map(|&act| Step::Peer(number, act)));
         }
     }
@@ -543,7 +436,7 @@ impl Kernel {
                 let number = self.connected;
                 self.connected += 1;
                 self.active.push(number);
-                self.links[number].stage = Stage::Backlog;
+                self.connections[number].link.connect();
                 let open: Vec<usize> = (0..self.listeners.len())
                     .filter(|&listener| self.listeners[listener].is_open)
                     .collect();
@@ -558,34 +451,32 @@ impl Kernel {
             Step::Receive(number) => self.receive_some(number),
             Step::Send(number) => self.send_some(number),
             Step::Close(number) => {
-                let link = &mut self.links[number];
-                link.close = Flight::Over;
-                link.stage = Stage::Closed;
-                let fd = link.fd.take().expect("it was open");
-                let key = link.key.expect("it has a slot");
+                let connection = &mut self.connections[number];
+                connection.close = Flight::Over;
+                connection.link.close();
+                let fd = connection.fd.take().expect("it was open");
+                let key = connection.key();
                 self.descriptors[fd as usize] = None;
-                if let Some(place) = link.place.take() {
+                if let Some(place) = connection.place.take() {
                     self.program.borrow_mut().free(place);
                 }
                 self.completed.push_back(Completion::Closed { key });
             }
             Step::Peer(number, act) => {
-                let link = &mut self.links[number];
-                let view = link.view(self.scenario.window);
-                link.peer.act(act, view, &mut self.random, self.now);
-                if let Some(place) = link.place {
+                let Connection { link, place, .. } = &mut self.connections[number];
+                link.act(act, self.scenario.window, &mut self.random, self.now);
+                if let Some(place) = *place {
                     let mut program = self.program.borrow_mut();
                     let psock = program.psock_mut(place);
-                    psock.write(&link.peer.input[link.arrived..link.peer.written]);
-                    link.arrived = link.peer.written;
-                    psock.acknowledged = link.peer.read;
-                    if link.peer.has_ended {
+                    psock.write(link.arrive());
+                    psock.acknowledged = link.acknowledged();
+                    if link.has_peer_ended() {
                         psock.poke();
                     }
                 }
             }
             Step::Run(number) => {
-                let place = self.links[number].place.expect("it is enlisted");
+                let place = self.connections[number].place.expect("it is enlisted");
                 self.program.borrow_mut().step(place);
                 self.catch_up();
             }
@@ -593,8 +484,9 @@ impl Kernel {
             Step::Notice => {
                 let place = self.program.borrow_mut().notices.pop_front().expect("there is one");
                 self.records[place].take_notice();
-                let tenant = self.links.iter().find(|link| link.place == Some(place));
-                if let Some(key) = tenant.and_then(|link| link.key) {
+                let mut connections = self.connections.iter();
+                let tenant = connections.find(|connection| connection.place == Some(place));
+                if let Some(key) = tenant.and_then(|connection| connection.key) {
                     self.completed.push_back(Completion::Passed { key });
                 }
             }
@@ -606,26 +498,26 @@ impl Kernel {
     fn catch_up(&mut self) {
         let mut program = self.program.borrow_mut();
         for &number in &self.active {
-            let link = &mut self.links[number];
-            let Some(place) = link.place else { continue };
+            let connection = &mut self.connections[number];
+            let Some(place) = connection.place else { continue };
             let psock = program.psock_mut(place);
             let eaten = std::mem::take(&mut psock.eaten);
-            link.taken += eaten;
-            link.reported += eaten;
-            if link.stopped_at.is_some() {
-                link.went_on_to = link.reported;
-            }
+            connection.link.receive(eaten);
+            connection.link.report(eaten);
+            connection.link.go_on();
             self.totals.frames_echoed += std::mem::take(&mut psock.frames_eaten);
             assert!(
-                link.receive != Flight::Armed || link.is_single || !self.records[place].is_open(),
-                "a receive waits while the gate is open: {link}"
+                connection.receive != Flight::Armed
+                    || connection.is_single
+                    || !self.records[place].is_open(),
+                "a receive waits while the gate is open: {connection}"
             );
         }
     }
 
     /// The kernel's worker moves the head of the queue.
     fn work(&mut self, number: usize) {
-        let place = self.links[number].place.expect("it is enlisted");
+        let place = self.connections[number].place.expect("it is enlisted");
         let shared = Rc::clone(&self.program);
         let mut program = shared.borrow_mut();
         let psock = program.psock_mut(place);
@@ -633,7 +525,7 @@ impl Kernel {
         if self.fails(number) {
             return psock.die();
         }
-        let mut octets = echo.len().min(self.links[number].room());
+        let mut octets = echo.len().min(self.connections[number].link.room());
         if self.random.one_in(self.scenario.cut) {
             octets = 1 + self.random.below(octets);
         }
@@ -647,9 +539,9 @@ impl Kernel {
     }
 
     fn hang_up(&mut self, number: usize) {
-        let link = &mut self.links[number];
-        link.watch = Flight::Over;
-        let key = link.key.expect("it has a slot");
+        let connection = &mut self.connections[number];
+        connection.watch = Flight::Over;
+        let key = connection.key();
         self.completed.push_back(Completion::HungUp { key });
     }
 
@@ -672,8 +564,8 @@ impl Kernel {
                 let fd = free.expect("else there is a problem");
                 let number = self.listeners[listener].backlog.pop_front().expect("one waits");
                 self.descriptors[fd] = Some(number);
-                self.links[number].fd = Some(fd as i32);
-                self.links[number].stage = Stage::Open;
+                self.connections[number].fd = Some(fd as i32);
+                self.connections[number].link.open();
                 Ok(Socket(fd as i32))
             }
         };
@@ -686,21 +578,20 @@ impl Kernel {
     }
 
     fn post_received(&mut self, number: usize, received: Received, further: Further) {
-        let link = &mut self.links[number];
+        let connection = &mut self.connections[number];
         if further == Further::Over {
-            link.receive = Flight::Over;
+            connection.receive = Flight::Over;
         }
-        let key = link.key.expect("it has a slot");
+        let key = connection.key();
         self.completed.push_back(Completion::Received { key, received, further });
     }
 
     fn receive_some(&mut self, number: usize) {
-        let link = &self.links[number];
-        let is_reset = link.peer.is_reset || link.is_broken;
-        let is_single = link.is_single;
-        let mut available = link.peer.written - link.taken;
-        let mut has_ended = link.peer.has_ended;
-        if let Some(place) = link.place {
+        let &Connection { ref link, is_pausing, is_single, place, .. } = &self.connections[number];
+        let is_reset = link.is_failed();
+        let mut available = link.receivable();
+        let mut has_ended = link.has_peer_ended();
+        if let Some(place) = place {
             let mut program = self.program.borrow_mut();
             let psock = program.psock_mut(place);
             psock.poke();
@@ -739,8 +630,7 @@ impl Kernel {
         if self.random.one_in(self.scenario.cut) {
             octets = 1 + self.random.below(octets);
         }
-        let is_over =
-            self.random.one_in(self.scenario.over) || self.links[number].is_pausing || is_single;
+        let is_over = self.random.one_in(self.scenario.over) || is_pausing || is_single;
         let further = if is_over { Further::Over } else { Further::More };
         let received = self.fill(number, octets);
         self.post_received(number, received, further);
@@ -750,60 +640,47 @@ impl Kernel {
     fn fill(&mut self, number: usize, octets: usize) -> Received {
         let id = self.ready.pop_front().expect("one is ready");
         self.places[usize::from(id)] = Place::Completion;
-        let link = &mut self.links[number];
+        let connection = &mut self.connections[number];
         let target = &mut self.memory[usize::from(id)][HEADROOM..HEADROOM + octets];
-        match link.place {
-            None => target.copy_from_slice(&link.peer.input[link.taken..link.taken + octets]),
+        let received = connection.link.receive(octets);
+        match connection.place {
+            None => target.copy_from_slice(received),
+            // What the program has echoed does not count, and the link may not know of it.
             Some(place) => {
                 let mut program = self.program.borrow_mut();
                 target.copy_from_slice(&program.psock_mut(place).receive(octets));
             }
         }
-        link.taken += octets;
-        link.is_half_received = octets == self.scenario.capacity;
+        connection.is_half_received = octets == self.scenario.capacity;
         Received::Data { lease: Lease(id.into()), octets: octets as u32 }
     }
 
     /// Moves octets of the reply to the socket, at most so many.
     fn transmit(&mut self, number: usize, most: usize) {
-        let link = &mut self.links[number];
-        let (reply, _) = link.reply.as_ref().expect("it is being sent");
-        let count = (reply.len() - link.done).min(link.room()).min(most);
+        let connection = &mut self.connections[number];
+        let (reply, _) = connection.reply.as_ref().expect("it is being sent");
+        let count = (reply.len() - connection.done).min(connection.link.room()).min(most);
         let all = match reply {
             Reply::Pinned { lease, octets } => {
                 &self.memory[lease.0 as usize][octets.start as usize..octets.end as usize]
             }
             Reply::Heap(bytes) => &bytes[..],
         };
-        let octets = all[link.done..link.done + count].to_vec();
-        link.done += count;
+        let octets = all[connection.done..connection.done + count].to_vec();
+        connection.done += count;
         self.put(number, &octets);
     }
 
     /// The socket takes these octets, for which it has room.
     fn put(&mut self, number: usize, octets: &[u8]) {
         self.catch_up();
-        let link = &mut self.links[number];
-        let begin = link.sent.len();
-        if self.now >= link.settles_at && self.random.one_in(4) {
-            link.settled = begin;
-            link.settles_at = self.now + Duration::from_micros(self.random.below(300) as u64);
+        let connection = &mut self.connections[number];
+        let outcome = connection.link.send(octets, self.now, &mut self.random);
+        if let Err(wrong) = outcome {
+            panic!("connection {number} got {wrong}: {connection}");
         }
-        link.sent.extend_from_slice(octets);
-        if let Some(place) = link.place {
-            self.program.borrow_mut().psock_mut(place).written = link.sent.len();
-        }
-        if link.matched == begin {
-            let owed = link.peer.debt.octets[begin..].iter();
-            link.matched += link.sent[begin..].iter().zip(owed).take_while(|(a, b)| a == b).count();
-        }
-        if link.fit() == Fit::Not {
-            let from = link.matched.min(begin);
-            panic!(
-                "connection {number} got {:02x?} at octet {from}, {} of them as owed: {link}",
-                &link.sent[from..],
-                link.matched - from
-            );
+        if let Some(place) = connection.place {
+            self.program.borrow_mut().psock_mut(place).written = connection.link.sent();
         }
     }
 
@@ -824,35 +701,16 @@ impl Kernel {
     /// Whether the connection is broken; sometimes it breaks just now.
     fn fails(&mut self, number: usize) -> bool {
         let breaks = self.random.one_in(self.scenario.breaks);
-        let link = &mut self.links[number];
-        link.is_broken |= breaks;
-        link.is_broken || link.peer.is_reset
+        let link = &mut self.connections[number].link;
+        if breaks {
+            link.break_off();
+        }
+        link.is_failed()
     }
 
     fn end_send(&mut self, number: usize, failure: Option<Errno>) {
-        let completion = self.finish_send(number, failure);
+        let completion = self.connections[number].end_send(failure);
         self.completed.push_back(completion);
-    }
-
-    fn finish_send(&mut self, number: usize, failure: Option<Errno>) -> Completion {
-        let link = &mut self.links[number];
-        link.send = Flight::Over;
-        let (mut reply, _) = link.reply.take().expect("it is being sent");
-        let octets = std::mem::take(&mut link.done);
-        let key = link.key.expect("it has a slot");
-        let failure = failure.filter(|_| octets == 0);
-        if octets == reply.len() || failure.is_some() {
-            if let Reply::Pinned { lease, .. } = reply {
-                link.spent = Some(lease);
-            }
-            let sent = failure.map_or(Sent::Whole, Sent::Failed);
-            return Completion::Sent { key, sent, octets: octets as u32 };
-        }
-        match &mut reply {
-            Reply::Pinned { octets: range, .. } => range.start += octets as u32,
-            Reply::Heap(bytes) => bytes.advance(octets),
-        }
-        Completion::Sent { key, sent: Sent::Cut(reply), octets: octets as u32 }
     }
 
     fn make_ready(&mut self, lease: Lease, from: Place) {
@@ -891,42 +749,42 @@ impl Kernel {
                 }
             }
             Submission::Receive(number) => {
-                self.links[number].receive = Flight::Armed;
-                self.links[number].is_pausing = false;
+                self.connections[number].receive = Flight::Armed;
+                self.connections[number].is_pausing = false;
             }
             Submission::ReceiveOnce(number) => self.receive_some(number),
             // Between two reads there is nothing to wait for.
             Submission::PauseReceive(number) if self.random.one_in(4) => {
                 self.execute(Submission::CancelReceive(number));
             }
-            Submission::PauseReceive(number) => self.links[number].is_pausing = true,
+            Submission::PauseReceive(number) => self.connections[number].is_pausing = true,
             Submission::CancelReceive(number) => {
-                if self.links[number].receive == Flight::Armed {
+                if self.connections[number].receive == Flight::Armed {
                     let received = Received::Failed(Errno::CANCELED);
                     self.post_received(number, received, Further::Over);
                 }
             }
             Submission::Send(number) => self.start_send(number),
             Submission::CancelSend(number) => {
-                if self.links[number].send == Flight::Armed {
+                if self.connections[number].send == Flight::Armed {
                     self.end_send(number, None);
                 }
             }
-            Submission::Watch(number) => self.links[number].watch = Flight::Armed,
+            Submission::Watch(number) => self.connections[number].watch = Flight::Armed,
             Submission::CancelWatch(number) => {
-                if self.links[number].watch == Flight::Armed {
+                if self.connections[number].watch == Flight::Armed {
                     self.hang_up(number);
                 }
             }
-            Submission::Close(number) => self.links[number].close = Flight::Armed,
+            Submission::Close(number) => self.connections[number].close = Flight::Armed,
         }
     }
 
     fn start_send(&mut self, number: usize) {
-        let (reply, patience) = self.links[number].reply.as_ref().expect("it is being sent");
+        let (reply, patience) = self.connections[number].reply.as_ref().expect("it is being sent");
         let length = reply.len();
         match patience {
-            Patience::Unlimited => self.links[number].send = Flight::Armed,
+            Patience::Unlimited => self.connections[number].send = Flight::Armed,
             Patience::None => {
                 let failure = if self.fails(number) {
                     Some(self.random.pick(&[Errno::PIPE, Errno::CONNRESET]))
@@ -936,7 +794,7 @@ impl Kernel {
                     self.transmit(number, most);
                     None
                 };
-                let completion = self.finish_send(number, failure);
+                let completion = self.connections[number].end_send(failure);
                 if self.scenario.is_sqpoll {
                     self.completed.push_back(completion);
                 } else {
@@ -962,7 +820,8 @@ impl Kernel {
             if self.step() {
                 continue;
             }
-            let wakings = self.active.iter().map(|&number| self.links[number].peer.wakes_at);
+            let wakings =
+                self.active.iter().map(|&number| self.connections[number].link.wakes_at());
             let waking = wakings.filter(|&at| at > self.now).min();
             let next = waking.into_iter().chain(until).min();
             if self.stopped.is_none() {
@@ -993,35 +852,28 @@ impl Kernel {
     /// end, nothing at all but a stop.
     fn check_rest(&self, is_final: bool, until: Option<Duration>) {
         for &number in &self.active {
-            let link = &self.links[number];
-            let peer = &link.peer;
-            if link.stage == Stage::Backlog && until.is_some() {
+            let connection = &self.connections[number];
+            let &Connection { ref link, place, send, .. } = connection;
+            if link.is_waiting_for_accept() && until.is_some() {
                 continue;
             }
             // The pump is about to look again.
-            if link.place.is_some()
-                && until.is_some_and(|until| until <= self.now + SECOND_LOOK_MAX)
-            {
+            if place.is_some() && until.is_some_and(|until| until <= self.now + SECOND_LOOK_MAX) {
                 continue;
             }
-            assert!(link.stage == Stage::Open, "connection {number} is not served: {link}");
-            assert!(!peer.is_reset && !link.is_broken, "a broken {number} is open: {link}");
-            let ends = peer.debt.has_ended_by(link.reported);
-            let is_echoing = link.place.is_some_and(|place| {
+            assert!(link.is_open(), "connection {number} is not served: {connection}");
+            assert!(!link.is_failed(), "a broken {number} is open: {connection}");
+            let is_echoing = place.is_some_and(|place| {
                 matches!(self.program.borrow().psock(place).peek(), Some(Parcel::Echo(_)))
             });
-            if (link.send == Flight::Armed || is_echoing) && link.room() == 0 {
-                let may_wait = !is_final || peer.never_reads() && !ends && !link.has_ended;
-                assert!(may_wait, "connection {number} can never go on: {link}");
+            if (send == Flight::Armed || is_echoing) && link.room() == 0 {
+                let may_wait = !is_final || link.may_stall();
+                assert!(may_wait, "connection {number} can never go on: {connection}");
                 continue;
             }
-            let is_shut = link.shut_at.is_some();
             assert!(
-                link.taken == peer.written
-                    && peer.has_its_due(link.sent.len(), link.fit())
-                    && !peer.has_ended
-                    && (!ends || is_shut && !is_final),
-                "connection {number} waits in vain: {link}"
+                link.is_idle() && (!link.is_ending() || link.is_shut() && !is_final),
+                "connection {number} waits in vain: {connection}"
             );
         }
     }
@@ -1056,35 +908,33 @@ impl Kernel {
                     }
                     return;
                 };
-                let link = &mut self.links[number];
+                let Connection { link, receive, place, .. } = &mut self.connections[number];
                 if further == Further::Over {
-                    link.receive = Flight::Not;
+                    *receive = Flight::Not;
                 }
                 match received {
                     Received::Data { lease, octets } => {
                         self.places[lease.0 as usize] = Place::Lease;
-                        link.reported += *octets as usize;
-                        if link.place.is_some() && link.stopped_at.is_some() {
-                            link.went_on_to = link.reported;
+                        link.report(*octets as usize);
+                        if place.is_some() {
+                            link.go_on();
                         }
                         self.totals.octets_in += u64::from(*octets);
                     }
-                    // An enlisted socket says so before it gives up what is queued.
-                    Received::End => link.has_ended = link.reported == link.peer.written,
+                    Received::End => link.report_end(),
                     Received::NoBuffer | Received::Failed(_) => {}
                 }
-                if link.has_ended || link.peer.debt.ends_by(link.reported) {
-                    link.ending_at.get_or_insert(self.now);
-                }
+                link.mark_ending(self.now);
             }
             Completion::Sent { key, sent, octets } => {
                 let number = self.find(*key).expect("a send of a connection");
-                self.links[number].send = Flight::Not;
+                let connection = &mut self.connections[number];
+                connection.send = Flight::Not;
                 self.totals.octets_out += u64::from(*octets);
                 if *octets > 0 {
-                    self.links[number].progressed_at = Some(self.now);
+                    connection.link.mark_progress(self.now);
                 }
-                if let Some(lease) = self.links[number].spent.take() {
+                if let Some(lease) = connection.spent.take() {
                     self.make_ready(lease, Place::Reply);
                 }
                 if let Sent::Cut(Reply::Pinned { lease, .. }) = sent {
@@ -1094,12 +944,12 @@ impl Kernel {
             &Completion::Passed { .. } => {}
             &Completion::HungUp { key } => {
                 let number = self.find(key).expect("a watch of a connection");
-                self.links[number].watch = Flight::Not;
+                self.connections[number].watch = Flight::Not;
             }
             &Completion::Closed { key } => {
                 let number = self.find(key).expect("a close of a connection");
                 self.slots[key.slot as usize] = None;
-                let is_refused = self.links[number].is_refused;
+                let is_refused = self.connections[number].link.is_refused();
                 *(if is_refused { &mut self.refused } else { &mut self.admitted }) -= 1;
                 self.retire(number);
                 self.haunt(key);
@@ -1107,9 +957,7 @@ impl Kernel {
             Completion::StopRequested => {
                 self.stopped = Some(self.now);
                 for &number in &self.active {
-                    let link = &mut self.links[number];
-                    link.stopped_at = Some(link.reported);
-                    link.had_ended = link.has_ended;
+                    self.connections[number].link.stop();
                 }
             }
         }
@@ -1118,17 +966,17 @@ impl Kernel {
     fn hand_over_socket(&mut self, fd: i32) {
         self.totals.accepted += 1;
         let number = self.descriptors[fd as usize].expect("it is open");
-        let link = &mut self.links[number];
-        link.accepted_at = self.now;
-        link.is_refused = self.admitted >= self.scenario.limit;
-        if self.stopped.is_some() || link.is_refused && self.refused == REFUSED_MAX {
-            link.is_unwanted = true;
-            return;
+        let connection = &mut self.connections[number];
+        let is_refused = self.admitted >= self.scenario.limit;
+        if self.stopped.is_some() || is_refused && self.refused == REFUSED_MAX {
+            connection.is_unwanted = true;
+        } else if is_refused {
+            connection.link.refuse(self.now);
+            self.refused += 1;
+        } else {
+            connection.link.admit(self.now);
+            self.admitted += 1;
         }
-        if link.is_refused {
-            link.peer.debt.refuse();
-        }
-        *(if link.is_refused { &mut self.refused } else { &mut self.admitted }) += 1;
     }
 
     /// A completion of an operation that is long over, for the slot's next tenant to ignore.
@@ -1147,14 +995,9 @@ impl Kernel {
     }
 
     fn retire(&mut self, number: usize) {
-        let link = &mut self.links[number];
-        link.stage = Stage::Gone;
-        // Of those that were enlisted.
-        if link.arrived > 0 {
-            let ends = &link.peer.debt.boundaries;
-            let frames = ends.partition_point(|&(end, _)| end <= link.taken).saturating_sub(1);
-            self.totals.frames += frames as u64;
-        }
+        let link = &mut self.connections[number].link;
+        link.retire();
+        self.totals.frames += link.frames_taken() as u64;
         self.active.retain(|&other| other != number);
         self.totals.closed += 1;
     }
@@ -1162,14 +1005,13 @@ impl Kernel {
     /// The connection that this key names now.
     fn find(&self, key: Key) -> Option<usize> {
         let number = self.slots.get(key.slot as usize).copied().flatten()?;
-        (self.links[number].key == Some(key)).then_some(number)
+        (self.connections[number].key == Some(key)).then_some(number)
     }
 
     /// The connection of an operation that is cancelled.
     fn cancel(&mut self, key: Key) -> usize {
         let number = self.find(key).expect("a connection with a slot");
-        let is_given_up = self.links[number].is_given_up(self.now, self.stopped);
-        self.links[number].was_given_up = is_given_up;
+        self.connections[number].link.mark_cancelled(self.now, self.stopped);
         number
     }
 
@@ -1179,15 +1021,15 @@ impl Kernel {
         let number = number.unwrap_or_else(|| panic!("an operation on closed {socket:?}"));
         let slot = key.slot as usize;
         self.slots.resize(self.slots.len().max(slot + 1), None);
-        let link = &mut self.links[number];
-        if link.key.is_none() {
+        let connection = &mut self.connections[number];
+        if connection.key.is_none() {
             assert!(self.slots[slot].is_none(), "a slot for two connections: {key:?}");
-            link.key = Some(key);
+            connection.key = Some(key);
             self.slots[slot] = Some(number);
         }
-        assert!(!link.is_unwanted, "a connection is served that must not be: {link}");
-        assert_eq!(link.key, Some(key), "an operation on another's {socket:?}");
-        assert_eq!(link.close, Flight::Not, "an operation while {socket:?} is closed");
+        assert!(!connection.is_unwanted, "it is served, and must not be: {connection}");
+        assert_eq!(connection.key, Some(key), "an operation on another's {socket:?}");
+        assert_eq!(connection.close, Flight::Not, "an operation while {socket:?} is closed");
         number
     }
 }
@@ -1218,7 +1060,7 @@ impl Ring for Kernel {
         assert_eq!(listener.accept, Flight::Not, "a listener is closed while it accepts");
         assert!(std::mem::take(&mut listener.is_open), "a listener is closed twice");
         for number in std::mem::take(&mut listener.backlog) {
-            self.links[number].stage = Stage::Gone;
+            self.connections[number].link.retire();
             self.active.retain(|&other| other != number);
         }
     }
@@ -1230,10 +1072,11 @@ impl Ring for Kernel {
 
     fn receive(&mut self, key: Key, socket: &Socket) {
         let number = self.operate(key, socket);
-        assert_eq!(self.links[number].receive, Flight::Not, "a second receive in flight");
-        assert_eq!(self.links[number].place, None, "a receive waits on an enlisted socket");
-        self.links[number].receive = Flight::Queued;
-        self.links[number].is_single = false;
+        let connection = &mut self.connections[number];
+        assert_eq!(connection.receive, Flight::Not, "a second receive in flight");
+        assert_eq!(connection.place, None, "a receive waits on an enlisted socket");
+        connection.receive = Flight::Queued;
+        connection.is_single = false;
         self.push(Submission::Receive(number));
     }
 
@@ -1259,18 +1102,18 @@ impl Ring for Kernel {
             *place = Place::Reply;
             assert_eq!(patience, Patience::None, "a pinned buffer waits for a peer");
         }
-        let link = &mut self.links[number];
-        assert_eq!(link.send, Flight::Not, "a second send in flight");
-        if let Some(place) = link.place {
+        let connection = &mut self.connections[number];
+        assert_eq!(connection.send, Flight::Not, "a second send in flight");
+        if let Some(place) = connection.place {
             let program = self.program.borrow();
             let psock = program.psock(place);
-            assert!(!psock.is_echoing(), "a send could overtake an echo: {link}");
+            assert!(!psock.is_echoing(), "a send could overtake an echo: {connection}");
         }
-        assert!(link.shut_at.is_none(), "a send after the end of the stream");
+        assert!(!connection.link.is_shut(), "a send after the end of the stream");
         assert!(!reply.is_empty(), "a send of nothing");
         let patience = if self.scenario.is_patient { Patience::Unlimited } else { patience };
-        link.send = Flight::Queued;
-        link.reply = Some((reply, patience));
+        connection.send = Flight::Queued;
+        connection.reply = Some((reply, patience));
         self.push(Submission::Send(number));
         patience
     }
@@ -1283,87 +1126,86 @@ impl Ring for Kernel {
     fn shut_down(&mut self, socket: &Socket) {
         self.catch_up();
         let number = self.descriptors[socket.0 as usize].expect("an open socket");
-        let link = &mut self.links[number];
-        assert_eq!(link.send, Flight::Not, "a shutdown with a send in flight");
-        assert!(link.shut_at.is_none(), "a second shutdown");
-        let ends = link.peer.debt.ends_by(link.reported) || link.stopped_at.is_some();
+        let connection = &mut self.connections[number];
+        assert_eq!(connection.send, Flight::Not, "a shutdown with a send in flight");
+        assert!(!connection.link.is_shut(), "a second shutdown");
         assert!(
-            ends && link.fit() == Fit::Whole || link.is_broken || link.peer.is_reset,
-            "connection {number} is shut down before all is said: {link}"
+            connection.link.may_shut_down(),
+            "connection {number} is shut down before all is said: {connection}"
         );
-        link.shut_at = Some(self.now);
+        connection.link.shut_down(self.now);
     }
 
     fn close(&mut self, key: Key, socket: Socket) {
         self.catch_up();
         let number = self.operate(key, &socket);
-        let is_given_up = self.links[number].is_given_up(self.now, self.stopped);
-        if let Some(place) = self.links[number].place {
+        let connection = &mut self.connections[number];
+        let is_given_up = connection.link.is_given_up(self.now, self.stopped);
+        if let Some(place) = connection.place {
             let program = self.program.borrow();
             let psock = program.psock(place);
             assert!(psock.is_delisted(), "a close of a socket that is enlisted");
             let may_echo = psock.is_echoing() || psock.is_deciding();
             assert!(is_given_up || !may_echo, "a close loses an echo");
         }
-        let link = &mut self.links[number];
-        assert_eq!(link.watch, Flight::Not, "a close while the peer is watched");
-        assert_eq!(link.send, Flight::Not, "a close with a send in flight");
-        assert_eq!(link.receive, Flight::Not, "a close with a receive in flight");
-        let is_fulfilled = link.has_ended && link.fit() == Fit::Whole;
+        assert_eq!(connection.watch, Flight::Not, "a close while the peer is watched");
+        assert_eq!(connection.send, Flight::Not, "a close with a send in flight");
+        assert_eq!(connection.receive, Flight::Not, "a close with a receive in flight");
+        let is_fulfilled = connection.link.is_fulfilled();
         assert!(
             is_fulfilled || is_given_up,
-            "connection {number} is closed before its time: {link}"
+            "connection {number} is closed before its time: {connection}"
         );
         self.totals.fulfilled += u64::from(is_fulfilled);
-        link.close = Flight::Queued;
+        connection.close = Flight::Queued;
         self.push(Submission::Close(number));
     }
 
     fn discard(&mut self, socket: Socket) {
         let number = self.descriptors[socket.0 as usize].take().expect("an open socket");
-        let link = &mut self.links[number];
-        assert!(link.is_unwanted, "a connection is discarded: {link}");
-        assert_eq!(link.key, None, "a connection with operations is discarded");
-        link.fd = None;
+        let connection = &mut self.connections[number];
+        assert!(connection.is_unwanted, "connection {number} is discarded: {connection}");
+        assert_eq!(connection.key, None, "a connection with operations is discarded");
+        connection.fd = None;
         self.retire(number);
     }
 
     fn enlist(&mut self, key: Key, socket: &Socket) -> Option<offload::Place> {
         let number = self.operate(key, socket);
-        let link = &mut self.links[number];
-        assert_eq!(link.place, None, "a socket is enlisted twice");
+        let connection = &mut self.connections[number];
+        let link = &mut connection.link;
+        assert_eq!(connection.place, None, "a socket is enlisted twice");
         assert!(
-            !link.is_half_received && link.taken == link.reported,
-            "connection {number} is enlisted with octets half received: {link}"
+            !connection.is_half_received && link.is_all_reported(),
+            "connection {number} is enlisted with octets half received: {connection}"
         );
-        assert!(link.shut_at.is_none(), "a socket is enlisted after the end of the stream");
-        let unseen = &link.peer.input[link.taken..link.peer.written];
-        link.place = self.program.borrow_mut().enlist(unseen);
-        link.arrived = link.peer.written;
-        let place = link.place?;
+        assert!(!link.is_shut(), "a socket is enlisted after the end of the stream");
+        connection.place = self.program.borrow_mut().enlist(link.unseen());
+        link.arrive();
+        let place = connection.place?;
         self.totals.enlisted += 1;
         let mut program = self.program.borrow_mut();
         let psock = program.psock_mut(place);
-        psock.acknowledged = link.peer.read;
-        psock.written = link.sent.len();
+        psock.acknowledged = link.acknowledged();
+        psock.written = link.sent();
         Some(offload::Place(place as u32))
     }
 
     fn delist(&mut self, place: offload::Place, socket: &Socket) {
         let number = self.descriptors[socket.0 as usize].expect("an open socket");
-        assert_eq!(self.links[number].place, Some(place.0 as usize), "another's place");
+        assert_eq!(self.connections[number].place, Some(place.0 as usize), "another's place");
         let mut program = self.program.borrow_mut();
         program.psock_mut(place.0 as usize).delist();
     }
 
     fn receive_once(&mut self, key: Key, socket: &Socket) {
         let number = self.operate(key, socket);
-        let link = &mut self.links[number];
-        assert_eq!(link.receive, Flight::Not, "a second receive in flight");
-        assert!(link.place.is_some(), "a single receive on a socket that is not enlisted");
-        link.receive = Flight::Queued;
-        link.is_single = true;
-        link.is_pausing = false;
+        let connection = &mut self.connections[number];
+        assert_eq!(connection.receive, Flight::Not, "a second receive in flight");
+        assert!(connection.place.is_some(), "a single receive on a socket that is not enlisted");
+        connection.receive = Flight::Queued;
+        connection.is_single = true;
+        connection.is_pausing = false;
         self.push(Submission::ReceiveOnce(number));
     }
 
@@ -1373,15 +1215,13 @@ impl Ring for Kernel {
 
     fn written(&self, socket: &Socket) -> u64 {
         let number = self.descriptors[socket.0 as usize].expect("an open socket");
-        let link = &self.links[number];
-        let octets = if self.now < link.settles_at { link.settled } else { link.sent.len() };
-        octets as u64
+        self.connections[number].link.written(self.now) as u64
     }
 
     fn watch(&mut self, key: Key, socket: &Socket) {
         let number = self.operate(key, socket);
-        assert_eq!(self.links[number].watch, Flight::Not, "a second watch");
-        self.links[number].watch = Flight::Queued;
+        assert_eq!(self.connections[number].watch, Flight::Not, "a second watch");
+        self.connections[number].watch = Flight::Queued;
         self.push(Submission::Watch(number));
     }
 

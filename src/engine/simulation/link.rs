@@ -1,0 +1,392 @@
+//! A TCP connection between a peer and the server: the octets under way in both directions, its end
+//! or reset, and what the server knows of it.
+//!
+//! From that follows what the server may send, and when it may close the connection: every octet
+//! is compared with what the peer is owed as it is sent. A link knows neither operations nor
+//! buffers nor descriptors.
+
+use std::fmt;
+use std::time::Duration;
+
+use super::Random;
+use super::oracle::{Fit, GOING_AWAY};
+use super::peer::{Act, Peer, View};
+use crate::engine::pump::{DRAIN_MAX, FAREWELL_MAX, LINGER_MAX};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// The peer has not connected.
+    Waiting,
+    /// The listener has it.
+    Backlog,
+    /// It has a descriptor.
+    Open,
+    /// The server does not know that it is closed.
+    Closed,
+    Gone,
+}
+
+/// A connection, both ends of it.
+#[derive(Debug)]
+pub(super) struct Link {
+    peer: Peer,
+    stage: Stage,
+    /// Octets handed to its psock.
+    arrived: usize,
+    /// Octets that left the socket, and that the pump knows of, or the program in its stead.
+    taken: usize,
+    reported: usize,
+    /// All octets sent, and how many of them are those that the debt begins with.
+    sent: Vec<u8>,
+    matched: usize,
+    /// Until then the kernel says that so many octets were given to it for sending.
+    settles_at: Duration,
+    settled: usize,
+    is_broken: bool,
+    shut_at: Option<Duration>,
+    is_refused: bool,
+    /// An operation was cancelled when the server might have given the connection up.
+    was_given_up: bool,
+    /// The pump knows that the peer's stream is over.
+    has_ended: bool,
+    accepted_at: Duration,
+    /// When the pump learned what ends the connection, and last that octets were sent.
+    ending_at: Option<Duration>,
+    progressed_at: Option<Duration>,
+    /// Octets that the pump knew of when it learned that it is to stop.
+    stopped_at: Option<usize>,
+    /// For how many octets the pump may have answered since, waiting for echoes.
+    went_on_to: usize,
+    /// The peer's stream was over by then.
+    had_ended: bool,
+}
+
+impl Link {
+    pub(super) fn new(peer: Peer) -> Link {
+        Link {
+            peer,
+            stage: Stage::Waiting,
+            arrived: 0,
+            taken: 0,
+            reported: 0,
+            sent: Vec::new(),
+            matched: 0,
+            settles_at: Duration::ZERO,
+            settled: 0,
+            is_broken: false,
+            shut_at: None,
+            is_refused: false,
+            was_given_up: false,
+            has_ended: false,
+            accepted_at: Duration::ZERO,
+            ending_at: None,
+            progressed_at: None,
+            stopped_at: None,
+            went_on_to: 0,
+            had_ended: false,
+        }
+    }
+
+    pub(super) fn connect(&mut self) {
+        self.stage = Stage::Backlog;
+    }
+
+    /// It gets a descriptor.
+    pub(super) fn open(&mut self) {
+        self.stage = Stage::Open;
+    }
+
+    /// The pump learns of it and has to serve it.
+    pub(super) fn admit(&mut self, now: Duration) {
+        self.accepted_at = now;
+    }
+
+    /// The pump learns of it and has to refuse it.
+    pub(super) fn refuse(&mut self, now: Duration) {
+        self.accepted_at = now;
+        self.is_refused = true;
+        self.peer.debt.refuse();
+    }
+
+    pub(super) fn is_refused(&self) -> bool {
+        self.is_refused
+    }
+
+    pub(super) fn is_waiting_for_accept(&self) -> bool {
+        self.stage == Stage::Backlog
+    }
+
+    pub(super) fn is_open(&self) -> bool {
+        self.stage == Stage::Open
+    }
+
+    pub(super) fn close(&mut self) {
+        self.stage = Stage::Closed;
+    }
+
+    /// The pump knows that it is closed, or never learns of it.
+    pub(super) fn retire(&mut self) {
+        self.stage = Stage::Gone;
+    }
+
+    /// When the peer moves again, if it pauses.
+    pub(super) fn wakes_at(&self) -> Duration {
+        self.peer.wakes_at
+    }
+
+    /// What the peer can do next.
+    pub(super) fn acts(&self, window: usize, acts: &mut Vec<Act>) {
+        self.peer.acts(self.view(window), acts);
+    }
+
+    pub(super) fn act(&mut self, act: Act, window: usize, random: &mut Random, now: Duration) {
+        self.peer.act(act, self.view(window), random, now);
+    }
+
+    fn view(&self, window: usize) -> View {
+        View {
+            window: window - (self.peer.written - self.taken),
+            sent: self.sent.len(),
+            is_shut: self.shut_at.is_some() || self.stage == Stage::Closed,
+            is_going_away: self.stopped_at.is_some()
+                && self.sent.ends_with(GOING_AWAY)
+                && self.fit() == Fit::Whole,
+        }
+    }
+
+    /// The peer's stream is over behind what it has written.
+    pub(super) fn has_peer_ended(&self) -> bool {
+        self.peer.has_ended
+    }
+
+    /// The connection is reset, or breaks with the next operation.
+    pub(super) fn is_failed(&self) -> bool {
+        self.peer.is_reset || self.is_broken
+    }
+
+    pub(super) fn is_over(&self) -> bool {
+        self.peer.has_ended || self.is_failed()
+    }
+
+    pub(super) fn break_off(&mut self) {
+        self.is_broken = true;
+    }
+
+    /// Octets that the socket holds.
+    pub(super) fn receivable(&self) -> usize {
+        self.peer.written - self.taken
+    }
+
+    /// Those octets.
+    pub(super) fn unseen(&self) -> &[u8] {
+        &self.peer.input[self.taken..self.peer.written]
+    }
+
+    /// These octets leave the socket.
+    pub(super) fn receive(&mut self, octets: usize) -> &[u8] {
+        let from = self.taken;
+        self.taken += octets;
+        &self.peer.input[from..self.taken]
+    }
+
+    /// The pump learns that these octets were received.
+    pub(super) fn report(&mut self, octets: usize) {
+        self.reported += octets;
+    }
+
+    /// The pump knows of all that was received.
+    pub(super) fn is_all_reported(&self) -> bool {
+        self.taken == self.reported
+    }
+
+    /// The pump learns that there is nothing more to receive for now, which is the end of the
+    /// stream once it knows of all octets: an enlisted socket says so before it gives up what is
+    /// queued.
+    pub(super) fn report_end(&mut self) {
+        self.has_ended = self.reported == self.peer.written;
+    }
+
+    /// Notes when the pump first knew of what ends the connection.
+    pub(super) fn mark_ending(&mut self, now: Duration) {
+        if self.has_ended || self.peer.debt.ends_by(self.reported) {
+            self.ending_at.get_or_insert(now);
+        }
+    }
+
+    /// The pump learns that octets were sent.
+    pub(super) fn mark_progress(&mut self, now: Duration) {
+        self.progressed_at = Some(now);
+    }
+
+    /// The pump learns that it is to stop.
+    pub(super) fn stop(&mut self) {
+        self.stopped_at = Some(self.reported);
+        self.had_ended = self.has_ended;
+    }
+
+    /// The pump, or the program in its stead, may have answered what came after the stop.
+    pub(super) fn go_on(&mut self) {
+        if self.stopped_at.is_some() {
+            self.went_on_to = self.reported;
+        }
+    }
+
+    /// What the peer has written since the socket was enlisted, or since this was asked.
+    pub(super) fn arrive(&mut self) -> &[u8] {
+        let from = std::mem::replace(&mut self.arrived, self.peer.written);
+        &self.peer.input[from..self.arrived]
+    }
+
+    /// Whole frames that left the socket of a connection that was enlisted.
+    pub(super) fn frames_taken(&self) -> usize {
+        if self.arrived == 0 {
+            return 0;
+        }
+        let ends = &self.peer.debt.boundaries;
+        ends.partition_point(|&(end, _)| end <= self.taken).saturating_sub(1)
+    }
+
+    /// Octets that the peer has acknowledged.
+    pub(super) fn acknowledged(&self) -> usize {
+        self.peer.read
+    }
+
+    pub(super) fn sent(&self) -> usize {
+        self.sent.len()
+    }
+
+    /// Octets given to the kernel for sending, as it says itself.
+    pub(super) fn written(&self, now: Duration) -> usize {
+        if now < self.settles_at { self.settled } else { self.sent.len() }
+    }
+
+    /// Octets that the socket can take.
+    pub(super) fn room(&self) -> usize {
+        self.peer.room.saturating_sub(self.sent.len() - self.peer.read)
+    }
+
+    /// The socket takes these octets, for which it has room. An error says what is wrong with them.
+    pub(super) fn send(
+        &mut self,
+        octets: &[u8],
+        now: Duration,
+        random: &mut Random,
+    ) -> Result<(), String> {
+        let begin = self.sent.len();
+        if now >= self.settles_at && random.one_in(4) {
+            self.settled = begin;
+            self.settles_at = now + Duration::from_micros(random.below(300) as u64);
+        }
+        self.sent.extend_from_slice(octets);
+        if self.matched == begin {
+            let owed = self.peer.debt.octets[begin..].iter();
+            self.matched += self.sent[begin..].iter().zip(owed).take_while(|(a, b)| a == b).count();
+        }
+        if self.fit() != Fit::Not {
+            return Ok(());
+        }
+        let from = self.matched.min(begin);
+        let (got, owed) = (&self.sent[from..], self.matched - from);
+        Err(format!("{got:02x?} at octet {from}, {owed} of them as owed"))
+    }
+
+    /// How what was sent fits what is owed.
+    fn fit(&self) -> Fit {
+        let debt = &self.peer.debt;
+        let mut fit = debt.fit(&self.sent, self.matched, self.stopped_at);
+        if let Some(from) = self.stopped_at
+            && from < self.went_on_to
+        {
+            let ends = debt.boundaries.iter().map(|&(end, _)| end);
+            let ends = ends.filter(|&end| end > from && end < self.went_on_to);
+            let fits = ends
+                .chain([self.went_on_to])
+                .map(|end| debt.fit(&self.sent, self.matched, Some(end)));
+            fit = fits.fold(fit, Fit::max);
+        }
+        // A peer that is told late, behind its echoes, may end before.
+        let had_ended = self.had_ended || self.has_ended && self.arrived > 0;
+        if had_ended { fit.max(debt.fit(&self.sent, self.matched, None)) } else { fit }
+    }
+
+    pub(super) fn is_shut(&self) -> bool {
+        self.shut_at.is_some()
+    }
+
+    /// Whether the server has said all, so that its stream may end.
+    pub(super) fn may_shut_down(&self) -> bool {
+        let ends = self.peer.debt.ends_by(self.reported) || self.stopped_at.is_some();
+        ends && self.fit() == Fit::Whole || self.is_failed()
+    }
+
+    pub(super) fn shut_down(&mut self, now: Duration) {
+        self.shut_at = Some(now);
+    }
+
+    /// Whether the peer has got all that it is owed, and has ended its stream.
+    pub(super) fn is_fulfilled(&self) -> bool {
+        self.has_ended && self.fit() == Fit::Whole
+    }
+
+    /// Whether the server may give the connection up without having said all.
+    pub(super) fn is_given_up(&self, now: Duration, stopped: Option<Duration>) -> bool {
+        let is_past = |since: Option<Duration>, most| since.is_some_and(|at| now >= at + most);
+        self.was_given_up
+            || self.is_failed()
+            || is_past(stopped, DRAIN_MAX)
+            || is_past(self.shut_at, LINGER_MAX)
+            || self.shut_at.is_none()
+                && is_past(self.ending_at.max(self.progressed_at), FAREWELL_MAX)
+                && self.ending_at.is_some()
+            || self.is_refused && now >= self.accepted_at + LINGER_MAX
+    }
+
+    /// The server cancels an operation, and gives the connection up if it may.
+    pub(super) fn mark_cancelled(&mut self, now: Duration, stopped: Option<Duration>) {
+        self.was_given_up = self.is_given_up(now, stopped);
+    }
+
+    /// Whether the server must have noticed what ends the connection.
+    pub(super) fn is_ending(&self) -> bool {
+        self.peer.debt.has_ended_by(self.reported)
+    }
+
+    /// Whether the server may wait for room for ever: for a peer that never reads.
+    pub(super) fn may_stall(&self) -> bool {
+        self.peer.never_reads() && !self.is_ending() && !self.has_ended
+    }
+
+    /// Whether the server has received all and has answered it.
+    pub(super) fn is_idle(&self) -> bool {
+        self.taken == self.peer.written
+            && self.peer.has_its_due(self.sent.len(), self.fit())
+            && !self.peer.has_ended
+    }
+}
+
+impl fmt::Display for Link {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{:?}; {} octets written of {}, {} taken, {} known; {} octets sent, {} as owed of {}, \
+             {} read; ended {}, reset {}, broken {}, refused {}, shut {:?}, ending {:?}, stopped \
+             {:?}",
+            self.stage,
+            self.peer.written,
+            self.peer.input.len(),
+            self.taken,
+            self.reported,
+            self.sent.len(),
+            self.matched,
+            self.peer.debt.octets.len(),
+            self.peer.read,
+            self.peer.has_ended,
+            self.peer.is_reset,
+            self.is_broken,
+            self.is_refused,
+            self.shut_at,
+            self.ending_at,
+            self.stopped_at
+        )
+    }
+}
