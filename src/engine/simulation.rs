@@ -19,6 +19,7 @@
 //! frame is noticed, the texts of close reasons and of HTTP responses, and the counters of
 //! messages and frames.
 
+mod buffers;
 mod kernel;
 mod link;
 mod oracle;
@@ -29,7 +30,8 @@ use std::env;
 use std::panic::{self, AssertUnwindSafe};
 use std::time::{Duration, Instant};
 
-use self::kernel::{Kernel, Place, Totals};
+use self::buffers::Place;
+use self::kernel::{Kernel, Totals};
 use super::pump::{BACKLOG_MAX, Limit, Pump};
 use crate::metrics::Counters;
 use crate::offload;
@@ -233,10 +235,10 @@ fn simulate(seed: u64) -> Totals {
         pump.turn(&mut completions).expect("the simulated ring does not break");
         let connections = pump.connections();
         let heap_octets = pump.heap_octets() + pump.ring().reply_octets();
-        let heap_max = scenario.heap_max(connections, pump.ring().buffers());
+        let heap_max = scenario.heap_max(connections, pump.ring().buffers().len());
         assert!(heap_octets <= heap_max, "{heap_octets} octets on the heap, over {heap_max}");
         let kernel = pump.ring();
-        assert_eq!(kernel.count(Place::Lease), 0, "a buffer is kept between two turns");
+        assert_eq!(kernel.buffers().count(Place::Lease), 0, "a buffer is kept between two turns");
         assert_eq!(connections, kernel.slots_taken(), "slots of connections that are gone");
     }
     pump.ring().check_end();

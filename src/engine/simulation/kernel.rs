@@ -15,11 +15,11 @@ use std::time::Duration;
 use bytes::Buf;
 use rustix::io::Errno;
 
+use super::buffers::{Buffers, Place};
 use super::link::Link;
 use super::peer::{Act, Peer};
 use super::psock::{Parcel, Program};
 use super::{Random, Scenario};
-use crate::buffer::HEADROOM;
 use crate::engine::pump::{DRAIN_MAX, REFUSED_MAX, SECOND_LOOK_MAX};
 use crate::engine::ring::{
     Blocking, Completion, Further, Lease, Patience, Received, Reply, Ring, Sent, Socket, Wait,
@@ -43,15 +43,6 @@ enum Flight {
     Armed,
     /// Over, and the pump does not know it.
     Over,
-}
-
-/// Where a buffer is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Place {
-    Ready,
-    Completion,
-    Lease,
-    Reply,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -209,9 +200,7 @@ pub(super) struct Kernel {
     /// The connection of each descriptor; the lowest free one is the next.
     descriptors: Vec<Option<usize>>,
     slots: Vec<Option<usize>>,
-    memory: Vec<Vec<u8>>,
-    places: Vec<Place>,
-    ready: VecDeque<u16>,
+    buffers: Buffers,
     listeners: Vec<Listener>,
     submissions: VecDeque<Submission>,
     /// Quick sends that the next [`Ring::enter`] reports.
@@ -249,9 +238,7 @@ impl Kernel {
             connected: 0,
             descriptors: vec![None; scenario.descriptors],
             slots: Vec::new(),
-            memory: vec![vec![0xa5; HEADROOM + scenario.capacity]; scenario.buffers],
-            places: vec![Place::Ready; scenario.buffers],
-            ready: (0..scenario.buffers as u16).collect(),
+            buffers: Buffers::new(scenario.buffers, scenario.capacity),
             listeners: (0..listeners)
                 .map(|_| Listener { accept: Flight::Not, is_open: true, backlog: VecDeque::new() })
                 .collect(),
@@ -279,14 +266,8 @@ impl Kernel {
         Rc::clone(&self.program)
     }
 
-    /// Buffers there are: a ring without flags for them makes one whenever none is ready.
-    pub(super) fn buffers(&self) -> usize {
-        self.memory.len()
-    }
-
-    /// Buffers that are in this place.
-    pub(super) fn count(&self, place: Place) -> usize {
-        self.places.iter().filter(|&&other| other == place).count()
+    pub(super) fn buffers(&self) -> &Buffers {
+        &self.buffers
     }
 
     /// Connections that the pump must have a slot for.
@@ -303,7 +284,8 @@ impl Kernel {
 
     /// What must hold when the pump is over.
     pub(super) fn check_end(&self) {
-        assert_eq!(self.count(Place::Ready), self.places.len(), "buffers are lost");
+        let buffers = &self.buffers;
+        assert_eq!(buffers.count(Place::Ready), buffers.len(), "buffers are lost");
         assert_eq!(self.totals.accepted, self.totals.closed, "sockets are left open");
         assert!(self.listeners.iter().all(|listener| !listener.is_open), "a listener is open");
         assert!(self.completed.is_empty() && self.active.is_empty(), "operations are left");
@@ -598,13 +580,12 @@ impl Kernel {
             available = psock.receivable();
             has_ended &= psock.has_seen_all();
         }
-        // The kernel takes a buffer before it looks at the socket.
-        if self.ready.is_empty() && self.scenario.is_patient {
-            self.places.push(Place::Ready);
-            self.ready.push_back(self.memory.len() as u16);
-            self.memory.push(vec![0xa5; HEADROOM + self.scenario.capacity]);
+        // The kernel takes a buffer before it looks at the socket. A ring without flags for buffers
+        // makes one whenever none is ready.
+        if !self.buffers.is_one_ready() && self.scenario.is_patient {
+            self.buffers.add();
         }
-        if self.ready.is_empty() {
+        if !self.buffers.is_one_ready() {
             return self.post_received(number, Received::NoBuffer, Further::Over);
         }
         if self.random.one_in(4 * self.scenario.over) {
@@ -638,21 +619,18 @@ impl Kernel {
 
     /// Moves octets from the socket to a buffer.
     fn fill(&mut self, number: usize, octets: usize) -> Received {
-        let id = self.ready.pop_front().expect("one is ready");
-        self.places[usize::from(id)] = Place::Completion;
         let connection = &mut self.connections[number];
-        let target = &mut self.memory[usize::from(id)][HEADROOM..HEADROOM + octets];
-        let received = connection.link.receive(octets);
-        match connection.place {
-            None => target.copy_from_slice(received),
+        let taken = connection.link.receive(octets);
+        let filled = match connection.place {
+            None => self.buffers.fill(taken),
             // What the program has echoed does not count, and the link may not know of it.
             Some(place) => {
                 let mut program = self.program.borrow_mut();
-                target.copy_from_slice(&program.psock_mut(place).receive(octets));
+                self.buffers.fill(&program.psock_mut(place).receive(octets))
             }
-        }
+        };
         connection.is_half_received = octets == self.scenario.capacity;
-        Received::Data { lease: Lease(id.into()), octets: octets as u32 }
+        Received::Data { lease: filled.expect("one is ready"), octets: octets as u32 }
     }
 
     /// Moves octets of the reply to the socket, at most so many.
@@ -662,7 +640,7 @@ impl Kernel {
         let count = (reply.len() - connection.done).min(connection.link.room()).min(most);
         let all = match reply {
             Reply::Pinned { lease, octets } => {
-                &self.memory[lease.0 as usize][octets.start as usize..octets.end as usize]
+                &self.buffers.bytes(lease)[octets.start as usize..octets.end as usize]
             }
             Reply::Heap(bytes) => &bytes[..],
         };
@@ -711,13 +689,6 @@ impl Kernel {
     fn end_send(&mut self, number: usize, failure: Option<Errno>) {
         let completion = self.connections[number].end_send(failure);
         self.completed.push_back(completion);
-    }
-
-    fn make_ready(&mut self, lease: Lease, from: Place) {
-        let place = &mut self.places[lease.0 as usize];
-        assert_eq!(*place, from, "buffer {} is given back from elsewhere", lease.0);
-        *place = Place::Ready;
-        self.ready.push_back(lease.0 as u16);
     }
 
     fn push(&mut self, submission: Submission) {
@@ -904,7 +875,7 @@ impl Kernel {
             &Completion::Received { key, ref received, further } => {
                 let Some(number) = self.find(key) else {
                     if let Received::Data { lease, .. } = received {
-                        self.places[lease.0 as usize] = Place::Lease;
+                        self.buffers.pass(lease, Place::Completion, Place::Lease);
                     }
                     return;
                 };
@@ -914,7 +885,7 @@ impl Kernel {
                 }
                 match received {
                     Received::Data { lease, octets } => {
-                        self.places[lease.0 as usize] = Place::Lease;
+                        self.buffers.pass(lease, Place::Completion, Place::Lease);
                         link.report(*octets as usize);
                         if place.is_some() {
                             link.go_on();
@@ -935,10 +906,10 @@ impl Kernel {
                     connection.link.mark_progress(self.now);
                 }
                 if let Some(lease) = connection.spent.take() {
-                    self.make_ready(lease, Place::Reply);
+                    self.buffers.recycle(lease, Place::Reply);
                 }
                 if let Sent::Cut(Reply::Pinned { lease, .. }) = sent {
-                    self.places[lease.0 as usize] = Place::Lease;
+                    self.buffers.pass(lease, Place::Reply, Place::Lease);
                 }
             }
             &Completion::Passed { .. } => {}
@@ -982,11 +953,8 @@ impl Kernel {
     /// A completion of an operation that is long over, for the slot's next tenant to ignore.
     fn haunt(&mut self, key: Key) {
         if self.stopped.is_none() && self.random.one_in(20) {
-            let received = match self.ready.pop_front() {
-                Some(id) => {
-                    self.places[usize::from(id)] = Place::Completion;
-                    Received::Data { lease: Lease(id.into()), octets: 1 }
-                }
+            let received = match self.buffers.take() {
+                Some(lease) => Received::Data { lease, octets: 1 },
                 None => Received::NoBuffer,
             };
             let further = Further::Over;
@@ -1097,9 +1065,7 @@ impl Ring for Kernel {
     fn send(&mut self, key: Key, socket: &Socket, reply: Reply, patience: Patience) -> Patience {
         let number = self.operate(key, socket);
         if let Reply::Pinned { lease, .. } = &reply {
-            let place = &mut self.places[lease.0 as usize];
-            assert_eq!(*place, Place::Lease, "a reply in a buffer that is not on loan");
-            *place = Place::Reply;
+            self.buffers.pass(lease, Place::Lease, Place::Reply);
             assert_eq!(patience, Patience::None, "a pinned buffer waits for a peer");
         }
         let connection = &mut self.connections[number];
@@ -1231,16 +1197,15 @@ impl Ring for Kernel {
     }
 
     fn bytes<'a>(&'a mut self, lease: &'a mut Lease) -> &'a mut [u8] {
-        assert_eq!(self.places[lease.0 as usize], Place::Lease, "a look at another's buffer");
-        &mut self.memory[lease.0 as usize]
+        self.buffers.bytes_mut(lease)
     }
 
     fn recycle(&mut self, lease: Lease) {
-        self.make_ready(lease, Place::Lease);
+        self.buffers.recycle(lease, Place::Lease);
     }
 
     fn buffers_ready(&self) -> usize {
-        self.ready.len() + self.count(Place::Completion)
+        self.buffers.count(Place::Ready) + self.buffers.count(Place::Completion)
     }
 }
 

@@ -1,0 +1,94 @@
+//! The pinned buffers: what stands in them, and whose they are.
+//!
+//! A buffer is in one [`Place`] at a time, and changes it only from the place where it is thought to
+//! be. Which operation it serves is not known here.
+
+use std::collections::VecDeque;
+
+use crate::buffer::HEADROOM;
+use crate::engine::ring::Lease;
+
+/// Where a buffer is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Place {
+    Ready,
+    Completion,
+    Lease,
+    Reply,
+}
+
+#[derive(Debug)]
+pub(super) struct Buffers {
+    memory: Vec<Vec<u8>>,
+    places: Vec<Place>,
+    /// Those that are ready, in the order in which they are taken.
+    ready: VecDeque<u16>,
+    /// Octets received that one of them takes.
+    capacity: usize,
+}
+
+impl Buffers {
+    pub(super) fn new(count: usize, capacity: usize) -> Buffers {
+        let mut buffers =
+            Buffers { memory: Vec::new(), places: Vec::new(), ready: VecDeque::new(), capacity };
+        (0..count).for_each(|_| buffers.add());
+        buffers
+    }
+
+    /// Makes one more.
+    pub(super) fn add(&mut self) {
+        self.ready.push_back(self.memory.len() as u16);
+        self.places.push(Place::Ready);
+        self.memory.push(vec![0xa5; HEADROOM + self.capacity]);
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.memory.len()
+    }
+
+    /// Buffers that are in this place.
+    pub(super) fn count(&self, place: Place) -> usize {
+        self.places.iter().filter(|&&other| other == place).count()
+    }
+
+    pub(super) fn is_one_ready(&self) -> bool {
+        !self.ready.is_empty()
+    }
+
+    /// Takes a buffer that is ready, for a completion.
+    pub(super) fn take(&mut self) -> Option<Lease> {
+        let lease = Lease(self.ready.pop_front()?.into());
+        self.pass(&lease, Place::Ready, Place::Completion);
+        Some(lease)
+    }
+
+    /// Takes a buffer that is ready, for a completion, and puts octets into it.
+    pub(super) fn fill(&mut self, octets: &[u8]) -> Option<Lease> {
+        let lease = self.take()?;
+        self.memory[lease.0 as usize][HEADROOM..HEADROOM + octets.len()].copy_from_slice(octets);
+        Some(lease)
+    }
+
+    /// The buffer goes from one place to another.
+    pub(super) fn pass(&mut self, lease: &Lease, from: Place, to: Place) {
+        let place = &mut self.places[lease.0 as usize];
+        assert_eq!(*place, from, "buffer {} goes to {to:?} from elsewhere", lease.0);
+        *place = to;
+    }
+
+    /// The buffer is ready again.
+    pub(super) fn recycle(&mut self, lease: Lease, from: Place) {
+        self.pass(&lease, from, Place::Ready);
+        self.ready.push_back(lease.0 as u16);
+    }
+
+    pub(super) fn bytes(&self, lease: &Lease) -> &[u8] {
+        &self.memory[lease.0 as usize]
+    }
+
+    /// The octets of a buffer that is on loan.
+    pub(super) fn bytes_mut(&mut self, lease: &Lease) -> &mut [u8] {
+        assert_eq!(self.places[lease.0 as usize], Place::Lease, "a look at another's buffer");
+        &mut self.memory[lease.0 as usize]
+    }
+}
