@@ -3,9 +3,9 @@
 //! that one number decides.
 //!
 //! A simulation is a [`Scenario`], drawn from its seed: [`peer`] says what is sent and when it is
-//! read, [`oracle`] what is owed for it, and [`kernel`] carries both, injects faults, and checks
-//! every call of the pump and every octet sent. What is checked after each turn and at the end
-//! stands here. A failure names the command that repeats it.
+//! read, [`oracle`] what is owed for it, [`link`] carries both and checks every octet sent, and
+//! [`kernel`] injects faults and checks every call of the pump. What is checked after each turn and
+//! at the end stands here. A failure names the command that repeats it.
 //!
 //! Three things are harsher than a kernel: a receive may end, or be cancelled, for no reason at
 //! all; a slot's next tenant may be told of a receive of the last one; and now and then the peers

@@ -1,0 +1,115 @@
+//! Enlisted sockets within the kernel: what moves between a link, the program and the kernel's worker,
+//! which sends echoes.
+//!
+//! What the program does with a packet stands in `psock`.
+
+use std::rc::Rc;
+
+use super::{Completion, Flight, Kernel, Link, Step};
+use crate::engine::simulation::psock::Parcel;
+
+impl Kernel {
+    pub(super) fn find_steps_of_enlisted(
+        &self,
+        number: usize,
+        place: usize,
+        steps: &mut Vec<Step>,
+    ) {
+        let link = &self.connections[number].link;
+        let program = self.program.borrow();
+        let psock = program.psock(place);
+        if psock.can_run() {
+            steps.push(Step::Run(number));
+        }
+        let is_possible = match psock.peek() {
+            Some(Parcel::Echo(_)) => link.room() > 0 || link.is_failed(),
+            Some(Parcel::Passed(_)) => true,
+            None => false,
+        };
+        if is_possible {
+            steps.push(Step::Work(number));
+        }
+    }
+
+    /// Whether a receive on an enlisted socket has anything to say.
+    pub(super) fn has_news(&self, link: &Link, place: usize) -> bool {
+        let program = self.program.borrow();
+        let psock = program.psock(place);
+        psock.receivable() > 0
+            || psock.is_stale()
+            || link.is_failed()
+            || link.has_peer_ended() && psock.has_seen_all()
+    }
+
+    /// Whether an echo waits for room.
+    pub(super) fn is_echoing(&self, place: usize) -> bool {
+        matches!(self.program.borrow().psock(place).peek(), Some(Parcel::Echo(_)))
+    }
+
+    /// Shows the program what the peer has done.
+    pub(super) fn forward(&mut self, number: usize, place: usize) {
+        let link = &mut self.connections[number].link;
+        let mut program = self.program.borrow_mut();
+        let psock = program.psock_mut(place);
+        psock.write(link.arrive());
+        psock.acknowledged = link.acknowledged();
+        if link.has_peer_ended() {
+            psock.poke();
+        }
+    }
+
+    /// Completes the first notice.
+    pub(super) fn notice(&mut self) {
+        let place = self.program.borrow_mut().notices.pop_front().expect("there is one");
+        self.records[place].take_notice();
+        let mut connections = self.connections.iter();
+        let tenant = connections.find(|connection| connection.place == Some(place));
+        if let Some(key) = tenant.and_then(|connection| connection.key) {
+            self.completed.push_back(Completion::Passed { key });
+        }
+    }
+
+    /// Takes over what the program has done.
+    pub(super) fn catch_up(&mut self) {
+        let mut program = self.program.borrow_mut();
+        for &number in &self.active {
+            let connection = &mut self.connections[number];
+            let Some(place) = connection.place else { continue };
+            let psock = program.psock_mut(place);
+            let eaten = std::mem::take(&mut psock.eaten);
+            connection.link.receive(eaten);
+            connection.link.report(eaten);
+            connection.link.go_on();
+            self.totals.frames_echoed += std::mem::take(&mut psock.frames_eaten);
+            assert!(
+                connection.receive != Flight::Armed
+                    || connection.is_single
+                    || !self.records[place].is_open(),
+                "a receive waits while the gate is open: {connection}"
+            );
+        }
+    }
+
+    /// The kernel's worker moves the head of the queue.
+    pub(super) fn work(&mut self, number: usize) {
+        let place = self.connections[number].place.expect("it is enlisted");
+        let shared = Rc::clone(&self.program);
+        let mut program = shared.borrow_mut();
+        let psock = program.psock_mut(place);
+        let Some(Parcel::Echo(echo)) = psock.head() else { return psock.pop() };
+        if self.fails(number) {
+            return psock.die();
+        }
+        let mut octets = echo.len().min(self.connections[number].link.room());
+        if self.random.one_in(self.scenario.cut) {
+            octets = 1 + self.random.below(octets);
+        }
+        let octets: Vec<u8> = echo.drain(..octets).collect();
+        if echo.is_empty() {
+            psock.pop();
+        }
+        drop(program);
+        self.totals.octets_echoed += octets.len() as u64;
+        self.put(number, &octets);
+    }
+}

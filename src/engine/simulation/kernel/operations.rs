@@ -1,0 +1,290 @@
+//! The operations: from a submission to its completion.
+//!
+//! An operation may do less than it could, end when it might go on, or break its connection, as the
+//! scenario says. What the pump knows of that is not decided here.
+
+use bytes::Buf;
+use rustix::io::Errno;
+
+use super::{Connection, Flight, Kernel, Submission};
+use crate::engine::ring::{Completion, Further, Patience, Received, Reply, Sent, Socket};
+
+impl Kernel {
+    pub(super) fn push(&mut self, submission: Submission) {
+        self.submissions.push_back(submission);
+        // A full queue is submitted at once.
+        if self.random.one_in(100) && !self.scenario.is_sqpoll {
+            self.submit();
+        }
+    }
+
+    pub(super) fn submit(&mut self) {
+        while let Some(submission) = self.submissions.pop_front() {
+            self.execute(submission);
+        }
+    }
+
+    pub(super) fn execute(&mut self, submission: Submission) {
+        self.trace(&submission);
+        match submission {
+            Submission::Accept(listener) => self.listeners[listener].accept = Flight::Armed,
+            Submission::CancelAccept(listener) => {
+                if self.listeners[listener].accept == Flight::Armed {
+                    self.listeners[listener].accept = Flight::Over;
+                    self.completed.push_back(Completion::Accepted {
+                        listener: listener as u32,
+                        result: Err(Errno::CANCELED),
+                        further: Further::Over,
+                    });
+                }
+            }
+            Submission::Receive(number) => {
+                self.connections[number].receive = Flight::Armed;
+                self.connections[number].is_pausing = false;
+            }
+            Submission::ReceiveOnce(number) => self.receive_some(number),
+            // Between two reads there is nothing to wait for.
+            Submission::PauseReceive(number) if self.random.one_in(4) => {
+                self.execute(Submission::CancelReceive(number));
+            }
+            Submission::PauseReceive(number) => self.connections[number].is_pausing = true,
+            Submission::CancelReceive(number) => {
+                if self.connections[number].receive == Flight::Armed {
+                    let received = Received::Failed(Errno::CANCELED);
+                    self.post_received(number, received, Further::Over);
+                }
+            }
+            Submission::Send(number) => self.start_send(number),
+            Submission::CancelSend(number) => {
+                if self.connections[number].send == Flight::Armed {
+                    self.end_send(number, None);
+                }
+            }
+            Submission::Watch(number) => self.connections[number].watch = Flight::Armed,
+            Submission::CancelWatch(number) => {
+                if self.connections[number].watch == Flight::Armed {
+                    self.hang_up(number);
+                }
+            }
+            Submission::Close(number) => self.connections[number].close = Flight::Armed,
+        }
+    }
+
+    fn start_send(&mut self, number: usize) {
+        let (reply, patience) = self.connections[number].reply.as_ref().expect("it is being sent");
+        let length = reply.len();
+        match patience {
+            Patience::Unlimited => self.connections[number].send = Flight::Armed,
+            Patience::None => {
+                let failure = if self.fails(number) {
+                    Some(self.random.pick(&[Errno::PIPE, Errno::CONNRESET]))
+                } else {
+                    let is_cut = self.random.one_in(self.scenario.cut);
+                    let most = if is_cut { self.random.below(length) } else { length };
+                    self.transmit(number, most);
+                    None
+                };
+                let completion = self.connections[number].end_send(failure);
+                if self.scenario.is_sqpoll {
+                    self.completed.push_back(completion);
+                } else {
+                    self.quick.push(completion);
+                }
+            }
+        }
+    }
+
+    pub(super) fn accept_one(&mut self, listener: usize) {
+        let free = self.descriptors.iter().position(Option::is_none);
+        let is_over = self.random.one_in(self.scenario.over);
+        let mut problem = free.is_none().then_some(Errno::MFILE);
+        if self.random.one_in(self.scenario.over) {
+            problem = Some(self.random.pick(&[
+                Errno::MFILE,
+                Errno::NFILE,
+                Errno::CONNABORTED,
+                Errno::NOBUFS,
+                Errno::CANCELED,
+            ]));
+        }
+        let result = match problem {
+            Some(errno) => Err(errno),
+            None => {
+                let fd = free.expect("else there is a problem");
+                let number = self.listeners[listener].backlog.pop_front().expect("one waits");
+                self.descriptors[fd] = Some(number);
+                self.connections[number].fd = Some(fd as i32);
+                self.connections[number].link.open();
+                Ok(Socket(fd as i32))
+            }
+        };
+        let further = if is_over || result.is_err() { Further::Over } else { Further::More };
+        if further == Further::Over {
+            self.listeners[listener].accept = Flight::Over;
+        }
+        let listener = listener as u32;
+        self.completed.push_back(Completion::Accepted { listener, result, further });
+    }
+
+    pub(super) fn receive_some(&mut self, number: usize) {
+        let &Connection { ref link, is_pausing, is_single, place, .. } = &self.connections[number];
+        let is_reset = link.is_failed();
+        let mut available = link.receivable();
+        let mut has_ended = link.has_peer_ended();
+        if let Some(place) = place {
+            let mut program = self.program.borrow_mut();
+            let psock = program.psock_mut(place);
+            psock.poke();
+            available = psock.receivable();
+            has_ended &= psock.has_seen_all();
+        }
+        // The kernel takes a buffer before it looks at the socket. A ring without flags for buffers
+        // makes one whenever none is ready.
+        if !self.buffers.is_one_ready() && self.scenario.is_patient {
+            self.buffers.add();
+        }
+        if !self.buffers.is_one_ready() {
+            return self.post_received(number, Received::NoBuffer, Further::Over);
+        }
+        if self.random.one_in(4 * self.scenario.over) {
+            let received = Received::Failed(Errno::CANCELED);
+            return self.post_received(number, received, Further::Over);
+        }
+        if is_reset && (available == 0 || self.random.one_in(2)) {
+            let received = Received::Failed(Errno::CONNRESET);
+            return self.post_received(number, received, Further::Over);
+        }
+        if available == 0 && has_ended {
+            return self.post_received(number, Received::End, Further::Over);
+        }
+        if available == 0 {
+            // A receive that waits was woken too early, and waits on.
+            if is_single {
+                let received = Received::Failed(Errno::AGAIN);
+                self.post_received(number, received, Further::Over);
+            }
+            return;
+        }
+        let mut octets = available.min(self.scenario.capacity);
+        if self.random.one_in(self.scenario.cut) {
+            octets = 1 + self.random.below(octets);
+        }
+        let is_over = self.random.one_in(self.scenario.over) || is_pausing || is_single;
+        let further = if is_over { Further::Over } else { Further::More };
+        let received = self.fill(number, octets);
+        self.post_received(number, received, further);
+    }
+
+    /// Moves octets from the socket to a buffer.
+    fn fill(&mut self, number: usize, octets: usize) -> Received {
+        let connection = &mut self.connections[number];
+        let taken = connection.link.receive(octets);
+        let filled = match connection.place {
+            None => self.buffers.fill(taken),
+            // What the program has echoed does not count, and the link may not know of it.
+            Some(place) => {
+                let mut program = self.program.borrow_mut();
+                self.buffers.fill(&program.psock_mut(place).receive(octets))
+            }
+        };
+        connection.is_half_received = octets == self.scenario.capacity;
+        Received::Data { lease: filled.expect("one is ready"), octets: octets as u32 }
+    }
+
+    fn post_received(&mut self, number: usize, received: Received, further: Further) {
+        let connection = &mut self.connections[number];
+        if further == Further::Over {
+            connection.receive = Flight::Over;
+        }
+        let key = connection.key();
+        self.completed.push_back(Completion::Received { key, received, further });
+    }
+
+    pub(super) fn send_some(&mut self, number: usize) {
+        if self.fails(number) {
+            let failure = self.random.pick(&[Errno::PIPE, Errno::CONNRESET]);
+            return self.end_send(number, Some(failure));
+        }
+        let most = if self.random.one_in(self.scenario.cut) {
+            self.random.below(1000)
+        } else {
+            usize::MAX
+        };
+        self.transmit(number, most);
+        self.end_send(number, None);
+    }
+
+    /// Moves octets of the reply to the socket, at most so many.
+    fn transmit(&mut self, number: usize, most: usize) {
+        let connection = &mut self.connections[number];
+        let (reply, _) = connection.reply.as_ref().expect("it is being sent");
+        let count = (reply.len() - connection.done).min(connection.link.room()).min(most);
+        let all = match reply {
+            Reply::Pinned { lease, octets } => {
+                &self.buffers.bytes(lease)[octets.start as usize..octets.end as usize]
+            }
+            Reply::Heap(bytes) => &bytes[..],
+        };
+        let octets = all[connection.done..connection.done + count].to_vec();
+        connection.done += count;
+        self.put(number, &octets);
+    }
+
+    /// The socket takes these octets, for which it has room.
+    pub(super) fn put(&mut self, number: usize, octets: &[u8]) {
+        self.catch_up();
+        let connection = &mut self.connections[number];
+        let outcome = connection.link.send(octets, self.now, &mut self.random);
+        if let Err(wrong) = outcome {
+            panic!("connection {number} got {wrong}: {connection}");
+        }
+        if let Some(place) = connection.place {
+            self.program.borrow_mut().psock_mut(place).written = connection.link.sent();
+        }
+    }
+
+    /// Whether the connection is broken; sometimes it breaks just now.
+    pub(super) fn fails(&mut self, number: usize) -> bool {
+        let breaks = self.random.one_in(self.scenario.breaks);
+        let link = &mut self.connections[number].link;
+        if breaks {
+            link.break_off();
+        }
+        link.is_failed()
+    }
+
+    fn end_send(&mut self, number: usize, failure: Option<Errno>) {
+        let completion = self.connections[number].end_send(failure);
+        self.completed.push_back(completion);
+    }
+
+    pub(super) fn hang_up(&mut self, number: usize) {
+        let connection = &mut self.connections[number];
+        connection.watch = Flight::Over;
+        let key = connection.key();
+        self.completed.push_back(Completion::HungUp { key });
+    }
+}
+
+impl Connection {
+    /// Ends the send, which has failed if it has sent nothing.
+    fn end_send(&mut self, failure: Option<Errno>) -> Completion {
+        self.send = Flight::Over;
+        let (mut reply, _) = self.reply.take().expect("it is being sent");
+        let octets = std::mem::take(&mut self.done);
+        let key = self.key();
+        let failure = failure.filter(|_| octets == 0);
+        if octets == reply.len() || failure.is_some() {
+            if let Reply::Pinned { lease, .. } = reply {
+                self.spent = Some(lease);
+            }
+            let sent = failure.map_or(Sent::Whole, Sent::Failed);
+            return Completion::Sent { key, sent, octets: octets as u32 };
+        }
+        match &mut reply {
+            Reply::Pinned { octets: range, .. } => range.start += octets as u32,
+            Reply::Heap(bytes) => bytes.advance(octets),
+        }
+        Completion::Sent { key, sent: Sent::Cut(reply), octets: octets as u32 }
+    }
+}

@@ -1,0 +1,395 @@
+//! The kernel as a ring: what the pump asks of it, and what it tells the pump.
+//!
+//! Each rule of [`Ring`] is checked here, where the pump calls it. What a completion means becomes so
+//! for the pump when it is handed over, however long ago it happened.
+
+use std::io;
+use std::time::Duration;
+
+use super::{Connection, Flight, Kernel, Submission};
+use crate::engine::pump::REFUSED_MAX;
+use crate::engine::ring::{
+    Blocking, Completion, Further, Lease, Patience, Received, Reply, Ring, Sent, Socket, Wait,
+};
+use crate::engine::simulation::buffers::Place;
+use crate::offload;
+use crate::offload::record::Record;
+use crate::slab::Key;
+
+impl Ring for Kernel {
+    fn now(&self) -> Duration {
+        self.now
+    }
+
+    fn listeners(&self) -> u32 {
+        self.listeners.len() as u32
+    }
+
+    fn accept(&mut self, listener: u32) {
+        let number = listener as usize;
+        assert!(self.listeners[number].is_open, "an accept on a closed listener");
+        assert_eq!(self.listeners[number].accept, Flight::Not, "a second accept in flight");
+        self.listeners[number].accept = Flight::Queued;
+        self.push(Submission::Accept(number));
+    }
+
+    fn cancel_accept(&mut self, listener: u32) {
+        self.push(Submission::CancelAccept(listener as usize));
+    }
+
+    fn close_listener(&mut self, listener: u32) {
+        let listener = &mut self.listeners[listener as usize];
+        assert_eq!(listener.accept, Flight::Not, "a listener is closed while it accepts");
+        assert!(std::mem::take(&mut listener.is_open), "a listener is closed twice");
+        for number in std::mem::take(&mut listener.backlog) {
+            self.connections[number].link.retire();
+            self.active.retain(|&other| other != number);
+        }
+    }
+
+    fn watch_stop(&mut self) {
+        assert_eq!(self.stop, Flight::Not, "the stop is watched twice");
+        self.stop = Flight::Armed;
+    }
+
+    fn receive(&mut self, key: Key, socket: &Socket) {
+        let number = self.operate(key, socket);
+        let connection = &mut self.connections[number];
+        assert_eq!(connection.receive, Flight::Not, "a second receive in flight");
+        assert_eq!(connection.place, None, "a receive waits on an enlisted socket");
+        connection.receive = Flight::Queued;
+        connection.is_single = false;
+        self.push(Submission::Receive(number));
+    }
+
+    fn pause_receive(&mut self, key: Key) {
+        if !self.scenario.is_patient {
+            return self.cancel_receive(key);
+        }
+        let number = self.find(key).expect("a connection with a slot");
+        self.push(Submission::PauseReceive(number));
+    }
+
+    fn cancel_receive(&mut self, key: Key) {
+        // Its last completion may stand behind the one that the pump is looking at.
+        let number = self.cancel(key);
+        self.push(Submission::CancelReceive(number));
+    }
+
+    fn send(&mut self, key: Key, socket: &Socket, reply: Reply, patience: Patience) -> Patience {
+        let number = self.operate(key, socket);
+        if let Reply::Pinned { lease, .. } = &reply {
+            self.buffers.pass(lease, Place::Lease, Place::Reply);
+            assert_eq!(patience, Patience::None, "a pinned buffer waits for a peer");
+        }
+        let connection = &mut self.connections[number];
+        assert_eq!(connection.send, Flight::Not, "a second send in flight");
+        if let Some(place) = connection.place {
+            let program = self.program.borrow();
+            let psock = program.psock(place);
+            assert!(!psock.is_echoing(), "a send could overtake an echo: {connection}");
+        }
+        assert!(!connection.link.is_shut(), "a send after the end of the stream");
+        assert!(!reply.is_empty(), "a send of nothing");
+        let patience = if self.scenario.is_patient { Patience::Unlimited } else { patience };
+        connection.send = Flight::Queued;
+        connection.reply = Some((reply, patience));
+        self.push(Submission::Send(number));
+        patience
+    }
+
+    fn cancel_send(&mut self, key: Key) {
+        let number = self.cancel(key);
+        self.push(Submission::CancelSend(number));
+    }
+
+    fn shut_down(&mut self, socket: &Socket) {
+        self.catch_up();
+        let number = self.descriptors[socket.0 as usize].expect("an open socket");
+        let connection = &mut self.connections[number];
+        assert_eq!(connection.send, Flight::Not, "a shutdown with a send in flight");
+        assert!(!connection.link.is_shut(), "a second shutdown");
+        assert!(
+            connection.link.may_shut_down(),
+            "connection {number} is shut down before all is said: {connection}"
+        );
+        connection.link.shut_down(self.now);
+    }
+
+    fn close(&mut self, key: Key, socket: Socket) {
+        self.catch_up();
+        let number = self.operate(key, &socket);
+        let connection = &mut self.connections[number];
+        let is_given_up = connection.link.is_given_up(self.now, self.stopped);
+        if let Some(place) = connection.place {
+            let program = self.program.borrow();
+            let psock = program.psock(place);
+            assert!(psock.is_delisted(), "a close of a socket that is enlisted");
+            let may_echo = psock.is_echoing() || psock.is_deciding();
+            assert!(is_given_up || !may_echo, "a close loses an echo");
+        }
+        assert_eq!(connection.watch, Flight::Not, "a close while the peer is watched");
+        assert_eq!(connection.send, Flight::Not, "a close with a send in flight");
+        assert_eq!(connection.receive, Flight::Not, "a close with a receive in flight");
+        let is_fulfilled = connection.link.is_fulfilled();
+        assert!(
+            is_fulfilled || is_given_up,
+            "connection {number} is closed before its time: {connection}"
+        );
+        self.totals.fulfilled += u64::from(is_fulfilled);
+        connection.close = Flight::Queued;
+        self.push(Submission::Close(number));
+    }
+
+    fn discard(&mut self, socket: Socket) {
+        let number = self.descriptors[socket.0 as usize].take().expect("an open socket");
+        let connection = &mut self.connections[number];
+        assert!(connection.is_unwanted, "connection {number} is discarded: {connection}");
+        assert_eq!(connection.key, None, "a connection with operations is discarded");
+        connection.fd = None;
+        self.retire(number);
+    }
+
+    fn enlist(&mut self, key: Key, socket: &Socket) -> Option<offload::Place> {
+        let number = self.operate(key, socket);
+        let connection = &mut self.connections[number];
+        let link = &mut connection.link;
+        assert_eq!(connection.place, None, "a socket is enlisted twice");
+        assert!(
+            !connection.is_half_received && link.is_all_reported(),
+            "connection {number} is enlisted with octets half received: {connection}"
+        );
+        assert!(!link.is_shut(), "a socket is enlisted after the end of the stream");
+        connection.place = self.program.borrow_mut().enlist(link.unseen());
+        link.arrive();
+        let place = connection.place?;
+        self.totals.enlisted += 1;
+        let mut program = self.program.borrow_mut();
+        let psock = program.psock_mut(place);
+        psock.acknowledged = link.acknowledged();
+        psock.written = link.sent();
+        Some(offload::Place(place as u32))
+    }
+
+    fn delist(&mut self, place: offload::Place, socket: &Socket) {
+        let number = self.descriptors[socket.0 as usize].expect("an open socket");
+        assert_eq!(self.connections[number].place, Some(place.0 as usize), "another's place");
+        let mut program = self.program.borrow_mut();
+        program.psock_mut(place.0 as usize).delist();
+    }
+
+    fn receive_once(&mut self, key: Key, socket: &Socket) {
+        let number = self.operate(key, socket);
+        let connection = &mut self.connections[number];
+        assert_eq!(connection.receive, Flight::Not, "a second receive in flight");
+        assert!(connection.place.is_some(), "a single receive on a socket that is not enlisted");
+        connection.receive = Flight::Queued;
+        connection.is_single = true;
+        connection.is_pausing = false;
+        self.push(Submission::ReceiveOnce(number));
+    }
+
+    fn record(&self, place: &offload::Place) -> &Record {
+        &self.records[place.0 as usize]
+    }
+
+    fn written(&self, socket: &Socket) -> u64 {
+        let number = self.descriptors[socket.0 as usize].expect("an open socket");
+        self.connections[number].link.written(self.now) as u64
+    }
+
+    fn watch(&mut self, key: Key, socket: &Socket) {
+        let number = self.operate(key, socket);
+        assert_eq!(self.connections[number].watch, Flight::Not, "a second watch");
+        self.connections[number].watch = Flight::Queued;
+        self.push(Submission::Watch(number));
+    }
+
+    fn cancel_watch(&mut self, key: Key) {
+        let number = self.cancel(key);
+        self.push(Submission::CancelWatch(number));
+    }
+
+    fn bytes<'a>(&'a mut self, lease: &'a mut Lease) -> &'a mut [u8] {
+        self.buffers.bytes_mut(lease)
+    }
+
+    fn recycle(&mut self, lease: Lease) {
+        self.buffers.recycle(lease, Place::Lease);
+    }
+
+    fn buffers_ready(&self) -> usize {
+        self.buffers.count(Place::Ready) + self.buffers.count(Place::Completion)
+    }
+}
+
+impl Blocking for Kernel {
+    fn enter(&mut self, wait: Wait, completions: &mut Vec<Completion>) -> io::Result<()> {
+        assert!(completions.is_empty(), "the pump has not looked at all completions");
+        assert!(wait != Wait::Not || !self.scenario.is_patient, "no send is over at once");
+        let late = self.random.below(3);
+        for _ in 0..late {
+            self.step();
+        }
+        if !self.scenario.is_sqpoll {
+            self.submit();
+        }
+        match wait {
+            Wait::Not => {
+                for _ in 0..self.random.below(3) {
+                    self.step();
+                }
+            }
+            Wait::Until(until) => self.wait(until),
+        }
+        self.catch_up();
+        self.report(completions);
+        Ok(())
+    }
+}
+
+impl Kernel {
+    /// Hands completions over: all quick sends, and of the others as many as the queue holds.
+    fn report(&mut self, completions: &mut Vec<Completion>) {
+        let begin = completions.len();
+        completions.append(&mut self.quick);
+        let most = self.scenario.queue - self.random.below(self.scenario.queue.min(2));
+        let count = self.completed.len().min(most);
+        completions.extend(self.completed.drain(..count));
+        for completion in &completions[begin..] {
+            self.trace(completion);
+            self.hand_over(completion);
+        }
+    }
+
+    fn hand_over(&mut self, completion: &Completion) {
+        match completion {
+            &Completion::Accepted { listener, ref result, further } => {
+                if further == Further::Over {
+                    self.listeners[listener as usize].accept = Flight::Not;
+                }
+                if let Ok(socket) = result {
+                    self.hand_over_socket(socket.0);
+                }
+            }
+            &Completion::Received { key, ref received, further } => {
+                let Some(number) = self.find(key) else {
+                    if let Received::Data { lease, .. } = received {
+                        self.buffers.pass(lease, Place::Completion, Place::Lease);
+                    }
+                    return;
+                };
+                let Connection { link, receive, place, .. } = &mut self.connections[number];
+                if further == Further::Over {
+                    *receive = Flight::Not;
+                }
+                match received {
+                    Received::Data { lease, octets } => {
+                        self.buffers.pass(lease, Place::Completion, Place::Lease);
+                        link.report(*octets as usize);
+                        if place.is_some() {
+                            link.go_on();
+                        }
+                        self.totals.octets_in += u64::from(*octets);
+                    }
+                    Received::End => link.report_end(),
+                    Received::NoBuffer | Received::Failed(_) => {}
+                }
+                link.mark_ending(self.now);
+            }
+            Completion::Sent { key, sent, octets } => {
+                let number = self.find(*key).expect("a send of a connection");
+                let connection = &mut self.connections[number];
+                connection.send = Flight::Not;
+                self.totals.octets_out += u64::from(*octets);
+                if *octets > 0 {
+                    connection.link.mark_progress(self.now);
+                }
+                if let Some(lease) = connection.spent.take() {
+                    self.buffers.recycle(lease, Place::Reply);
+                }
+                if let Sent::Cut(Reply::Pinned { lease, .. }) = sent {
+                    self.buffers.pass(lease, Place::Reply, Place::Lease);
+                }
+            }
+            &Completion::Passed { .. } => {}
+            &Completion::HungUp { key } => {
+                let number = self.find(key).expect("a watch of a connection");
+                self.connections[number].watch = Flight::Not;
+            }
+            &Completion::Closed { key } => {
+                let number = self.find(key).expect("a close of a connection");
+                self.slots[key.slot as usize] = None;
+                let is_refused = self.connections[number].link.is_refused();
+                *(if is_refused { &mut self.refused } else { &mut self.admitted }) -= 1;
+                self.retire(number);
+                self.haunt(key);
+            }
+            Completion::StopRequested => {
+                self.stopped = Some(self.now);
+                for &number in &self.active {
+                    self.connections[number].link.stop();
+                }
+            }
+        }
+    }
+
+    fn hand_over_socket(&mut self, fd: i32) {
+        self.totals.accepted += 1;
+        let number = self.descriptors[fd as usize].expect("it is open");
+        let connection = &mut self.connections[number];
+        let is_refused = self.admitted >= self.scenario.limit;
+        if self.stopped.is_some() || is_refused && self.refused == REFUSED_MAX {
+            connection.is_unwanted = true;
+        } else if is_refused {
+            connection.link.refuse(self.now);
+            self.refused += 1;
+        } else {
+            connection.link.admit(self.now);
+            self.admitted += 1;
+        }
+    }
+
+    /// A completion of an operation that is long over, for the slot's next tenant to ignore.
+    fn haunt(&mut self, key: Key) {
+        if self.stopped.is_none() && self.random.one_in(20) {
+            let received = match self.buffers.take() {
+                Some(lease) => Received::Data { lease, octets: 1 },
+                None => Received::NoBuffer,
+            };
+            let further = Further::Over;
+            self.completed.push_back(Completion::Received { key, received, further });
+        }
+    }
+
+    /// The connection that this key names now.
+    fn find(&self, key: Key) -> Option<usize> {
+        let number = self.slots.get(key.slot as usize).copied().flatten()?;
+        (self.connections[number].key == Some(key)).then_some(number)
+    }
+
+    /// The connection of an operation that is cancelled.
+    fn cancel(&mut self, key: Key) -> usize {
+        let number = self.find(key).expect("a connection with a slot");
+        self.connections[number].link.mark_cancelled(self.now, self.stopped);
+        number
+    }
+
+    /// The connection of an operation, which must be open and the key's own.
+    fn operate(&mut self, key: Key, socket: &Socket) -> usize {
+        let number = self.descriptors.get(socket.0 as usize).copied().flatten();
+        let number = number.unwrap_or_else(|| panic!("an operation on closed {socket:?}"));
+        let slot = key.slot as usize;
+        self.slots.resize(self.slots.len().max(slot + 1), None);
+        let connection = &mut self.connections[number];
+        if connection.key.is_none() {
+            assert!(self.slots[slot].is_none(), "a slot for two connections: {key:?}");
+            connection.key = Some(key);
+            self.slots[slot] = Some(number);
+        }
+        assert!(!connection.is_unwanted, "it is served, and must not be: {connection}");
+        assert_eq!(connection.key, Some(key), "an operation on another's {socket:?}");
+        assert_eq!(connection.close, Flight::Not, "an operation while {socket:?} is closed");
+        number
+    }
+}
