@@ -47,6 +47,8 @@ pub struct Counters {
     pub connections_open: Counter,
     /// Connections turned away: over the limit, or with an opening handshake that was refused.
     pub connections_rejected: Counter,
+    /// Offloaded connections given up because their peer had sent too much that was not received.
+    pub connections_overrun: Counter,
     /// Whole data messages echoed: frames with FIN, text or binary.
     pub messages: Counter,
     /// Compressed messages echoed by the octets that they came in.
@@ -89,6 +91,7 @@ impl Counters {
             connections_accepted: self.connections_accepted.value(),
             connections_open: self.connections_open.value(),
             connections_rejected: self.connections_rejected.value(),
+            connections_overrun: self.connections_overrun.value(),
             messages: self.messages.value() + echoed.frames,
             messages_offloaded: echoed.frames,
             messages_mirrored: self.messages_mirrored.value(),
@@ -114,6 +117,7 @@ pub struct Snapshot {
     pub connections_accepted: u64,
     pub connections_open: u64,
     pub connections_rejected: u64,
+    pub connections_overrun: u64,
     pub messages: u64,
     pub messages_offloaded: u64,
     pub messages_mirrored: u64,
@@ -138,6 +142,7 @@ impl Snapshot {
             total.connections_accepted += worker.connections_accepted;
             total.connections_open += worker.connections_open;
             total.connections_rejected += worker.connections_rejected;
+            total.connections_overrun += worker.connections_overrun;
             total.messages += worker.messages;
             total.messages_offloaded += worker.messages_offloaded;
             total.messages_mirrored += worker.messages_mirrored;

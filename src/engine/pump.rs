@@ -442,10 +442,11 @@ impl<'a, R: Ring> Pump<'a, R> {
                     self.enlisting.remove(&key);
                 }
                 if let Some(offloaded) = &mut peer.offloaded {
-                    offloaded.gate.received(octets.into());
+                    let record = self.ring.record(&offloaded.gate.place);
+                    offloaded.gate.received(octets.into(), record);
                     offloaded.rest = SECOND_LOOK;
                     // It came before its notice.
-                    offloaded.gate.wake(self.ring.record(&offloaded.gate.place));
+                    offloaded.gate.wake(record);
                 }
                 if peer.stage == Stage::Serving {
                     self.answer(key, lease, octets as usize);
@@ -1006,7 +1007,12 @@ impl<'a, R: Ring> Pump<'a, R> {
     fn passed(&mut self, key: Key) {
         let Some(peer) = self.peers.get_mut(key) else { return };
         let Some(offloaded) = &mut peer.offloaded else { return };
-        offloaded.gate.wake(self.ring.record(&offloaded.gate.place));
+        let record = self.ring.record(&offloaded.gate.place);
+        offloaded.gate.wake(record);
+        if record.is_overrun() && peer.stage < Stage::Leaving {
+            self.context.counters.connections_overrun.add(1);
+            self.abandon(key);
+        }
         self.settle(key);
     }
 

@@ -122,6 +122,8 @@ struct Scenario {
     places: usize,
     /// Octets that may be on the way to a peer when the kernel echoes.
     flight_max: i64,
+    /// Octets that the kernel passes up and that are not received, before it gives a connection up.
+    unreceived_max: u64,
     /// Steps after which the pump is told to stop, if it does not come to rest before.
     stop_after: u64,
 }
@@ -166,6 +168,7 @@ impl Scenario {
             offload: offload::Policy::Off,
             places: 0,
             flight_max: random.pick(&[300, 5000, 32 << 10]),
+            unreceived_max: if random.one_in(8) { 5000 } else { u64::MAX },
             stop_after: if is_stopped_early { random.below(4000) as u64 } else { u64::MAX },
         };
         scenario.is_sqpoll &= !scenario.is_patient;

@@ -42,8 +42,9 @@ impl Gate {
     }
 
     /// Octets were received.
-    pub fn received(&mut self, octets: u64) {
+    pub fn received(&mut self, octets: u64, record: &Record) {
         self.received += octets;
+        record.receive(self.received);
     }
 
     /// They came to a reply of so many octets, in which case the kernel might have echoed them.

@@ -20,7 +20,7 @@ pub const LINUX_MIN: (u32, u32) = (6, 17);
 pub const PLACES: u32 = 1024;
 
 /// Octets of the longest payload that the program echoes.
-pub const PAYLOAD_BYTES_MAX: usize = 4096;
+pub const PAYLOAD_BYTES_MAX: usize = 16 << 10;
 /// Octets of the longest frame that the program echoes: its payload, and the header with the mask.
 pub const FRAME_BYTES_MAX: usize = PAYLOAD_BYTES_MAX + 8;
 

@@ -21,6 +21,7 @@ use std::ptr::{self, NonNull};
 use aya::maps::{HashMap, Map, MapData, MapError, RingBuf, SockMap};
 use aya::programs::{ProgramError, SkSkb};
 use aya::{Ebpf, EbpfError, EbpfLoader, VerifierLogLevel};
+use rustix::io::Errno;
 use rustix::mm::{self, MapFlags, ProtFlags};
 
 use super::record::{Record, Totals};
@@ -113,8 +114,9 @@ impl OffloadError {
     }
 }
 
+/// `EPERM`, that is; with `EACCES` the verifier refuses a program (bpf(2)).
 fn is_refused_permission(error: &io::Error) -> bool {
-    error.kind() == io::ErrorKind::PermissionDenied
+    Errno::from_io_error(error) == Some(Errno::PERM)
 }
 
 /// An error and its causes, in one line.

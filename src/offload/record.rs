@@ -31,7 +31,13 @@ pub struct Record {
     answered: AtomicU64,
     sent: AtomicU64,
     notices_taken: AtomicU64,
-    unused: [AtomicU64; 5],
+    received: AtomicU64,
+    unused: [AtomicU64; 4],
+    // Written by the program, when it passes something up.
+    marked: AtomicU64,
+    weight: AtomicU64,
+    weight_before: AtomicU64,
+    overrun: AtomicU64,
 }
 
 impl Record {
@@ -47,6 +53,11 @@ impl Record {
             &self.cleared,
             &self.echoed_at_ns,
             &self.sent,
+            &self.received,
+            &self.marked,
+            &self.weight,
+            &self.weight_before,
+            &self.overrun,
         ] {
             count.store(0, Relaxed);
         }
@@ -98,6 +109,19 @@ impl Record {
     pub fn echoed_out(&self) -> u64 {
         interleave();
         self.echoed_out.load(SeqCst)
+    }
+
+    /// Says that so many octets of those passed up are received.
+    pub fn receive(&self, octets: u64) {
+        interleave();
+        self.received.store(octets, SeqCst);
+    }
+
+    /// Whether the peer has sent so much more than was received that the program drops it from now
+    /// on. The connection is lost.
+    pub fn is_overrun(&self) -> bool {
+        interleave();
+        self.overrun.load(SeqCst) != 0
     }
 
     /// Notes that user space has taken a notice; the program sends another with the next packet that
@@ -210,9 +234,23 @@ pub mod program {
             self.echoed_out.fetch_add(echoed, SeqCst);
         }
 
-        /// A packet of so many octets is passed up.
-        pub fn pass(&self, octets: u64) {
+        /// A packet of so many octets is passed up, or dropped if more than `unreceived_max` may then
+        /// not be received. Whether it is passed up.
+        pub fn pass(&self, octets: u64, unreceived_max: u64) -> bool {
+            if self.overrun.load(SeqCst) != 0 {
+                return false;
+            }
+            if self.received.load(SeqCst) >= self.marked.load(SeqCst) {
+                self.weight_before.store(self.weight.swap(0, SeqCst), SeqCst);
+                self.marked.store(self.passed.load(SeqCst), SeqCst);
+            }
+            let weight = self.weight.fetch_add(octets, SeqCst) + octets;
+            if self.weight_before.load(SeqCst) + weight > unreceived_max {
+                self.overrun.store(1, SeqCst);
+                return false;
+            }
             self.passed.fetch_add(octets, SeqCst);
+            true
         }
 
         /// Whether all notices are taken.
@@ -235,10 +273,11 @@ mod tests {
 
     #[test]
     fn it_is_laid_out_as_the_program_has_it() {
-        assert_eq!((size_of::<Record>(), align_of::<Record>()), (128, 64));
+        assert_eq!((size_of::<Record>(), align_of::<Record>()), (192, 64));
         assert_eq!(offset_of!(Record, passed), 16);
         assert_eq!(offset_of!(Record, echoed_at_ns), 56);
         assert_eq!(offset_of!(Record, answered), 64);
+        assert_eq!(offset_of!(Record, overrun), 152);
     }
 
     #[test]

@@ -380,9 +380,10 @@ impl Server {
 /// What a client sends in one go, and what it must get.
 fn burst(random: &mut Random) -> (Vec<Vec<u8>>, Vec<u8>) {
     let payload = |random: &mut Random, below| {
-        let length = match random.below(20) {
+        let length = match random.below(200) {
             0 => random.below(PAYLOAD_BYTES_MAX + 100),
-            1 => random.below(400),
+            1..10 => random.below(5000),
+            10..20 => random.below(400),
             _ => random.below(60),
         };
         random.octets(length, below)
@@ -514,7 +515,7 @@ fn stuck_after(client: &TcpStream, frame: &[u8], octets_max: u64) -> u64 {
 fn a_peer_that_never_reads_is_stopped() {
     const OFFERED: u64 = 64 << 20;
     const BOUND: u64 = 16 << 20;
-    for payload in [16, 1000, PAYLOAD_BYTES_MAX, 16 << 10] {
+    for payload in [16, 1000, PAYLOAD_BYTES_MAX, 2 * PAYLOAD_BYTES_MAX] {
         let Some(pair) = Pair::new() else { return };
         let frame = request(BINARY, &vec![7; payload]);
         let taken = stuck_after(&pair.client, &frame, OFFERED);

@@ -10,6 +10,8 @@
 // full barriers between, so that one of them sees the other (Dekker): either user space, having taken a
 // notice, finds more to read, or the program finds that it must send another.
 //
+// What user space has still to receive is bounded: beyond the bound the connection is given up.
+//
 // `record` has a twin in record.rs. Built by scripts/offload-object.
 
 #include <linux/bpf.h>
@@ -17,13 +19,20 @@
 
 // The largest payload that is echoed here, in octets. The loop over it is bounded for the verifier.
 #ifndef PAYLOAD_BYTES_MAX
-#define PAYLOAD_BYTES_MAX 4096
+#define PAYLOAD_BYTES_MAX 16384
 #endif
 
 // What may be on its way to the peer, not yet acknowledged, when a frame is echoed, in octets. What is
 // redirected is charged to no socket, so that without this a peer that never reads would have memory
 // taken without end. It is well below any send buffer, so that the kernel's worker is not held up.
 #define FLIGHT_BYTES_MAX (32 << 10)
+
+// What user space may have to receive, beside what receive buffers hold, before the connection is given
+// up: the octets of packets, and for each packet PACKET_BYTES, which its bookkeeping takes at least. The
+// kernel charges what is passed up to the receive buffer and so stops the peer, but not before its
+// worker has moved it there, when echoes stand before it.
+#define UNRECEIVED_BYTES_MAX (32 << 20)
+#define PACKET_BYTES 512
 
 // The kernel takes a redirected packet for consumed by the length that it has at the end, which is 4
 // octets short of what was received. At 2^31 octets the difference would look negative, and the socket
@@ -55,7 +64,13 @@ struct record {
     __u64 answered;      // octets of those passed up that are answered, or CLOSED
     __u64 sent;          // octets to be sent from the first on, echoes not counted; with the answers
     __u64 notices_taken;
-    __u64 unused[5];
+    __u64 received;      // octets of those passed up that are received
+    __u64 unused[4];
+    // Written by this program, when something is passed up.
+    __u64 marked;        // a value of `passed`,
+    __u64 weight;        // what was passed up since then,
+    __u64 weight_before; // and what of the rest may not be received yet, in octets
+    __u64 overrun;       // 1 when the connection is given up
 } __attribute__((aligned(64)));
 
 struct {
@@ -109,6 +124,10 @@ struct tcp_sock {
     __u32 write_seq;
 } __attribute__((preserve_access_index));
 
+struct sock {
+    __s32 sk_rcvbuf;
+} __attribute__((preserve_access_index));
+
 // A full barrier, on every processor, because the value is used.
 static __always_inline __u64 fetch_add(__u64 *count, __u64 amount)
 {
@@ -128,7 +147,7 @@ static __always_inline __u64 load(const __u64 *count)
 // Unmasks at most 63 octets from the octet `from` of the packet on. Gives all of them or-ed together.
 __attribute__((noinline)) __u64 unmask_rest(struct __sk_buff *skb, __u32 from, __u32 count, __u32 key)
 {
-    __u8 *octet = (void *)(long)skb->data + (from & 0x1fff), *end = (void *)(long)skb->data_end;
+    __u8 *octet = (void *)(long)skb->data + (from & 0x7fff), *end = (void *)(long)skb->data_end;
     __u64 key64 = key | (__u64)key << 32, seen = 0;
 
 #pragma clang loop unroll(disable)
@@ -255,16 +274,48 @@ static __always_inline __u32 echo(struct __sk_buff *skb, struct record *record)
     return length - 4;
 }
 
-// Counts what goes up, and tells user space.
-static __always_inline void pass(struct record *record, __u32 length, __u32 slot)
+// Whether user space has too much to receive already.
+static __always_inline int is_overrun(struct __sk_buff *skb, struct record *record, __u32 length)
 {
-    fetch_add(&record->passed, length);
+    if (record->overrun)
+        return 1;
+    // All from before the mark is received. What was passed since may not be, and a new mark is set.
+    if (load(&record->received) >= record->marked) {
+        record->weight_before = record->weight;
+        record->weight = 0;
+        record->marked = record->passed;
+    }
+    record->weight += length + PACKET_BYTES;
+    __u64 unreceived = record->weight_before + record->weight;
+    if (unreceived <= UNRECEIVED_BYTES_MAX)
+        return 0;
+    void *socket = skb->sk;
+    if (!socket)
+        return 0;
+    struct tcp_sock *tcp = bpf_skc_to_tcp_sock(socket);
+    if (!tcp)
+        return 0;
+    // Twice, because what is counted is up to twice what is there.
+    __u64 buffer = ((struct sock *)tcp)->sk_rcvbuf;
+    record->overrun = unreceived > UNRECEIVED_BYTES_MAX + 2 * buffer;
+    return record->overrun;
+}
+
+// Passes a packet up, or drops it when user space has too much already, which it is told.
+static __always_inline int pass(struct __sk_buff *skb, struct record *record, __u32 length, __u32 slot)
+{
+    int verdict = SK_PASS;
+    if (is_overrun(skb, record, length))
+        verdict = SK_DROP;
+    else
+        fetch_add(&record->passed, length);
     if (load(&record->notices_taken) != record->notices)
-        return;
+        return verdict;
     // A slot has at most one notice that is not taken, and the ring has room for one of each.
     record->notices++;
     if (bpf_ringbuf_output(&notices, &slot, sizeof slot, BPF_RB_FORCE_WAKEUP))
         record->notices--;
+    return verdict;
 }
 
 SEC("sk_skb/stream_verdict")
@@ -301,7 +352,7 @@ int verdict(struct __sk_buff *skb)
         // Four octets that are known to be there can be dropped.
         verdict = bpf_skb_adjust_room(skb, -4, 0, 0) ? SK_DROP : bpf_sk_redirect_map(skb, &sockets, slot, 0);
     } else {
-        pass(record, length, slot);
+        verdict = pass(skb, record, length, slot);
     }
     fetch_add(&record->done, 1);
     return verdict;

@@ -22,10 +22,11 @@ use support::{
 };
 
 /// The counters, in the order of the statistics file and of the summary.
-const COUNTERS: [&str; 16] = [
+const COUNTERS: [&str; 17] = [
     "connections_accepted",
     "connections_open",
     "connections_rejected",
+    "connections_overrun",
     "messages",
     "messages_offloaded",
     "messages_mirrored",
@@ -488,6 +489,7 @@ fn the_counters_are_exact() {
             ("connections_accepted", 1),
             ("connections_open", open),
             ("connections_rejected", 0),
+            ("connections_overrun", 0),
             ("messages", 1000),
             ("messages_offloaded", 0),
             ("messages_mirrored", 0),

@@ -482,7 +482,7 @@ impl Kernel {
                 continue;
             }
             assert!(link.is_open(), "connection {number} is not served: {connection}");
-            assert!(!link.is_failed(), "a broken {number} is open: {connection}");
+            assert!(!link.is_lost(), "a broken {number} is open: {connection}");
             let is_echoing = place.is_some_and(|place| self.is_echoing(place));
             if (send == Flight::Armed || is_echoing) && link.room() == 0 {
                 let may_wait = !is_final || link.may_stall();

@@ -43,6 +43,8 @@ pub(super) struct Link {
     settles_at: Duration,
     settled: usize,
     is_broken: bool,
+    /// The kernel has dropped what the peer wrote.
+    is_overrun: bool,
     shut_at: Option<Duration>,
     is_refused: bool,
     /// An operation was cancelled when the server might have given the connection up.
@@ -74,6 +76,7 @@ impl Link {
             settles_at: Duration::ZERO,
             settled: 0,
             is_broken: false,
+            is_overrun: false,
             shut_at: None,
             is_refused: false,
             was_given_up: false,
@@ -170,6 +173,15 @@ impl Link {
 
     pub(super) fn break_off(&mut self) {
         self.is_broken = true;
+    }
+
+    pub(super) fn overrun(&mut self) {
+        self.is_overrun = true;
+    }
+
+    /// The server has to give it up, and may find that out in any way.
+    pub(super) fn is_lost(&self) -> bool {
+        self.is_overrun || self.is_failed()
     }
 
     /// Octets that the socket holds.
@@ -316,7 +328,7 @@ impl Link {
     /// Whether the server has said all, so that its stream may end.
     pub(super) fn may_shut_down(&self) -> bool {
         let ends = self.peer.debt.ends_by(self.reported) || self.stopped_at.is_some();
-        ends && self.fit() == Fit::Whole || self.is_failed()
+        ends && self.fit() == Fit::Whole || self.is_lost()
     }
 
     pub(super) fn shut_down(&mut self, now: Duration) {
@@ -332,7 +344,7 @@ impl Link {
     pub(super) fn is_given_up(&self, now: Duration, stopped: Option<Duration>) -> bool {
         let is_past = |since: Option<Duration>, most| since.is_some_and(|at| now >= at + most);
         self.was_given_up
-            || self.is_failed()
+            || self.is_lost()
             || is_past(stopped, DRAIN_MAX)
             || is_past(self.shut_at, LINGER_MAX)
             || self.shut_at.is_none()

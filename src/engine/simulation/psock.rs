@@ -36,6 +36,8 @@ struct Run {
     packet: Vec<u8>,
     /// The packet has become its echo.
     is_echo: bool,
+    /// The packet is dropped.
+    is_lost: bool,
 }
 
 #[derive(Debug)]
@@ -65,6 +67,8 @@ pub(super) struct Psock {
     pub(super) frames_eaten: u64,
     /// A send has failed: what comes is dropped.
     is_dead: bool,
+    /// The program drops what comes, as too much is not received.
+    pub(super) is_overrun: bool,
     is_delisted: bool,
 }
 
@@ -160,7 +164,7 @@ impl Psock {
 
     /// The kernel does what the program said.
     fn settle(&mut self, run: Run) {
-        if self.is_dead {
+        if self.is_dead || run.is_lost {
             return;
         }
         if run.is_echo {
@@ -182,6 +186,7 @@ pub(super) struct Program {
     /// The places of notices that user space has not taken.
     pub(super) notices: VecDeque<usize>,
     flight_max: i64,
+    unreceived_max: u64,
 }
 
 impl Program {
@@ -192,6 +197,7 @@ impl Program {
             psocks: (0..scenario.places).map(|_| None).collect(),
             notices: VecDeque::new(),
             flight_max: scenario.flight_max,
+            unreceived_max: scenario.unreceived_max,
         }
     }
 
@@ -214,6 +220,7 @@ impl Program {
             eaten: 0,
             frames_eaten: 0,
             is_dead: false,
+            is_overrun: false,
             is_delisted: false,
         };
         self.psocks[place] = Some(psock);
@@ -258,7 +265,7 @@ impl Program {
         let Some(mut run) = psock.run.take() else {
             let packet = psock.cut(&mut self.random);
             record.begin();
-            psock.run = Some(Run { stage: Stage::Begun, packet, is_echo: false });
+            psock.run = Some(Run { stage: Stage::Begun, packet, is_echo: false, is_lost: false });
             return;
         };
         let length = run.packet.len() as u64;
@@ -281,7 +288,8 @@ impl Program {
                 }
             }
             Stage::Shut => {
-                record.pass(length);
+                run.is_lost = !record.pass(length, self.unreceived_max);
+                psock.is_overrun |= run.is_lost;
                 Stage::Passed
             }
             Stage::Passed if record.is_noticed() => Stage::Noticing,

@@ -76,6 +76,9 @@ impl Kernel {
             let connection = &mut self.connections[number];
             let Some(place) = connection.place else { continue };
             let psock = program.psock_mut(place);
+            if psock.is_overrun {
+                connection.link.overrun();
+            }
             let eaten = std::mem::take(&mut psock.eaten);
             connection.link.receive(eaten);
             connection.link.report(eaten);
