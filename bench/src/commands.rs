@@ -149,15 +149,7 @@ pub fn rtt(options: &Rtt, stop: &AtomicBool, output: &mut impl Write) -> Outcome
     if options.calibrate {
         results.floor = Some(calibrate(&cpus.servers, options.common.seed, stop)?);
     }
-    let sibling = match options.target {
-        Some(_) => None,
-        None => Some(start_sibling(&cpus.servers)?),
-    };
-    let target = match (&options.target, &sibling) {
-        (Some(target), _) => target.clone(),
-        (None, Some(server)) => format!("ws://{}/", server.address()).parse()?,
-        (None, None) => unreachable!("one of the two is there"),
-    };
+    let (target, _sibling) = target_of(options, &cpus)?;
     results.measurements = cases
         .iter()
         .map(|case| Measurement {
@@ -166,42 +158,13 @@ pub fn rtt(options: &Rtt, stop: &AtomicBool, output: &mut impl Write) -> Outcome
             ..Measurement::default()
         })
         .collect();
-    let begin = Instant::now();
-    let mut problem = None;
-    'rounds: for round in 0..options.rounds {
-        for (case, measurement) in cases.iter().zip(&mut results.measurements) {
-            let began = begin.elapsed();
-            let seed = options.common.seed.wrapping_add(u64::from(round));
-            let wait = options.messages.wait.wait();
-            let outcome = match rtt::run(&target, case, wait, seed, stop) {
-                Ok(outcome) => outcome,
-                Err(failed) => {
-                    problem = Some(format!("{target}: {failed}"));
-                    break 'rounds;
-                }
-            };
-            if outcome.latencies.count() > 0 {
-                add(measurement, case, &outcome, began);
-            }
-            if round == 0
-                && let Some(directory) = &options.report
-            {
-                wire_report::write(directory, &target, case, &outcome)
-                    .map_err(|error| format!("cannot write to {}: {error}", directory.display()))?;
-            }
-            if let Some(failed) = outcome.problem {
-                problem = Some(format!("{target}, case {}: {failed}", case.name));
-                break 'rounds;
-            }
-            if stop.load(Relaxed) {
-                results.cut_short = Some("ended by a signal".to_owned());
-                break 'rounds;
-            }
-        }
-    }
-    if problem.is_some() {
-        results.cut_short.clone_from(&problem);
-    }
+    let rounds = Rounds { options, target: &target, stop, begin: Instant::now() };
+    let ending = rounds.run(&cases, &mut results.measurements)?;
+    results.cut_short = match &ending {
+        Ending::Whole => None,
+        Ending::Stopped => Some("ended by a signal".to_owned()),
+        Ending::Failed(problem) => Some(problem.clone()),
+    };
     results.measurements.retain(|measurement| measurement.messages > 0);
     finish(&mut results, options.common.output.as_deref(), output)?;
     if options.histogram
@@ -209,9 +172,80 @@ pub fn rtt(options: &Rtt, stop: &AtomicBool, output: &mut impl Write) -> Outcome
     {
         written(writeln!(output).and_then(|()| measurement.latencies.write_hgrm(output)))?;
     }
-    match problem {
-        Some(problem) => Err(problem),
-        None => Ok(()),
+    match ending {
+        Ending::Failed(problem) => Err(problem),
+        Ending::Whole | Ending::Stopped => Ok(()),
+    }
+}
+
+/// The target, and the server behind it if it is started here.
+fn target_of(options: &Rtt, cpus: &Cpus) -> Result<(Target, Option<Server>), String> {
+    if let Some(target) = &options.target {
+        return Ok((target.clone(), None));
+    }
+    let sibling = start_sibling(&cpus.servers)?;
+    let target = format!("ws://{}/", sibling.address()).parse()?;
+    Ok((target, Some(sibling)))
+}
+
+/// How rounds of measurements end.
+enum Ending {
+    Whole,
+    /// By a signal.
+    Stopped,
+    /// With a line for standard error.
+    Failed(String),
+}
+
+/// Rounds, in each of which every case is measured once.
+struct Rounds<'a> {
+    options: &'a Rtt,
+    target: &'a Target,
+    stop: &'a AtomicBool,
+    begin: Instant,
+}
+
+impl Rounds<'_> {
+    /// Adds to the measurement of each case. An error is that a report cannot be written.
+    fn run(&self, cases: &[Case], measurements: &mut [Measurement]) -> Result<Ending, String> {
+        for round in 0..self.options.rounds {
+            for (case, measurement) in cases.iter().zip(&mut *measurements) {
+                match self.measure(round, case, measurement)? {
+                    Ending::Whole => {}
+                    early @ (Ending::Stopped | Ending::Failed(_)) => return Ok(early),
+                }
+            }
+        }
+        Ok(Ending::Whole)
+    }
+
+    fn measure(
+        &self,
+        round: u32,
+        case: &Case,
+        measurement: &mut Measurement,
+    ) -> Result<Ending, String> {
+        let Rounds { options, target, stop, begin } = self;
+        let began = begin.elapsed();
+        let seed = options.common.seed.wrapping_add(u64::from(round));
+        let outcome = match rtt::run(target, case, options.messages.wait.wait(), seed, stop) {
+            Ok(outcome) => outcome,
+            Err(failed) => return Ok(Ending::Failed(format!("{target}: {failed}"))),
+        };
+        if outcome.latencies.count() > 0 {
+            add(measurement, case, &outcome, began);
+        }
+        if round == 0
+            && let Some(directory) = &options.report
+        {
+            wire_report::write(directory, target, case, &outcome)
+                .map_err(|error| format!("cannot write to {}: {error}", directory.display()))?;
+        }
+        Ok(match outcome.problem {
+            Some(failed) => Ending::Failed(format!("{target}, case {}: {failed}", case.name)),
+            None if stop.load(Relaxed) => Ending::Stopped,
+            None => Ending::Whole,
+        })
     }
 }
 
