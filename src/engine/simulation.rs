@@ -168,7 +168,7 @@ impl Scenario {
             offload: offload::Policy::Off,
             places: 0,
             flight_max: random.pick(&[300, 5000, 32 << 10]),
-            unreceived_max: if random.one_in(8) { 5000 } else { u64::MAX },
+            unreceived_max: if random.one_in(8) { 300 } else { u64::MAX },
             stop_after: if is_stopped_early { random.below(4000) as u64 } else { u64::MAX },
         };
         scenario.is_sqpoll &= !scenario.is_patient;
@@ -176,6 +176,11 @@ impl Scenario {
             let policies = [offload::Policy::On, offload::Policy::On, offload::Policy::Auto];
             scenario.offload = random.pick(&policies);
             scenario.places = 1 + random.below(40);
+            if random.below(8) > 0 {
+                // With less, no connection is offloaded.
+                scenario.message_max = scenario.message_max.max(offload::PAYLOAD_BYTES_MAX);
+                scenario.capacity = scenario.capacity.max(500);
+            }
             if scenario.offload == offload::Policy::Auto {
                 scenario.concurrency = 1 + random.below(offload::FEW + 1);
                 scenario.connections = scenario.concurrency * (1 + random.below(5));
@@ -290,6 +295,7 @@ fn the_pump_keeps_every_promise_to_every_peer() {
         sum.enlisted += totals.enlisted;
         sum.frames += totals.frames;
         sum.frames_echoed += totals.frames_echoed;
+        sum.overrun += totals.overrun;
         seed = seed.wrapping_add(1);
     }
     // Few connections tell nothing of the share.
@@ -301,12 +307,13 @@ fn the_pump_keeps_every_promise_to_every_peer() {
     );
     let seconds = begin.elapsed().as_secs_f64();
     println!(
-        "{} simulations, {} connections, {} of them to their end and {} enlisted, {} octets, {} of \
-         {} frames echoed by the kernel, {} steps in {seconds:.1} s",
+        "{} simulations, {} connections, {} of them to their end, {} enlisted and {} of these \
+         overrun, {} octets, {} of {} frames echoed by the kernel, {} steps in {seconds:.1} s",
         seed.wrapping_sub(first),
         sum.accepted,
         sum.fulfilled,
         sum.enlisted,
+        sum.overrun,
         sum.octets_in,
         sum.frames_echoed,
         sum.frames,

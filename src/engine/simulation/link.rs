@@ -175,8 +175,9 @@ impl Link {
         self.is_broken = true;
     }
 
-    pub(super) fn overrun(&mut self) {
-        self.is_overrun = true;
+    /// The kernel drops what the peer writes from now on. Whether that is new.
+    pub(super) fn overrun(&mut self) -> bool {
+        !std::mem::replace(&mut self.is_overrun, true)
     }
 
     /// The server has to give it up, and may find that out in any way.

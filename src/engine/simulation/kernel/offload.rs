@@ -77,7 +77,7 @@ impl Kernel {
             let Some(place) = connection.place else { continue };
             let psock = program.psock_mut(place);
             if psock.is_overrun {
-                connection.link.overrun();
+                self.totals.overrun += u64::from(connection.link.overrun());
             }
             let eaten = std::mem::take(&mut psock.eaten);
             connection.link.receive(eaten);
