@@ -421,56 +421,114 @@ fn a_peer_that_never_reads_costs_bounded_memory_and_then_gets_every_octet() {
     }
 }
 
-/// What the kernel's thread has not moved yet, behind an echo, is charged to nobody; on a processor that
-/// is never idle it moves nothing.
-#[test]
-fn a_peer_that_lets_the_kernels_thread_not_run_is_given_up() {
-    const TEST: &str = "a_peer_that_lets_the_kernels_thread_not_run_is_given_up";
-    const OFFERED: usize = 256 << 20;
-    if !can_offload(TEST) {
+/// Starts a server, and calls `hold` and then `go_on` with a client of it. During the first, the kernel's
+/// threads do not run on the client's processor, so that nothing that the kernel echoes leaves.
+fn held_up(
+    test: &str,
+    hold: impl FnOnce(&Server, &Client) + Send,
+    go_on: impl FnOnce(Server, Client),
+) {
+    let processors = core_affinity::get_core_ids().expect("a list");
+    let [ours, theirs, ..] = processors[..] else {
+        return say(&format!("SKIPPED {test}: it needs two processors"));
+    };
+    if !can_offload(test) {
         return;
     }
-    let processors = core_affinity::get_core_ids().expect("a list");
-    let &[ours, theirs, ..] = &processors[..] else {
-        return say(&format!("SKIPPED {TEST}: it needs two processors"));
-    };
-    let _memory = MEMORY.lock();
     let server = Server::start(&[&ON[..], &["--cpus", &theirs.id.to_string()]].concat());
     let client = Client::connect(server.address());
-    let taken = thread::scope(|scope| {
-        let peer = scope.spawn(|| {
+    thread::scope(|scope| {
+        let holding = scope.spawn(|| {
             assert!(core_affinity::set_for_current(ours));
-            // Threads of the kernel wait for one of this kind until it sleeps.
+            // Other threads wait for one of this kind until it sleeps.
             let id = rustix::thread::gettid().to_string();
             let status = Command::new("chrt").args(["--fifo", "--pid", "1", &id]).status();
             assert!(status.expect("chrt of util-linux").success());
-            let (small, large) = (frame(BINARY, &[7; 16]), frame(BINARY, &[7; 16 << 10]));
-            let stream = client.stream();
-            let mut taken = send(stream, &small, SendFlags::empty()).expect("a frame");
-            let mut last = Instant::now();
-            while taken < OFFERED && last.elapsed() < Duration::from_millis(500) {
-                let from = (taken - small.len()) % large.len();
-                match send(stream, &large[from..], SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
-                    Ok(count) => {
-                        taken += count;
-                        last = Instant::now();
-                    }
-                    Err(Errno::AGAIN) => {}
-                    Err(_) => break,
-                }
-            }
-            taken
+            hold(&server, &client);
         });
-        peer.join().expect("it sends")
+        holding.join().expect("it has held");
     });
-    let overrun = server.count("connections_overrun");
-    say(&format!("given up: {overrun}, after {taken} octets"));
+    go_on(server, client);
+}
+
+/// Passes time without sleeping.
+fn spin(time: Duration) {
+    let begin = Instant::now();
+    while begin.elapsed() < time {
+        std::hint::spin_loop();
+    }
+}
+
+/// What the kernel's thread has not moved yet, behind an echo, is charged to nobody.
+#[test]
+fn a_peer_that_fills_the_kernels_memory_is_given_up() {
+    const TEST: &str = "a_peer_that_fills_the_kernels_memory_is_given_up";
+    const OFFERED: usize = 256 << 20;
+    let _memory = MEMORY.lock();
+    let mut taken = 0;
+    let hold = |_: &Server, client: &Client| {
+        let (small, large) = (frame(BINARY, &[7; 16]), frame(BINARY, &[7; 20 << 10]));
+        let mut rest = &small[..];
+        let mut last = Instant::now();
+        while taken < OFFERED && last.elapsed() < Duration::from_millis(500) {
+            match send(client.stream(), rest, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
+                Ok(count) => {
+                    taken += count;
+                    rest = &rest[count..];
+                    if rest.is_empty() {
+                        rest = &large;
+                    }
+                    last = Instant::now();
+                }
+                Err(Errno::AGAIN) => {}
+                Err(_) => break,
+            }
+        }
+    };
+    held_up(TEST, hold, |server, _client| {
+        let mut other = Client::connect(server.address());
+        other.echo(TEXT, b"hello");
+        other.close();
+        let ended = server.terminate();
+        assert_eq!(ended.count("connections_open"), 0, "{ended:?}");
+        say(&format!("given up: {}", ended.count("connections_overrun")));
+    });
+    say(&format!("{taken} octets were taken"));
     assert!(taken < OFFERED, "all of it was taken");
-    let mut other = Client::connect(server.address());
-    other.echo(TEXT, b"hello");
-    other.close();
-    let ended = server.terminate();
-    assert_eq!(ended.count("connections_open"), 0, "{ended:?}");
+}
+
+#[test]
+fn a_peer_that_ends_gets_the_echoes_that_the_kernel_still_has() {
+    const TEST: &str = "a_peer_that_ends_gets_the_echoes_that_the_kernel_still_has";
+    let hold = |_: &Server, client: &Client| {
+        client.stream().write_all(&frame(BINARY, &[7; 16])).expect("the kernel takes it");
+        client.stream().shutdown(Shutdown::Write).expect("connected");
+        // The server learns of the end, and wants to close.
+        spin(Duration::from_millis(50));
+    };
+    held_up(TEST, hold, |server, mut client| {
+        client.expect(BINARY, &[7; 16]);
+        client.expect_end();
+        assert_eq!(server.terminate().count("messages_offloaded"), 1);
+    });
+}
+
+#[test]
+fn a_server_that_stops_sends_the_close_frame_behind_what_the_kernel_still_has() {
+    const TEST: &str = "a_server_that_stops_sends_the_close_frame_behind_what_the_kernel_still_has";
+    let hold = |server: &Server, client: &Client| {
+        client.stream().write_all(&frame(BINARY, &[7; 16])).expect("the kernel takes it");
+        server.signal(Signal::TERM);
+        spin(Duration::from_millis(50));
+    };
+    held_up(TEST, hold, |server, mut client| {
+        client.expect(BINARY, &[7; 16]);
+        client.expect(CLOSE, &1001_u16.to_be_bytes());
+        client.send_frame(CLOSE, &1001_u16.to_be_bytes());
+        client.expect_end();
+        drop(client);
+        assert_eq!(server.wait().count("messages_offloaded"), 1);
+    });
 }
 
 #[test]
