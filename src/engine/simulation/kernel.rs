@@ -66,6 +66,7 @@ enum Submission {
     CancelSend(usize),
     Watch(usize),
     CancelWatch(usize),
+    Verify(usize),
     Close(usize),
 }
 
@@ -113,6 +114,8 @@ struct Link {
     is_pausing: bool,
     /// It is over with the first thing that it brings, and does not wait.
     is_single: bool,
+    /// It is not woken for the reset that it has passed over.
+    is_deaf: bool,
     /// The last receive may have left a part of what was there.
     is_half_received: bool,
     send: Flight,
@@ -167,6 +170,7 @@ impl Link {
             receive: Flight::Not,
             is_pausing: false,
             is_single: false,
+            is_deaf: false,
             is_half_received: false,
             send: Flight::Not,
             watch: Flight::Not,
@@ -515,7 +519,7 @@ impl Kernel {
                     || link.peer.has_ended && psock.has_seen_all()
             }
         };
-        if link.receive == Flight::Armed && has_news {
+        if link.receive == Flight::Armed && has_news && !link.is_deaf {
             steps.push(Step::Receive(number));
         }
         if link.watch == Flight::Armed && is_over {
@@ -743,6 +747,9 @@ impl Kernel {
             self.random.one_in(self.scenario.over) || self.links[number].is_pausing || is_single;
         let further = if is_over { Further::Over } else { Further::More };
         let received = self.fill(number, octets);
+        // The kernel took one look at the socket for the octets and for the reset behind them.
+        self.links[number].is_deaf =
+            is_reset && octets == available && further == Further::More && self.random.one_in(2);
         self.post_received(number, received, further);
     }
 
@@ -893,6 +900,7 @@ impl Kernel {
             Submission::Receive(number) => {
                 self.links[number].receive = Flight::Armed;
                 self.links[number].is_pausing = false;
+                self.links[number].is_deaf = false;
             }
             Submission::ReceiveOnce(number) => self.receive_some(number),
             // Between two reads there is nothing to wait for.
@@ -916,6 +924,13 @@ impl Kernel {
             Submission::CancelWatch(number) => {
                 if self.links[number].watch == Flight::Armed {
                     self.hang_up(number);
+                }
+            }
+            Submission::Verify(number) => {
+                let link = &self.links[number];
+                if link.is_broken || link.peer.is_reset || link.shut_at.is_some() {
+                    let key = link.key.expect("it has a slot");
+                    self.completed.push_back(Completion::Broken { key });
                 }
             }
             Submission::Close(number) => self.links[number].close = Flight::Armed,
@@ -1005,6 +1020,10 @@ impl Kernel {
                 continue;
             }
             assert!(link.stage == Stage::Open, "connection {number} is not served: {link}");
+            // The pump goes by its deadline then.
+            if link.is_deaf && link.shut_at.is_some() && until.is_some() {
+                continue;
+            }
             assert!(!peer.is_reset && !link.is_broken, "a broken {number} is open: {link}");
             let ends = peer.debt.has_ended_by(link.reported);
             let is_echoing = link.place.is_some_and(|place| {
@@ -1091,7 +1110,7 @@ impl Kernel {
                     self.places[lease.0 as usize] = Place::Lease;
                 }
             }
-            &Completion::Passed { .. } => {}
+            &Completion::Passed { .. } | &Completion::Broken { .. } => {}
             &Completion::HungUp { key } => {
                 let number = self.find(key).expect("a watch of a connection");
                 self.links[number].watch = Flight::Not;
@@ -1388,6 +1407,12 @@ impl Ring for Kernel {
     fn cancel_watch(&mut self, key: Key) {
         let number = self.cancel(key);
         self.push(Submission::CancelWatch(number));
+    }
+
+    fn verify(&mut self, key: Key, socket: &Socket) {
+        let number = self.operate(key, socket);
+        assert!(self.links[number].shut_at.is_none(), "what is shut down cannot be verified");
+        self.push(Submission::Verify(number));
     }
 
     fn bytes<'a>(&'a mut self, lease: &'a mut Lease) -> &'a mut [u8] {
