@@ -260,6 +260,8 @@ pub struct Pump<'a, R> {
     listeners: Vec<Accepting>,
     /// Connections whose receive found no buffer, in that order.
     starved: VecDeque<Key>,
+    /// Connections of which octets were received this turn that are not answered.
+    unanswered: Vec<Key>,
     due: BinaryHeap<Reverse<(Duration, Due)>>,
     refused: usize,
     /// When a failure to accept was last said.
@@ -283,6 +285,7 @@ impl<'a, R: Ring> Pump<'a, R> {
             peers: Slab::default(),
             listeners: Vec::new(),
             starved: VecDeque::new(),
+            unanswered: Vec::new(),
             due: BinaryHeap::new(),
             refused: 0,
             warned_at: None,
@@ -371,6 +374,9 @@ impl<'a, R: Ring> Pump<'a, R> {
         for completion in completions.drain(..) {
             self.complete(completion);
         }
+        if !self.unanswered.is_empty() {
+            self.verify_unanswered();
+        }
         if !self.due.is_empty() {
             self.meet_deadlines();
         }
@@ -409,6 +415,7 @@ impl<'a, R: Ring> Pump<'a, R> {
             }
             Completion::Passed { key } => self.passed(key),
             Completion::HungUp { key } => self.hung_up(key),
+            Completion::Broken { key } => self.broken(key),
             Completion::Closed { key } => self.closed(key),
             Completion::StopRequested => self.stop(),
         }
@@ -473,6 +480,7 @@ impl<'a, R: Ring> Pump<'a, R> {
     fn answer(&mut self, key: Key, mut lease: Lease, octets: usize) {
         let Some(peer) = self.peers.get_mut(key) else { return self.ring.recycle(lease) };
         let bytes = self.ring.bytes(&mut lease);
+        let mut is_answered = false;
         let next = if peer.sending == Sending::Nothing && peer.spill.is_none() {
             let mut cursors = Cursors::received(octets);
             let next = peer.protocol.advance(&mut Region::new(bytes, &mut cursors), &self.context);
@@ -491,6 +499,7 @@ impl<'a, R: Ring> Pump<'a, R> {
             if reply.is_empty() {
                 self.ring.recycle(lease);
             } else {
+                is_answered = true;
                 let octets = reply.start as u32..reply.end as u32;
                 hand_over(peer, &mut self.enlisting, key, octets.len());
                 let reply = Reply::Pinned { lease, octets };
@@ -518,6 +527,24 @@ impl<'a, R: Ring> Pump<'a, R> {
             Next::Receive => {}
             Next::Expand(octets) => self.expand(key, octets),
             Next::Close => self.part(key),
+        }
+        // A long message comes in many pieces at a time.
+        if !is_answered && self.unanswered.last() != Some(&key) {
+            self.unanswered.push(key);
+        }
+    }
+
+    /// Has connections verified, where no answer to what was received will find out that they are
+    /// broken.
+    #[cold]
+    fn verify_unanswered(&mut self) {
+        for key in self.unanswered.drain(..) {
+            let Some(peer) = self.peers.get_mut(key) else { continue };
+            let is_answered = peer.spill.as_ref().is_some_and(|spill| spill.has_reply());
+            // The peer of an offloaded connection is watched.
+            if peer.stage == Stage::Serving && peer.offloaded.is_none() && !is_answered {
+                self.ring.verify(key, &peer.socket);
+            }
         }
     }
 
@@ -736,6 +763,15 @@ impl<'a, R: Ring> Pump<'a, R> {
         let Some(peer) = self.peers.get_mut(key) else { return };
         if peer.stage != Stage::Closing {
             peer.stage = Stage::Leaving;
+        }
+    }
+
+    #[cold]
+    fn broken(&mut self, key: Key) {
+        // What is shut down looks broken too; then a deadline sees to the rest.
+        if self.peers.get_mut(key).is_some_and(|peer| peer.stage == Stage::Serving) {
+            self.abandon(key);
+            self.settle(key);
         }
     }
 

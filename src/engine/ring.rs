@@ -5,8 +5,8 @@
 //! [`Ring::send`] until the ring gives up the rest of it in [`Sent::Cut`] or reports it whole.
 //! So the pump can touch nothing that the kernel reads or writes, and holds no unsafe code.
 //!
-//! Every operation but those that cancel ends with exactly one
-//! completion that has no more to follow.
+//! Every operation ends with exactly one completion that has no more to follow, but those that cancel
+//! or verify.
 
 use std::io;
 use std::ops::Range;
@@ -147,6 +147,11 @@ pub enum Completion {
         /// The connection.
         key: Key,
     },
+    /// A connection that was to be verified is broken, or shut down.
+    Broken {
+        /// The connection.
+        key: Key,
+    },
     /// A socket is closed.
     Closed {
         /// The connection.
@@ -205,6 +210,11 @@ pub trait Ring {
     /// Stops a send that is waiting, on a connection that is over. It ends soon, with a completion
     /// of its own.
     fn cancel_send(&mut self, key: Key);
+
+    /// Finds out whether a connection is broken of which octets were received, where a receive may not
+    /// say so. It ends with [`Completion::Broken`] then, and otherwise without a completion. A send
+    /// finds it out too.
+    fn verify(&mut self, _key: Key, _socket: &Socket) {}
 
     /// Says to the peer that no more will be sent, at once.
     fn shut_down(&mut self, socket: &Socket);

@@ -7,7 +7,8 @@
 //! [`kernel`] injects faults and checks every call of the pump. What is checked after each turn and
 //! at the end stands here. A failure names the command that repeats it.
 //!
-//! Three things are harsher than a kernel: a receive may end, or be cancelled, for no reason at
+//! A receive may miss a reset that is there when it brings the octets before it, as the kernel's
+//! does. Three things are harsher than a kernel: a receive may end, or be cancelled, for no reason at
 //! all; a slot's next tenant may be told of a receive of the last one; and now and then the peers
 //! hold still until the pump has come to rest, so that a wake-up that is lost cannot hide behind
 //! the next message.

@@ -29,6 +29,8 @@ pub enum Op {
     Notices = 7,
     /// The poll that ends when a peer hangs up.
     HangUp = 8,
+    /// A send of nothing, which fails if the connection is broken.
+    Verify = 9,
 }
 
 /// A `user_data` value.
@@ -58,6 +60,7 @@ impl Token {
             6 => Op::Stop,
             7 => Op::Notices,
             8 => Op::HangUp,
+            9 => Op::Verify,
             other => unreachable!("no operation has the number {other}"),
         }
     }
@@ -76,7 +79,7 @@ mod tests {
 
     #[test]
     fn a_token_gives_back_what_it_was_made_of() {
-        for number in 1..=8 {
+        for number in 1..=9 {
             let op = Token(number << 56).op();
             for slot in [0, 1, u32::MAX] {
                 for generation in [0, 1, (1 << GENERATION_BITS) - 1] {

@@ -6,6 +6,14 @@
 //! and leaves a completion only if it was cut short. When the submitting call has returned and the
 //! completion queue is drained, the sends without a completion are known to be whole.
 //!
+//! A multishot receive can miss that a connection is reset. When the octets before the reset and the
+//! reset are both there before the kernel's one look at the socket, it receives the octets, finds
+//! nothing behind them, and waits for a wake-up that has been. Up to Linux 6.18.19 it is so whenever
+//! both come before the worker looks; since then (commit a68ed2df7213, "io_uring/poll: fix multishot
+//! recv missing EOF on wakeup race") only when both come while the receive is being armed. So octets
+//! that are not answered are followed by a send of nothing, which fails if the connection is broken,
+//! and leaves no completion if it is not.
+//!
 //! Invariants that the unsafe blocks rely on:
 //!
 //! 1. A buffer is in one of three hands: the kernel's (its entry lies between the buffer ring's
@@ -747,6 +755,7 @@ impl KernelRing<'_> {
             Op::Close => Some(Completion::Closed { key: token.key() }),
             Op::Stop => Some(Completion::StopRequested),
             Op::HangUp => Some(Completion::HungUp { key: token.key() }),
+            Op::Verify => failure(result).map(|_| Completion::Broken { key: token.key() }),
             // Taken by `take_notices`.
             Op::Notices => None,
             // What was cancelled has a completion of its own.
@@ -796,13 +805,18 @@ fn borrow(socket: &Socket) -> BorrowedFd<'_> {
     unsafe { BorrowedFd::borrow_raw(socket.0) }
 }
 
+/// What has broken the connection of a send, if its `result` says so.
+#[inline]
+fn failure(result: i32) -> Option<Errno> {
+    let errno = (result < 0).then(|| Errno::from_raw_os_error(-result))?;
+    (!matches!(errno, Errno::AGAIN | Errno::INTR | Errno::CANCELED)).then_some(errno)
+}
+
 /// What the `result` of the send of `reply` means.
 #[inline]
 fn finish(buffers: &mut BufferRing<'_>, key: Key, mut reply: Reply, result: i32) -> Completion {
     let octets = result.max(0) as u32;
-    let failure = (result < 0).then(|| Errno::from_raw_os_error(-result));
-    let failure =
-        failure.filter(|errno| !matches!(*errno, Errno::AGAIN | Errno::INTR | Errno::CANCELED));
+    let failure = failure(result);
     if octets as usize == reply.len() || failure.is_some() {
         if let Reply::Pinned { lease, .. } = reply {
             buffers.recycle(lease);
@@ -891,6 +905,12 @@ impl Ring for KernelRing<'_> {
 
     fn cancel_send(&mut self, key: Key) {
         self.cancel(Op::Send, key);
+    }
+
+    fn verify(&mut self, key: Key, socket: &Socket) {
+        let flags = (SendFlags::NOSIGNAL | SendFlags::DONTWAIT).bits() as i32;
+        let send = opcode::Send::new(Fd(socket.0), std::ptr::null(), 0).flags(flags).build();
+        self.push(send.flags(Flags::SKIP_SUCCESS), Token::new(Op::Verify, key));
     }
 
     fn shut_down(&mut self, socket: &Socket) {

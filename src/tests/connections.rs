@@ -113,6 +113,29 @@ fn ten_thousand_connections_come_and_go_and_leave_nothing_behind() {
 }
 
 #[test]
+fn peers_that_reset_within_their_requests_are_forgotten() {
+    const THREADS: usize = 4;
+    const CONNECTIONS: usize = 40_000;
+    let server = Server::start(&[]);
+    let address = server.address();
+    let before = descriptors(server.pid());
+    let visit = move |_| {
+        let mut client = Client::open(address);
+        client.write(&REQUEST.as_bytes()[..50]);
+        reset(client);
+    };
+    let threads: Vec<_> = (0..THREADS)
+        .map(|_| thread::spawn(move || (0..CONNECTIONS / THREADS).for_each(visit)))
+        .collect();
+    for thread in threads {
+        thread.join().expect("all are accepted");
+    }
+    server.wait_for_count("connections_accepted", CONNECTIONS as u64);
+    server.wait_for_count("connections_open", 0);
+    assert_eq!(descriptors(server.pid()), before);
+}
+
+#[test]
 fn whoever_leaves_in_whichever_way_the_others_get_what_is_theirs() {
     for wait in ["block", "adaptive", "sqpoll"] {
         let server = Server::start(&["--buffers", "4", "--wait", wait]);

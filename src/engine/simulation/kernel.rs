@@ -55,6 +55,7 @@ enum Submission {
     CancelSend(usize),
     Watch(usize),
     CancelWatch(usize),
+    Verify(usize),
     Close(usize),
 }
 
@@ -90,6 +91,8 @@ struct Connection {
     is_pausing: bool,
     /// It is over with the first thing that it brings, and does not wait.
     is_single: bool,
+    /// It is not woken for the reset that it has passed over.
+    is_deaf: bool,
     /// The last receive may have left a part of what was there.
     is_half_received: bool,
     send: Flight,
@@ -114,6 +117,7 @@ impl Connection {
             receive: Flight::Not,
             is_pausing: false,
             is_single: false,
+            is_deaf: false,
             is_half_received: false,
             send: Flight::Not,
             reply: None,
@@ -354,7 +358,7 @@ impl Kernel {
                 self.has_news(link, place)
             }
         };
-        if connection.receive == Flight::Armed && has_news {
+        if connection.receive == Flight::Armed && has_news && !connection.is_deaf {
             steps.push(Step::Receive(number));
         }
         if connection.watch == Flight::Armed && link.is_over() {
@@ -484,6 +488,10 @@ impl Kernel {
                 continue;
             }
             assert!(link.is_open(), "connection {number} is not served: {connection}");
+            // The pump goes by its deadline then.
+            if connection.is_deaf && link.is_shut() && until.is_some() {
+                continue;
+            }
             assert!(!link.is_lost(), "a broken {number} is open: {connection}");
             let is_echoing = place.is_some_and(|place| self.is_echoing(place));
             if (send == Flight::Armed || is_echoing) && link.room() == 0 {

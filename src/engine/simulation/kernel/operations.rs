@@ -41,6 +41,7 @@ impl Kernel {
             Submission::Receive(number) => {
                 self.connections[number].receive = Flight::Armed;
                 self.connections[number].is_pausing = false;
+                self.connections[number].is_deaf = false;
             }
             Submission::ReceiveOnce(number) => self.receive_some(number),
             // Between two reads there is nothing to wait for.
@@ -64,6 +65,13 @@ impl Kernel {
             Submission::CancelWatch(number) => {
                 if self.connections[number].watch == Flight::Armed {
                     self.hang_up(number);
+                }
+            }
+            Submission::Verify(number) => {
+                let connection = &self.connections[number];
+                if connection.link.is_failed() || connection.link.is_shut() {
+                    let key = connection.key.expect("it has a slot");
+                    self.completed.push_back(Completion::Broken { key });
                 }
             }
             Submission::Close(number) => self.connections[number].close = Flight::Armed,
@@ -172,6 +180,9 @@ impl Kernel {
         let is_over = self.random.one_in(self.scenario.over) || is_pausing || is_single;
         let further = if is_over { Further::Over } else { Further::More };
         let received = self.fill(number, octets);
+        // The kernel took one look at the socket for the octets and for the reset behind them.
+        self.connections[number].is_deaf =
+            is_reset && octets == available && further == Further::More && self.random.one_in(2);
         self.post_received(number, received, further);
     }
 

@@ -210,6 +210,12 @@ impl Ring for Kernel {
         self.push(Submission::CancelWatch(number));
     }
 
+    fn verify(&mut self, key: Key, socket: &Socket) {
+        let number = self.operate(key, socket);
+        assert!(!self.connections[number].link.is_shut(), "what is shut down cannot be verified");
+        self.push(Submission::Verify(number));
+    }
+
     fn bytes<'a>(&'a mut self, lease: &'a mut Lease) -> &'a mut [u8] {
         self.buffers.bytes_mut(lease)
     }
@@ -312,7 +318,7 @@ impl Kernel {
                     self.buffers.pass(lease, Place::Reply, Place::Lease);
                 }
             }
-            &Completion::Passed { .. } => {}
+            &Completion::Passed { .. } | &Completion::Broken { .. } => {}
             &Completion::HungUp { key } => {
                 let number = self.find(key).expect("a watch of a connection");
                 self.connections[number].watch = Flight::Not;
