@@ -15,6 +15,8 @@
 //! The pump does not look at frames, holds no unsafe code, and does not know whether its ring is
 //! the kernel's or the one simulated in the tests.
 
+mod enlisted;
+
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::io;
@@ -22,6 +24,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use bytes::BytesMut;
+use enlisted::{Offloaded, Watching, hand_over};
 use rustix::io::Errno;
 use tracing::warn;
 
@@ -29,7 +32,6 @@ use super::ring::{
     Blocking, Completion, Further, Lease, Patience, Received, Reply, Ring, Sent, Socket, Wait,
 };
 use crate::buffer::{Cursors, HEADROOM, Region, Spill};
-use crate::offload::gate::Gate;
 use crate::offload::{self, FEW};
 use crate::protocol::close::CloseCode;
 use crate::protocol::{Admission, Connection, Context, Next};
@@ -142,30 +144,6 @@ enum Opening {
     /// It is to be offloaded as soon as no receive is in flight.
     Enlisting,
     Done,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Watching {
-    Not,
-    On,
-    /// Cancelled, its completion still to come.
-    Stopping,
-}
-
-/// A connection that the kernel sees before the pump does.
-#[derive(Debug)]
-struct Offloaded {
-    gate: Gate,
-    watching: Watching,
-    /// Nothing was received since it was enlisted: what had come by then, the kernel shows to its
-    /// program only with a receive, or with what comes next.
-    is_unread: bool,
-    /// Receiving rests until the kernel has moved on.
-    is_resting: bool,
-    /// How long it rests the next time.
-    rest: Duration,
-    /// The peer has hung up: the kernel has nothing more to echo.
-    has_hung_up: bool,
 }
 
 /// Whether a peer takes what it is owed at the end.
@@ -617,6 +595,24 @@ impl<'a, R: Ring> Pump<'a, R> {
             self.send_waiting(key);
             self.resume(key);
         }
+        self.settle_farewell(key);
+        let Some(peer) = self.peers.get_mut(key) else { return };
+        if peer.stage == Stage::Draining && peer.has_ended {
+            peer.stage = Stage::Leaving;
+        }
+        if peer.stage == Stage::Leaving {
+            return self.leave(key);
+        }
+        if peer.stage == Stage::Closing {
+            return;
+        }
+        self.enlist(key);
+        self.settle_offload(key);
+        self.settle_receiving(key);
+    }
+
+    /// Shuts down or closes when all is said and sent.
+    fn settle_farewell(&mut self, key: Key) {
         let Some(peer) = self.peers.get_mut(key) else { return };
         if matches!(peer.stage, Stage::Serving | Stage::Farewell) {
             if peer.sending == Sending::Quick {
@@ -635,8 +631,7 @@ impl<'a, R: Ring> Pump<'a, R> {
                     self.ring.shut_down(&peer.socket);
                     peer.stage = Stage::Draining;
                     peer.progress = Progress::Unwatched;
-                    let due = Due::Leave(key, Stage::Draining);
-                    self.due.push(Reverse((self.ring.now() + LINGER_MAX, due)));
+                    self.leave_after(LINGER_MAX, key, Stage::Draining);
                 }
             }
         }
@@ -647,20 +642,12 @@ impl<'a, R: Ring> Pump<'a, R> {
             && peer.progress == Progress::Unwatched
         {
             peer.progress = Progress::None;
-            self.due
-                .push(Reverse((self.ring.now() + FAREWELL_MAX, Due::Leave(key, Stage::Farewell))));
+            self.leave_after(FAREWELL_MAX, key, Stage::Farewell);
         }
-        if peer.stage == Stage::Draining && peer.has_ended {
-            peer.stage = Stage::Leaving;
-        }
-        if peer.stage == Stage::Leaving {
-            return self.leave(key);
-        }
-        if peer.stage == Stage::Closing {
-            return;
-        }
-        self.enlist(key);
-        self.settle_offload(key);
+    }
+
+    /// Receives, or does not.
+    fn settle_receiving(&mut self, key: Key) {
         let Some(peer) = self.peers.get_mut(key) else { return };
         let is_clogged = peer.sending != Sending::Nothing && peer.is_full();
         let mut is_wanted = !peer.has_ended && !is_clogged && peer.opening != Opening::Enlisting;
@@ -967,166 +954,6 @@ impl<'a, R: Ring> Pump<'a, R> {
         self.settle(key);
     }
 
-    /// Whether a worker that offloads a few connections has more.
-    fn is_crowded(&self) -> bool {
-        self.offload == offload::Policy::Auto && self.peers.len() > FEW
-    }
-
-    /// The opening handshake is done, and its answer not yet sent. `is_drained`: no octet of the
-    /// connection waited behind those that were received last.
-    #[cold]
-    fn opened(&mut self, key: Key, is_drained: bool) {
-        // The program does not know the limit on messages.
-        let is_limited = self.context.message_max() < offload::PAYLOAD_BYTES_MAX as u64;
-        let is_offloading =
-            self.offload != offload::Policy::Off && !is_limited && !self.is_crowded();
-        let Some(peer) = self.peers.get_mut(key) else { return };
-        peer.opening = Opening::Done;
-        if !is_offloading || !is_drained || self.is_stopping || !peer.protocol.is_between_messages()
-        {
-            return;
-        }
-        // What the multishot receive brings until it is paused, the kernel's program does not see.
-        peer.opening = Opening::Enlisting;
-        self.enlisting.insert(key, 0);
-    }
-
-    /// Offloads a connection that waits for it, when no receive can take anything from it any more.
-    fn enlist(&mut self, key: Key) {
-        let is_late = self.is_crowded() || self.is_stopping;
-        let Some(peer) = self.peers.get_mut(key) else { return };
-        let is_over = is_late || peer.has_ended || peer.stage != Stage::Serving;
-        if peer.opening != Opening::Enlisting || !is_over && peer.receiving != Receiving::Off {
-            return;
-        }
-        peer.opening = Opening::Done;
-        let sent = self.enlisting.remove(&key).unwrap_or_default();
-        if is_over {
-            return;
-        }
-        if let Some(place) = self.ring.enlist(key, &peer.socket) {
-            self.ring.watch(key, &peer.socket);
-            peer.offloaded = Some(Box::new(Offloaded {
-                gate: Gate::new(place, sent),
-                watching: Watching::On,
-                is_unread: true,
-                is_resting: false,
-                rest: SECOND_LOOK,
-                has_hung_up: false,
-            }));
-        }
-    }
-
-    /// Leaves an offloaded connection to the kernel, if all that came is answered.
-    fn settle_offload(&mut self, key: Key) {
-        let is_crowded = self.is_crowded() || self.is_stopping;
-        let Some(peer) = self.peers.get_mut(key) else { return };
-        let Some(offloaded) = &mut peer.offloaded else { return };
-        if peer.stage != Stage::Serving || is_crowded || offloaded.has_hung_up {
-            return;
-        }
-        let record = self.ring.record(&offloaded.gate.place);
-        if peer.spill.is_some()
-            || peer.has_ended
-            || matches!(peer.receiving, Receiving::On | Receiving::Pausing)
-            || !offloaded.gate.is_ready()
-            || offloaded.gate.has_more(record)
-            || !peer.protocol.is_between_messages()
-        {
-            return;
-        }
-        offloaded.gate.open(record);
-    }
-
-    /// The kernel has passed up octets of a connection that was left to it.
-    #[cold]
-    fn passed(&mut self, key: Key) {
-        let Some(peer) = self.peers.get_mut(key) else { return };
-        let Some(offloaded) = &mut peer.offloaded else { return };
-        let record = self.ring.record(&offloaded.gate.place);
-        offloaded.gate.wake(record);
-        if record.is_overrun() && peer.stage < Stage::Leaving {
-            self.context.counters.connections_overrun.add(1);
-            self.abandon(key);
-        }
-        self.settle(key);
-    }
-
-    #[cold]
-    fn hung_up(&mut self, key: Key) {
-        let Some(peer) = self.peers.get_mut(key) else { return };
-        let Some(offloaded) = &mut peer.offloaded else { return };
-        offloaded.watching = Watching::Not;
-        offloaded.has_hung_up = true;
-        // Receiving then finds out what has happened.
-        offloaded.gate.shut(self.ring.record(&offloaded.gate.place));
-        self.settle(key);
-    }
-
-    /// The peer sends no more, which the socket says before it gives up what the kernel still has of
-    /// an offloaded connection. What it has when the connection is reset is lost.
-    #[cold]
-    fn ended(&mut self, key: Key) {
-        let Some(peer) = self.peers.get_mut(key) else { return };
-        if let Some(offloaded) = &mut peer.offloaded
-            && offloaded.gate.has_more(self.ring.record(&offloaded.gate.place))
-            && self.ring.written(&peer.socket) != u64::MAX
-        {
-            return self.look_again(key);
-        }
-        peer.has_ended = true;
-    }
-
-    /// Nothing could be received of an offloaded connection.
-    #[cold]
-    fn found_nothing(&mut self, key: Key) {
-        let Some(peer) = self.peers.get_mut(key) else { return };
-        let Some(offloaded) = &mut peer.offloaded else { return };
-        let record = self.ring.record(&offloaded.gate.place);
-        if offloaded.has_hung_up || offloaded.gate.has_more(record) {
-            // It was passed up, and waits behind echoes that are being sent.
-            self.look_again(key);
-        }
-    }
-
-    fn look_again(&mut self, key: Key) {
-        let Some(peer) = self.peers.get_mut(key) else { return };
-        let Some(offloaded) = &mut peer.offloaded else { return };
-        if offloaded.is_resting {
-            return;
-        }
-        offloaded.is_resting = true;
-        self.due.push(Reverse((self.ring.now() + offloaded.rest, Due::Look(key))));
-        offloaded.rest = (offloaded.rest * 2).min(SECOND_LOOK_MAX);
-    }
-
-    /// Takes a connection back from the kernel, and says whether nothing of its echoes is still on the
-    /// way to the socket's queue: what is sent now comes behind them, and a close loses none.
-    fn is_flushed(&mut self, key: Key) -> bool {
-        let Some(peer) = self.peers.get_mut(key) else { return true };
-        let Some(offloaded) = &mut peer.offloaded else { return true };
-        if peer.stage > Stage::Farewell {
-            return true;
-        }
-        let record = self.ring.record(&offloaded.gate.place);
-        offloaded.gate.shut(record);
-        offloaded.gate.is_flushed(record, self.ring.written(&peer.socket))
-    }
-
-    /// Takes all connections back from the kernel.
-    #[cold]
-    fn take_all_back(&mut self) {
-        for key in self.peers.keys().collect::<Vec<Key>>() {
-            let Some(peer) = self.peers.get_mut(key) else { continue };
-            if let Some(offloaded) = &mut peer.offloaded
-                && offloaded.gate.is_open()
-            {
-                offloaded.gate.shut(self.ring.record(&offloaded.gate.place));
-                self.settle(key);
-            }
-        }
-    }
-
     /// Starts as many starved receives as there are buffers for.
     #[cold]
     fn feed_starved(&mut self) {
@@ -1149,17 +976,6 @@ impl<'a, R: Ring> Pump<'a, R> {
         }
         // The buffers of quick sends come back with the next submission.
         self.is_eager |= !self.starved.is_empty() && self.quick_sends > 0;
-    }
-}
-
-/// Counts octets that are handed over for sending, where the kernel has to know it.
-#[inline]
-fn hand_over(peer: &mut Peer, enlisting: &mut HashMap<Key, u64>, key: Key, octets: usize) {
-    if peer.opening == Opening::Enlisting {
-        *enlisting.entry(key).or_default() += octets as u64;
-    }
-    if let Some(offloaded) = &mut peer.offloaded {
-        offloaded.gate.sent(octets as u64);
     }
 }
 
