@@ -18,7 +18,7 @@
 mod enlisted;
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap, VecDeque};
+use std::collections::{BinaryHeap, VecDeque};
 use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
@@ -141,6 +141,9 @@ impl Sending {
 enum Opening {
     /// The opening handshake is not done.
     Handshake,
+    /// It is to be offloaded after a run of messages that the kernel could have echoed, of which there
+    /// were so many.
+    Waiting(u8),
     /// It is to be offloaded as soon as no receive is in flight.
     Enlisting,
     Done,
@@ -232,8 +235,6 @@ pub struct Pump<'a, R> {
     context: Context<'a>,
     limit: &'a Limit,
     offload: offload::Policy,
-    /// Octets that were handed over for sending on connections that are to be offloaded.
-    enlisting: HashMap<Key, u64>,
     peers: Slab<Peer>,
     listeners: Vec<Accepting>,
     /// Connections whose receive found no buffer, in that order.
@@ -259,7 +260,6 @@ impl<'a, R: Ring> Pump<'a, R> {
             context,
             limit,
             offload: offload::Policy::Off,
-            enlisting: HashMap::new(),
             peers: Slab::default(),
             listeners: Vec::new(),
             starved: VecDeque::new(),
@@ -423,8 +423,7 @@ impl<'a, R: Ring> Pump<'a, R> {
                 if peer.opening == Opening::Enlisting
                     && HEADROOM + octets as usize == self.ring.bytes(&mut lease).len()
                 {
-                    peer.opening = Opening::Done;
-                    self.enlisting.remove(&key);
+                    peer.opening = Opening::Waiting(0);
                 }
                 if let Some(offloaded) = &mut peer.offloaded {
                     let record = self.ring.record(&offloaded.gate.place);
@@ -468,10 +467,10 @@ impl<'a, R: Ring> Pump<'a, R> {
             let reply = cursors.reply();
             if let Some(offloaded) = &mut peer.offloaded {
                 offloaded.gate.replied(octets, reply.len());
-            } else if peer.opening == Opening::Handshake && peer.protocol.is_open() {
+            } else if peer.opening != Opening::Done {
                 // A buffer that is not full has emptied the socket.
                 let is_drained = HEADROOM + octets < bytes.len();
-                self.opened(key, is_drained);
+                self.approach(key, octets, reply.len(), is_drained);
             }
             let Some(peer) = self.peers.get_mut(key) else { return self.ring.recycle(lease) };
             if reply.is_empty() {
@@ -479,7 +478,7 @@ impl<'a, R: Ring> Pump<'a, R> {
             } else {
                 is_answered = true;
                 let octets = reply.start as u32..reply.end as u32;
-                hand_over(peer, &mut self.enlisting, key, octets.len());
+                hand_over(peer, octets.len());
                 let reply = Reply::Pinned { lease, octets };
                 let patience = self.ring.send(key, &peer.socket, reply, Patience::None);
                 peer.sending = Sending::of(patience);
@@ -496,8 +495,8 @@ impl<'a, R: Ring> Pump<'a, R> {
             if let Some(offloaded) = &mut peer.offloaded {
                 // More came than one frame at a time.
                 offloaded.gate.replied(octets, 0);
-            } else if peer.opening == Opening::Handshake && peer.protocol.is_open() {
-                self.opened(key, is_drained);
+            } else if peer.opening != Opening::Done {
+                self.approach(key, octets, 0, is_drained);
             }
             next
         };
@@ -685,7 +684,7 @@ impl<'a, R: Ring> Pump<'a, R> {
         if peer.sending == Sending::Nothing
             && let Some(reply) = peer.take_reply()
         {
-            hand_over(peer, &mut self.enlisting, key, reply.len());
+            hand_over(peer, reply.len());
             let reply = Reply::Heap(reply);
             let patience = self.ring.send(key, &peer.socket, reply, Patience::None);
             peer.sending = Sending::of(patience);
@@ -843,7 +842,6 @@ impl<'a, R: Ring> Pump<'a, R> {
     #[cold]
     fn closed(&mut self, key: Key) {
         let Some(peer) = self.peers.remove(key) else { return };
-        self.enlisting.remove(&key);
         self.context.counters.connections_open.subtract(1);
         match peer.admission {
             Admission::Open => self.limit.leave(),

@@ -226,9 +226,10 @@ pub trait Ring {
     fn discard(&mut self, socket: Socket);
 
     /// Has the kernel look at what comes on a connection before it can be received, with its gate
-    /// shut; nothing where the ring does not offload, or has no room. The connection's next octets
-    /// have not been received, not even in part.
-    fn enlist(&mut self, _key: Key, _socket: &Socket) -> Option<offload::Place> {
+    /// shut. Gives its place, and how many octets the kernel was given for sending on it, of which none
+    /// is in flight; nothing where the ring does not offload, or has no room. The connection's next
+    /// octets have not been received, not even in part.
+    fn enlist(&mut self, _key: Key, _socket: &Socket) -> Option<(offload::Place, u64)> {
         None
     }
 

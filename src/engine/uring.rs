@@ -70,6 +70,8 @@ const COMPLETIONS_A_SUBMISSION: u32 = 4;
 const SQPOLL_IDLE_MS: u32 = 50;
 /// Entries of the rings that only find out what the kernel can do.
 const PROBED: u32 = 4;
+/// How often a socket is asked what it was given for sending, while acknowledgements arrive.
+const READINGS: usize = 8;
 /// The one group of buffers.
 const GROUP: u16 = 0;
 /// `IORING_ENTER_GETEVENTS` and its siblings (io_uring_enter(2)).
@@ -930,8 +932,12 @@ impl Ring for KernelRing<'_> {
         drop(unsafe { OwnedFd::from_raw_fd(socket.0) });
     }
 
-    fn enlist(&mut self, key: Key, socket: &Socket) -> Option<offload::Place> {
+    fn enlist(&mut self, key: Key, socket: &Socket) -> Option<(offload::Place, u64)> {
         let offload = self.offload.as_mut()?;
+        let written = (0..READINGS).find_map(|_| {
+            self.counters.syscalls.add(Program::WRITTEN_EXACTLY_CALLS);
+            Program::written_exactly(borrow(socket)).ok()?
+        })?;
         self.counters.syscalls.add(Program::ENLIST_CALLS);
         // Without a place, or where the kernel does not take it, it is served like any other.
         let place = offload.program.enlist(borrow(socket)).ok()??;
@@ -939,7 +945,7 @@ impl Ring for KernelRing<'_> {
         if !offload.is_polling {
             self.poll_notices();
         }
-        Some(place)
+        Some((place, written))
     }
 
     fn delist(&mut self, place: offload::Place, socket: &Socket) {

@@ -6,9 +6,9 @@ use super::record::Record;
 
 /// Frames in a row that the kernel could have echoed, before it may again after it had to pass
 /// something up; doubled each time that it has echoed few since.
-const RUN_MAX: u32 = 1 << 12;
+const RUN_MAX: u32 = 16;
 /// Echoed so many frames since the gate was opened, it was worth the while.
-const WORTHWHILE: u64 = 64;
+const WORTHWHILE: u64 = 4;
 
 /// A connection of which the kernel echoes small frames by itself, while its gate is open.
 ///
@@ -49,8 +49,8 @@ impl Gate {
 
     /// They came to a reply of so many octets, in which case the kernel might have echoed them.
     pub fn replied(&mut self, received: usize, reply: usize) {
-        let is_small = received <= super::FRAME_BYTES_MAX && reply + 4 == received;
-        self.run = if is_small { self.run.saturating_add(1) } else { 0 };
+        let may_echo = super::may_echo(received, reply);
+        self.run = if may_echo { self.run.saturating_add(1) } else { 0 };
     }
 
     /// Octets were handed over for sending.

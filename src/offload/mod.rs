@@ -37,8 +37,19 @@ pub enum Policy {
     Off,
     /// As many as there is room for.
     On,
-    /// All while a worker has at most [`FEW`]; else none.
+    /// Those that have sent [`AUTO_RUN`] small messages one by one, while a worker has at most [`FEW`].
     Auto,
+}
+
+/// Messages that come one by one and that the kernel could have echoed, before `auto` leaves a connection
+/// to it. So long a run has seldom come by chance where one message in ten is another.
+pub const AUTO_RUN: u8 = 64;
+
+/// Whether octets that were received at once, and came to a reply of so many, may have been one frame that
+/// the kernel could have echoed.
+#[inline]
+pub fn may_echo(received: usize, reply: usize) -> bool {
+    received <= FRAME_BYTES_MAX && reply + 4 == received
 }
 
 /// Connections of a worker that are few: with one, the kernel's echo comes sooner than the worker's. With

@@ -140,12 +140,15 @@ pub struct Program {
 }
 
 impl Program {
-    /// System calls of [`Program::enlist`], of [`Program::delist`] and of [`Program::written`].
+    /// System calls of [`Program::enlist`], of [`Program::delist`], of [`Program::written`] and of
+    /// [`Program::written_exactly`].
     pub const ENLIST_CALLS: u64 = 6;
     #[expect(missing_docs, reason = "documented with the first")]
     pub const DELIST_CALLS: u64 = 3;
     #[expect(missing_docs, reason = "documented with the first")]
     pub const WRITTEN_CALLS: u64 = 2;
+    #[expect(missing_docs, reason = "documented with the first")]
+    pub const WRITTEN_EXACTLY_CALLS: u64 = 4;
 
     /// Loads the program, with room for [`PLACES`] connections.
     ///
@@ -269,6 +272,19 @@ impl Program {
             return Err(io::ErrorKind::NotConnected.into());
         }
         Ok(bytes_acked + octets_unacknowledged(socket)?)
+    }
+
+    /// The same, but never too low; `None` when acknowledgements arrive at this moment, so that it cannot be
+    /// known.
+    ///
+    /// # Errors
+    ///
+    /// As with [`Program::written`].
+    pub fn written_exactly(socket: BorrowedFd<'_>) -> io::Result<Option<u64>> {
+        let least = Program::written(socket)?;
+        // In this order it may be too high.
+        let most = octets_unacknowledged(socket)? + tcp_info(socket)?.bytes_acked;
+        Ok((least == most).then_some(least))
     }
 }
 

@@ -2,13 +2,12 @@
 //! taken back, and what is waited for meanwhile.
 
 use std::cmp::Reverse;
-use std::collections::HashMap;
 use std::time::Duration;
 
-use super::{Due, Opening, Peer, Pump, Receiving, SECOND_LOOK, SECOND_LOOK_MAX, Stage};
+use super::{Due, Opening, Peer, Pump, Receiving, SECOND_LOOK, SECOND_LOOK_MAX, Sending, Stage};
 use crate::engine::ring::Ring;
 use crate::offload::gate::Gate;
-use crate::offload::{self, FEW};
+use crate::offload::{self, AUTO_RUN, FEW};
 use crate::slab::Key;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,42 +40,58 @@ impl<R: Ring> Pump<'_, R> {
         self.offload == offload::Policy::Auto && self.peers.len() > FEW
     }
 
-    /// The opening handshake is done, and its answer not yet sent. `is_drained`: no octet of the
-    /// connection waited behind those that were received last.
-    #[cold]
-    pub(super) fn opened(&mut self, key: Key, is_drained: bool) {
-        // The program does not know the limit on messages.
-        let is_limited = self.context.message_max() < offload::PAYLOAD_BYTES_MAX as u64;
-        let is_offloading =
-            self.offload != offload::Policy::Off && !is_limited && !self.is_crowded();
+    /// Brings a connection nearer to where it is offloaded, now that octets were received that came to a
+    /// reply of `reply` octets. `is_drained`: none waited behind them.
+    #[inline(never)]
+    pub(super) fn approach(&mut self, key: Key, received: usize, reply: usize, is_drained: bool) {
+        let is_crowded = self.is_crowded();
         let Some(peer) = self.peers.get_mut(key) else { return };
-        peer.opening = Opening::Done;
-        if !is_offloading || !is_drained || self.is_stopping || !peer.protocol.is_between_messages()
-        {
-            return;
-        }
+        let run_wanted = match self.offload {
+            offload::Policy::On => 0,
+            offload::Policy::Auto => AUTO_RUN,
+            offload::Policy::Off => return peer.opening = Opening::Done,
+        };
+        let is_between = peer.protocol.is_between_messages();
+        let run = match peer.opening {
+            Opening::Handshake if !peer.protocol.is_open() => return,
+            // The program does not know the limit on messages, nor of compression.
+            Opening::Handshake
+                if !is_between
+                    || self.context.message_max() < offload::PAYLOAD_BYTES_MAX as u64 =>
+            {
+                return peer.opening = Opening::Done;
+            }
+            Opening::Waiting(run) if offload::may_echo(received, reply) => run + 1,
+            Opening::Handshake | Opening::Waiting(_) => 0,
+            Opening::Enlisting | Opening::Done => return,
+        };
+        let is_near = run >= run_wanted && is_between && is_drained && !is_crowded;
         // What the multishot receive brings until it is paused, the kernel's program does not see.
-        peer.opening = Opening::Enlisting;
-        self.enlisting.insert(key, 0);
+        peer.opening =
+            if is_near { Opening::Enlisting } else { Opening::Waiting(run.min(run_wanted)) };
     }
 
-    /// Offloads a connection that waits for it, when no receive can take anything from it any more.
+    /// Offloads a connection that is to be, when no receive can take anything from it any more, and all
+    /// is sent.
     pub(super) fn enlist(&mut self, key: Key) {
-        let is_late = self.is_crowded() || self.is_stopping;
+        let is_crowded = self.is_crowded();
         let Some(peer) = self.peers.get_mut(key) else { return };
-        let is_over = is_late || peer.has_ended || peer.stage != Stage::Serving;
-        if peer.opening != Opening::Enlisting || !is_over && peer.receiving != Receiving::Off {
+        if peer.opening != Opening::Enlisting {
             return;
         }
-        peer.opening = Opening::Done;
-        let sent = self.enlisting.remove(&key).unwrap_or_default();
-        if is_over {
-            return;
-        }
-        if let Some(place) = self.ring.enlist(key, &peer.socket) {
+        if self.is_stopping || peer.has_ended || peer.stage != Stage::Serving {
+            peer.opening = Opening::Done;
+        } else if is_crowded || peer.sending == Sending::Patient {
+            peer.opening = Opening::Waiting(0);
+        } else if peer.sending == Sending::Quick {
+            // It is over with the next submission.
+            self.is_eager = true;
+        } else if peer.receiving == Receiving::Off && peer.sending == Sending::Nothing {
+            peer.opening = Opening::Done;
+            let Some((place, written)) = self.ring.enlist(key, &peer.socket) else { return };
             self.ring.watch(key, &peer.socket);
             peer.offloaded = Some(Box::new(Offloaded {
-                gate: Gate::new(place, sent),
+                gate: Gate::new(place, written),
                 watching: Watching::On,
                 is_unread: true,
                 is_resting: false,
@@ -199,15 +214,7 @@ impl<R: Ring> Pump<'_, R> {
 
 /// Counts octets that are handed over for sending, where the kernel has to know it.
 #[inline]
-pub(super) fn hand_over(
-    peer: &mut Peer,
-    enlisting: &mut HashMap<Key, u64>,
-    key: Key,
-    octets: usize,
-) {
-    if peer.opening == Opening::Enlisting {
-        *enlisting.entry(key).or_default() += octets as u64;
-    }
+pub(super) fn hand_over(peer: &mut Peer, octets: usize) {
     if let Some(offloaded) = &mut peer.offloaded {
         offloaded.gate.sent(octets as u64);
     }

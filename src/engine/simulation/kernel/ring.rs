@@ -150,11 +150,12 @@ impl Ring for Kernel {
         self.retire(number);
     }
 
-    fn enlist(&mut self, key: Key, socket: &Socket) -> Option<offload::Place> {
+    fn enlist(&mut self, key: Key, socket: &Socket) -> Option<(offload::Place, u64)> {
         let number = self.operate(key, socket);
         let connection = &mut self.connections[number];
         let link = &mut connection.link;
         assert_eq!(connection.place, None, "a socket is enlisted twice");
+        assert_eq!(connection.send, Flight::Not, "a socket is enlisted with a send in flight");
         assert!(
             !connection.is_half_received && link.is_all_reported(),
             "connection {number} is enlisted with octets half received: {connection}"
@@ -168,7 +169,7 @@ impl Ring for Kernel {
         let psock = program.psock_mut(place);
         psock.acknowledged = link.acknowledged();
         psock.written = link.sent();
-        Some(offload::Place(place as u32))
+        Some((offload::Place(place as u32), link.sent() as u64))
     }
 
     fn delist(&mut self, place: offload::Place, socket: &Socket) {
