@@ -124,7 +124,8 @@ pub enum Command {
 /// When the kernel echoes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum OffloadChoice {
-    /// For a worker's only connection, where it can be had; else a line says why not.
+    /// For a worker's only connection, when it has sent 64 small messages one by one; where it cannot be
+    /// had, a line says why not.
     Auto,
     /// For as many connections as there is room for; an error where it cannot be had.
     On,
