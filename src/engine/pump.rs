@@ -144,7 +144,7 @@ enum Opening {
     /// It is to be offloaded after a run of messages that the kernel could have echoed, of which there
     /// were so many.
     Waiting(u8),
-    /// It is to be offloaded as soon as no receive is in flight.
+    /// It is to be offloaded as soon as nothing is in flight.
     Enlisting,
     Done,
 }
@@ -235,6 +235,8 @@ pub struct Pump<'a, R> {
     context: Context<'a>,
     limit: &'a Limit,
     offload: offload::Policy,
+    /// Messages that the kernel could have echoed, in a row, before a connection is left to it.
+    run_wanted: u8,
     peers: Slab<Peer>,
     listeners: Vec<Accepting>,
     /// Connections whose receive found no buffer, in that order.
@@ -260,6 +262,7 @@ impl<'a, R: Ring> Pump<'a, R> {
             context,
             limit,
             offload: offload::Policy::Off,
+            run_wanted: 0,
             peers: Slab::default(),
             listeners: Vec::new(),
             starved: VecDeque::new(),
@@ -273,10 +276,12 @@ impl<'a, R: Ring> Pump<'a, R> {
         }
     }
 
-    /// Has connections offloaded by this policy.
+    /// Has connections offloaded by this policy; by `Auto` after a run of `auto_run` messages that the
+    /// kernel could have echoed.
     #[must_use]
-    pub fn with_offload(mut self, policy: offload::Policy) -> Pump<'a, R> {
+    pub fn with_offload(mut self, policy: offload::Policy, auto_run: u8) -> Pump<'a, R> {
         self.offload = policy;
+        self.run_wanted = if policy == offload::Policy::Auto { auto_run } else { 0 };
         self
     }
 
@@ -466,11 +471,13 @@ impl<'a, R: Ring> Pump<'a, R> {
             }
             let reply = cursors.reply();
             if let Some(offloaded) = &mut peer.offloaded {
-                offloaded.gate.replied(octets, reply.len());
+                let reply = &bytes[reply.start..reply.end];
+                offloaded.gate.answered(offload::could_echo(octets, reply));
             } else if peer.opening != Opening::Done {
                 // A buffer that is not full has emptied the socket.
                 let is_drained = HEADROOM + octets < bytes.len();
-                self.approach(key, octets, reply.len(), is_drained);
+                let could_echo = offload::could_echo(octets, &bytes[reply.start..reply.end]);
+                self.approach(key, could_echo, is_drained);
             }
             let Some(peer) = self.peers.get_mut(key) else { return self.ring.recycle(lease) };
             if reply.is_empty() {
@@ -494,9 +501,9 @@ impl<'a, R: Ring> Pump<'a, R> {
             peer.spill.take_if(|spill| spill.is_empty());
             if let Some(offloaded) = &mut peer.offloaded {
                 // More came than one frame at a time.
-                offloaded.gate.replied(octets, 0);
+                offloaded.gate.answered(false);
             } else if peer.opening != Opening::Done {
-                self.approach(key, octets, 0, is_drained);
+                self.approach(key, false, is_drained);
             }
             next
         };
@@ -515,6 +522,8 @@ impl<'a, R: Ring> Pump<'a, R> {
     /// broken.
     #[cold]
     fn verify_unanswered(&mut self) {
+        self.unanswered.sort_unstable();
+        self.unanswered.dedup();
         for key in self.unanswered.drain(..) {
             let Some(peer) = self.peers.get_mut(key) else { continue };
             let is_answered = peer.spill.as_ref().is_some_and(|spill| spill.has_reply());
@@ -756,8 +765,7 @@ impl<'a, R: Ring> Pump<'a, R> {
     fn broken(&mut self, key: Key) {
         // What is shut down looks broken too; then a deadline sees to the rest.
         if self.peers.get_mut(key).is_some_and(|peer| peer.stage == Stage::Serving) {
-            self.abandon(key);
-            self.settle(key);
+            self.leave_by(key);
         }
     }
 

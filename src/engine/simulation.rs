@@ -120,6 +120,7 @@ struct Scenario {
     stall_max: Duration,
     /// How connections are offloaded, and how many can be.
     offload: offload::Policy,
+    auto_run: u8,
     places: usize,
     /// Octets that may be on the way to a peer when the kernel echoes.
     flight_max: i64,
@@ -167,6 +168,7 @@ impl Scenario {
             breaks: random.pick(&[0, 0, 30, 500]),
             stall_max: Duration::from_secs(random.pick(&[0, 0, 0, 40])),
             offload: offload::Policy::Off,
+            auto_run: random.pick(&[1, 5, 20]),
             places: 0,
             flight_max: random.pick(&[300, 5000, 32 << 10]),
             unreceived_max: if random.one_in(8) { 300 } else { u64::MAX },
@@ -237,7 +239,8 @@ fn simulate(seed: u64) -> Totals {
             enlisted.interleave();
         }
     }));
-    let mut pump = Pump::new(kernel, context, &limit).with_offload(scenario.offload);
+    let mut pump =
+        Pump::new(kernel, context, &limit).with_offload(scenario.offload, scenario.auto_run);
     let mut completions = Vec::new();
     pump.start();
     while !pump.is_over() {
@@ -294,12 +297,14 @@ fn the_pump_keeps_every_promise_to_every_peer() {
         sum.octets_in += totals.octets_in;
         sum.steps += totals.steps;
         sum.enlisted += totals.enlisted;
+        sum.chosen += totals.chosen;
         sum.frames += totals.frames;
         sum.frames_echoed += totals.frames_echoed;
         sum.overrun += totals.overrun;
         seed = seed.wrapping_add(1);
     }
-    // Few connections tell nothing of the share.
+    // Few connections tell nothing of the shares.
+    assert!(connections < 50_000 || sum.chosen > 0 && sum.overrun > 0, "{sum:?}");
     assert!(
         connections < 5000 || sum.frames_echoed * 5 > sum.frames,
         "the kernel has echoed only {} of {} frames",
@@ -308,12 +313,13 @@ fn the_pump_keeps_every_promise_to_every_peer() {
     );
     let seconds = begin.elapsed().as_secs_f64();
     println!(
-        "{} simulations, {} connections, {} of them to their end, {} enlisted and {} of these \
-         overrun, {} octets, {} of {} frames echoed by the kernel, {} steps in {seconds:.1} s",
+        "{} simulations, {} connections, {} of them to their end, {} enlisted, {} of \
+         these by auto and {} overrun, {} octets, {} of {} frames echoed by the kernel, {} steps in {seconds:.1} s",
         seed.wrapping_sub(first),
         sum.accepted,
         sum.fulfilled,
         sum.enlisted,
+        sum.chosen,
         sum.overrun,
         sum.octets_in,
         sum.frames_echoed,

@@ -55,9 +55,9 @@ use super::{BufferConfig, EngineError, Parts};
 use crate::buffer::HEADROOM;
 use crate::memory::Mapping;
 use crate::metrics::Counters;
-use crate::offload;
 use crate::offload::program::Program;
 use crate::offload::record::Record;
+use crate::offload::{self, AUTO_RUN};
 use crate::protocol::Context;
 use crate::slab::Key;
 
@@ -348,7 +348,8 @@ pub fn serve(
     let mut resources = Resources::new(parts)?;
     let is_locked = resources.is_locked();
     let policy = resources.parts.offload;
-    let pump = Pump::new(resources.ring(context.counters)?, context, limit).with_offload(policy);
+    let pump =
+        Pump::new(resources.ring(context.counters)?, context, limit).with_offload(policy, AUTO_RUN);
     started(is_locked);
     let outcome = pump.run().map_err(|error| EngineError::new("go on serving", error));
     if outcome.is_err() {
@@ -934,10 +935,14 @@ impl Ring for KernelRing<'_> {
 
     fn enlist(&mut self, key: Key, socket: &Socket) -> Option<(offload::Place, u64)> {
         let offload = self.offload.as_mut()?;
-        let written = (0..READINGS).find_map(|_| {
-            self.counters.syscalls.add(Program::WRITTEN_EXACTLY_CALLS);
-            Program::written_exactly(borrow(socket)).ok()?
+        let mut readings = (0..READINGS).map(|_| Program::written_exactly(borrow(socket)));
+        let written = readings.find_map(|written| {
+            let calls = if written.is_ok() { Program::WRITTEN_EXACTLY_CALLS } else { 1 };
+            self.counters.syscalls.add(calls);
+            written.transpose()
         })?;
+        // What is not TCP cannot say, nor can what is broken.
+        let written = written.ok()?;
         self.counters.syscalls.add(Program::ENLIST_CALLS);
         // Without a place, or where the kernel does not take it, it is served like any other.
         let place = offload.program.enlist(borrow(socket)).ok()??;

@@ -30,7 +30,7 @@ use super::{PLACES, Place};
 /// What a notice takes of the ring: a header of 8 octets, and the slot rounded up to as much.
 const NOTICE_BYTES: u32 = 16;
 
-/// Where the kernel describes its types; the program needs the place of one field.
+/// Where the kernel describes its types; the program needs the places of four fields.
 const TYPES: &str = "/sys/kernel/btf/vmlinux";
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!("verdict.bpf.o");

@@ -7,6 +7,9 @@
 //! its own count before it reads the other's, with a full barrier between, so at least one of them sees
 //! the other: either the program finds that the last notice is taken, or user space, having taken it,
 //! that there is more to read.
+//!
+//! User space also says what it has received. When too much is not, the program drops what comes, and the
+//! connection is given up.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 
@@ -237,20 +240,19 @@ pub mod program {
         /// A packet of so many octets is passed up, or dropped if more than `unreceived_max` may then
         /// not be received. Whether it is passed up.
         pub fn pass(&self, octets: u64, unreceived_max: u64) -> bool {
-            if self.overrun.load(SeqCst) != 0 {
-                return false;
-            }
-            if self.received.load(SeqCst) >= self.marked.load(SeqCst) {
-                self.weight_before.store(self.weight.swap(0, SeqCst), SeqCst);
-                self.marked.store(self.passed.load(SeqCst), SeqCst);
+            let (received, passed) = (self.received.load(SeqCst), self.passed.load(SeqCst));
+            if received >= self.marked.load(SeqCst) {
+                let weight = self.weight.swap(0, SeqCst);
+                let is_empty = received == passed;
+                self.weight_before.store(if is_empty { 0 } else { weight }, SeqCst);
+                self.marked.store(passed, SeqCst);
             }
             let weight = self.weight.fetch_add(octets, SeqCst) + octets;
             if self.weight_before.load(SeqCst) + weight > unreceived_max {
                 self.overrun.store(1, SeqCst);
-                return false;
             }
             self.passed.fetch_add(octets, SeqCst);
-            true
+            self.overrun.load(SeqCst) == 0
         }
 
         /// Whether all notices are taken.
@@ -277,6 +279,8 @@ mod tests {
         assert_eq!(offset_of!(Record, passed), 16);
         assert_eq!(offset_of!(Record, echoed_at_ns), 56);
         assert_eq!(offset_of!(Record, answered), 64);
+        assert_eq!(offset_of!(Record, received), 88);
+        assert_eq!(offset_of!(Record, marked), 128);
         assert_eq!(offset_of!(Record, overrun), 152);
     }
 

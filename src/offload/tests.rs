@@ -535,6 +535,39 @@ fn a_peer_that_never_reads_is_stopped() {
 }
 
 #[test]
+fn what_is_not_received_is_bounded() {
+    const OFFERED: u64 = 256 << 20;
+    let frame = request(BINARY, &vec![7; 2 * PAYLOAD_BYTES_MAX]);
+    // In either case the kernel is rid of what was passed up; it is user space that says so, or does not.
+    for says_so in [true, false] {
+        let Some(pair) = Pair::new() else { return };
+        let record = pair.program.record(&pair.place);
+        let (mut offered, mut received) = (0, 0);
+        while offered < OFFERED && !record.is_overrun() {
+            (&pair.client).write_all(&frame).expect("the kernel takes it");
+            offered += frame.len() as u64;
+            if !record.is_overrun() {
+                received += taken(&pair.server, frame.len()).len() as u64;
+                if says_so {
+                    record.receive(received);
+                }
+            }
+        }
+        eprintln!("{says_so}: {received} received of {offered}");
+        assert_eq!(record.is_overrun(), !says_so);
+        assert!(received >= 32 << 20 && record.passed() == offered, "{received}");
+        if !says_so {
+            assert!(received < 128 << 20, "{received}");
+            // What comes is dropped, and not echoed either, whatever user space says.
+            assert!(!record.open(received, 0));
+            (&pair.client).write_all(&request(BINARY, b"late")).expect("the kernel takes it");
+            eventually("it is dropped", || record.passed() > offered);
+            assert_eq!(record.echoed_frames(), 0);
+        }
+    }
+}
+
+#[test]
 fn a_reset_ends_it() {
     let Some(mut program) = loaded() else { return };
     for round in 0..200 {

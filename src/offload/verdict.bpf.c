@@ -210,7 +210,7 @@ static __always_inline __u32 echo(struct __sk_buff *skb, struct record *record)
         return 0;
     // Signed: an acknowledged FIN or SYN counts as an octet.
     __u64 sent = load(&record->sent), due = sent + record->echoed_out;
-    __s64 flight = due - tcp->bytes_acked;
+    __s64 flight = due + length - 4 - tcp->bytes_acked;
     if (flight > FLIGHT_BYTES_MAX)
         return 0;
     // User space opens the gate when its answers are about to be sent. They come first; no echo waits
@@ -222,31 +222,36 @@ static __always_inline __u32 echo(struct __sk_buff *skb, struct record *record)
         record->cleared = sent;
     }
 
-    if (bpf_skb_pull_data(skb, length))
+    __u8 head[4];
+    if (bpf_skb_load_bytes(skb, 0, head, sizeof head))
         return 0;
-    __u8 *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
-    if (data + 6 > end)
-        return 0;
-    __u8 first = data[0], second = data[1];
+    __u8 first = head[0], second = head[1];
     if ((first != (FIN | TEXT) && first != (FIN | BINARY)) || !(second & MASKED))
         return 0;
     payload = second & ~MASKED;
-    __u32 key;
-    if (payload < LENGTH_16) {
-        header = 6;
-        key = *(__u32 *)(data + 2);
-    } else if (payload == LENGTH_16 && data + 8 <= end) {
+    header = 6;
+    if (payload >= LENGTH_16) {
+        if (payload != LENGTH_16)
+            return 0;
         header = 8;
-        payload = data[2] << 8 | data[3];
+        payload = head[2] << 8 | head[3];
         if (payload < LENGTH_16)
             return 0;
-        key = *(__u32 *)(data + 4);
-    } else {
-        return 0;
     }
     if (payload > PAYLOAD_BYTES_MAX || payload + header != length)
         return 0;
 
+    // Copies it, unless it stands in one piece already.
+    if (bpf_skb_pull_data(skb, length))
+        return 0;
+    __u8 *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
+    __u32 key;
+    if (header == 6 && data + 6 <= end)
+        key = *(__u32 *)(data + 2);
+    else if (header == 8 && data + 8 <= end)
+        key = *(__u32 *)(data + 4);
+    else
+        return 0;
     __u64 seen = unmask(skb, header, payload, key);
     if (first == (FIN | TEXT) && seen & NOT_ASCII) {
         unmask(skb, header, payload, key);
@@ -280,8 +285,9 @@ static __always_inline int is_overrun(struct __sk_buff *skb, struct record *reco
     if (record->overrun)
         return 1;
     // All from before the mark is received. What was passed since may not be, and a new mark is set.
-    if (load(&record->received) >= record->marked) {
-        record->weight_before = record->weight;
+    __u64 received = load(&record->received);
+    if (received >= record->marked) {
+        record->weight_before = received == record->passed ? 0 : record->weight;
         record->weight = 0;
         record->marked = record->passed;
     }
@@ -295,20 +301,18 @@ static __always_inline int is_overrun(struct __sk_buff *skb, struct record *reco
     struct tcp_sock *tcp = bpf_skc_to_tcp_sock(socket);
     if (!tcp)
         return 0;
-    // Twice, because what is counted is up to twice what is there.
+    // Twice, because what was counted before the mark may be received by now.
     __u64 buffer = ((struct sock *)tcp)->sk_rcvbuf;
     record->overrun = unreceived > UNRECEIVED_BYTES_MAX + 2 * buffer;
     return record->overrun;
 }
 
-// Passes a packet up, or drops it when user space has too much already, which it is told.
+// Passes a packet up, or drops it when user space has too much already, which it is told. What is dropped
+// counts as passed: the gate never opens again.
 static __always_inline int pass(struct __sk_buff *skb, struct record *record, __u32 length, __u32 slot)
 {
-    int verdict = SK_PASS;
-    if (is_overrun(skb, record, length))
-        verdict = SK_DROP;
-    else
-        fetch_add(&record->passed, length);
+    int verdict = is_overrun(skb, record, length) ? SK_DROP : SK_PASS;
+    fetch_add(&record->passed, length);
     if (load(&record->notices_taken) != record->notices)
         return verdict;
     // A slot has at most one notice that is not taken, and the ring has room for one of each.

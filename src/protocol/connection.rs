@@ -201,6 +201,11 @@ impl Connection {
         self.phase == Phase::Open
     }
 
+    /// Whether compression is agreed on.
+    pub fn is_compressed(&self) -> bool {
+        self.compression.is_some()
+    }
+
     /// Whether it stands between two messages, open and without compression: what comes next can be
     /// echoed by whoever sees it, knowing nothing of what came before.
     pub fn is_between_messages(&self) -> bool {

@@ -331,14 +331,14 @@ fn auto_offloads_the_only_connection_after_a_run_of_small_messages() {
         let before = server.count("messages_offloaded");
         talk();
         let offloaded = server.count("messages_offloaded") - before;
-        assert!(offloaded <= most && offloaded + 5 > most, "{offloaded} offloaded of {most}");
+        assert!(offloaded <= most && 2 * offloaded >= most, "{offloaded} offloaded of {most}");
     };
     let mut one = Client::connect(server.address());
     offloads(0, &mut || {
         for _ in 0..63 {
             one.echo(TEXT, b"alone");
         }
-        // Two fragments, so that the run is over.
+        // Fragments, so that the run is over.
         one.write(&[frame(0x01, b"al"), frame(0x80, b"one")].concat());
         one.expect(0x01, b"al");
         one.expect(0x80, b"one");
@@ -354,10 +354,18 @@ fn auto_offloads_the_only_connection_after_a_run_of_small_messages() {
     });
     one.close();
     server.wait_for_count("connections_open", 1);
-    offloads(99, &mut || (0..100).for_each(|_| two.echo(BINARY, b"alone again")));
+    offloads(36, &mut || (0..100).for_each(|_| two.echo(BINARY, b"alone now")));
+    // What the kernel cannot echo makes no run, one by one or not.
+    let mut three = {
+        two.close();
+        server.wait_for_count("connections_open", 0);
+        Client::connect(server.address())
+    };
+    offloads(0, &mut || (0..100).for_each(|_| three.echo(TEXT, "grüße".as_bytes())));
+    let two = three;
     two.close();
     let ended = server.terminate();
-    assert_eq!((ended.status.code(), ended.count("messages")), (Some(0), 464), "{ended:?}");
+    assert_eq!((ended.status.code(), ended.count("messages")), (Some(0), 564), "{ended:?}");
 }
 
 /// One test at a time takes memory of the kernel's without bound, and looks how much.
@@ -384,6 +392,7 @@ fn a_peer_that_never_reads_costs_bounded_memory_and_then_gets_every_octet() {
     const TEST: &str = "a_peer_that_never_reads_costs_bounded_memory_and_then_gets_every_octet";
     const OFFERED: u64 = 256 << 20;
     let _memory = MEMORY.lock();
+    let mut given_up = 0;
     for payload in [0, 16, 1000, 4096, 16 << 10] {
         let Some(server) = offloading(TEST) else { return };
         let mut client = Client::connect(server.address());
@@ -414,8 +423,10 @@ fn a_peer_that_never_reads_costs_bounded_memory_and_then_gets_every_octet() {
         // What the buffers grow to; the bound itself has a test of its own.
         assert!(taken < OFFERED / 2, "{taken}");
         assert!(resident < 16 << 20 && tcp < OFFERED / 2, "{resident} {tcp}");
+        // Where the processors are so busy that the kernel's thread does not come to run.
         if server.count("connections_overrun") > 0 {
-            say("given up");
+            given_up += 1;
+            assert!(given_up == 1, "peers that do not read are given up again and again");
             continue;
         }
         let messages = taken.div_ceil(sent.len() as u64);
@@ -454,18 +465,25 @@ fn held_up(
     }
     let server = Server::start(&[&ON[..], &["--cpus", &theirs.id.to_string()]].concat());
     let client = Client::connect(server.address());
-    thread::scope(|scope| {
+    let has_held = thread::scope(|scope| {
         let holding = scope.spawn(|| {
             assert!(core_affinity::set_for_current(ours));
             // Other threads wait for one of this kind until it sleeps.
             let id = rustix::thread::gettid().to_string();
             let status = Command::new("chrt").args(["--fifo", "--pid", "1", &id]).status();
-            assert!(status.expect("chrt of util-linux").success());
-            hold(&server, &client);
+            let may = status.is_ok_and(|status| status.success());
+            if may {
+                hold(&server, &client);
+            }
+            may
         });
-        holding.join().expect("it has held");
+        holding.join().expect("it has held")
     });
-    go_on(server, client);
+    if has_held {
+        go_on(server, client);
+    } else {
+        say(&format!("SKIPPED {test}: chrt may not give a thread precedence"));
+    }
 }
 
 /// Passes time without sleeping.
@@ -508,7 +526,9 @@ fn a_peer_that_fills_the_kernels_memory_is_given_up() {
         other.close();
         let ended = server.terminate();
         assert_eq!(ended.count("connections_open"), 0, "{ended:?}");
-        say(&format!("given up: {}", ended.count("connections_overrun")));
+        if ended.count("connections_overrun") == 0 {
+            say(&format!("SKIPPED {TEST}: the kernel's thread did run"));
+        }
     });
     say(&format!("{taken} octets were taken"));
     assert!(taken < OFFERED, "all of it was taken");
@@ -607,6 +627,7 @@ fn connections_come_and_go_and_the_counters_agree() {
     assert_eq!(ended.count("connections_accepted"), connections, "{}", ended.statistics);
     assert_eq!(ended.count("messages"), messages, "{}", ended.statistics);
     assert_eq!(ended.count("protocol_violations"), 0);
+    assert_eq!(ended.count("connections_overrun"), 0);
     assert!(offloaded > messages / 20, "{}", ended.statistics);
 }
 

@@ -1,5 +1,9 @@
 //! Connections that the kernel sees before the pump does: how they are enlisted, left to the kernel and
 //! taken back, and what is waited for meanwhile.
+//!
+//! A connection is enlisted when no operation of it is in flight and its next octet was not received in part
+//! of a packet. From then on receives are single and do not wait; what comes is told by notices, and the
+//! peer's end by a watch.
 
 use std::cmp::Reverse;
 use std::time::Duration;
@@ -7,7 +11,7 @@ use std::time::Duration;
 use super::{Due, Opening, Peer, Pump, Receiving, SECOND_LOOK, SECOND_LOOK_MAX, Sending, Stage};
 use crate::engine::ring::Ring;
 use crate::offload::gate::Gate;
-use crate::offload::{self, AUTO_RUN, FEW};
+use crate::offload::{self, FEW};
 use crate::slab::Key;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,35 +44,29 @@ impl<R: Ring> Pump<'_, R> {
         self.offload == offload::Policy::Auto && self.peers.len() > FEW
     }
 
-    /// Brings a connection nearer to where it is offloaded, now that octets were received that came to a
-    /// reply of `reply` octets. `is_drained`: none waited behind them.
+    /// Brings a connection nearer to where it is offloaded, now that octets were received that the kernel
+    /// could have echoed, or not. `is_drained`: none waited behind them.
     #[inline(never)]
-    pub(super) fn approach(&mut self, key: Key, received: usize, reply: usize, is_drained: bool) {
+    pub(super) fn approach(&mut self, key: Key, could_echo: bool, is_drained: bool) {
         let is_crowded = self.is_crowded();
         let Some(peer) = self.peers.get_mut(key) else { return };
-        let run_wanted = match self.offload {
-            offload::Policy::On => 0,
-            offload::Policy::Auto => AUTO_RUN,
-            offload::Policy::Off => return peer.opening = Opening::Done,
-        };
-        let is_between = peer.protocol.is_between_messages();
+        let is_off = self.offload == offload::Policy::Off
+            || self.context.message_max() < offload::PAYLOAD_BYTES_MAX as u64;
         let run = match peer.opening {
             Opening::Handshake if !peer.protocol.is_open() => return,
             // The program does not know the limit on messages, nor of compression.
-            Opening::Handshake
-                if !is_between
-                    || self.context.message_max() < offload::PAYLOAD_BYTES_MAX as u64 =>
-            {
+            Opening::Handshake if is_off || peer.protocol.is_compressed() => {
                 return peer.opening = Opening::Done;
             }
-            Opening::Waiting(run) if offload::may_echo(received, reply) => run + 1,
+            Opening::Waiting(run) if could_echo && !is_crowded => run + 1,
             Opening::Handshake | Opening::Waiting(_) => 0,
             Opening::Enlisting | Opening::Done => return,
         };
-        let is_near = run >= run_wanted && is_between && is_drained && !is_crowded;
+        let is_between = peer.protocol.is_between_messages();
+        let is_near = run >= self.run_wanted && is_between && is_drained && !is_crowded;
         // What the multishot receive brings until it is paused, the kernel's program does not see.
         peer.opening =
-            if is_near { Opening::Enlisting } else { Opening::Waiting(run.min(run_wanted)) };
+            if is_near { Opening::Enlisting } else { Opening::Waiting(run.min(self.run_wanted)) };
     }
 
     /// Offloads a connection that is to be, when no receive can take anything from it any more, and all

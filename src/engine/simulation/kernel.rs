@@ -165,6 +165,8 @@ pub(super) struct Totals {
     /// Octets that the kernel has sent by itself.
     pub(super) octets_echoed: u64,
     pub(super) enlisted: u64,
+    /// Those of them that `auto` has chosen.
+    pub(super) chosen: u64,
     /// Connections of which the program has dropped something.
     pub(super) overrun: u64,
 }

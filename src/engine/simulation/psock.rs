@@ -273,8 +273,8 @@ impl Program {
             Stage::Begun if record.is_open() => Stage::Open,
             Stage::Begun => Stage::Shut,
             Stage::Open => {
-                let is_light = record.flight(psock.acknowledged as u64) <= self.flight_max;
-                let is_next = is_light && record.is_clear(psock.written as u64);
+                let flight = record.flight(psock.acknowledged as u64) + length as i64 - 4;
+                let is_next = flight <= self.flight_max && record.is_clear(psock.written as u64);
                 match echo(&run.packet).filter(|_| is_next) {
                     Some(echo) => {
                         record.echo(echo.len() as u64);

@@ -165,6 +165,7 @@ impl Ring for Kernel {
         link.arrive();
         let place = connection.place?;
         self.totals.enlisted += 1;
+        self.totals.chosen += u64::from(self.scenario.offload == offload::Policy::Auto);
         let mut program = self.program.borrow_mut();
         let psock = program.psock_mut(place);
         psock.acknowledged = link.acknowledged();
