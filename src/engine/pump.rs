@@ -831,7 +831,7 @@ impl<'a, R: Ring> Pump<'a, R> {
             is_held: false,
             progress: Progress::Unwatched,
             admission,
-            opening: Opening::Handshake,
+            opening: self.opening(),
             offloaded: None,
         });
         if self.is_crowded() && self.peers.len() == FEW + 1 {

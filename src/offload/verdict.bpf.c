@@ -128,6 +128,12 @@ struct sock {
     __s32 sk_rcvbuf;
 } __attribute__((preserve_access_index));
 
+static __always_inline struct tcp_sock *tcp_of(struct __sk_buff *skb)
+{
+    void *socket = skb->sk;
+    return socket ? bpf_skc_to_tcp_sock(socket) : 0;
+}
+
 // A full barrier, on every processor, because the value is used.
 static __always_inline __u64 fetch_add(__u64 *count, __u64 amount)
 {
@@ -202,10 +208,7 @@ static __always_inline __u32 echo(struct __sk_buff *skb, struct record *record)
     if (length < 6 || length > 8 + PAYLOAD_BYTES_MAX || record->echoed_frames >= ECHOED_FRAMES_MAX)
         return 0;
 
-    void *socket = skb->sk;
-    if (!socket)
-        return 0;
-    struct tcp_sock *tcp = bpf_skc_to_tcp_sock(socket);
+    struct tcp_sock *tcp = tcp_of(skb);
     if (!tcp)
         return 0;
     // Signed: an acknowledged FIN or SYN counts as an octet.
@@ -295,10 +298,7 @@ static __always_inline int is_overrun(struct __sk_buff *skb, struct record *reco
     __u64 unreceived = record->weight_before + record->weight;
     if (unreceived <= UNRECEIVED_BYTES_MAX)
         return 0;
-    void *socket = skb->sk;
-    if (!socket)
-        return 0;
-    struct tcp_sock *tcp = bpf_skc_to_tcp_sock(socket);
+    struct tcp_sock *tcp = tcp_of(skb);
     if (!tcp)
         return 0;
     // Twice, because what was counted before the mark may be received by now.

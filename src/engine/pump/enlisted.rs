@@ -44,18 +44,24 @@ impl<R: Ring> Pump<'_, R> {
         self.offload == offload::Policy::Auto && self.peers.len() > FEW
     }
 
+    /// Where a new connection stands.
+    pub(super) fn opening(&self) -> Opening {
+        // The program does not know the limit on messages.
+        let is_off = self.offload == offload::Policy::Off
+            || self.context.message_max() < offload::PAYLOAD_BYTES_MAX as u64;
+        if is_off { Opening::Done } else { Opening::Handshake }
+    }
+
     /// Brings a connection nearer to where it is offloaded, now that octets were received that the kernel
     /// could have echoed, or not. `is_drained`: none waited behind them.
     #[inline(never)]
     pub(super) fn approach(&mut self, key: Key, could_echo: bool, is_drained: bool) {
         let is_crowded = self.is_crowded();
         let Some(peer) = self.peers.get_mut(key) else { return };
-        let is_off = self.offload == offload::Policy::Off
-            || self.context.message_max() < offload::PAYLOAD_BYTES_MAX as u64;
         let run = match peer.opening {
             Opening::Handshake if !peer.protocol.is_open() => return,
-            // The program does not know the limit on messages, nor of compression.
-            Opening::Handshake if is_off || peer.protocol.is_compressed() => {
+            // The program does not know of compression.
+            Opening::Handshake if peer.protocol.is_compressed() => {
                 return peer.opening = Opening::Done;
             }
             Opening::Waiting(run) if could_echo && !is_crowded => run + 1,
@@ -84,7 +90,7 @@ impl<R: Ring> Pump<'_, R> {
         } else if peer.sending == Sending::Quick {
             // It is over with the next submission.
             self.is_eager = true;
-        } else if peer.receiving == Receiving::Off && peer.sending == Sending::Nothing {
+        } else if peer.receiving == Receiving::Off {
             peer.opening = Opening::Done;
             let Some((place, written)) = self.ring.enlist(key, &peer.socket) else { return };
             self.ring.watch(key, &peer.socket);
