@@ -11,6 +11,8 @@ pub mod record;
 #[cfg(test)]
 mod tests;
 
+use crate::protocol::frame::{FINAL, Opcode};
+
 /// The first version of Linux on which `auto` offloads. Before it a socket with a full send buffer could
 /// send octets twice, and a packet that was passed up could be echoed (fixed by 3b4f14b79428 and
 /// 7683167196bd of 6.16), and memory be used after it was freed (76be5fae32fe of 6.17).
@@ -19,9 +21,9 @@ pub const LINUX_MIN: (u32, u32) = (6, 17);
 /// Connections of a worker that are enlisted at a time, at most.
 pub const PLACES: u32 = 1024;
 
-/// The first octets of frames that the program echoes: FIN and an opcode (RFC 6455 section 5.2).
-const TEXT: u8 = 0x81;
-const BINARY: u8 = 0x82;
+/// The first octets of frames that the program echoes.
+const TEXT: u8 = FINAL | Opcode::Text as u8;
+const BINARY: u8 = FINAL | Opcode::Binary as u8;
 /// A length of 16 bits follows.
 const LENGTH_16: u8 = 126;
 
