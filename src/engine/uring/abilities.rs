@@ -1,0 +1,259 @@
+//! What the server asks of the kernel's io_uring, and how to find out whether it is there.
+//!
+//! Invariant that the unsafe block relies on:
+//!
+//! 1. A probing operation takes its memory from a buffer ring, if any, and is over before that
+//!    memory and its socket are gone.
+
+#![expect(unsafe_code, reason = "operations are submitted; see the invariant above")]
+
+use std::io::{self, Write as _};
+use std::net::{Ipv4Addr, TcpListener};
+use std::os::fd::AsRawFd as _;
+use std::os::unix::net::UnixStream;
+
+use io_uring::types::Fd;
+use io_uring::{Builder, IoUring, cqueue, opcode, squeue};
+
+use super::buffer_ring::{BufferRing, GROUP};
+use crate::engine::BufferConfig;
+use crate::memory::Mapping;
+
+/// How long the kernel's thread polls before it sleeps, under `sqpoll`, in milliseconds.
+const SQPOLL_IDLE_MS: u32 = 50;
+/// Entries of the rings that only find out what the kernel can do.
+pub(super) const PROBED: u32 = 4;
+
+/// Abilities of a ring that its set-up asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Feature {
+    /// A bad submission does not hold up those behind it.
+    SubmitAll,
+    /// Memory tells when completions are pending, so that spinning needs no system call.
+    TaskrunFlag,
+    /// One thread submits.
+    SingleIssuer,
+    /// Completions are made when that thread asks for them, not whenever it is interrupted.
+    DeferTaskrun,
+    /// Submissions are taken in order, without a table of indices.
+    NoSubmissionArray,
+    /// A kernel thread submits.
+    Sqpoll,
+}
+
+impl Feature {
+    pub(super) fn add_to(self, builder: &mut Builder) {
+        match self {
+            Feature::SubmitAll => builder.setup_submit_all(),
+            Feature::TaskrunFlag => builder.setup_taskrun_flag(),
+            Feature::SingleIssuer => builder.setup_single_issuer(),
+            Feature::DeferTaskrun => builder.setup_defer_taskrun(),
+            Feature::NoSubmissionArray => builder.setup_no_sqarray(),
+            Feature::Sqpoll => builder.setup_sqpoll(SQPOLL_IDLE_MS),
+        };
+    }
+
+    /// The kernel's name for it, and the first version that has it (io_uring_setup(2)).
+    pub(super) fn name(self) -> (&'static str, &'static str) {
+        match self {
+            Feature::SubmitAll => ("IORING_SETUP_SUBMIT_ALL", "5.18"),
+            Feature::TaskrunFlag => ("IORING_SETUP_TASKRUN_FLAG", "5.19"),
+            Feature::SingleIssuer => ("IORING_SETUP_SINGLE_ISSUER", "6.0"),
+            Feature::DeferTaskrun => ("IORING_SETUP_DEFER_TASKRUN", "6.1"),
+            Feature::NoSubmissionArray => ("IORING_SETUP_NO_SQARRAY", "6.6"),
+            Feature::Sqpoll => ("IORING_SETUP_SQPOLL", "5.11"),
+        }
+    }
+
+    /// Sets a small ring up with it, and with what the kernel does not take it without.
+    pub(super) fn probe(self) -> io::Result<()> {
+        let mut builder = IoUring::builder();
+        match self {
+            Feature::TaskrunFlag => {
+                // Either this or `DEFER_TASKRUN` must go with it; this one is as old as it.
+                builder.setup_coop_taskrun();
+            }
+            Feature::DeferTaskrun => Feature::SingleIssuer.add_to(&mut builder),
+            Feature::SubmitAll
+            | Feature::SingleIssuer
+            | Feature::NoSubmissionArray
+            | Feature::Sqpoll => {}
+        }
+        self.add_to(&mut builder);
+        builder.build(PROBED).map(drop)
+    }
+}
+
+/// Without these there is no serving. Each is usable with those before it: `TASKRUN_FLAG` is refused
+/// without `DEFER_TASKRUN`, which is younger. The buffer ring and multishot receives are as old.
+pub(super) const NEEDED: &[Feature] =
+    &[Feature::SubmitAll, Feature::SingleIssuer, Feature::DeferTaskrun, Feature::TaskrunFlag];
+pub(super) const NEEDED_SQPOLL: &[Feature] =
+    &[Feature::Sqpoll, Feature::SubmitAll, Feature::SingleIssuer];
+/// These are used where the kernel has them; the newest last.
+pub(super) const WELCOME: &[Feature] = &[Feature::NoSubmissionArray];
+
+/// Something that the server asks of the kernel's io_uring.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ability {
+    /// A ring can be set up with this.
+    SetUp(Feature),
+    /// The kernel takes buffers to receive into from memory that it shares with the process.
+    BufferRing,
+    /// One submission receives again and again.
+    MultishotReceive,
+    /// One submission accepts again and again.
+    MultishotAccept,
+}
+
+/// What an ability is needed for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// To serve, however the server waits.
+    Serving,
+    /// To serve under `--wait sqpoll`.
+    Sqpoll,
+    /// Nothing; it saves time where the kernel has it.
+    Speed,
+}
+
+impl Ability {
+    /// All of them, in the order of the versions that they came with.
+    pub const ALL: [Ability; 9] = [
+        Ability::SetUp(Feature::Sqpoll),
+        Ability::SetUp(Feature::SubmitAll),
+        Ability::SetUp(Feature::TaskrunFlag),
+        Ability::BufferRing,
+        Ability::MultishotAccept,
+        Ability::SetUp(Feature::SingleIssuer),
+        Ability::MultishotReceive,
+        Ability::SetUp(Feature::DeferTaskrun),
+        Ability::SetUp(Feature::NoSubmissionArray),
+    ];
+
+    /// Its name, and the first version of Linux that has it (io_uring_setup(2),
+    /// io_uring_enter(2), io_uring_register(2)).
+    pub fn name(self) -> (&'static str, &'static str) {
+        match self {
+            Ability::SetUp(feature) => feature.name(),
+            Ability::BufferRing => ("buffer ring", "5.19"),
+            Ability::MultishotReceive => ("multishot receive", "6.0"),
+            Ability::MultishotAccept => ("multishot accept", "5.19"),
+        }
+    }
+
+    /// What it is needed for.
+    pub fn purpose(self) -> Purpose {
+        match self {
+            Ability::SetUp(feature) if NEEDED.contains(&feature) => Purpose::Serving,
+            Ability::SetUp(feature) if WELCOME.contains(&feature) => Purpose::Speed,
+            Ability::SetUp(_) => Purpose::Sqpoll,
+            Ability::BufferRing | Ability::MultishotReceive | Ability::MultishotAccept => {
+                Purpose::Serving
+            }
+        }
+    }
+
+    /// Finds out by using it, on a ring of its own that is gone afterwards.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL` where the kernel does not know it; anything else where the kernel refuses io_uring
+    /// as a whole, or what the attempt takes.
+    pub fn probe(self) -> io::Result<()> {
+        match self {
+            Ability::SetUp(feature) => feature.probe(),
+            Ability::BufferRing => probe_buffer_ring(),
+            Ability::MultishotReceive => probe_multishot_receive(),
+            Ability::MultishotAccept => probe_multishot_accept(),
+        }
+    }
+}
+
+/// The memory of an attempt: a page or so.
+const PROBED_BUFFERS: BufferConfig = BufferConfig { count: 2, octets: 2048 };
+
+fn probe_buffer_ring() -> io::Result<()> {
+    let mut memory = Mapping::new(PROBED_BUFFERS.memory_octets())?;
+    let mut entries = Mapping::new(PROBED_BUFFERS.entries_octets())?;
+    let uring = IoUring::new(PROBED)?;
+    BufferRing::new(PROBED_BUFFERS, &mut memory, &mut entries).register(&uring.submitter())
+}
+
+/// Receives an octet and the end of the stream, so that the operation is over afterwards and
+/// nothing is in flight in the memory that goes away.
+fn probe_multishot_receive() -> io::Result<()> {
+    let mut memory = Mapping::new(PROBED_BUFFERS.memory_octets())?;
+    let mut entries = Mapping::new(PROBED_BUFFERS.entries_octets())?;
+    let mut uring = IoUring::new(PROBED)?;
+    BufferRing::new(PROBED_BUFFERS, &mut memory, &mut entries).register(&uring.submitter())?;
+    let (socket, mut peer) = UnixStream::pair()?;
+    peer.write_all(&[0])?;
+    drop(peer);
+    let receive = opcode::RecvMulti::new(Fd(socket.as_raw_fd()), GROUP).build();
+    push_alone(&mut uring, &receive);
+    let mut results = Vec::new();
+    loop {
+        match uring.submit_and_wait(1) {
+            Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
+            Ok(_) | Err(_) => {}
+        }
+        for entry in uring.completion() {
+            results.push(entry.result());
+            if !cqueue::more(entry.flags()) {
+                return outcome(results[0]);
+            }
+        }
+    }
+}
+
+/// Accepts from a listener to which nobody connects. A kernel that does not know how refuses that
+/// at once; otherwise the operation is in flight until the ring is closed, and uses no memory.
+fn probe_multishot_accept() -> io::Result<()> {
+    let mut uring = IoUring::new(PROBED)?;
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    push_alone(&mut uring, &opcode::AcceptMulti::new(Fd(listener.as_raw_fd())).build());
+    uring.submit()?;
+    uring.completion().next().map_or(Ok(()), |entry| outcome(entry.result()))
+}
+
+fn push_alone(uring: &mut IoUring, entry: &squeue::Entry) {
+    // SAFETY: invariant 1.
+    let pushed = unsafe { uring.submission().push(entry) };
+    pushed.expect("there is room for one");
+}
+
+/// The result of a completion as a result.
+fn outcome(result: i32) -> io::Result<()> {
+    if result < 0 { Err(io::Error::from_raw_os_error(-result)) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kernel_that_serves_has_every_ability_that_serving_needs() {
+        for ability in Ability::ALL {
+            let probed = ability.probe();
+            match ability.purpose() {
+                Purpose::Serving => probed.unwrap_or_else(|error| panic!("{ability:?}: {error}")),
+                // Older kernels do without.
+                Purpose::Sqpoll | Purpose::Speed => {}
+            }
+        }
+    }
+
+    #[test]
+    fn every_feature_of_a_set_up_is_among_the_abilities() {
+        for (features, purpose) in [(NEEDED, Purpose::Serving), (WELCOME, Purpose::Speed)] {
+            for feature in features {
+                assert!(Ability::ALL.contains(&Ability::SetUp(*feature)), "{feature:?}");
+                assert_eq!(Ability::SetUp(*feature).purpose(), purpose, "{feature:?}");
+            }
+        }
+        for feature in NEEDED_SQPOLL {
+            assert!(Ability::ALL.contains(&Ability::SetUp(*feature)), "{feature:?}");
+        }
+    }
+}

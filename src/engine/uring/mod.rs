@@ -1,0 +1,505 @@
+//! The kernel's io_uring as a [`Ring`].
+//!
+//! The reply of a ping-pong must be submitted by the same system call that waits for the next
+//! message, and its own completion must not end that wait. So a send without patience carries
+//! `IOSQE_CQE_SKIP_SUCCESS` and `MSG_DONTWAIT | MSG_WAITALL`: it is tried when it is submitted,
+//! and leaves a completion only if it was cut short. When the submitting call has returned and the
+//! completion queue is drained, the sends without a completion are known to be whole.
+//!
+//! A multishot receive can miss that a connection is reset. When the octets before the reset and the
+//! reset are both there before the kernel's one look at the socket, it receives the octets, finds
+//! nothing behind them, and waits for a wake-up that has been. Up to Linux 6.18.19 it is so whenever
+//! both come before the worker looks; since then (commit a68ed2df7213, "io_uring/poll: fix multishot
+//! recv missing EOF on wakeup race") only when both come while the receive is being armed. So octets
+//! that are not answered are followed by a send of nothing, which fails if the connection is broken,
+//! and leaves no completion if it is not.
+//!
+//! Invariants that the unsafe blocks rely on:
+//!
+//! 1. A buffer is in one of three hands: see [`buffer_ring`].
+//! 2. The memory of a reply is kept in `quick` or `patient` from the moment that its send is
+//!    pushed until the send is known to be over: a quick one when it is submitted and the queue is
+//!    drained, a patient one when its completion is seen.
+//! 3. The mappings outlive the ring: they are declared after it and so dropped after it, and a
+//!    worker ends only when all its operations have. If the ring breaks, all of it is leaked
+//!    (`Pump::run` and [`serve`]). A panic aborts the process (see `Cargo.toml`).
+
+#![expect(unsafe_code, reason = "the kernel reads and writes memory; see the invariants above")]
+
+mod abilities;
+mod buffer_ring;
+mod queues;
+mod setup;
+
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::time::Duration;
+
+use io_uring::squeue::{self, Flags};
+use io_uring::types::Fd;
+use io_uring::{cqueue, opcode};
+use rustix::io::Errno;
+use rustix::net::{SendFlags, Shutdown};
+
+pub use self::abilities::{Ability, Feature, Purpose};
+use self::buffer_ring::{BufferRing, GROUP};
+use self::queues::Queues;
+use self::setup::Resources;
+pub use self::setup::probe;
+pub(super) use self::setup::remedy;
+use super::pump::{Limit, Pump};
+use super::ring::{
+    Blocking, Completion, Further, Lease, Patience, Received, Reply, Ring, Sent, Socket, Wait,
+};
+use super::token::{Op, Token};
+use super::wait::Waiter;
+use super::{EngineError, Parts};
+use crate::metrics::Counters;
+use crate::offload::program::Program;
+use crate::offload::record::Record;
+use crate::offload::{self, AUTO_RUN};
+use crate::protocol::Context;
+use crate::slab::Key;
+
+/// How often a socket is asked what it was given for sending, while acknowledgements arrive.
+const READINGS: usize = 8;
+
+/// Serves the connections of one worker until it is told to stop. `started` is called when all
+/// is ready, with whether the memory for messages is locked.
+///
+/// # Errors
+///
+/// When the kernel refuses what is needed, or the ring breaks.
+pub fn serve(
+    parts: Parts,
+    context: Context<'_>,
+    limit: &Limit,
+    started: impl FnOnce(bool),
+) -> Result<(), EngineError> {
+    let mut resources = Resources::new(parts)?;
+    let is_locked = resources.is_locked();
+    let policy = resources.parts.offload;
+    let pump =
+        Pump::new(resources.ring(context.counters)?, context, limit).with_offload(policy, AUTO_RUN);
+    started(is_locked);
+    let outcome = pump.run().map_err(|error| EngineError::new("go on serving", error));
+    if outcome.is_err() {
+        // Operations may still be in flight in this memory.
+        std::mem::forget(resources);
+    }
+    outcome
+}
+
+/// The kernel's ring, in the hands of the worker's thread.
+struct KernelRing<'a> {
+    queues: Queues<'a>,
+    waiter: Waiter<'a>,
+    buffers: BufferRing<'a>,
+    listeners: Vec<Option<OwnedFd>>,
+    stop: RawFd,
+    /// Sends that leave a completion only if they are cut short, in the order of their pushing.
+    quick: Vec<(Key, Reply)>,
+    /// Sends that leave a completion, by slot: a connection has one at a time.
+    patient: HashMap<u32, Reply>,
+    /// Scratch: what was drained from the completion queue.
+    entries: Vec<cqueue::Entry>,
+    /// Scratch: the quick sends among it, with their results.
+    cut: Vec<(Key, i32)>,
+    /// Why the ring no longer submits, until `enter` says so.
+    broken: Option<io::Error>,
+    offload: Option<Offloading>,
+    counters: &'a Counters,
+}
+
+/// The program that echoes for this worker, and which connections it sees.
+struct Offloading {
+    program: Program,
+    /// The connection at each place.
+    keys: Vec<Option<Key>>,
+    /// The poll of the notices goes on.
+    is_polling: bool,
+}
+
+impl Offloading {
+    fn new(counters: &Counters) -> Result<Offloading, EngineError> {
+        let program = Program::load()
+            .map_err(|error| EngineError::new("offload echoes", io::Error::other(error)))?;
+        counters.add_echoed(program.totals());
+        let keys = (0..offload::PLACES).map(|_| None).collect();
+        Ok(Offloading { program, keys, is_polling: false })
+    }
+}
+
+/// Why a ring without a program has no place.
+const ENLISTED: &str = "only an enlisted connection has a place";
+
+impl KernelRing<'_> {
+    /// Queues a submission.
+    #[inline]
+    fn push(&mut self, submission: squeue::Entry, token: Token) {
+        let submission = submission.user_data(token.0);
+        // SAFETY: what the operation reads or writes is covered by invariants 1 and 2.
+        while unsafe { self.queues.submissions.push(&submission) }.is_err() {
+            self.queues.submissions.sync();
+            if let Err(error) = self.queues.call(0, None) {
+                self.broken = Some(error);
+                return;
+            }
+        }
+    }
+
+    /// Drains the completion queue, and what the kernel kept because it was full.
+    #[inline]
+    fn drain(&mut self) -> io::Result<()> {
+        let queues = &mut self.queues;
+        loop {
+            queues.completions.sync();
+            for entry in &mut queues.completions {
+                self.entries.push(entry);
+            }
+            // Until the kernel knows that they are taken, it does not wait for others.
+            queues.completions.sync();
+            // A quick send that was cut short must be seen before it is taken for whole, so
+            // neither submissions nor completions may be left behind.
+            if !queues.submissions.cq_overflow()
+                && (queues.submissions.is_empty() || self.quick.is_empty())
+            {
+                return Ok(());
+            }
+            queues.call(0, None)?;
+        }
+    }
+
+    /// Reports the quick sends, all of which are over.
+    #[inline]
+    fn report_quick(&mut self, completions: &mut Vec<Completion>) {
+        if !self.queues.is_sqpoll {
+            for entry in &self.entries {
+                let token = Token(entry.user_data());
+                if token.op() == Op::Send && !self.patient.contains_key(&token.key().slot) {
+                    self.cut.push((token.key(), entry.result()));
+                }
+            }
+        }
+        for (key, reply) in self.quick.drain(..) {
+            let octets = reply.len();
+            let result = if self.cut.is_empty() {
+                octets as i32
+            } else {
+                let cut = self.cut.iter().find(|&&(cut, _)| cut == key);
+                cut.map_or(octets as i32, |&(_, result)| result)
+            };
+            completions.push(finish(&mut self.buffers, key, reply, result));
+        }
+        self.cut.clear();
+    }
+
+    #[inline]
+    fn report(&mut self, entry: &cqueue::Entry) -> Option<Completion> {
+        let token = Token(entry.user_data());
+        let result = entry.result();
+        let further = if cqueue::more(entry.flags()) { Further::More } else { Further::Over };
+        let errno = || Errno::from_raw_os_error(-result);
+        match token.op() {
+            Op::Receive => {
+                let received = match (result, cqueue::buffer_select(entry.flags())) {
+                    (1.., Some(id)) => {
+                        Received::Data { lease: self.buffers.lease(id), octets: result as u32 }
+                    }
+                    (_, lent) => {
+                        // The end of the stream may come with a buffer that it did not fill.
+                        if let Some(id) = lent {
+                            let lease = self.buffers.lease(id);
+                            self.buffers.recycle(lease);
+                        }
+                        match result {
+                            0.. => Received::End,
+                            _ if errno() == Errno::NOBUFS => Received::NoBuffer,
+                            _ => Received::Failed(errno()),
+                        }
+                    }
+                };
+                Some(Completion::Received { key: token.key(), received, further })
+            }
+            Op::Send => {
+                let reply = self.patient.remove(&token.key().slot)?;
+                Some(finish(&mut self.buffers, token.key(), reply, result))
+            }
+            Op::Accept => {
+                let result = if result < 0 { Err(errno()) } else { Ok(Socket(result)) };
+                Some(Completion::Accepted { listener: token.key().slot, result, further })
+            }
+            Op::Close => Some(Completion::Closed { key: token.key() }),
+            Op::Stop => Some(Completion::StopRequested),
+            Op::HangUp => Some(Completion::HungUp { key: token.key() }),
+            Op::Verify => failure(result).map(|_| Completion::Broken { key: token.key() }),
+            // Taken by `take_notices`.
+            Op::Notices => None,
+            // What was cancelled has a completion of its own.
+            Op::Cancel => None,
+        }
+    }
+
+    fn poll_notices(&mut self) {
+        if let Some(offload) = &mut self.offload {
+            offload.is_polling = true;
+            let readable = rustix::event::PollFlags::IN.bits().into();
+            let ring = Fd(offload.program.notices().as_raw_fd());
+            let poll = opcode::PollAdd::new(ring, readable).multi(true).build();
+            self.push(poll, Token::new(Op::Notices, Self::listener_key(0)));
+        }
+    }
+
+    #[cold]
+    fn take_notices(&mut self, further: bool, completions: &mut Vec<Completion>) {
+        let Some(offload) = &mut self.offload else { return };
+        let keys = &offload.keys;
+        offload.program.take_notices(|place| {
+            let key = keys.get(place as usize).copied().flatten();
+            completions.extend(key.map(|key| Completion::Passed { key }));
+        });
+        if !further {
+            self.poll_notices();
+        }
+    }
+
+    fn program(&self) -> &Program {
+        &self.offload.as_ref().expect(ENLISTED).program
+    }
+
+    fn cancel(&mut self, op: Op, key: Key) {
+        let cancel = opcode::AsyncCancel::new(Token::new(op, key).0).build();
+        self.push(cancel.flags(Flags::SKIP_SUCCESS), Token::new(Op::Cancel, key));
+    }
+
+    fn listener_key(listener: u32) -> Key {
+        Key { slot: listener, generation: 0 }
+    }
+}
+
+fn borrow(socket: &Socket) -> BorrowedFd<'_> {
+    // SAFETY: the socket is open: only `close` and `discard` close it, and take it away.
+    unsafe { BorrowedFd::borrow_raw(socket.0) }
+}
+
+/// What has broken the connection of a send, if its `result` says so.
+#[inline]
+fn failure(result: i32) -> Option<Errno> {
+    let errno = (result < 0).then(|| Errno::from_raw_os_error(-result))?;
+    (!matches!(errno, Errno::AGAIN | Errno::INTR | Errno::CANCELED)).then_some(errno)
+}
+
+/// What the `result` of the send of `reply` means.
+#[inline]
+fn finish(buffers: &mut BufferRing<'_>, key: Key, mut reply: Reply, result: i32) -> Completion {
+    let octets = result.max(0) as u32;
+    let failure = failure(result);
+    if octets as usize == reply.len() || failure.is_some() {
+        if let Reply::Pinned { lease, .. } = reply {
+            buffers.recycle(lease);
+        }
+        let sent = failure.map_or(Sent::Whole, Sent::Failed);
+        return Completion::Sent { key, sent, octets };
+    }
+    match &mut reply {
+        Reply::Pinned { octets: range, .. } => range.start += octets,
+        Reply::Heap(bytes) => bytes::Buf::advance(bytes, octets as usize),
+    }
+    Completion::Sent { key, sent: Sent::Cut(reply), octets }
+}
+
+impl Ring for KernelRing<'_> {
+    fn now(&self) -> Duration {
+        self.waiter.now()
+    }
+
+    fn listeners(&self) -> u32 {
+        self.listeners.len() as u32
+    }
+
+    fn accept(&mut self, listener: u32) {
+        if let Some(fd) = &self.listeners[listener as usize] {
+            let accept = opcode::AcceptMulti::new(Fd(fd.as_raw_fd()))
+                .flags(rustix::net::SocketFlags::CLOEXEC.bits() as i32);
+            self.push(accept.build(), Token::new(Op::Accept, Self::listener_key(listener)));
+        }
+    }
+
+    fn cancel_accept(&mut self, listener: u32) {
+        self.cancel(Op::Accept, Self::listener_key(listener));
+    }
+
+    fn close_listener(&mut self, listener: u32) {
+        if self.listeners[listener as usize].take().is_some() {
+            self.counters.syscalls.add(1);
+        }
+    }
+
+    fn watch_stop(&mut self) {
+        let readable = rustix::event::PollFlags::IN.bits().into();
+        let poll = opcode::PollAdd::new(Fd(self.stop), readable).build();
+        self.push(poll, Token::new(Op::Stop, Self::listener_key(0)));
+    }
+
+    #[inline]
+    fn receive(&mut self, key: Key, socket: &Socket) {
+        let receive = opcode::RecvMulti::new(Fd(socket.0), GROUP).build();
+        self.push(receive, Token::new(Op::Receive, key));
+    }
+
+    fn cancel_receive(&mut self, key: Key) {
+        self.cancel(Op::Receive, key);
+    }
+
+    #[inline]
+    fn send(&mut self, key: Key, socket: &Socket, reply: Reply, patience: Patience) -> Patience {
+        let start = match &reply {
+            Reply::Pinned { lease, octets } => {
+                self.buffers.address(lease).wrapping_add(octets.start as usize).cast_const()
+            }
+            Reply::Heap(bytes) => bytes.as_ptr(),
+        };
+        // MSG_WAITALL has no name in rustix, as it means nothing to send(2). Here it makes a send
+        // that was cut short leave a completion despite SKIP_SUCCESS (io_uring_enter(2)).
+        const WAIT_ALL: u32 = 0x100;
+        let message = match patience {
+            Patience::None => (SendFlags::NOSIGNAL | SendFlags::DONTWAIT).bits() | WAIT_ALL,
+            Patience::Unlimited => SendFlags::NOSIGNAL.bits(),
+        };
+        let flags = message as i32;
+        let send = opcode::Send::new(Fd(socket.0), start, reply.len() as u32).flags(flags).build();
+        let token = Token::new(Op::Send, key);
+        if patience == Patience::None && !self.queues.is_sqpoll {
+            self.quick.push((key, reply));
+            self.push(send.flags(Flags::SKIP_SUCCESS), token);
+        } else {
+            let previous = self.patient.insert(key.slot, reply);
+            assert!(previous.is_none(), "a connection has one send in flight");
+            self.push(send, token);
+        }
+        patience
+    }
+
+    fn cancel_send(&mut self, key: Key) {
+        self.cancel(Op::Send, key);
+    }
+
+    fn verify(&mut self, key: Key, socket: &Socket) {
+        let flags = (SendFlags::NOSIGNAL | SendFlags::DONTWAIT).bits() as i32;
+        let send = opcode::Send::new(Fd(socket.0), std::ptr::null(), 0).flags(flags).build();
+        self.push(send.flags(Flags::SKIP_SUCCESS), Token::new(Op::Verify, key));
+    }
+
+    fn shut_down(&mut self, socket: &Socket) {
+        // The operation of io_uring would go to a worker thread of the kernel; this is one call.
+        self.counters.syscalls.add(1);
+        // It fails if the peer has reset the connection, which the receive reports.
+        let _ = rustix::net::shutdown(borrow(socket), Shutdown::Write);
+    }
+
+    fn close(&mut self, key: Key, socket: Socket) {
+        self.push(opcode::Close::new(Fd(socket.0)).build(), Token::new(Op::Close, key));
+    }
+
+    fn discard(&mut self, socket: Socket) {
+        self.counters.syscalls.add(1);
+        // SAFETY: the socket was accepted, never used, and is taken away from the caller.
+        drop(unsafe { OwnedFd::from_raw_fd(socket.0) });
+    }
+
+    fn enlist(&mut self, key: Key, socket: &Socket) -> Option<(offload::Place, u64)> {
+        let offload = self.offload.as_mut()?;
+        let mut readings = (0..READINGS).map(|_| Program::written_exactly(borrow(socket)));
+        let written = readings.find_map(|written| {
+            let calls = if written.is_ok() { Program::WRITTEN_EXACTLY_CALLS } else { 1 };
+            self.counters.syscalls.add(calls);
+            written.transpose()
+        })?;
+        // What is not TCP cannot say, nor can what is broken.
+        let written = written.ok()?;
+        self.counters.syscalls.add(Program::ENLIST_CALLS);
+        // Without a place, or where the kernel does not take it, it is served like any other.
+        let place = offload.program.enlist(borrow(socket)).ok()??;
+        offload.keys[place.0 as usize] = Some(key);
+        if !offload.is_polling {
+            self.poll_notices();
+        }
+        Some((place, written))
+    }
+
+    fn delist(&mut self, place: offload::Place, socket: &Socket) {
+        let offload = self.offload.as_mut().expect(ENLISTED);
+        self.counters.syscalls.add(Program::DELIST_CALLS);
+        offload.keys[place.0 as usize] = None;
+        offload.program.delist(place, borrow(socket));
+    }
+
+    fn record(&self, place: &offload::Place) -> &Record {
+        self.program().record(place)
+    }
+
+    fn written(&self, socket: &Socket) -> u64 {
+        self.counters.syscalls.add(Program::WRITTEN_CALLS);
+        // A socket that cannot say is broken, which its receive reports.
+        Program::written(borrow(socket)).unwrap_or(u64::MAX)
+    }
+
+    fn receive_once(&mut self, key: Key, socket: &Socket) {
+        let flags = rustix::net::RecvFlags::DONTWAIT.bits() as i32;
+        let receive = opcode::Recv::new(Fd(socket.0), std::ptr::null_mut(), 0)
+            .buf_group(GROUP)
+            .flags(flags)
+            .build()
+            .flags(Flags::BUFFER_SELECT);
+        self.push(receive, Token::new(Op::Receive, key));
+    }
+
+    fn watch(&mut self, key: Key, socket: &Socket) {
+        let hang_up = rustix::event::PollFlags::RDHUP.bits().into();
+        let poll = opcode::PollAdd::new(Fd(socket.0), hang_up).build();
+        self.push(poll, Token::new(Op::HangUp, key));
+    }
+
+    fn cancel_watch(&mut self, key: Key) {
+        self.cancel(Op::HangUp, key);
+    }
+
+    #[inline]
+    fn bytes<'a>(&'a mut self, lease: &'a mut Lease) -> &'a mut [u8] {
+        self.buffers.bytes(lease)
+    }
+
+    #[inline]
+    fn recycle(&mut self, lease: Lease) {
+        self.buffers.recycle(lease);
+    }
+
+    fn buffers_ready(&self) -> usize {
+        self.buffers.ready
+    }
+}
+
+impl Blocking for KernelRing<'_> {
+    #[inline]
+    fn enter(&mut self, wait: Wait, completions: &mut Vec<Completion>) -> io::Result<()> {
+        if let Some(error) = self.broken.take() {
+            return Err(error);
+        }
+        match wait {
+            Wait::Not => self.queues.call(0, None)?,
+            Wait::Until(until) => self.waiter.wait(until, &mut self.queues)?,
+        }
+        self.drain()?;
+        self.report_quick(completions);
+        let mut entries = std::mem::take(&mut self.entries);
+        for entry in entries.drain(..) {
+            completions.extend(self.report(&entry));
+            if Token(entry.user_data()).op() == Op::Notices {
+                self.take_notices(cqueue::more(entry.flags()), completions);
+            }
+        }
+        self.entries = entries;
+        Ok(())
+    }
+}

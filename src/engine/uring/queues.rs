@@ -1,0 +1,94 @@
+//! The submission and the completion queue of a ring, and the one system call that serves both.
+//!
+//! This file knows nothing of operations. Its unsafe blocks pass no memory to the kernel but the
+//! argument of the call itself, which outlives the call.
+
+#![expect(unsafe_code, reason = "io_uring_enter(2) takes a pointer; see above")]
+
+use std::io;
+use std::time::Duration;
+
+use io_uring::types::{SubmitArgs, Timespec};
+use io_uring::{CompletionQueue, SubmissionQueue, Submitter};
+use rustix::io::Errno;
+
+use crate::engine::wait::Source;
+use crate::metrics::Counters;
+
+/// `IORING_ENTER_GETEVENTS` and its siblings (io_uring_enter(2)).
+const ENTER_GETEVENTS: u32 = 1;
+const ENTER_SQ_WAKEUP: u32 = 2;
+const ENTER_EXT_ARG: u32 = 8;
+
+/// The queues that the kernel and this thread share.
+pub(super) struct Queues<'a> {
+    /// The one submitter: it remembers that the ring is registered.
+    pub(super) submitter: Submitter<'a>,
+    pub(super) submissions: SubmissionQueue<'a>,
+    pub(super) completions: CompletionQueue<'a>,
+    pub(super) is_sqpoll: bool,
+    pub(super) counters: &'a Counters,
+}
+
+impl Queues<'_> {
+    /// One io_uring_enter(2): submits what is queued, moves completions, and waits for `wanted`
+    /// of them or for `timeout`.
+    #[inline]
+    pub(super) fn call(&mut self, wanted: u32, timeout: Option<Duration>) -> io::Result<()> {
+        self.submissions.sync();
+        let queued = self.submissions.len() as u32;
+        let mut flags = ENTER_GETEVENTS;
+        let mut to_submit = queued;
+        if self.is_sqpoll {
+            to_submit = 0;
+            if self.submissions.need_wakeup() {
+                flags |= ENTER_SQ_WAKEUP;
+                to_submit = queued;
+            } else if wanted == 0 && !self.submissions.cq_overflow() {
+                return Ok(());
+            }
+        }
+        self.counters.syscalls.add(1);
+        let result = match timeout {
+            None => {
+                // SAFETY: no argument is passed.
+                unsafe { self.submitter.enter::<u64>(to_submit, wanted, flags, None) }
+            }
+            Some(timeout) => {
+                let timespec = Timespec::from(timeout);
+                let arguments = SubmitArgs::new().timespec(&timespec);
+                let flags = flags | ENTER_EXT_ARG;
+                // SAFETY: the arguments and what they point to outlive the call.
+                unsafe { self.submitter.enter(to_submit, wanted, flags, Some(&arguments)) }
+            }
+        };
+        self.submissions.sync();
+        match result {
+            Ok(_) => Ok(()),
+            // ETIME: the timeout. EINTR: a signal. EBUSY, EAGAIN: completions must be drained, or
+            // memory is short, before the rest is submitted.
+            Err(error) => match Errno::from_io_error(&error) {
+                Some(Errno::TIME | Errno::INTR | Errno::BUSY | Errno::AGAIN) => Ok(()),
+                _ => Err(error),
+            },
+        }
+    }
+}
+
+impl Source for Queues<'_> {
+    /// With `IORING_SETUP_TASKRUN_FLAG` the kernel says in shared memory that completions are
+    /// pending, so this reads memory and makes no system call until there is something.
+    #[inline]
+    fn look(&mut self) -> io::Result<bool> {
+        if !self.submissions.is_empty() || self.submissions.taskrun() {
+            self.call(0, None)?;
+        }
+        self.completions.sync();
+        Ok(!self.completions.is_empty())
+    }
+
+    #[inline]
+    fn sleep(&mut self, most: Option<Duration>) -> io::Result<()> {
+        self.call(1, most)
+    }
+}
