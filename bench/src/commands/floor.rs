@@ -1,0 +1,79 @@
+//! `ringbench floor`, and what it is for: the floor of this machine.
+
+use std::io::{self, Read as _, Write};
+use std::net::{Ipv4Addr, TcpListener};
+use std::process::Command;
+use std::sync::atomic::AtomicBool;
+
+use super::Outcome;
+use crate::cli::{Floor, WaitChoice};
+use crate::rtt::{self, Case, Wait};
+use crate::server::Server;
+use crate::target::Target;
+use crate::{compare, results};
+
+/// Messages of each kind of floor.
+const FLOOR_MESSAGES: u64 = 5000;
+
+/// Measures a plain TCP echo between two processes, once with both asleep while they wait and once
+/// with both asking without pause.
+pub(super) fn calibrate(
+    cpus: &[usize],
+    seed: u64,
+    stop: &AtomicBool,
+) -> Result<results::Floor, String> {
+    let measure = |choice: WaitChoice| -> Result<u64, String> {
+        let failed = |problem: &dyn std::fmt::Display| format!("--calibrate: {problem}");
+        let name = match choice {
+            WaitChoice::Block => "block",
+            WaitChoice::Spin => "spin",
+        };
+        let program = std::env::current_exe().map_err(|error| failed(&error))?;
+        let mut command = Command::new(program);
+        let server = compare::on(cpus, || Server::start(command.args(["floor", "--wait", name])))
+            .map_err(|error| failed(&error))?;
+        let target: Target = format!("tcp://{}", server.address()).parse()?;
+        let case = Case {
+            name: "floor".to_owned(),
+            octets: 16,
+            form: crate::session::Form::Binary,
+            messages: FLOOR_MESSAGES,
+        };
+        let outcome = rtt::run(&target, &case, choice.wait(), seed, stop)
+            .map_err(|problem| failed(&problem))?;
+        match outcome.problem {
+            Some(problem) => Err(failed(&problem)),
+            None => Ok(outcome.latencies.percentile_ns(50.0)),
+        }
+    };
+    Ok(results::Floor {
+        block_ns: measure(WaitChoice::Block)?,
+        spin_ns: measure(WaitChoice::Spin)?,
+    })
+}
+
+/// `ringbench floor`: echoes octets on one connection, until its end.
+///
+/// # Errors
+///
+/// When it cannot listen, or the connection breaks.
+pub fn floor(options: &Floor, output: &mut impl Write) -> Outcome {
+    let mut serve = || -> io::Result<()> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+        writeln!(output, "floor listening on tcp://{}", listener.local_addr()?)?;
+        output.flush()?;
+        let (mut stream, _) = listener.accept()?;
+        stream.set_nodelay(true)?;
+        stream.set_nonblocking(options.wait.wait() == Wait::Spin)?;
+        let mut octets = [0; 4096];
+        loop {
+            match stream.read(&mut octets) {
+                Ok(0) => return Ok(()),
+                Ok(count) => stream.write_all(&octets[..count])?,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => std::hint::spin_loop(),
+                Err(error) => return Err(error),
+            }
+        }
+    };
+    serve().map_err(|error| format!("floor: {error}"))
+}

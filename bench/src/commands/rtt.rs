@@ -1,0 +1,198 @@
+//! `ringbench rtt`
+
+use std::io::Write;
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use ringecho::server::list_of;
+
+use super::cpus::{Cpus, cpus};
+use super::floor::calibrate;
+use super::output::{finish, written};
+use super::{Outcome, command_line};
+use crate::cli::{Messages, Rtt};
+use crate::compare;
+use crate::environment::Environment;
+use crate::results::{Kind, Measurement, Results, Round};
+use crate::rtt::{self, Case};
+use crate::server::{Server, program};
+use crate::target::Target;
+use crate::wire_report;
+
+/// `ringbench rtt`
+///
+/// # Errors
+///
+/// What went wrong, after what was measured until then is printed.
+pub fn rtt(options: &Rtt, stop: &AtomicBool, output: &mut impl Write) -> Outcome {
+    let mut cases = cases(&options.messages, &options.case)?;
+    if options.histogram && cases.len() != 1 {
+        return Err("--histogram is of one case; name it with --case or --size".to_owned());
+    }
+    let cpus = cpus(&options.common)?;
+    let mut results = Results::new(Kind::Rtt, command_line(), Environment::here());
+    cpus.pin();
+    if options.target.is_none() {
+        cpus.warn(&mut results.warnings);
+    }
+    if options.target.as_ref().is_some_and(|target| target.websocket.is_none()) {
+        // What has no octets cannot be told from nothing.
+        cases.retain(|case| case.octets > 0);
+        if cases.is_empty() {
+            return Err("plain octets have no empty messages; give a --size above 0".to_owned());
+        }
+    }
+    if options.calibrate {
+        results.floor = Some(calibrate(&cpus.servers, options.common.seed, stop)?);
+    }
+    let (target, _sibling) = target_of(options, &cpus)?;
+    results.measurements = cases
+        .iter()
+        .map(|case| Measurement {
+            name: case.name.clone(),
+            description: case.description(),
+            ..Measurement::default()
+        })
+        .collect();
+    let rounds = Rounds { options, target: &target, stop, begin: Instant::now() };
+    let ending = rounds.run(&cases, &mut results.measurements)?;
+    results.cut_short = match &ending {
+        Ending::Whole => None,
+        Ending::Stopped => Some("ended by a signal".to_owned()),
+        Ending::Failed(problem) => Some(problem.clone()),
+    };
+    results.measurements.retain(|measurement| measurement.messages > 0);
+    finish(&mut results, options.common.output.as_deref(), output)?;
+    if options.histogram
+        && let [measurement] = results.measurements.as_slice()
+    {
+        written(writeln!(output).and_then(|()| measurement.latencies.write_hgrm(output)))?;
+    }
+    match ending {
+        Ending::Failed(problem) => Err(problem),
+        Ending::Whole | Ending::Stopped => Ok(()),
+    }
+}
+
+/// The target, and the server behind it if it is started here.
+fn target_of(options: &Rtt, cpus: &Cpus) -> Result<(Target, Option<Server>), String> {
+    if let Some(target) = &options.target {
+        return Ok((target.clone(), None));
+    }
+    let sibling = start_sibling(&cpus.servers)?;
+    let target = format!("ws://{}/", sibling.address()).parse()?;
+    Ok((target, Some(sibling)))
+}
+
+/// The ringecho beside this program.
+fn start_sibling(cpus: &[usize]) -> Result<Server, String> {
+    let program = program();
+    if !program.exists() {
+        return Err(format!(
+            "there is no {}; build it (cargo build --release --workspace), or name a target",
+            program.display()
+        ));
+    }
+    let mut command = Command::new(program);
+    command.args(["--listen", "127.0.0.1:0", "--workers", "1", "--cpus", &list_of(cpus)]);
+    // It may use only the processors of the thread that starts it.
+    compare::on(cpus, || Server::start(&mut command)).map_err(|error| error.to_string())
+}
+
+pub(super) fn cases(messages: &Messages, names: &[String]) -> Result<Vec<Case>, String> {
+    if let Some(octets) = messages.size {
+        return Ok(vec![Case {
+            name: format!("{octets} octets"),
+            octets: octets as usize,
+            form: messages.form(),
+            messages: messages.messages,
+        }]);
+    }
+    let all = Case::autobahn(messages.messages);
+    let is_of = |case: &Case, name: &String| {
+        case.name == *name || case.name.starts_with(&format!("{name}."))
+    };
+    if let Some(name) = names.iter().find(|name| !all.iter().any(|case| is_of(case, name))) {
+        return Err(format!(
+            "there is no case {name:?}; they are 9.7.1 to 9.7.6 and 9.8.1 to 9.8.6"
+        ));
+    }
+    let chosen = |case: &Case| names.is_empty() || names.iter().any(|name| is_of(case, name));
+    Ok(all.into_iter().filter(chosen).collect())
+}
+
+/// How rounds of measurements end.
+enum Ending {
+    Whole,
+    /// By a signal.
+    Stopped,
+    /// With a line for standard error.
+    Failed(String),
+}
+
+/// Rounds, in each of which every case is measured once.
+struct Rounds<'a> {
+    options: &'a Rtt,
+    target: &'a Target,
+    stop: &'a AtomicBool,
+    begin: Instant,
+}
+
+impl Rounds<'_> {
+    /// Adds to the measurement of each case. An error is that a report cannot be written.
+    fn run(&self, cases: &[Case], measurements: &mut [Measurement]) -> Result<Ending, String> {
+        for round in 0..self.options.rounds {
+            for (case, measurement) in cases.iter().zip(&mut *measurements) {
+                match self.measure(round, case, measurement)? {
+                    Ending::Whole => {}
+                    early @ (Ending::Stopped | Ending::Failed(_)) => return Ok(early),
+                }
+            }
+        }
+        Ok(Ending::Whole)
+    }
+
+    fn measure(
+        &self,
+        round: u32,
+        case: &Case,
+        measurement: &mut Measurement,
+    ) -> Result<Ending, String> {
+        let Rounds { options, target, stop, begin } = self;
+        let began = begin.elapsed();
+        let seed = options.common.seed.wrapping_add(u64::from(round));
+        let outcome = match rtt::run(target, case, options.messages.wait.wait(), seed, stop) {
+            Ok(outcome) => outcome,
+            Err(failed) => return Ok(Ending::Failed(format!("{target}: {failed}"))),
+        };
+        if outcome.latencies.count() > 0 {
+            add(measurement, case, &outcome, began);
+        }
+        if round == 0
+            && let Some(directory) = &options.report
+        {
+            wire_report::write(directory, target, case, &outcome)
+                .map_err(|error| format!("cannot write to {}: {error}", directory.display()))?;
+        }
+        Ok(match outcome.problem {
+            Some(failed) => Ending::Failed(format!("{target}, case {}: {failed}", case.name)),
+            None if stop.load(Relaxed) => Ending::Stopped,
+            None => Ending::Whole,
+        })
+    }
+}
+
+pub(super) fn add(
+    measurement: &mut Measurement,
+    case: &Case,
+    outcome: &rtt::Outcome,
+    began: Duration,
+) {
+    let latencies = &outcome.latencies;
+    let duration_s = outcome.duration.as_secs_f64();
+    measurement.messages += latencies.count();
+    measurement.payload_octets += latencies.count() * case.octets as u64;
+    measurement.latencies.add(latencies);
+    measurement.rounds.push(Round::new(began.as_secs_f64(), duration_s, latencies));
+}
