@@ -1,0 +1,154 @@
+//! What a server answers to a stream, cut in every way, and what it should answer.
+
+use ringecho::metrics::Counters;
+use ringecho::protocol::{Context, Policy, Settings};
+
+use crate::RSV1;
+use crate::peer::Peer;
+use crate::receiver::{End, Inflater};
+use crate::support::{self, CLOSE, FIN, frame};
+
+/// Takes replies apart, all of which are whole.
+pub(crate) fn parse(mut octets: &[u8]) -> Vec<support::Frame> {
+    let mut frames = Vec::new();
+    while let [first, second, rest @ ..] = octets {
+        let extension = match second {
+            0..126 => 0,
+            126 => 2,
+            127 => 8,
+            _ => panic!("a server does not mask"),
+        };
+        let (extension, rest) = rest.split_at(extension);
+        let length = match extension {
+            [] => usize::from(*second),
+            _ => extension.iter().fold(0, |length, &octet| length << 8 | usize::from(octet)),
+        };
+        let (payload, rest) = rest.split_at(length);
+        frames.push(support::Frame { first: *first, payload: payload.to_vec() });
+        octets = rest;
+    }
+    assert_eq!(octets, b"", "the last frame is whole");
+    frames
+}
+
+/// The code in a close frame.
+pub(crate) fn closing(frame: &support::Frame) -> Option<u16> {
+    let code = frame.payload.first_chunk().map(|code| u16::from_be_bytes(*code));
+    code.filter(|_| frame.first == CLOSE)
+}
+
+/// What a message inflates to behind those that `inflater` has seen, with `is_whole` or so far.
+pub(crate) fn judge(inflater: &Inflater, payload: &[u8], is_whole: bool) -> Result<Vec<u8>, End> {
+    let mut inflater = inflater.clone();
+    if is_whole {
+        return inflater.message(payload);
+    }
+    let mut output = Vec::new();
+    inflater.inflate(payload, &mut output);
+    Ok(output)
+}
+
+/// After how many octets of its payload it is certain that a message is no text, or too large.
+pub(crate) fn certain_after(payload: &[u8], is_text: bool, message_max: u64) -> Option<usize> {
+    (0..=payload.len()).find(|&end| {
+        let output = judge(&Inflater::default(), &payload[..end], false).expect("it is not whole");
+        let is_wrong = std::str::from_utf8(&output).is_err_and(|error| error.error_len().is_some());
+        is_text && is_wrong || output.len() as u64 > message_max
+    })
+}
+
+/// Sends a message octet by octet, to be failed after `certain` octets of its payload.
+pub(crate) fn check_certain(
+    settings: Settings,
+    first: u8,
+    payload: &[u8],
+    certain: usize,
+    code: u16,
+) {
+    let octets = frame(first | RSV1, payload);
+    let header = octets.len() - payload.len();
+    check_certain_in(settings, &octets, header + certain, code);
+}
+
+pub(crate) fn check_certain_in(settings: Settings, octets: &[u8], certain: usize, code: u16) {
+    let cuts: Vec<usize> = (1..octets.len()).collect();
+    let answer = answer(settings, "permessage-deflate", octets, &cuts);
+    assert_eq!(answer.code(), Some(code), "{octets:x?}");
+    assert_eq!(answer.closed_after, Some(certain), "{settings:?} {octets:x?}");
+}
+
+/// What a server answers to a stream behind its handshake.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Answer {
+    pub(crate) frames: Vec<support::Frame>,
+    /// After how many octets it had no more to say.
+    pub(crate) closed_after: Option<usize>,
+}
+
+impl Answer {
+    /// The code with which it failed.
+    pub(crate) fn code(&self) -> Option<u16> {
+        let code = self.frames.last().and_then(closing);
+        assert_eq!(code.is_some(), self.closed_after.is_some(), "{self:x?}");
+        code
+    }
+
+    /// Its frames. Those that were compressed again say only what their message inflates to: where
+    /// the output of zlib ends with the memory that it was given, it flushes once more.
+    pub(crate) fn said(&self, policy: Policy) -> Vec<(u8, Vec<u8>)> {
+        let mut inflater = Inflater::default();
+        let (mut is_compressed, mut payload) = (false, Vec::new());
+        let said = self.frames.iter().map(|frame| {
+            let is_control = frame.first & 0x08 != 0;
+            if !is_control && frame.first & 0x0f != 0 {
+                is_compressed = frame.first & RSV1 != 0;
+            }
+            if is_control || !is_compressed || policy == Policy::Mirror {
+                return (frame.first, frame.payload.clone());
+            }
+            payload.extend(&frame.payload);
+            if frame.first & FIN == 0 {
+                return (frame.first, Vec::new());
+            }
+            let payload = std::mem::take(&mut payload);
+            (frame.first, inflater.message(&payload).expect("the server's can be inflated"))
+        });
+        said.collect()
+    }
+}
+
+pub(crate) fn answer(settings: Settings, offer: &str, octets: &[u8], cuts: &[usize]) -> Answer {
+    answer_in(16384, settings, offer, octets, cuts)
+}
+
+pub(crate) fn answer_in(
+    room: usize,
+    settings: Settings,
+    offer: &str,
+    octets: &[u8],
+    cuts: &[usize],
+) -> Answer {
+    let counters = Counters::default();
+    let context = Context::new(settings, &counters);
+    let mut peer = Peer::new(room, &context);
+    peer.handshake(offer);
+    peer.feed(octets, cuts);
+    peer.send(usize::MAX);
+    Answer { frames: parse(&peer.sent), closed_after: peer.closed_after }
+}
+
+/// The answers to a stream cut once at each octet, at all of them, and not at all. They say the
+/// same.
+pub(crate) fn every_cut(settings: Settings, offer: &str, octets: &[u8]) -> Vec<Answer> {
+    let whole = answer(settings, offer, octets, &[]);
+    let all: Vec<usize> = (1..octets.len()).collect();
+    let ways = all.chunks(1).map(|cut| (16384, cut)).chain([(16384, &all[..]), (16, &[])]);
+    let mut answers: Vec<Answer> =
+        ways.map(|(room, cuts)| answer_in(room, settings, offer, octets, cuts)).collect();
+    let said = whole.said(settings.policy);
+    for answer in &answers {
+        assert_eq!(answer.said(settings.policy), said, "{settings:?} {octets:x?}");
+    }
+    answers.push(whole);
+    answers
+}

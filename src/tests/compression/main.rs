@@ -1,0 +1,42 @@
+//! permessage-deflate, judged by a client that shares no code with the server.
+//!
+//! The client reads the server's answer to its offer by itself (`agreement`) and compresses as far
+//! back as the answer allows (`sender`), with flate2 or by hand: zlib has no window of 256 bytes, and
+//! never refers as far back as its window reaches. What comes back is inflated twice (`receiver`):
+//! flate2 shares its inflater with the server, and that one accepts references of any distance. The
+//! other one is plain and slow, shares nothing, and knows the greatest distance.
+//!
+//! Invariant: the answer depends on what was received, and not on how it was cut. A message that cannot
+//! be inflated, is not valid, or is too large fails the connection at the byte that makes this certain.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod agreement;
+mod answer;
+mod peer;
+mod receiver;
+mod script;
+mod sender;
+
+mod echoes;
+mod frames;
+mod limits;
+mod memory;
+mod streams;
+mod waiting;
+
+use ringecho::protocol::Policy;
+
+/// RSV1: the message is compressed.
+const RSV1: u8 = 0x40;
+/// The bytes that section 7.2.1 of RFC 7692 removes from the end of a message.
+const TAIL: [u8; 4] = [0, 0, 0xff, 0xff];
+/// The largest message accepted where the test names no other.
+const MESSAGE_MAX: u64 = 1 << 20;
+/// The widest window, in bits.
+const BITS_MAX: u32 = 15;
+/// Both ways to echo a compressed message.
+const POLICIES: [Policy; 2] = [Policy::Mirror, Policy::Deflate];
+/// Bytes that a region has after its headroom.
+const ROOMS: [usize; 4] = [16, 64, 1024, 16384];

@@ -1,0 +1,215 @@
+//! Compressed streams that are right, damaged or made up, against the plain inflater.
+
+use ringecho::protocol::Policy;
+
+use crate::agreement::{Agreed, settings};
+use crate::answer::{Answer, answer, certain_after, check_certain, closing, every_cut, judge};
+use crate::receiver::Inflater;
+use crate::script::Vocabulary;
+use crate::sender::Sender;
+use crate::support::{BINARY, FIN, PING, PONG, Random, TEXT, cases, frame};
+use crate::{MESSAGE_MAX, POLICIES, RSV1};
+
+/// Section 7.2.3 of RFC 7692, and blocks that no compressor writes but any may.
+#[test]
+fn examples() {
+    for (payload, message) in [
+        (&b"\xf2\x48\xcd\xc9\xc9\x07\x00"[..], &b"Hello"[..]),
+        (b"\x00\x05\x00\xfa\xffHello\x00", b"Hello"),
+        (b"\xf3\x48\xcd\xc9\xc9\x07\x00\x00", b"Hello"),
+        (b"\xf2\x48\x05\x00\x00\x00\xff\xff\xca\xc9\xc9\x07\x00", b"Hello"),
+        (b"\x00", b""),
+        (b"\x00\x00\x00\xff\xff\x00", b""),
+        // The data set ends with the block, and so does the octet.
+        (b"\x01\x00\x00\xff\xff\x00", b""),
+        // What the sender took off belongs to a block that has four octets, the last or not.
+        (b"\x00\x04\x00\xfb\xff", b"\x00\x00\xff\xff"),
+        (b"\x01\x04\x00\xfb\xff", b"\x00\x00\xff\xff"),
+    ] {
+        assert_eq!(judge(&Inflater::default(), payload, true).as_deref(), Ok(message));
+        for policy in POLICIES {
+            check_verdicts(&frame(BINARY | RSV1, payload), &[payload], policy, "an example");
+        }
+    }
+    // The second message is a reference to the first, and the third to both.
+    let messages = [&b"\xf2\x48\xcd\xc9\xc9\x07\x00"[..], b"\xf2\x00\x11\x00\x00", b"\x02\x12\x00"];
+    let octets: Vec<u8> = messages.iter().flat_map(|payload| frame(TEXT | RSV1, payload)).collect();
+    for policy in POLICIES {
+        check_verdicts(&octets, &messages, policy, "references");
+    }
+}
+
+#[test]
+fn a_message_cut_short_at_each_octet() {
+    for mut case in cases("a_message_cut_short", 12) {
+        for payloads in damageable(&mut case.random) {
+            let (last, first) = payloads.split_last().expect("a message");
+            for end in 0..=last.len() {
+                check_last(first, &last[..end], "cut short");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_message_with_each_bit_changed() {
+    for mut case in cases("a_message_with_each_bit", 6) {
+        for payloads in damageable(&mut case.random) {
+            let (last, first) = payloads.split_last().expect("a message");
+            for bit in 0..last.len() * 8 {
+                let mut changed = last.clone();
+                changed[bit / 8] ^= 1 << (bit % 8);
+                check_last(first, &changed, "changed");
+            }
+        }
+    }
+}
+
+#[test]
+fn noise_is_judged_as_the_oracle_judges_it() {
+    for mut case in cases("noise_is_judged", 3000) {
+        let length = case.random.below(24);
+        let mut noise = case.random.octets(length);
+        // Blocks with codes of their own are the rarest to be right.
+        if case.random.one_in(2)
+            && let Some(first) = noise.first_mut()
+        {
+            *first = *first & !7 | 4;
+        }
+        check_last(&[], &noise, "noise");
+    }
+}
+
+/// Messages of a connection of which the last is to be damaged.
+fn damageable(random: &mut Random) -> Vec<Vec<Vec<u8>>> {
+    let agreed = Agreed::default();
+    let mut damageable = Vec::new();
+    for is_by_hand in [false, true] {
+        let mut sender = Sender::new(agreed, random);
+        sender.is_by_hand = is_by_hand;
+        let vocabulary = Vocabulary::new(random);
+        let octets = [0, 40, 90].map(|most| most + random.below(30));
+        let payloads = octets.map(|octets| {
+            let message = vocabulary.message(octets, random.one_in(2), random);
+            sender.compress(&message, random)
+        });
+        damageable.push(payloads.to_vec());
+    }
+    damageable
+}
+
+/// Sends whole messages after which `payload` comes, and compares with what the oracle has to say.
+fn check_last(first: &[Vec<u8>], payload: &[u8], what: &str) {
+    let payloads: Vec<&[u8]> = first.iter().map(Vec::as_slice).chain([payload]).collect();
+    let octets: Vec<u8> =
+        payloads.iter().flat_map(|payload| frame(BINARY | RSV1, payload)).collect();
+    for policy in POLICIES {
+        let answer = answer(settings(policy), "permessage-deflate", &octets, &[]);
+        check_answer(&answer, &payloads, policy, what);
+    }
+}
+
+/// The same, cut everywhere.
+fn check_verdicts(octets: &[u8], payloads: &[&[u8]], policy: Policy, what: &str) {
+    for answer in every_cut(settings(policy), "permessage-deflate", octets) {
+        check_answer(&answer, payloads, policy, what);
+    }
+}
+
+/// The messages that are right come back, and the first that is not gets a close frame.
+fn check_answer(answer: &Answer, payloads: &[&[u8]], policy: Policy, what: &str) {
+    let (mut here, mut there) = (Inflater::default(), Inflater::default());
+    let mut frames = answer.frames.iter();
+    for payload in payloads {
+        let verdict = here.message(payload);
+        let frame = frames.next().unwrap_or_else(|| panic!("no answer: {what} {payload:x?}"));
+        let Ok(message) = verdict else {
+            assert_eq!(closing(frame), Some(1007), "{what} {payload:x?} {frame:x?}");
+            break;
+        };
+        assert_eq!(frame.first & 0xf0, FIN | RSV1, "{what} {payload:x?} {frame:x?}");
+        if policy == Policy::Mirror {
+            assert_eq!(&frame.payload, payload, "{what}");
+        }
+        let echoed = there.message(&frame.payload);
+        assert_eq!(echoed.as_ref(), Ok(&message), "{what} {payload:x?} {frame:x?}");
+    }
+    assert_eq!(frames.next(), None, "{what}");
+}
+
+#[test]
+fn text_fails_with_the_octet_that_decodes_what_is_wrong() {
+    let text = "to be, or not to be: é水🦀 or not to be é水🦀";
+    for mut case in cases("text_fails_with_the_octet", 6) {
+        let random = &mut case.random;
+        for place in 0..=text.len() {
+            let mut wrong = text.as_bytes().to_vec();
+            match wrong.get_mut(place) {
+                Some(octet) => *octet = 0xff,
+                None => wrong.push(0x80),
+            }
+            let mut sender = Sender::new(Agreed::default(), random);
+            let payload = sender.compress(&wrong, random);
+            let certain = certain_after(&payload, true, MESSAGE_MAX).expect("it is wrong");
+            check_certain(settings(Policy::Mirror), TEXT, &payload, certain, 1007);
+            check_certain(settings(Policy::Deflate), TEXT, &payload, certain, 1007);
+            // Nobody minds that it is binary.
+            assert_eq!(certain_after(&payload, false, MESSAGE_MAX), None);
+            check_last(&[], &payload, "binary");
+        }
+    }
+}
+
+#[test]
+fn text_may_not_end_within_a_character_but_a_fragment_may() {
+    let text = "aé水🦀";
+    for policy in POLICIES {
+        let mut random = Random(1);
+        for end in 0..=text.len() {
+            let mut sender = Sender::new(Agreed::default(), &mut random);
+            let payload = sender.compress(&text.as_bytes()[..end], &mut random);
+            let octets = [frame(TEXT | RSV1, &payload), frame(TEXT, "é".as_bytes())].concat();
+            for answer in every_cut(settings(policy), "permessage-deflate", &octets) {
+                let code = (!text.is_char_boundary(end)).then_some(1007);
+                assert_eq!(answer.code(), code, "{end} octets of {text:?}");
+                assert_eq!(answer.frames.len(), if code.is_some() { 1 } else { 2 });
+            }
+            // Stored, so that the fragments end where the pieces of text do.
+            let (left, right) = text.as_bytes().split_at(end);
+            let left = [&[0, left.len() as u8, 0, !(left.len() as u8), 0xff][..], left].concat();
+            let right = [&[0, right.len() as u8, 0, !(right.len() as u8), 0xff][..], right, &[0]];
+            let frames = [
+                frame(TEXT & !FIN | RSV1, &left),
+                frame(0, b""),
+                frame(PING, b"!"),
+                frame(FIN, &right.concat()),
+            ];
+            let answer = answer(settings(policy), "permessage-deflate", &frames.concat(), &[]);
+            let firsts: Vec<u8> = answer.frames.iter().map(|frame| frame.first).collect();
+            assert_eq!(firsts, [TEXT & !FIN | RSV1, 0, PONG, FIN]);
+        }
+    }
+}
+
+#[test]
+fn what_ends_a_data_set_ends_all_references_into_it() {
+    // BFINAL on the first message; then a reference of 3 octets to what is 5 octets back.
+    let last = b"\xf3\x48\xcd\xc9\xc9\x07\x00\x00";
+    let not_last = b"\xf2\x48\xcd\xc9\xc9\x07\x00";
+    let reference = b"\x02\x13\x00\x00";
+    let mut inflater = Inflater::default();
+    assert!(inflater.message(not_last).is_ok() && inflater.message(reference).is_ok());
+    for policy in POLICIES {
+        for (first, offer, is_wrong) in [
+            (&not_last[..], "permessage-deflate", false),
+            (last, "permessage-deflate", true),
+            (not_last, "permessage-deflate; client_no_context_takeover", true),
+        ] {
+            let octets = [frame(TEXT | RSV1, first), frame(TEXT | RSV1, reference)].concat();
+            for answer in every_cut(settings(policy), offer, &octets) {
+                assert_eq!(answer.code(), is_wrong.then_some(1007), "{offer} {first:x?}");
+                assert_eq!(answer.frames.len(), 2);
+            }
+        }
+    }
+}
