@@ -18,6 +18,7 @@ pub mod rtt;
 pub mod server;
 pub mod session;
 pub mod statistics;
+pub mod stop;
 pub mod tables;
 pub mod target;
 pub mod wire_report;

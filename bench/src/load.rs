@@ -18,7 +18,6 @@ mod worker;
 
 use std::fmt;
 use std::io;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, mpsc};
 use std::thread;
 use std::time::Duration;
@@ -33,6 +32,7 @@ use self::worker::{Ended, Pace, Parts, Tally};
 use crate::latency::Latencies;
 use crate::results::{Measurement, Round};
 use crate::session::Problem;
+use crate::stop::Stop;
 use crate::target::Target;
 
 /// Messages of one connection that may wait for their echoes in an open loop, if a plan has no
@@ -263,7 +263,7 @@ pub struct Outcome {
     pub problems: Vec<String>,
 }
 
-/// Loads a server as planned, until the time is over or `stop` is set. `progress` is called about
+/// Loads a server as planned, until the time is over or `stop` is requested. `progress` is called about
 /// four times a second, on this thread.
 ///
 /// # Errors
@@ -272,7 +272,7 @@ pub struct Outcome {
 /// connections later are counted, and the others go on.
 pub fn run(
     plan: &Plan,
-    stop: &AtomicBool,
+    stop: &Stop,
     progress: &mut dyn FnMut(&Progress),
 ) -> Result<Outcome, LoadError> {
     plan.check()?;
@@ -543,9 +543,4 @@ fn description(plan: &Plan) -> String {
         text += &format!("; a new connection after {count} messages");
     }
     text
-}
-
-/// Whether the load is to stop.
-fn is_stopped(stop: &AtomicBool) -> bool {
-    stop.load(Ordering::Relaxed)
 }

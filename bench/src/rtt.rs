@@ -6,7 +6,6 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, Read as _, Write as _};
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use ringecho::protocol::frame::Opcode;
@@ -14,6 +13,7 @@ use ringecho::protocol::frame::Opcode;
 use crate::latency::Latencies;
 use crate::random::Random;
 use crate::session::{self, Event, Form, Handshake, Problem, Session};
+use crate::stop::Stop;
 use crate::target::{Stream, Target};
 
 /// An echo that takes longer does not come.
@@ -128,7 +128,7 @@ pub fn run(
     case: &Case,
     wait: Wait,
     seed: u64,
-    stop: &AtomicBool,
+    stop: &Stop,
 ) -> Result<Outcome, Problem> {
     let mut stream = Stream::connect(&target.endpoint).map_err(Problem::NoServer)?;
     let (session, handshake) = session::open(&mut stream, target, false, seed)?;
@@ -160,7 +160,7 @@ impl Connection {
         &mut self,
         case: &Case,
         seed: u64,
-        stop: &AtomicBool,
+        stop: &Stop,
         outcome: &mut Outcome,
     ) -> Result<(), Problem> {
         let mut payload = payload(case.octets, seed);
@@ -171,7 +171,7 @@ impl Connection {
         };
         let begin = Instant::now();
         for number in 0..case.messages {
-            if stop.load(Relaxed) {
+            if stop.is_requested() {
                 break;
             }
             // Each message says which it is, where it has room for that.

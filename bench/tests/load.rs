@@ -6,13 +6,14 @@
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use ringbench::load::{LoadError, Outcome, Plan, Progress, Rate, run};
 use ringbench::session::Problem;
+use ringbench::stop::Stop;
 use ringecho::cli;
 use ringecho::engine::Engine;
 use ringecho::engine::socket::Address;
@@ -68,8 +69,12 @@ fn plan(target: &str) -> Plan {
     }
 }
 
+fn unstopped() -> Stop {
+    Stop::new().expect("a pipe")
+}
+
 fn load(plan: &Plan) -> Outcome {
-    run(plan, &AtomicBool::new(false), &mut |_| {}).expect("a load")
+    run(plan, &unstopped(), &mut |_| {}).expect("a load")
 }
 
 /// What is true of every outcome without problems.
@@ -138,7 +143,7 @@ fn a_second_is_a_round_and_progress_is_told_meanwhile() {
     let echo = Echo::start("ws");
     let plan = Plan { duration: Duration::from_millis(2300), threads: 2, ..echo.plan() };
     let mut told: Vec<Progress> = Vec::new();
-    let outcome = run(&plan, &AtomicBool::new(false), &mut |progress| told.push(*progress));
+    let outcome = run(&plan, &unstopped(), &mut |progress| told.push(*progress));
     let outcome = outcome.expect("a load");
     assert_complete(&outcome, 2300);
     assert_eq!(outcome.measurement.rounds.len(), 2, "{:?}", outcome.measurement.rounds);
@@ -328,11 +333,11 @@ fn more_than_the_sockets_hold_waits_and_counts_from_its_schedule() {
 fn the_stop_flag_ends_it_with_what_there_is() {
     let echo = Echo::start("ws");
     let plan = Plan { duration: Duration::from_secs(60), ..echo.plan() };
-    let stop = AtomicBool::new(false);
+    let stop = unstopped();
     let begin = Instant::now();
     let outcome = run(&plan, &stop, &mut |progress| {
         if progress.messages > 100 {
-            stop.store(true, Ordering::Relaxed);
+            stop.request();
         }
     });
     let outcome = outcome.expect("a load");
@@ -442,7 +447,7 @@ fn what_cannot_be_is_told_before_anything_is_sent() {
         counter.fetch_add(1, Ordering::Relaxed);
     });
     let refused = |plan: Plan| {
-        let refused = run(&plan, &AtomicBool::new(false), &mut |_| {});
+        let refused = run(&plan, &unstopped(), &mut |_| {});
         refused.expect_err("it cannot be").to_string()
     };
     for (plan, complaint) in [
@@ -463,7 +468,7 @@ fn what_cannot_be_is_told_before_anything_is_sent() {
     assert_eq!(accepted.load(Ordering::Relaxed), 0);
     // Nobody listens on a port that was given back.
     let free = TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("one");
-    let nobody = run(&plan(&format!("ws://{free}")), &AtomicBool::new(false), &mut |_| {});
+    let nobody = run(&plan(&format!("ws://{free}")), &unstopped(), &mut |_| {});
     assert!(matches!(nobody, Err(LoadError::Server(Problem::NoServer(_)))), "{nobody:?}");
 }
 

@@ -10,6 +10,7 @@ use core_affinity::CoreId;
 use ringbench::rtt::{self, Case, Wait};
 use ringbench::server::{Server, program};
 use ringbench::spread;
+use ringbench::stop::Stop;
 use ringbench::target::Target;
 
 const STRATEGIES: [&str; 4] = ["block", "spin", "adaptive", "sqpoll"];
@@ -57,7 +58,7 @@ fn measure(strategy: &str, [server_cpu, client_cpu]: [usize; 2]) -> Result<Round
     let Some(case) = Case::autobahn(MESSAGES).into_iter().find(|case| case.name == "9.7.2") else {
         unreachable!("the reference case is among the suite's")
     };
-    let stop = AtomicBool::new(false);
+    let stop = Stop::new().map_err(|error| error.to_string())?;
     let run = || rtt::run(&target, &case, Wait::Block, 1, &stop);
     let ((), alone) = beside_neighbour(client_cpu, || std::thread::sleep(ALONE));
     let (outcome, rate) = beside_neighbour(server_cpu, run);

@@ -1,7 +1,6 @@
 //! `ringbench compare`
 
 use std::io::Write;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use super::cpus::cpus;
@@ -13,6 +12,7 @@ use crate::cli::Compare;
 use crate::compare::{self, Contestant};
 use crate::environment::Environment;
 use crate::results::{Kind, Measurement, Results, Round};
+use crate::stop::Stop;
 use crate::{load, rtt};
 
 /// `ringbench compare`
@@ -20,7 +20,7 @@ use crate::{load, rtt};
 /// # Errors
 ///
 /// What went wrong.
-pub fn compare(options: &Compare, stop: &AtomicBool, output: &mut impl Write) -> Outcome {
+pub fn compare(options: &Compare, stop: &Stop, output: &mut impl Write) -> Outcome {
     let names = if options.messages.size.is_none() { vec!["9.7.2".to_owned()] } else { vec![] };
     let [case] = &cases(&options.messages, &names)?[..] else {
         unreachable!("one case was asked for")
@@ -40,7 +40,7 @@ pub fn compare(options: &Compare, stop: &AtomicBool, output: &mut impl Write) ->
         .map(|text| Contestant::new(text, &cpus.servers))
         .collect::<Result<_, _>>()?;
     let mut turn = |contestant: &Contestant, round: usize| {
-        if stop.load(Relaxed) {
+        if stop.is_requested() {
             return Ok(None);
         }
         let failed = |problem: &dyn std::fmt::Display| format!("{}: {problem}", contestant.name);
@@ -76,7 +76,7 @@ pub fn compare(options: &Compare, stop: &AtomicBool, output: &mut impl Write) ->
     };
     let rounds = options.rounds as usize;
     let mut compared = compare::run(&contestants, rounds, options.common.seed, &mut turn);
-    if compared.problem.is_none() && !stop.load(Relaxed) {
+    if compared.problem.is_none() && !stop.is_requested() {
         compare::count_syscalls(&contestants, &mut compared.measurements, |contestant| {
             turn(contestant, 0)
         });
@@ -85,7 +85,7 @@ pub fn compare(options: &Compare, stop: &AtomicBool, output: &mut impl Write) ->
     results.warnings.extend(said);
     results.warnings.extend(compared.warning);
     results.cut_short.clone_from(&compared.problem);
-    if stop.load(Relaxed) {
+    if stop.is_requested() {
         results.cut_short = Some("ended by a signal".to_owned());
     }
     results.measurements.retain(|measurement| measurement.messages > 0);

@@ -3,12 +3,12 @@
 use std::io::{self, Read as _, Write};
 use std::net::{Ipv4Addr, TcpListener};
 use std::process::Command;
-use std::sync::atomic::AtomicBool;
 
 use super::Outcome;
 use crate::cli::{Floor, WaitChoice};
 use crate::rtt::{self, Case, Wait};
 use crate::server::Server;
+use crate::stop::Stop;
 use crate::target::Target;
 use crate::{compare, results};
 
@@ -17,11 +17,7 @@ const FLOOR_MESSAGES: u64 = 5000;
 
 /// Measures a plain TCP echo between two processes, once with both asleep while they wait and once
 /// with both asking without pause.
-pub(super) fn calibrate(
-    cpus: &[usize],
-    seed: u64,
-    stop: &AtomicBool,
-) -> Result<results::Floor, String> {
+pub(super) fn calibrate(cpus: &[usize], seed: u64, stop: &Stop) -> Result<results::Floor, String> {
     let measure = |choice: WaitChoice| -> Result<u64, String> {
         let failed = |problem: &dyn std::fmt::Display| format!("--calibrate: {problem}");
         let name = match choice {

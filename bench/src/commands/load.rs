@@ -1,7 +1,6 @@
 //! `ringbench load`
 
 use std::io::{self, IsTerminal as _, Write};
-use std::sync::atomic::AtomicBool;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::cpus::{Cpus, cpus};
@@ -11,6 +10,7 @@ use crate::cli::{Common, CpuList, Load, Traffic};
 use crate::environment::Environment;
 use crate::load::{self, Plan, Progress, Rate};
 use crate::results::{Kind, Results};
+use crate::stop::Stop;
 use crate::tables;
 use crate::target::Target;
 
@@ -19,7 +19,7 @@ use crate::target::Target;
 /// # Errors
 ///
 /// What went wrong; what some connections suffered is printed and is none of that.
-pub fn load(options: &Load, stop: &AtomicBool, output: &mut impl Write) -> Outcome {
+pub fn load(options: &Load, stop: &Stop, output: &mut impl Write) -> Outcome {
     if options.traffic.pipeline > 1 && options.traffic.rate != Rate::Max {
         return Err("--pipeline goes with --rate max".to_owned());
     }

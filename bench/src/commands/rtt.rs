@@ -2,7 +2,6 @@
 
 use std::io::Write;
 use std::process::Command;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use ringecho::server::list_of;
@@ -17,6 +16,7 @@ use crate::environment::Environment;
 use crate::results::{Kind, Measurement, Results, Round};
 use crate::rtt::{self, Case};
 use crate::server::{Server, program};
+use crate::stop::Stop;
 use crate::target::Target;
 use crate::wire_report;
 
@@ -25,7 +25,7 @@ use crate::wire_report;
 /// # Errors
 ///
 /// What went wrong, after what was measured until then is printed.
-pub fn rtt(options: &Rtt, stop: &AtomicBool, output: &mut impl Write) -> Outcome {
+pub fn rtt(options: &Rtt, stop: &Stop, output: &mut impl Write) -> Outcome {
     let mut cases = cases(&options.messages, &options.case)?;
     if options.histogram && cases.len() != 1 {
         return Err("--histogram is of one case; name it with --case or --size".to_owned());
@@ -135,7 +135,7 @@ enum Ending {
 struct Rounds<'a> {
     options: &'a Rtt,
     target: &'a Target,
-    stop: &'a AtomicBool,
+    stop: &'a Stop,
     begin: Instant,
 }
 
@@ -177,7 +177,7 @@ impl Rounds<'_> {
         }
         Ok(match outcome.problem {
             Some(failed) => Ending::Failed(format!("{target}, case {}: {failed}", case.name)),
-            None if stop.load(Relaxed) => Ending::Stopped,
+            None if stop.is_requested() => Ending::Stopped,
             None => Ending::Whole,
         })
     }

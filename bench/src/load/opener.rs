@@ -7,15 +7,16 @@
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 
 use core_affinity::CoreId;
 use rustix::event::EventfdFlags;
 
-use super::{LoadError, Plan, is_stopped};
+use super::{LoadError, Plan};
 use crate::session::{self, Problem, Session};
+use crate::stop::Stop;
 use crate::target::Stream;
 
 /// Connections that are being opened at a time, at most.
@@ -37,17 +38,14 @@ fn open(plan: &Plan, number: usize, life: u64) -> Result<Link, Problem> {
 }
 
 /// Opens all connections of a plan, in their order. What the first one meets, all would.
-pub(super) fn open_all(
-    plan: &Plan,
-    stop: &AtomicBool,
-) -> Result<Vec<Result<Link, Problem>>, LoadError> {
+pub(super) fn open_all(plan: &Plan, stop: &Stop) -> Result<Vec<Result<Link, Problem>>, LoadError> {
     let mut links = vec![Ok(open(plan, 0, 0).map_err(LoadError::Server)?)];
     let next = AtomicUsize::new(1);
     let opened = Mutex::new(Vec::new());
     let work = || {
         loop {
             let number = next.fetch_add(1, Ordering::Relaxed);
-            if number >= plan.connections || is_stopped(stop) {
+            if number >= plan.connections || stop.is_requested() {
                 return;
             }
             let link = open(plan, number, 0);

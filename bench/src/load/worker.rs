@@ -12,7 +12,6 @@ use std::fmt::Display;
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::os::fd::OwnedFd;
 use std::sync::Mutex;
-use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use core_affinity::CoreId;
@@ -26,9 +25,10 @@ use rustix::time::{
 use super::mix::Payloads;
 use super::opener::{Link, Reopening};
 use super::schedule::{Schedule, Window, now_ns, thread_cpu_ns};
-use super::{LoadError, Plan, STOP_CHECK, is_stopped};
+use super::{LoadError, Plan, STOP_CHECK};
 use crate::latency::Latencies;
 use crate::session::{Event, Form, Problem};
+use crate::stop::Stop;
 
 /// How long outstanding echoes are waited for after the last message.
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(3);
@@ -188,7 +188,7 @@ pub(super) struct Parts<'a> {
     pub(super) plan: &'a Plan,
     pub(super) pace: Pace,
     pub(super) window: Window,
-    pub(super) stop: &'a AtomicBool,
+    pub(super) stop: &'a Stop,
     pub(super) tally: &'a Mutex<Tally>,
     pub(super) payloads: Payloads,
     pub(super) reopening: Option<Reopening>,
@@ -219,7 +219,7 @@ struct Worker<'a> {
     plan: &'a Plan,
     pace: Pace,
     window: Window,
-    stop: &'a AtomicBool,
+    stop: &'a Stop,
     tally: &'a Mutex<Tally>,
     reopening: Option<Reopening>,
     epoll: OwnedFd,
@@ -300,7 +300,7 @@ impl<'a> Worker<'a> {
                 account = (now, thread_cpu_ns());
                 counts = true;
             }
-            if is_stopped(self.stop) || self.left == 0 {
+            if self.stop.is_requested() || self.left == 0 {
                 self.window.end_ns = self.window.end_ns.min(now);
             }
             let wake_ns = match self.pace {

@@ -1,0 +1,97 @@
+//! What signals ask of a measurement: to end early (Ctrl-C), or to note that it was suspended
+//! (Ctrl-Z and `fg`).
+//!
+//! [`Stop`] is both a flag, which a loop that must not slow down reads, and a descriptor, which any
+//! wait can watch beside its own. Once requested, it stays so. This file does not end anything itself.
+
+use std::io::{self, PipeReader, PipeWriter, Write as _};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
+use signal_hook::consts::{SIGCONT, SIGINT, SIGTERM};
+use signal_hook::{flag, low_level};
+
+/// Whether a measurement is to end early, and whether it was suspended.
+#[derive(Debug)]
+pub struct Stop {
+    is_requested: Arc<AtomicBool>,
+    was_suspended: Arc<AtomicBool>,
+    /// Readable since the first request; nobody ever reads it.
+    bell: PipeReader,
+    ringer: PipeWriter,
+}
+
+impl Stop {
+    /// One that nobody has requested, and that knows of no signals.
+    ///
+    /// # Errors
+    ///
+    /// When the process has no descriptors left for a pipe.
+    pub fn new() -> io::Result<Stop> {
+        let (bell, ringer) = io::pipe()?;
+        Ok(Stop { is_requested: Arc::default(), was_suspended: Arc::default(), bell, ringer })
+    }
+
+    /// Has SIGINT and SIGTERM request the stop, and a second one of them end the process with
+    /// status 128 + its number. SIGCONT is noted.
+    ///
+    /// # Errors
+    ///
+    /// When the system refuses to install a handler.
+    pub fn watch_signals(&self) -> io::Result<()> {
+        for signal in [SIGINT, SIGTERM] {
+            // Registered first, so that it sees the flag as earlier signals left it.
+            flag::register_conditional_shutdown(signal, 128 + signal, self.is_requested.clone())?;
+            flag::register(signal, self.is_requested.clone())?;
+            low_level::pipe::register(signal, OwnedFd::from(self.ringer.try_clone()?))?;
+        }
+        flag::register(SIGCONT, self.was_suspended.clone())?;
+        Ok(())
+    }
+
+    /// Requests the stop, as a signal would.
+    pub fn request(&self) {
+        self.is_requested.store(true, Relaxed);
+        // A full pipe has rung long ago.
+        let _ = (&self.ringer).write(&[0]);
+    }
+
+    /// Whether the stop was requested.
+    #[inline]
+    pub fn is_requested(&self) -> bool {
+        self.is_requested.load(Relaxed)
+    }
+
+    /// Whether the process was stopped and continued (SIGSTOP or Ctrl-Z, then SIGCONT or `fg`).
+    pub fn was_suspended(&self) -> bool {
+        self.was_suspended.load(Relaxed)
+    }
+}
+
+/// Readable once the stop was requested.
+impl AsFd for Stop {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.bell.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+    use super::*;
+
+    fn is_readable(stop: &Stop) -> bool {
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        poll(&mut [PollFd::new(stop, PollFlags::IN)], Some(&now)).expect("a poll") == 1
+    }
+
+    #[test]
+    fn a_request_is_seen_by_flag_and_by_every_wait() {
+        let stop = Stop::new().expect("a pipe");
+        assert!(!stop.is_requested() && !is_readable(&stop));
+        stop.request();
+        assert!(stop.is_requested() && is_readable(&stop) && is_readable(&stop));
+    }
+}
