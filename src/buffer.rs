@@ -264,7 +264,7 @@ impl Spill {
     }
 
     /// How many octets may be sent.
-    pub fn reply_octets(&self) -> usize {
+    pub fn reply_bytes(&self) -> usize {
         self.cursors.reply().len()
     }
 
@@ -274,7 +274,7 @@ impl Spill {
     }
 
     /// Octets of memory that this spill keeps alive for the connection.
-    pub fn octets(&self) -> usize {
+    pub fn bytes_kept(&self) -> usize {
         self.bytes.len() - HEADROOM.min(self.bytes.len())
     }
 
@@ -388,7 +388,7 @@ mod tests {
             // As after the beginning of a header.
             region.skip(region.unread().len() - 1);
         }
-        assert!(spill.octets() < 200, "{} octets are kept", spill.octets());
+        assert!(spill.bytes_kept() < 200, "{} octets are kept", spill.bytes_kept());
     }
 
     #[test]
@@ -398,7 +398,7 @@ mod tests {
         spill.append(b"all of it");
         spill.region().moved(9);
         spill.region().release();
-        assert_eq!(spill.reply_octets(), 9);
+        assert_eq!(spill.reply_bytes(), 9);
         let (reply, rest) = spill.split_reply();
         assert_eq!(&reply[..], b"all of it");
         assert!(rest.is_none());

@@ -307,11 +307,11 @@ impl Session {
             let unread = &self.received[self.read..self.end];
             let header = Header::parse_reply(unread, extension_bits).map_err(Problem::Broken)?;
             let Some(header) = header else { return Ok(None) };
-            let end = header.octets as u64 + header.payload;
+            let end = header.header_length as u64 + header.payload_length;
             if (unread.len() as u64) < end {
                 return Ok(None);
             }
-            let (octets, payload) = (end as usize, header.octets..end as usize);
+            let (octets, payload) = (end as usize, header.header_length..end as usize);
             match header.opcode {
                 Opcode::Ping => {
                     let ping = unread[payload].to_vec();
@@ -351,7 +351,7 @@ impl Session {
             self.echo.clear();
             self.is_compressed = header.is_compressed;
         }
-        let payload = &self.received[self.read + header.octets..self.read + octets];
+        let payload = &self.received[self.read + header.header_length..self.read + octets];
         self.echo.extend_from_slice(payload);
         self.read += octets;
         if !header.is_final {
@@ -498,8 +498,8 @@ mod tests {
         let (mut at, mut seen) = (0, Vec::new());
         while at < octets.len() {
             let header = Header::parse(&octets[at..], 0).expect("right").expect("whole");
-            seen.push((header.opcode, header.is_final, header.payload, header.mask));
-            at += header.octets + header.payload as usize;
+            seen.push((header.opcode, header.is_final, header.payload_length, header.mask));
+            at += header.header_length + header.payload_length as usize;
         }
         let shape: Vec<_> =
             seen.iter().map(|&(opcode, last, payload, _)| (opcode, last, payload)).collect();

@@ -33,8 +33,7 @@ use super::ring::{
 };
 use crate::buffer::{Cursors, HEADROOM, Region, Spill};
 use crate::offload::{self, FEW};
-use crate::protocol::close::CloseCode;
-use crate::protocol::{Admission, Connection, Context, Next};
+use crate::protocol::{Admission, CloseCode, Connection, Context, Next};
 use crate::slab::{Key, Slab};
 
 /// How long a stopping worker waits for its peers to answer the close frame.
@@ -188,13 +187,13 @@ impl Peer {
     }
 
     fn reply_octets(&self) -> usize {
-        self.spill.as_ref().map_or(0, |spill| spill.reply_octets())
+        self.spill.as_ref().map_or(0, |spill| spill.reply_bytes())
     }
 
     /// How long the reply to the unfinished message can be so far, with an eighth for the headers
     /// of its fragments.
     fn unfinished_octets(&self) -> usize {
-        let payload = self.protocol.message_octets() as usize;
+        let payload = self.protocol.message_bytes() as usize;
         payload + payload / 8
     }
 
@@ -382,7 +381,9 @@ impl<'a, R: Ring> Pump<'a, R> {
     pub fn heap_octets(&mut self) -> usize {
         let keys: Vec<Key> = self.peers.keys().collect();
         keys.into_iter()
-            .filter_map(|key| self.peers.get_mut(key)?.spill.as_ref().map(|spill| spill.octets()))
+            .filter_map(|key| {
+                self.peers.get_mut(key)?.spill.as_ref().map(|spill| spill.bytes_kept())
+            })
             .sum()
     }
 

@@ -14,7 +14,8 @@
 //! This module does no input or output and reads no clock. It does not know whose memory the
 //! region is, nor when its reply is sent.
 
-use super::close::{self, CloseCode};
+use super::close;
+use super::close_code::CloseCode;
 use super::deflate::{self, Bounds, Compression, Scratch};
 use super::extension::{Echo, Policy};
 use super::frame::{self, COMPRESSED, CONTROL_PAYLOAD_MAX, FINAL, Header, KEY, MASKED, Opcode};
@@ -153,7 +154,7 @@ pub struct Connection {
     /// Octets of the frame's payload still to come.
     payload_left: u64,
     /// Octets of the message in the fragments so far.
-    message_octets: u64,
+    message_bytes: u64,
     /// Where permessage-deflate was agreed on.
     compression: Option<Compression>,
 }
@@ -171,20 +172,20 @@ impl Connection {
             mask: Mask::default(),
             utf8: Utf8::default(),
             payload_left: 0,
-            message_octets: 0,
+            message_bytes: 0,
             compression: None,
         }
     }
 
     /// Octets of payload received so far of the message that is unfinished; inflated, where it is
     /// compressed again.
-    pub fn message_octets(&self) -> u64 {
+    pub fn message_bytes(&self) -> u64 {
         let received = match self.frame {
             Frame::Text | Frame::Binary | Frame::Mirrored | Frame::Recompressed => {
-                self.message_octets - self.payload_left
+                self.message_bytes - self.payload_left
             }
             Frame::None | Frame::Ping | Frame::Close | Frame::Ignored | Frame::CloseAnswer => {
-                self.message_octets
+                self.message_bytes
             }
         };
         match &self.compression {
@@ -392,13 +393,13 @@ impl Connection {
         context: &Context<'_>,
     ) -> Result<(), Violation> {
         self.is_final = header.is_final;
-        self.payload_left = header.payload;
+        self.payload_left = header.payload_length;
         self.mask = header.mask;
         if self.phase == Phase::Closing {
             // Section 5.5.1: no frame may follow the server's own close frame.
             let is_close = header.opcode == Opcode::Close;
             self.frame = if is_close { Frame::CloseAnswer } else { Frame::Ignored };
-            region.skip(header.octets);
+            region.skip(header.header_length);
             return Ok(());
         }
         match (header.opcode, self.message) {
@@ -428,13 +429,13 @@ impl Connection {
             }
         };
         if matches!(self.frame, Frame::Text | Frame::Binary) {
-            self.message_octets = self.message_octets.saturating_add(header.payload);
-            if self.message_octets > context.settings.message_max {
+            self.message_bytes = self.message_bytes.saturating_add(header.payload_length);
+            if self.message_bytes > context.settings.message_max {
                 return Err(Violation::MessageTooBig);
             }
         }
         if self.frame == Frame::Ignored {
-            region.skip(header.octets);
+            region.skip(header.header_length);
             return Ok(());
         }
         self.echo_header(header, region);
@@ -446,7 +447,7 @@ impl Connection {
     #[inline]
     fn echo_header(&self, header: &Header, region: &mut Region<'_>) {
         let (bytes, to, from) = region.parts();
-        let echoed = header.octets - KEY;
+        let echoed = header.header_length - KEY;
         if echoed == 2 {
             bytes.copy_within(from..from + 2, to);
         } else {
@@ -501,7 +502,7 @@ impl Connection {
                         return Err(Violation::TextNotUtf8);
                     }
                     self.message = Message::None;
-                    self.message_octets = 0;
+                    self.message_bytes = 0;
                     context.counters.messages.add(1);
                 }
                 region.release();
@@ -537,8 +538,8 @@ impl Connection {
         if header.is_compressed {
             compression.begin(context.settings.level);
         }
-        self.message_octets = self.message_octets.saturating_add(header.payload);
-        if self.message_octets > deflate::compressed_max(context.settings.message_max) {
+        self.message_bytes = self.message_bytes.saturating_add(header.payload_length);
+        if self.message_bytes > deflate::compressed_max(context.settings.message_max) {
             return Err(Violation::MessageTooBig);
         }
         match compression.echo() {
@@ -549,7 +550,7 @@ impl Connection {
             Echo::Recompressed => {
                 self.frame = Frame::Recompressed;
                 self.first = region.unread()[0];
-                region.skip(header.octets);
+                region.skip(header.header_length);
             }
         }
         Ok(())
@@ -594,7 +595,7 @@ impl Connection {
                 return Err(Violation::TextNotUtf8);
             }
             self.message = Message::None;
-            self.message_octets = 0;
+            self.message_bytes = 0;
         }
         match echo {
             Echo::Mirrored => {

@@ -72,12 +72,12 @@ pub struct Header {
     /// What the frame is.
     pub opcode: Opcode,
     /// Octets of payload.
-    pub payload: u64,
+    pub payload_length: u64,
     /// The masking key; that of a server's frame changes nothing.
     pub mask: Mask,
     /// Octets of the header itself, the key included: 6, 8 or 14 of a client, 2, 4 or 10 of a
     /// server.
-    pub octets: usize,
+    pub header_length: usize,
 }
 
 impl Header {
@@ -124,7 +124,7 @@ impl Header {
             (true, false) => return Err(Violation::Masked),
             (true, true) | (false, false) => {}
         }
-        let (payload, extension) = match second & 0x7f {
+        let (payload_length, extension) = match second & 0x7f {
             126 if opcode.is_control() => return Err(Violation::ControlTooLong),
             127 if opcode.is_control() => return Err(Violation::ControlTooLong),
             126 => {
@@ -146,12 +146,20 @@ impl Header {
             short => (u64::from(short), 0),
         };
         if !IS_CLIENTS {
-            let (mask, octets) = (Mask::default(), 2 + extension);
-            return Ok(Some(Header { is_final, is_compressed, opcode, payload, mask, octets }));
+            let (mask, header_length) = (Mask::default(), 2 + extension);
+            return Ok(Some(Header {
+                is_final,
+                is_compressed,
+                opcode,
+                payload_length,
+                mask,
+                header_length,
+            }));
         }
         let Some(&key) = rest[extension..].first_chunk::<KEY>() else { return Ok(None) };
-        let octets = 2 + extension + KEY;
-        Ok(Some(Header { is_final, is_compressed, opcode, payload, mask: Mask::new(key), octets }))
+        let header_length = 2 + extension + KEY;
+        let mask = Mask::new(key);
+        Ok(Some(Header { is_final, is_compressed, opcode, payload_length, mask, header_length }))
     }
 }
 
@@ -202,8 +210,8 @@ mod tests {
             append(&mut frame, 0x82, &payload, [1, 2, 3, 4]);
             let frame = &mut frame[6..];
             let header = Header::parse(frame, 0).expect("no violation").expect("whole");
-            assert_eq!((header.opcode, header.payload), (Opcode::Binary, octets as u64));
-            let masked = &mut frame[header.octets..];
+            assert_eq!((header.opcode, header.payload_length), (Opcode::Binary, octets as u64));
+            let masked = &mut frame[header.header_length..];
             mask::unmask(masked, 0, header.mask);
             assert_eq!(masked, payload);
             let (reply, length) = reply_header(0x82, payload.len());
@@ -212,7 +220,7 @@ mod tests {
             }
             let header = Header::parse_reply(&reply[..length], 0).expect("no violation");
             let header = header.expect("whole");
-            assert_eq!((header.payload, header.octets), (octets as u64, length));
+            assert_eq!((header.payload_length, header.header_length), (octets as u64, length));
         }
         assert_eq!(Header::parse_reply(b"\x81\x85abcd", 0), Err(Violation::Masked));
     }
@@ -222,13 +230,22 @@ mod tests {
         let header =
             |octets: &[u8]| Header::parse(octets, 0).expect("no violation").expect("whole");
         let short = header(b"\x81\x90abcd");
-        assert_eq!((short.opcode, short.payload, short.octets), (Opcode::Text, 16, 6));
+        assert_eq!(
+            (short.opcode, short.payload_length, short.header_length),
+            (Opcode::Text, 16, 6)
+        );
         assert!(short.is_final);
         let middle = header(b"\x02\xfe\x01\x00abcd");
-        assert_eq!((middle.opcode, middle.payload, middle.octets), (Opcode::Binary, 256, 8));
+        assert_eq!(
+            (middle.opcode, middle.payload_length, middle.header_length),
+            (Opcode::Binary, 256, 8)
+        );
         assert!(!middle.is_final);
         let long = header(b"\x80\xff\0\0\0\0\0\x01\0\0abcd");
-        assert_eq!((long.opcode, long.payload, long.octets), (Opcode::Continuation, 65536, 14));
+        assert_eq!(
+            (long.opcode, long.payload_length, long.header_length),
+            (Opcode::Continuation, 65536, 14)
+        );
     }
 
     #[test]

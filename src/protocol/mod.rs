@@ -8,6 +8,7 @@
 
 pub mod client;
 pub mod close;
+pub mod close_code;
 pub mod connection;
 pub mod deflate;
 pub mod extension;
@@ -17,6 +18,7 @@ pub mod mask;
 pub mod utf8;
 pub mod violation;
 
+pub use close_code::CloseCode;
 pub use connection::{Connection, Context, Next, Protocol, Settings};
 pub use extension::Policy;
 pub use handshake::Admission;

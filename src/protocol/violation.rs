@@ -1,6 +1,6 @@
 //! The rules of RFC 6455 and RFC 7692 that a peer can break, and the close code that each one costs.
 
-use super::close::CloseCode;
+use super::close_code::CloseCode;
 
 /// A rule that a peer broke. The connection fails with [`Violation::close_code`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

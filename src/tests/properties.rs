@@ -27,9 +27,10 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::{Buf as _, BytesMut};
 use ringecho::buffer::{Cursors, HEADROOM, Region, Spill};
 use ringecho::metrics::Counters;
-use ringecho::protocol::close::CloseCode;
 use ringecho::protocol::violation::Violation;
-use ringecho::protocol::{Admission, Connection, Context, Next, Policy, Protocol, Settings};
+use ringecho::protocol::{
+    Admission, CloseCode, Connection, Context, Next, Policy, Protocol, Settings,
+};
 use support::{BINARY, CLOSE, Client, FIN, PING, PONG, Server, TEXT, reply};
 
 /// Octets that a region has behind its headroom.
@@ -313,7 +314,7 @@ impl<'a> Peer<'a> {
 
     /// Octets of the answer so far, sent or not.
     fn answered(&self) -> usize {
-        let waiting = self.spill.as_ref().map_or(0, Spill::reply_octets);
+        let waiting = self.spill.as_ref().map_or(0, Spill::reply_bytes);
         self.sent.len() + self.sending.len() + waiting
     }
 }

@@ -2,8 +2,7 @@
 
 use bytes::{Buf as _, BytesMut};
 use ringecho::buffer::{Cursors, HEADROOM, Region, Spill};
-use ringecho::protocol::close::CloseCode;
-use ringecho::protocol::{Admission, Connection, Context, Next};
+use ringecho::protocol::{Admission, CloseCode, Connection, Context, Next};
 
 use crate::agreement::request;
 use crate::support::Random;
@@ -95,7 +94,7 @@ impl<'a> Peer<'a> {
     pub(crate) fn expand(&mut self) {
         let mut answered = None;
         while let Next::Expand(octets) = self.next {
-            let waiting = self.sending.len() + self.spill.as_ref().map_or(0, Spill::reply_octets);
+            let waiting = self.sending.len() + self.spill.as_ref().map_or(0, Spill::reply_bytes);
             self.is_held =
                 waiting > 0 && self.holds.as_mut().is_some_and(|random| random.one_in(2));
             if self.is_held {
@@ -148,7 +147,7 @@ impl<'a> Peer<'a> {
 
     /// Octets of the answer so far, sent or not.
     pub(crate) fn answered(&self) -> usize {
-        let waiting = self.spill.as_ref().map_or(0, Spill::reply_octets);
+        let waiting = self.spill.as_ref().map_or(0, Spill::reply_bytes);
         self.sent.len() + self.sending.len() + waiting
     }
 }
