@@ -71,7 +71,7 @@ impl Compression {
     }
 
     /// Octets inflated so far of the message that is unfinished.
-    pub fn octets(&self) -> u64 {
+    pub fn inflated_bytes(&self) -> u64 {
         self.state.as_ref().map_or(0, |state| state.octets)
     }
 
@@ -117,7 +117,7 @@ impl Compression {
     }
 
     /// How many octets [`Compression::take_output`] would give.
-    pub fn output_octets(&self) -> usize {
+    pub fn output_bytes(&self) -> usize {
         self.state.as_ref().map_or(0, |state| state.output.len())
     }
 

@@ -10,6 +10,7 @@ pub mod client;
 pub mod close;
 pub mod close_code;
 pub mod connection;
+pub mod context;
 pub mod deflate;
 pub mod extension;
 pub mod frame;
@@ -19,6 +20,7 @@ pub mod utf8;
 pub mod violation;
 
 pub use close_code::CloseCode;
-pub use connection::{Connection, Context, Next, Protocol, Settings};
+pub use connection::{Connection, Next};
+pub use context::{Context, Protocol, Settings};
 pub use extension::Policy;
 pub use handshake::Admission;

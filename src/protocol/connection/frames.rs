@@ -1,0 +1,245 @@
+//! Frames become replies: header, payload and end of each, and a shorter way for short messages.
+//!
+//! This file does not know what is in a compressed payload; it hands such frames to `compressed`.
+
+use super::{Connection, Frame, Message, Phase};
+use crate::buffer::Region;
+use crate::protocol::close;
+use crate::protocol::context::Context;
+use crate::protocol::frame::{COMPRESSED, FINAL, Header, KEY, MASKED, Opcode};
+use crate::protocol::mask::{self, Mask};
+use crate::protocol::utf8;
+use crate::protocol::violation::Violation;
+
+impl Connection {
+    /// Echoes frames until the bytes or the frames end.
+    #[inline]
+    pub(super) fn frames(
+        &mut self,
+        region: &mut Region<'_>,
+        context: &Context<'_>,
+    ) -> Result<(), Violation> {
+        while !region.unread().is_empty() {
+            if self.frame == Frame::None {
+                if self.message == Message::None
+                    && self.phase == Phase::Open
+                    && short_message(region, context)?
+                {
+                    continue;
+                }
+                let extension_bits = if self.compression.is_some() { COMPRESSED } else { 0 };
+                let Some(header) = Header::parse(region.unread(), extension_bits)? else {
+                    return Ok(());
+                };
+                self.begin(&header, region, context)?;
+            }
+            self.payload(region, context)?;
+            if self.payload_left > 0 {
+                return Ok(());
+            }
+            self.finish(region, context)?;
+            if matches!(self.phase, Phase::Closed | Phase::Expanding) {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    /// Starts a frame: checks its header against the state, and writes the reply's header.
+    #[inline]
+    fn begin(
+        &mut self,
+        header: &Header,
+        region: &mut Region<'_>,
+        context: &Context<'_>,
+    ) -> Result<(), Violation> {
+        self.is_final = header.is_final;
+        self.payload_left = header.payload_length;
+        self.mask = header.mask;
+        if self.phase == Phase::Closing {
+            // Section 5.5.1: no frame may follow the server's own close frame.
+            let is_close = header.opcode == Opcode::Close;
+            self.frame = if is_close { Frame::CloseAnswer } else { Frame::Ignored };
+            region.skip(header.header_length);
+            return Ok(());
+        }
+        match (header.opcode, self.message) {
+            (Opcode::Text, Message::None) if header.is_compressed => {
+                self.message = Message::CompressedText;
+            }
+            (Opcode::Text, Message::None) => self.message = Message::Text,
+            (Opcode::Binary, Message::None) if header.is_compressed => {
+                self.message = Message::CompressedBinary;
+            }
+            (Opcode::Binary, Message::None) => self.message = Message::Binary,
+            // Section 5.4: the fragments of one message must not be interleaved with another.
+            (Opcode::Text | Opcode::Binary, _) => return Err(Violation::ContinuationExpected),
+            (Opcode::Continuation, Message::None) => {
+                return Err(Violation::ContinuationUnexpected);
+            }
+            (Opcode::Continuation | Opcode::Ping | Opcode::Pong | Opcode::Close, _) => {}
+        }
+        self.frame = match (header.opcode, self.message) {
+            (Opcode::Ping, _) => Frame::Ping,
+            (Opcode::Pong, _) => Frame::Ignored,
+            (Opcode::Close, _) => Frame::Close,
+            (_, Message::None | Message::Text) => Frame::Text,
+            (_, Message::Binary) => Frame::Binary,
+            (_, Message::CompressedText | Message::CompressedBinary) => {
+                return self.begin_compressed(header, region, context);
+            }
+        };
+        if matches!(self.frame, Frame::Text | Frame::Binary) {
+            self.message_bytes = self.message_bytes.saturating_add(header.payload_length);
+            if self.message_bytes > context.settings.message_max {
+                return Err(Violation::MessageTooBig);
+            }
+        }
+        if self.frame == Frame::Ignored {
+            region.skip(header.header_length);
+            return Ok(());
+        }
+        self.echo_header(header, region);
+        Ok(())
+    }
+
+    /// Writes the reply's header: the request's without mask bit and key. Its length is already in
+    /// the shortest form.
+    #[inline]
+    pub(super) fn echo_header(&self, header: &Header, region: &mut Region<'_>) {
+        let (bytes, to, from) = region.parts();
+        let echoed = header.header_length - KEY;
+        if echoed == 2 {
+            bytes.copy_within(from..from + 2, to);
+        } else {
+            bytes.copy_within(from..from + echoed, to);
+        }
+        bytes[to + 1] &= !MASKED;
+        if self.frame == Frame::Ping {
+            bytes[to] = FINAL | Opcode::Pong as u8;
+        }
+        region.moved(echoed);
+        region.skip(KEY);
+    }
+
+    /// Unmasks the received part of the payload to its place in the reply.
+    #[inline]
+    fn payload(&mut self, region: &mut Region<'_>, context: &Context<'_>) -> Result<(), Violation> {
+        let (bytes, to, from) = region.parts();
+        let count = self.payload_left.min((bytes.len() - from) as u64) as usize;
+        if matches!(self.frame, Frame::Mirrored | Frame::Recompressed) {
+            return self.compressed_payload(count, region, context);
+        }
+        if matches!(self.frame, Frame::Ignored | Frame::CloseAnswer) {
+            self.payload_left -= count as u64;
+            region.skip(count);
+            return Ok(());
+        }
+        let is_ascii = mask::unmask(&mut bytes[to..from + count], from - to, self.mask);
+        if self.frame == Frame::Text && !(is_ascii && self.utf8.is_complete()) {
+            self.utf8.check(&bytes[to..to + count]).map_err(|_| Violation::TextNotUtf8)?;
+        }
+        self.payload_left -= count as u64;
+        region.moved(count);
+        if self.payload_left > 0 {
+            self.mask = self.mask.after(count);
+            if self.frame == Frame::Binary {
+                region.release();
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends a frame.
+    #[inline]
+    fn finish(&mut self, region: &mut Region<'_>, context: &Context<'_>) -> Result<(), Violation> {
+        let frame = std::mem::replace(&mut self.frame, Frame::None);
+        context.counters.frames_in.add(1);
+        match frame {
+            Frame::Text | Frame::Binary => {
+                if self.is_final {
+                    // Section 8.1: a text may not end within a character.
+                    if !self.utf8.is_complete() {
+                        return Err(Violation::TextNotUtf8);
+                    }
+                    self.message = Message::None;
+                    self.message_bytes = 0;
+                    context.counters.messages.add(1);
+                }
+                region.release();
+                context.counters.frames_out.add(1);
+                if let Some(code) = self.close_wanted.take() {
+                    self.send_close(code, region, context);
+                }
+            }
+            Frame::Mirrored | Frame::Recompressed => self.finish_compressed(region, context)?,
+            Frame::Ping => {
+                region.release();
+                context.counters.frames_out.add(1);
+            }
+            Frame::Close => self.answer_close(region, context)?,
+            Frame::CloseAnswer => {
+                region.skip_all();
+                self.phase = Phase::Closed;
+            }
+            Frame::Ignored | Frame::None => {}
+        }
+        Ok(())
+    }
+
+    /// Answers a close frame with its own code (section 5.5.1).
+    #[cold]
+    fn answer_close(
+        &mut self,
+        region: &mut Region<'_>,
+        context: &Context<'_>,
+    ) -> Result<(), Violation> {
+        let code = close::check(&region.held()[2..])?;
+        region.retract();
+        match code {
+            Some(code) => region.write(&close::frame(code, "")),
+            None => region.write(&[FINAL | Opcode::Close as u8, 0]),
+        }
+        context.counters.frames_out.add(1);
+        region.release();
+        region.skip_all();
+        self.phase = Phase::Closed;
+        Ok(())
+    }
+}
+
+/// Echoes the message at the beginning of the unread bytes if it is one whole frame of at most 125
+/// bytes: a shorter way to do what [`Connection::frames`] does, for the messages that latency is
+/// measured with. Returns whether it was such a message; if not, nothing has changed.
+#[inline]
+fn short_message(region: &mut Region<'_>, context: &Context<'_>) -> Result<bool, Violation> {
+    const TEXT: u8 = FINAL | Opcode::Text as u8;
+    const BINARY: u8 = FINAL | Opcode::Binary as u8;
+    let (bytes, to, from) = region.parts();
+    let Some(&[first @ (TEXT | BINARY), second, ref key @ ..]) = bytes[from..].first_chunk::<6>()
+    else {
+        return Ok(false);
+    };
+    // If the mask bit was missing, this is larger than any `short_max`.
+    let payload = second ^ MASKED;
+    let count = usize::from(payload);
+    let end = from + 2 + KEY + count;
+    if payload > context.short_max || end > bytes.len() {
+        return Ok(false);
+    }
+    let mask = Mask::new(*key);
+    let [reply_first, reply_second, window @ ..] = &mut bytes[to..end] else {
+        unreachable!("the request is longer than its reply");
+    };
+    let is_ascii = mask::unmask(window, from + KEY - to, mask);
+    if first == TEXT && !is_ascii && !utf8::is_valid(&window[..count]) {
+        return Err(Violation::TextNotUtf8);
+    }
+    *reply_first = first;
+    *reply_second = payload;
+    region.replied(to + 2 + count, end);
+    context.counters.messages.add(1);
+    context.counters.frames_in.add(1);
+    context.counters.frames_out.add(1);
+    Ok(true)
+}

@@ -1,0 +1,328 @@
+//! One connection of the server, from the opening handshake to the close: received bytes become
+//! the reply where they stand.
+//!
+//! The echo of a frame is its own header without mask bit and masking key, followed by the unmasked
+//! payload. The reply overwrites the request from left to right and never overtakes it. Fragments
+//! stay fragments; nothing is reassembled. Binary payload may be sent as it arrives. Text and
+//! control frames are held until they are whole, because their content may break a rule, and a
+//! close frame cannot be sent in the middle of another frame.
+//!
+//! Compressed frames are held too, and inflated as they arrive to be checked. Mirrored messages are
+//! echoed by their compressed payload, like any other frame. When a message is recompressed, nothing
+//! of the request is kept, and the reply is written when the frame is whole.
+//!
+//! This file owns the phases and the transitions between them; `frames` turns frames into replies,
+//! `compressed` those of compressed messages. The module does no input or output and reads no clock.
+//! It does not know whose memory the region is, nor when its reply is sent.
+
+mod compressed;
+mod frames;
+#[cfg(test)]
+mod tests;
+
+use super::close;
+use super::close_code::CloseCode;
+use super::context::{Context, Protocol};
+use super::deflate::Compression;
+use super::extension::Echo;
+use super::handshake::{self, Admission};
+use super::mask::Mask;
+use super::utf8::Utf8;
+use super::violation::Violation;
+use crate::buffer::Region;
+
+/// What the caller does when the reply in the region is sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use]
+pub enum Next {
+    /// Receive more.
+    Receive,
+    /// Call [`Connection::advance`] again at once, with a region whose gap has at least this many
+    /// bytes: a recompressed message is longer than its request. The caller may send more of the
+    /// reply first.
+    Expand(usize),
+    /// Shut the connection down for writing and read until the peer ends it: the close handshake is
+    /// done, or the connection has failed.
+    Close,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// Before the opening handshake.
+    Handshake(Admission),
+    /// Frames are echoed.
+    Open,
+    /// The same, but a recompressed frame waits for room in the region.
+    Expanding,
+    /// The server has sent a close frame and waits for the peer's.
+    Closing,
+    /// Bytes are echoed: there are no frames.
+    Plain,
+    /// Nothing more is read or written.
+    Closed,
+}
+
+/// The message whose fragments are arriving.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Message {
+    None,
+    Text,
+    Binary,
+    CompressedText,
+    CompressedBinary,
+}
+
+/// The frame whose payload is arriving.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Frame {
+    /// None: the next byte is the first of a header.
+    None,
+    /// A fragment of text: checked as it arrives, held until it is whole.
+    Text,
+    /// A fragment of a binary message: sent as it arrives.
+    Binary,
+    /// A fragment of a mirrored message: inflated as it arrives, held until it is whole.
+    Mirrored,
+    /// A fragment of a message that is recompressed.
+    Recompressed,
+    /// Held until it is whole, then sent back as a pong.
+    Ping,
+    /// Held until it is whole, then answered, which ends the connection.
+    Close,
+    /// A pong, or any frame but a close after the server has sent its own close.
+    Ignored,
+    /// The peer's close frame after the server has sent its own: ends the connection, whatever it
+    /// holds.
+    CloseAnswer,
+}
+
+/// The server's side of one connection.
+#[derive(Debug)]
+pub struct Connection {
+    phase: Phase,
+    message: Message,
+    frame: Frame,
+    /// Whether the frame ends its message.
+    is_final: bool,
+    /// The first byte of the frame, if it is recompressed.
+    first: u8,
+    /// The code of the close frame that follows the current frame, of which a part is already sent.
+    close_wanted: Option<CloseCode>,
+    mask: Mask,
+    utf8: Utf8,
+    /// Bytes of the frame's payload still to arrive.
+    payload_left: u64,
+    /// Payload bytes of the message, in its fragments so far.
+    message_bytes: u64,
+    /// Present if permessage-deflate was negotiated.
+    compression: Option<Compression>,
+}
+
+impl Connection {
+    /// A connection before its opening handshake.
+    pub fn new(admission: Admission) -> Connection {
+        Connection {
+            phase: Phase::Handshake(admission),
+            message: Message::None,
+            frame: Frame::None,
+            is_final: false,
+            first: 0,
+            close_wanted: None,
+            mask: Mask::default(),
+            utf8: Utf8::default(),
+            payload_left: 0,
+            message_bytes: 0,
+            compression: None,
+        }
+    }
+
+    /// Payload bytes received so far of the unfinished message; inflated bytes, if it is recompressed
+    /// and those are more.
+    pub fn message_bytes(&self) -> u64 {
+        let received = match self.frame {
+            Frame::Text | Frame::Binary | Frame::Mirrored | Frame::Recompressed => {
+                self.message_bytes - self.payload_left
+            }
+            Frame::None | Frame::Ping | Frame::Close | Frame::Ignored | Frame::CloseAnswer => {
+                self.message_bytes
+            }
+        };
+        match &self.compression {
+            Some(compression) if compression.echo() == Echo::Recompressed => {
+                received.max(compression.inflated_bytes())
+            }
+            Some(_) | None => received,
+        }
+    }
+
+    /// Whether the opening handshake is done.
+    #[inline]
+    pub fn is_open(&self) -> bool {
+        self.phase == Phase::Open
+    }
+
+    /// Whether permessage-deflate was negotiated.
+    pub fn is_compressed(&self) -> bool {
+        self.compression.is_some()
+    }
+
+    /// Whether the connection is open, between two messages and without compression. Whoever sees the
+    /// next message can then echo it without knowing anything of the earlier ones.
+    pub fn is_between_messages(&self) -> bool {
+        self.phase == Phase::Open
+            && self.frame == Frame::None
+            && self.message == Message::None
+            && self.close_wanted.is_none()
+            && self.compression.is_none()
+    }
+
+    /// Turns as much of the unread bytes in `region` into reply as possible. What stays unread is the
+    /// beginning of a request or of a header, or waits for [`Next::Expand`]; what stays held is the
+    /// beginning of a frame. The next received bytes must follow both directly.
+    #[inline]
+    pub fn advance(&mut self, region: &mut Region<'_>, context: &Context<'_>) -> Next {
+        if self.phase != Phase::Open {
+            return self.advance_slowly(region, context);
+        }
+        match self.frames(region, context) {
+            Ok(()) if self.phase == Phase::Open => Next::Receive,
+            Ok(()) => self.next(),
+            Err(violation) => self.fail(violation, region, context),
+        }
+    }
+
+    /// Starts the closing handshake with `code`. If a part of a frame is already sent, the close frame
+    /// follows that frame.
+    pub fn close(
+        &mut self,
+        code: CloseCode,
+        region: &mut Region<'_>,
+        context: &Context<'_>,
+    ) -> Next {
+        match (self.phase, self.frame) {
+            (Phase::Handshake(_) | Phase::Plain, _) => {
+                region.skip_all();
+                self.phase = Phase::Closed;
+            }
+            (Phase::Open, Frame::Binary) => self.close_wanted = Some(code),
+            (Phase::Open, frame) => {
+                region.retract();
+                self.frame = match frame {
+                    Frame::None => Frame::None,
+                    Frame::Close | Frame::CloseAnswer => Frame::CloseAnswer,
+                    Frame::Text
+                    | Frame::Binary
+                    | Frame::Mirrored
+                    | Frame::Recompressed
+                    | Frame::Ping
+                    | Frame::Ignored => Frame::Ignored,
+                };
+                self.send_close(code, region, context);
+            }
+            // Nothing of the recompressed frame is written yet, so it is left out.
+            (Phase::Expanding, _) => self.send_close(code, region, context),
+            (Phase::Closing | Phase::Closed, _) => {}
+        }
+        self.next()
+    }
+
+    #[cold]
+    fn next(&self) -> Next {
+        match self.phase {
+            Phase::Closed => Next::Close,
+            Phase::Expanding => Next::Expand(self.expanded_bytes()),
+            Phase::Handshake(_) | Phase::Open | Phase::Closing | Phase::Plain => Next::Receive,
+        }
+    }
+
+    /// [`Connection::advance`] in all phases but the usual one.
+    #[cold]
+    fn advance_slowly(&mut self, region: &mut Region<'_>, context: &Context<'_>) -> Next {
+        if let Phase::Handshake(admission) = self.phase {
+            match (context.settings.protocol, admission) {
+                (Protocol::WebSocket, _) => self.handshake(admission, region, context),
+                (Protocol::Tcp, Admission::Open) => self.phase = Phase::Plain,
+                (Protocol::Tcp, Admission::Full) => self.phase = Phase::Closed,
+            }
+        }
+        if self.phase == Phase::Plain {
+            echo_plain(region, context);
+        }
+        if self.phase == Phase::Expanding {
+            self.expand(region, context);
+        }
+        if matches!(self.phase, Phase::Open | Phase::Closing)
+            && let Err(violation) = self.frames(region, context)
+        {
+            return self.fail(violation, region, context);
+        }
+        if self.phase == Phase::Closed {
+            // Section 1.4: whatever the peer sends after its close frame is discarded.
+            region.skip_all();
+        }
+        self.next()
+    }
+
+    fn handshake(&mut self, admission: Admission, region: &mut Region<'_>, context: &Context<'_>) {
+        match handshake::answer(region.unread(), admission, context.settings.policy) {
+            Ok(None) => {}
+            Ok(Some(accepted)) => {
+                region.skip(accepted.head_bytes);
+                region.write(&accepted.response);
+                region.release();
+                self.compression = accepted.agreement.map(Compression::new);
+                self.phase = Phase::Open;
+            }
+            Err(rejection) => {
+                region.skip_all();
+                region.write(&rejection.response());
+                region.release();
+                self.phase = Phase::Closed;
+                // A connection over the limit was counted when it was accepted.
+                if admission == Admission::Open {
+                    context.counters.connections_rejected.add(1);
+                }
+            }
+        }
+    }
+
+    /// Fails the connection (section 7.1.7): the replies still due, then a close frame with the code
+    /// of the violation, then nothing.
+    #[cold]
+    fn fail(
+        &mut self,
+        violation: Violation,
+        region: &mut Region<'_>,
+        context: &Context<'_>,
+    ) -> Next {
+        context.counters.protocol_violations.add(1);
+        region.retract();
+        region.skip_all();
+        if self.phase == Phase::Open {
+            region.write(&close::frame(violation.close_code(), violation.reason()));
+            context.counters.frames_out.add(1);
+        }
+        region.release();
+        self.phase = Phase::Closed;
+        Next::Close
+    }
+
+    fn send_close(&mut self, code: CloseCode, region: &mut Region<'_>, context: &Context<'_>) {
+        region.write(&close::frame(code, ""));
+        context.counters.frames_out.add(1);
+        region.release();
+        self.phase = Phase::Closing;
+    }
+}
+
+/// Echoes all unread bytes as they are.
+fn echo_plain(region: &mut Region<'_>, context: &Context<'_>) {
+    let (bytes, to, from) = region.parts();
+    let count = bytes.len() - from;
+    if count > 0 {
+        bytes.copy_within(from.., to);
+        region.moved(count);
+        region.release();
+        context.counters.messages.add(1);
+    }
+}

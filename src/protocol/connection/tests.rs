@@ -1,0 +1,187 @@
+//! Connections that are spoken to, in regions of their own.
+
+use super::*;
+use crate::buffer::{Cursors, HEADROOM, Spill};
+use crate::metrics::Counters;
+use crate::protocol::context::Settings;
+use crate::protocol::extension::Policy;
+use crate::protocol::frame::MASKED;
+
+const SETTINGS: Settings =
+    Settings { protocol: Protocol::WebSocket, message_max: 1000, policy: Policy::Mirror, level: 6 };
+const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: test\r\nUpgrade: websocket\r\n\
+    Connection: Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
+    Sec-WebSocket-Version: 13\r\n\r\n";
+
+/// A connection behind its handshake, in a region of its own.
+struct Talk {
+    connection: Connection,
+    spill: Spill,
+    counters: Counters,
+}
+
+impl Talk {
+    fn open() -> Talk {
+        let mut talk = Talk {
+            connection: Connection::new(Admission::Open),
+            spill: Spill::default(),
+            counters: Counters::default(),
+        };
+        let (answer, next) = talk.hear(REQUEST);
+        assert!(answer.starts_with(b"HTTP/1.1 101 "));
+        assert_eq!(next, Next::Receive);
+        talk
+    }
+
+    /// What is answered to `octets`, and what follows.
+    fn hear(&mut self, octets: &[u8]) -> (Vec<u8>, Next) {
+        self.spill.append(octets);
+        let context = Context::new(SETTINGS, &self.counters);
+        let next = self.connection.advance(&mut self.spill.region(), &context);
+        (self.reply(), next)
+    }
+
+    fn close(&mut self) -> (Vec<u8>, Next) {
+        let context = Context::new(SETTINGS, &self.counters);
+        let region = &mut self.spill.region();
+        let next = self.connection.close(CloseCode::GOING_AWAY, region, &context);
+        (self.reply(), next)
+    }
+
+    fn reply(&mut self) -> Vec<u8> {
+        if !self.spill.has_reply() {
+            return Vec::new();
+        }
+        let (reply, rest) = std::mem::take(&mut self.spill).split_reply();
+        self.spill = rest.unwrap_or_default();
+        reply.to_vec()
+    }
+}
+
+/// A client's frame with the masking key 1, 2, 3, 4.
+fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
+    let mut frame = vec![first];
+    match payload.len() {
+        short @ 0..=125 => frame.push(MASKED | short as u8),
+        long => {
+            frame.push(MASKED | 126);
+            frame.extend((long as u16).to_be_bytes());
+        }
+    }
+    frame.extend([1, 2, 3, 4]);
+    frame.extend(payload.iter().enumerate().map(|(at, octet)| octet ^ (at % 4 + 1) as u8));
+    frame
+}
+
+fn close_of(violation: Violation) -> Vec<u8> {
+    close::frame(violation.close_code(), violation.reason())
+}
+
+#[test]
+fn a_ping_between_two_fragments_is_answered_between_them() {
+    let mut talk = Talk::open();
+    assert_eq!(talk.hear(&frame(0x01, b"one ")).0, b"\x01\x04one ");
+    assert_eq!(talk.hear(&frame(0x89, b"ping")).0, b"\x8a\x04ping");
+    assert_eq!(talk.hear(&frame(0x80, b"two")).0, b"\x80\x03two");
+    assert_eq!(talk.counters.messages.value(), 1);
+    assert_eq!(talk.counters.frames_in.value(), 3);
+}
+
+#[test]
+fn binary_payload_goes_out_as_it_comes_and_text_when_it_is_whole() {
+    for (first, expected) in
+        [(0x82, [&b"\x82\x7e\x00\xc8"[..], &[7; 100]].concat()), (0x81, vec![])]
+    {
+        let whole = frame(first, &[7; 200]);
+        let mut talk = Talk::open();
+        let (half, rest) = whole.split_at(108);
+        let (early, _) = talk.hear(half);
+        assert_eq!(early, expected, "first octet {first:x}");
+        let (late, _) = talk.hear(rest);
+        assert_eq!([early, late].concat(), [&[first, 126, 0, 200][..], &[7; 200]].concat());
+    }
+}
+
+#[test]
+fn wrong_text_fails_at_its_first_wrong_octet_and_takes_nothing_owed_with_it() {
+    let mut talk = Talk::open();
+    let mut octets = frame(0x81, b"right");
+    octets.extend(&frame(0x81, b"ab\xff and more that never comes")[..6 + 3]);
+    let (reply, next) = talk.hear(&octets);
+    assert_eq!(reply, [&b"\x81\x05right"[..], &close_of(Violation::TextNotUtf8)].concat());
+    assert_eq!(next, Next::Close);
+}
+
+#[test]
+fn a_text_may_not_end_within_a_character_though_a_fragment_may() {
+    let mut talk = Talk::open();
+    assert_eq!(talk.hear(&frame(0x01, b"\xe2\x82")).0, b"\x01\x02\xe2\x82");
+    assert_eq!(talk.hear(&frame(0x00, b"\xac\xe2")).0, b"\x00\x02\xac\xe2");
+    let (reply, _) = talk.hear(&frame(0x80, b""));
+    assert_eq!(reply, close_of(Violation::TextNotUtf8));
+}
+
+#[test]
+fn the_message_counts_against_the_limit_and_not_the_fragment() {
+    let mut talk = Talk::open();
+    assert_eq!(talk.hear(&frame(0x02, &[0; 600])).0.len(), 604);
+    let (reply, next) = talk.hear(&frame(0x80, &[0; 401]));
+    assert_eq!(reply, close_of(Violation::MessageTooBig));
+    assert_eq!(next, Next::Close);
+    assert_eq!(talk.counters.protocol_violations.value(), 1);
+}
+
+#[test]
+fn a_close_is_answered_with_its_code_and_nothing_behind_it_is_heard() {
+    let mut talk = Talk::open();
+    let mut octets = frame(0x88, b"\x03\xe8bye");
+    octets.extend(frame(0x81, b"too late"));
+    assert_eq!(talk.hear(&octets), (b"\x88\x02\x03\xe8".to_vec(), Next::Close));
+    assert_eq!(talk.hear(&frame(0x81, b"later")), (vec![], Next::Close));
+    let mut talk = Talk::open();
+    assert_eq!(talk.hear(&frame(0x88, b"")).0, b"\x88\x00");
+}
+
+#[test]
+fn the_servers_close_waits_for_the_end_of_a_binary_frame_and_takes_back_text() {
+    let mut talk = Talk::open();
+    let binary = frame(0x82, b"binary");
+    assert_eq!(talk.hear(&binary[..8]).0, b"\x82\x06bi");
+    assert_eq!(talk.close(), (vec![], Next::Receive));
+    assert_eq!(talk.hear(&binary[8..]).0, b"nary\x88\x02\x03\xe9");
+
+    let mut talk = Talk::open();
+    let text = frame(0x81, b"text");
+    assert_eq!(talk.hear(&text[..8]).0, b"");
+    assert_eq!(talk.close(), (b"\x88\x02\x03\xe9".to_vec(), Next::Receive));
+    assert_eq!(talk.hear(&text[8..]), (vec![], Next::Receive));
+    assert_eq!(talk.hear(&frame(0x82, b"ignored")), (vec![], Next::Receive));
+    assert_eq!(talk.hear(&frame(0x88, b"\x03\xe9")), (vec![], Next::Close));
+}
+
+#[test]
+fn the_servers_close_crosses_the_peers() {
+    let mut talk = Talk::open();
+    let close = frame(0x88, b"\x03\xe8");
+    assert_eq!(talk.hear(&close[..7]).0, b"");
+    assert_eq!(talk.close().0, b"\x88\x02\x03\xe9");
+    assert_eq!(talk.hear(&close[7..]), (vec![], Next::Close));
+}
+
+#[test]
+fn a_whole_pipeline_is_one_reply_in_the_buffer_of_the_request() {
+    let mut talk = Talk::open();
+    let mut octets = frame(0x81, b"first");
+    octets.extend(frame(0x82, &[9; 200]));
+    octets.extend(frame(0x8a, b"unasked pong"));
+    octets.extend(frame(0x81, "größer".as_bytes()));
+    let mut bytes = [&[0; HEADROOM][..], &octets].concat();
+    let mut cursors = Cursors::received(octets.len());
+    let context = Context::new(SETTINGS, &talk.counters);
+    let next = talk.connection.advance(&mut Region::new(&mut bytes, &mut cursors), &context);
+    assert_eq!(next, Next::Receive);
+    assert!(!cursors.has_leftover());
+    let expected =
+        [&b"\x81\x05first\x82\x7e\x00\xc8"[..], &[9; 200], b"\x81\x08", "größer".as_bytes()];
+    assert_eq!(bytes[cursors.reply()], expected.concat());
+}

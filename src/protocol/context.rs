@@ -1,0 +1,53 @@
+//! What all connections of a server, and of one of its workers, have in common.
+
+use super::deflate::Scratch;
+use super::extension::Policy;
+use super::frame::CONTROL_PAYLOAD_MAX;
+use crate::metrics::Counters;
+
+/// What a server speaks, on all its connections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protocol {
+    /// RFC 6455.
+    WebSocket,
+    /// Plain bytes: all that is received is echoed. Each receive counts as a message.
+    Tcp,
+}
+
+/// The settings of a server, the same for all its connections.
+#[derive(Debug, Clone, Copy)]
+pub struct Settings {
+    /// The wire protocol.
+    pub protocol: Protocol,
+    /// The largest message accepted, in bytes of payload, inflated. A larger one fails the connection
+    /// with close code 1009.
+    pub message_max: u64,
+    /// How offers of permessage-deflate are answered.
+    pub policy: Policy,
+    /// The compression level for recompressed messages, from 1 (fastest) to 9 (smallest).
+    pub level: u8,
+}
+
+/// What all connections of a worker have in common.
+#[derive(Debug)]
+pub struct Context<'a> {
+    pub(super) settings: Settings,
+    /// The longest payload that is echoed the short way, in bytes: see `connection/frames.rs`.
+    pub(super) short_max: u8,
+    /// Where messages, frames and violations are counted.
+    pub counters: &'a Counters,
+    pub(super) scratch: Scratch,
+}
+
+impl<'a> Context<'a> {
+    /// The context of one worker.
+    pub fn new(settings: Settings, counters: &'a Counters) -> Context<'a> {
+        let short_max = settings.message_max.min(CONTROL_PAYLOAD_MAX) as u8;
+        Context { settings, short_max, counters, scratch: Scratch::default() }
+    }
+
+    /// The largest message that is echoed, in bytes.
+    pub fn message_max(&self) -> u64 {
+        self.settings.message_max
+    }
+}
