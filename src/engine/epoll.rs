@@ -18,7 +18,6 @@ use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::time::Duration;
 
-use bytes::Buf as _;
 use rustix::event::Timespec;
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustix::io::Errno;
@@ -251,43 +250,19 @@ impl<'a> EpollRing<'a> {
 
     /// One send(2).
     #[inline]
-    fn attempt(&mut self, place: i32, key: Key, mut reply: Reply) -> (Sent, u32) {
+    fn attempt(&mut self, place: i32, key: Key, reply: Reply) -> (Sent, u32) {
         let entry = self.entries[place as usize].as_ref().expect("its socket is open");
         debug_assert_eq!(entry.key, Some(key));
-        let octets = match &reply {
-            Reply::Pinned { lease, octets } => {
-                let start = lease.0 as usize * self.config.octets as usize;
-                let octets = octets.start as usize..octets.end as usize;
-                &self.memory.bytes()[start..][octets]
+        let bytes = match &reply {
+            Reply::Pinned(pinned) => {
+                let start = pinned.lease().buffer() as usize * self.config.octets as usize;
+                &self.memory.bytes()[start..][pinned.range()]
             }
             Reply::Heap(bytes) => bytes,
         };
         self.counters.syscalls.add(1);
-        let sent = net::send(&entry.fd, octets, SendFlags::NOSIGNAL | SendFlags::DONTWAIT);
-        let count = match sent {
-            Ok(count) => count,
-            Err(Errno::AGAIN | Errno::INTR) => 0,
-            Err(errno) => {
-                self.release(reply);
-                return (Sent::Failed(errno), 0);
-            }
-        };
-        if count == reply.len() {
-            self.release(reply);
-            return (Sent::Whole, count as u32);
-        }
-        match &mut reply {
-            Reply::Pinned { octets, .. } => octets.start += count as u32,
-            Reply::Heap(bytes) => bytes.advance(count),
-        }
-        (Sent::Cut(reply), count as u32)
-    }
-
-    #[inline]
-    fn release(&mut self, reply: Reply) {
-        if let Reply::Pinned { lease, .. } = reply {
-            self.recycle(lease);
-        }
+        let sent = net::send(&entry.fd, bytes, SendFlags::NOSIGNAL | SendFlags::DONTWAIT);
+        reply.ended(sent.map(|count| count as u32), |lease| self.free.push(lease.buffer()))
     }
 
     /// Whether there is something to do without an edge.
@@ -344,7 +319,7 @@ impl<'a> EpollRing<'a> {
                     if entry.is_readable {
                         queue(&mut self.readable, entry, place);
                     }
-                    let lease = Lease(buffer);
+                    let lease = Lease::new(buffer, count as u32);
                     completions.push(Completion::Received {
                         key,
                         received: Received::Data { lease, octets: count as u32 },
@@ -542,12 +517,12 @@ impl Ring for EpollRing<'_> {
     #[inline]
     fn bytes<'a>(&'a mut self, lease: &'a mut Lease) -> &'a mut [u8] {
         let octets = self.config.octets as usize;
-        &mut self.memory.bytes()[lease.0 as usize * octets..][..octets]
+        &mut self.memory.bytes()[lease.buffer() as usize * octets..][..octets]
     }
 
     #[inline]
     fn recycle(&mut self, lease: Lease) {
-        self.free.push(lease.0);
+        self.free.push(lease.buffer());
     }
 
     fn buffers_ready(&self) -> usize {

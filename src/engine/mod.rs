@@ -5,6 +5,7 @@
 
 pub mod epoll;
 pub mod pump;
+pub mod reply;
 pub mod ring;
 #[cfg(test)]
 mod simulation;

@@ -485,9 +485,8 @@ impl<'a, R: Ring> Pump<'a, R> {
                 self.ring.recycle(lease);
             } else {
                 is_answered = true;
-                let octets = reply.start as u32..reply.end as u32;
-                hand_over(peer, octets.len());
-                let reply = Reply::Pinned { lease, octets };
+                hand_over(peer, reply.len());
+                let reply = Reply::pinned(lease, reply);
                 let patience = self.ring.send(key, &peer.socket, reply, Patience::None);
                 peer.sending = Sending::of(patience);
                 self.quick_sends += usize::from(peer.sending == Sending::Quick);
@@ -990,9 +989,9 @@ impl<'a, R: Ring> Pump<'a, R> {
 fn unpin<R: Ring>(ring: &mut R, reply: Reply) -> BytesMut {
     match reply {
         Reply::Heap(bytes) => bytes,
-        Reply::Pinned { mut lease, octets } => {
-            let rest = &ring.bytes(&mut lease)[octets.start as usize..octets.end as usize];
-            let rest = BytesMut::from(rest);
+        Reply::Pinned(pinned) => {
+            let (mut lease, range) = pinned.into_parts();
+            let rest = BytesMut::from(&ring.bytes(&mut lease)[range]);
             ring.recycle(lease);
             rest
         }

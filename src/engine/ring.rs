@@ -9,54 +9,17 @@
 //! or verify.
 
 use std::io;
-use std::ops::Range;
 use std::time::Duration;
 
-use bytes::BytesMut;
 use rustix::io::Errno;
 
+pub use super::reply::{Lease, Reply, Sent};
 use crate::offload::{self, record::Record};
 use crate::slab::Key;
 
 /// A connected socket. It is not closed when dropped: [`Ring::close`] does that.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Socket(pub(in crate::engine) i32);
-
-/// A pinned buffer on loan from the ring, to be sent or recycled; nothing else gives it back.
-#[derive(Debug, PartialEq, Eq)]
-#[must_use]
-pub struct Lease(pub(in crate::engine) u32);
-
-/// Memory to be sent.
-#[derive(Debug)]
-pub enum Reply {
-    /// A part of a pinned buffer.
-    Pinned {
-        /// The buffer.
-        lease: Lease,
-        /// The octets in it that are to be sent.
-        octets: Range<u32>,
-    },
-    /// Memory from the heap, all of it to be sent.
-    Heap(BytesMut),
-}
-
-impl Reply {
-    /// How many octets are to be sent.
-    #[inline]
-    pub fn len(&self) -> usize {
-        match self {
-            Reply::Pinned { octets, .. } => octets.len(),
-            Reply::Heap(bytes) => bytes.len(),
-        }
-    }
-
-    /// Whether there is nothing to be sent.
-    #[inline]
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-}
 
 /// What a send does when the socket takes no more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,17 +29,6 @@ pub enum Patience {
     None,
     /// It waits until the socket takes some of it, and gives the rest back.
     Unlimited,
-}
-
-/// How a send ended.
-#[derive(Debug)]
-pub enum Sent {
-    /// All of it is sent, and its memory is the ring's again.
-    Whole,
-    /// A part of it is sent, or nothing; this is the rest.
-    Cut(Reply),
-    /// The connection is broken; the memory is the ring's again.
-    Failed(Errno),
 }
 
 /// What a receive brought.

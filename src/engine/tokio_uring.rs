@@ -71,7 +71,7 @@ use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use bytes::{Buf, BytesMut};
+use bytes::BytesMut;
 use rustix::io::Errno;
 use rustix::net::SocketFlags;
 use tokio::io::unix::AsyncFd;
@@ -83,9 +83,8 @@ use tokio_uring::net::TcpStream;
 use tracing::warn;
 
 use super::pump::{Limit, Pump};
-use super::ring::{
-    Completion, Further, Lease, Patience, Received, Reply, Ring, Sent, Socket, Wait,
-};
+use super::reply::Pinned;
+use super::ring::{Completion, Further, Lease, Patience, Received, Reply, Ring, Socket, Wait};
 use super::uring::remedy;
 use super::{BufferConfig, EngineError, Parts};
 use crate::buffer::HEADROOM;
@@ -231,17 +230,16 @@ impl Buffer {
 /// A [`Reply`] with the memory that its lease stands for.
 #[derive(Debug)]
 enum Outgoing {
-    Buffer { buffer: Buffer, octets: Range<u32> },
+    Buffer { pinned: Pinned, buffer: Buffer },
     Heap(BytesMut),
 }
 
 impl Outgoing {
     async fn send(self, stream: &TcpStream) -> (io::Result<usize>, Outgoing) {
         match self {
-            Outgoing::Buffer { buffer, octets } => {
-                let range = octets.start as usize..octets.end as usize;
-                let (result, buffer) = buffer.send(stream, range).await;
-                (result, Outgoing::Buffer { buffer, octets })
+            Outgoing::Buffer { pinned, buffer } => {
+                let (result, buffer) = buffer.send(stream, pinned.range()).await;
+                (result, Outgoing::Buffer { pinned, buffer })
             }
             Outgoing::Heap(bytes) => {
                 let (result, bytes) = stream.write(bytes).submit().await;
@@ -595,7 +593,7 @@ impl TokioRing {
 
     fn received(&mut self, buffer: Buffer, result: Result<u32, Errno>) -> Received {
         match result {
-            Ok(octets @ 1..) => Received::Data { lease: self.lend(buffer), octets },
+            Ok(octets @ 1..) => Received::Data { lease: self.lend(buffer, octets), octets },
             Ok(0) => {
                 self.hub.give_back(buffer);
                 Received::End
@@ -609,45 +607,29 @@ impl TokioRing {
 
     /// What the `result` of a write means.
     fn sent(&mut self, key: Key, outgoing: Outgoing, result: Result<u32, Errno>) -> Completion {
-        let octets = result.unwrap_or(0);
-        let failure = result.err();
-        let failure = failure.filter(|errno| !matches!(*errno, Errno::AGAIN | Errno::INTR));
-        let mut reply = match outgoing {
-            Outgoing::Buffer { buffer, octets } => {
-                Reply::Pinned { lease: self.lend(buffer), octets }
+        let reply = match outgoing {
+            Outgoing::Buffer { pinned, buffer } => {
+                self.lent[pinned.lease().buffer() as usize] = Some(buffer);
+                Reply::Pinned(pinned)
             }
             Outgoing::Heap(bytes) => Reply::Heap(bytes),
         };
-        if octets as usize == reply.len() || failure.is_some() {
-            if let Reply::Pinned { lease, .. } = reply {
-                self.recycle(lease);
-            }
-            let sent = failure.map_or(Sent::Whole, Sent::Failed);
-            return Completion::Sent { key, sent, octets };
-        }
-        match &mut reply {
-            Reply::Pinned { octets: range, .. } => range.start += octets,
-            Reply::Heap(bytes) => bytes.advance(octets as usize),
-        }
-        Completion::Sent { key, sent: Sent::Cut(reply), octets }
+        let (sent, octets) = reply.ended(result, |lease| self.recycle(lease));
+        Completion::Sent { key, sent, octets }
     }
 
-    fn lend(&mut self, buffer: Buffer) -> Lease {
-        match self.vacant.pop() {
-            Some(number) => {
-                self.lent[number as usize] = Some(buffer);
-                Lease(number)
-            }
-            None => {
-                self.lent.push(Some(buffer));
-                Lease(self.lent.len() as u32 - 1)
-            }
-        }
+    fn lend(&mut self, buffer: Buffer, received: u32) -> Lease {
+        let number = self.vacant.pop().unwrap_or_else(|| {
+            self.lent.push(None);
+            self.lent.len() as u32 - 1
+        });
+        self.lent[number as usize] = Some(buffer);
+        Lease::new(number, received)
     }
 
-    fn take_back(&mut self, lease: Lease) -> Buffer {
-        self.vacant.push(lease.0);
-        self.lent[lease.0 as usize].take().expect("a lease stands for a buffer")
+    /// The memory of a lease, while it is being sent.
+    fn take(&mut self, lease: &Lease) -> Buffer {
+        self.lent[lease.buffer() as usize].take().expect("a lease stands for a buffer")
     }
 
     fn line(&self, key: Key) -> Rc<Line> {
@@ -734,8 +716,9 @@ impl Ring for TokioRing {
 
     fn send(&mut self, _: Key, socket: &Socket, reply: Reply, _: Patience) -> Patience {
         let outgoing = match reply {
-            Reply::Pinned { lease, octets } => {
-                Outgoing::Buffer { buffer: self.take_back(lease), octets }
+            Reply::Pinned(pinned) => {
+                let buffer = self.take(pinned.lease());
+                Outgoing::Buffer { pinned, buffer }
             }
             Reply::Heap(bytes) => Outgoing::Heap(bytes),
         };
@@ -771,11 +754,12 @@ impl Ring for TokioRing {
     }
 
     fn bytes<'a>(&'a mut self, lease: &'a mut Lease) -> &'a mut [u8] {
-        self.lent[lease.0 as usize].as_mut().expect("a lease stands for a buffer").bytes()
+        self.lent[lease.buffer() as usize].as_mut().expect("a lease stands for a buffer").bytes()
     }
 
     fn recycle(&mut self, lease: Lease) {
-        let buffer = self.take_back(lease);
+        let buffer = self.take(&lease);
+        self.vacant.push(lease.buffer());
         self.hub.give_back(buffer);
     }
 

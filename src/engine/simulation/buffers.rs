@@ -57,38 +57,47 @@ impl Buffers {
 
     /// Takes a buffer that is ready, for a completion.
     pub(super) fn take(&mut self) -> Option<Lease> {
-        let lease = Lease(self.ready.pop_front()?.into());
-        self.pass(&lease, Place::Ready, Place::Completion);
-        Some(lease)
+        self.take_with(0)
     }
 
     /// Takes a buffer that is ready, for a completion, and puts octets into it.
     pub(super) fn fill(&mut self, octets: &[u8]) -> Option<Lease> {
-        let lease = self.take()?;
-        self.memory[lease.0 as usize][HEADROOM..HEADROOM + octets.len()].copy_from_slice(octets);
+        let lease = self.take_with(octets.len())?;
+        self.memory[lease.buffer() as usize][HEADROOM..HEADROOM + octets.len()]
+            .copy_from_slice(octets);
+        Some(lease)
+    }
+
+    fn take_with(&mut self, octets: usize) -> Option<Lease> {
+        let lease = Lease::new(self.ready.pop_front()?.into(), octets as u32);
+        self.pass(&lease, Place::Ready, Place::Completion);
         Some(lease)
     }
 
     /// The buffer goes from one place to another.
     pub(super) fn pass(&mut self, lease: &Lease, from: Place, to: Place) {
-        let place = &mut self.places[lease.0 as usize];
-        assert_eq!(*place, from, "buffer {} goes to {to:?} from elsewhere", lease.0);
+        let place = &mut self.places[lease.buffer() as usize];
+        assert_eq!(*place, from, "buffer {} goes to {to:?} from elsewhere", lease.buffer());
         *place = to;
     }
 
     /// The buffer is ready again.
     pub(super) fn recycle(&mut self, lease: Lease, from: Place) {
         self.pass(&lease, from, Place::Ready);
-        self.ready.push_back(lease.0 as u16);
+        self.ready.push_back(lease.buffer() as u16);
     }
 
     pub(super) fn bytes(&self, lease: &Lease) -> &[u8] {
-        &self.memory[lease.0 as usize]
+        &self.memory[lease.buffer() as usize]
     }
 
     /// The octets of a buffer that is on loan.
     pub(super) fn bytes_mut(&mut self, lease: &Lease) -> &mut [u8] {
-        assert_eq!(self.places[lease.0 as usize], Place::Lease, "a look at another's buffer");
-        &mut self.memory[lease.0 as usize]
+        assert_eq!(
+            self.places[lease.buffer() as usize],
+            Place::Lease,
+            "a look at another's buffer"
+        );
+        &mut self.memory[lease.buffer() as usize]
     }
 }

@@ -25,7 +25,7 @@ use io_uring::types::BufRingEntry;
 
 use crate::buffer::HEADROOM;
 use crate::engine::BufferConfig;
-use crate::engine::ring::Lease;
+use crate::engine::reply::{Lease, Pinned};
 use crate::memory::Mapping;
 
 /// The one group of buffers.
@@ -60,7 +60,7 @@ impl<'a> BufferRing<'a> {
             ready: 0,
         };
         for id in 0..config.count {
-            ring.recycle(Lease(id.into()));
+            ring.recycle(Lease::new(id.into(), 0));
         }
         ring
     }
@@ -72,12 +72,18 @@ impl<'a> BufferRing<'a> {
         unsafe { submitter.register_buf_ring_with_flags(entries, self.config.count, GROUP, 0) }
     }
 
+    /// Where a reply begins. All of it lies in its buffer, and ends where what was received ends.
+    #[inline]
+    pub(super) fn start_of(&self, reply: &Pinned) -> *const u8 {
+        self.address(reply.lease()).wrapping_add(reply.range().start).cast_const()
+    }
+
     /// Where a buffer begins.
     #[inline]
-    pub(super) fn address(&self, lease: &Lease) -> *mut u8 {
-        debug_assert!(lease.0 < self.config.count.into());
-        // SAFETY: invariant 1.
-        unsafe { self.memory.add(lease.0 as usize * self.config.octets as usize) }
+    fn address(&self, lease: &Lease) -> *mut u8 {
+        assert!(lease.buffer() < self.config.count.into());
+        // SAFETY: invariant 1 and the assertion.
+        unsafe { self.memory.add(lease.buffer() as usize * self.config.octets as usize) }
     }
 
     #[inline]
@@ -98,7 +104,7 @@ impl<'a> BufferRing<'a> {
         let entry = unsafe { &mut *entry };
         entry.set_addr(address + HEADROOM as u64);
         entry.set_len(self.config.octets - HEADROOM as u32);
-        entry.set_bid(lease.0 as u16);
+        entry.set_bid(lease.buffer() as u16);
         self.tail = self.tail.wrapping_add(1);
         // The entry must be there before the tail says so.
         // SAFETY: the mapping was zeroed, holds at least one entry, and is page-aligned.
@@ -110,10 +116,11 @@ impl<'a> BufferRing<'a> {
         self.ready += 1;
     }
 
-    /// Notes that the kernel took a buffer.
+    /// Notes that the kernel took a buffer and put `received` bytes into it.
     #[inline]
-    pub(super) fn lease(&mut self, id: u16) -> Lease {
+    pub(super) fn lease(&mut self, id: u16, received: u32) -> Lease {
+        assert!(HEADROOM as u32 + received <= self.config.octets, "{received} bytes in a buffer");
         self.ready -= 1;
-        Lease(id.into())
+        Lease::new(id.into(), received)
     }
 }

@@ -49,8 +49,9 @@ use self::setup::Resources;
 pub use self::setup::probe;
 pub(super) use self::setup::remedy;
 use super::pump::{Limit, Pump};
+use super::reply::breaks_connection;
 use super::ring::{
-    Blocking, Completion, Further, Lease, Patience, Received, Reply, Ring, Sent, Socket, Wait,
+    Blocking, Completion, Further, Lease, Patience, Received, Reply, Ring, Socket, Wait,
 };
 use super::token::{Op, Token};
 use super::wait::Waiter;
@@ -105,7 +106,7 @@ struct KernelRing<'a> {
     /// Scratch: what was drained from the completion queue.
     entries: Vec<cqueue::Entry>,
     /// Scratch: the quick sends among it, with their results.
-    cut: Vec<(Key, i32)>,
+    cut: Vec<(Key, Result<u32, Errno>)>,
     /// Why the ring no longer submits, until `enter` says so.
     broken: Option<io::Error>,
     offload: Option<Offloading>,
@@ -178,19 +179,19 @@ impl KernelRing<'_> {
             for entry in &self.entries {
                 let token = Token(entry.user_data());
                 if token.op() == Op::Send && !self.patient.contains_key(&token.key().slot) {
-                    self.cut.push((token.key(), entry.result()));
+                    self.cut.push((token.key(), result_of(entry.result())));
                 }
             }
         }
         for (key, reply) in self.quick.drain(..) {
-            let octets = reply.len();
+            let whole = Ok(reply.len() as u32);
             let result = if self.cut.is_empty() {
-                octets as i32
+                whole
             } else {
                 let cut = self.cut.iter().find(|&&(cut, _)| cut == key);
-                cut.map_or(octets as i32, |&(_, result)| result)
+                cut.map_or(whole, |&(_, result)| result)
             };
-            completions.push(finish(&mut self.buffers, key, reply, result));
+            completions.push(sent(&mut self.buffers, key, reply, result));
         }
         self.cut.clear();
     }
@@ -198,25 +199,24 @@ impl KernelRing<'_> {
     #[inline]
     fn report(&mut self, entry: &cqueue::Entry) -> Option<Completion> {
         let token = Token(entry.user_data());
-        let result = entry.result();
+        let result = result_of(entry.result());
         let further = if cqueue::more(entry.flags()) { Further::More } else { Further::Over };
-        let errno = || Errno::from_raw_os_error(-result);
         match token.op() {
             Op::Receive => {
                 let received = match (result, cqueue::buffer_select(entry.flags())) {
-                    (1.., Some(id)) => {
-                        Received::Data { lease: self.buffers.lease(id), octets: result as u32 }
+                    (Ok(octets @ 1..), Some(id)) => {
+                        Received::Data { lease: self.buffers.lease(id, octets), octets }
                     }
                     (_, lent) => {
                         // The end of the stream may come with a buffer that it did not fill.
                         if let Some(id) = lent {
-                            let lease = self.buffers.lease(id);
+                            let lease = self.buffers.lease(id, 0);
                             self.buffers.recycle(lease);
                         }
                         match result {
-                            0.. => Received::End,
-                            _ if errno() == Errno::NOBUFS => Received::NoBuffer,
-                            _ => Received::Failed(errno()),
+                            Ok(_) => Received::End,
+                            Err(Errno::NOBUFS) => Received::NoBuffer,
+                            Err(errno) => Received::Failed(errno),
                         }
                     }
                 };
@@ -224,16 +224,21 @@ impl KernelRing<'_> {
             }
             Op::Send => {
                 let reply = self.patient.remove(&token.key().slot)?;
-                Some(finish(&mut self.buffers, token.key(), reply, result))
+                Some(sent(&mut self.buffers, token.key(), reply, result))
             }
             Op::Accept => {
-                let result = if result < 0 { Err(errno()) } else { Ok(Socket(result)) };
+                let result = result.map(|fd| Socket(fd as i32));
                 Some(Completion::Accepted { listener: token.key().slot, result, further })
             }
             Op::Close => Some(Completion::Closed { key: token.key() }),
             Op::Stop => Some(Completion::StopRequested),
             Op::HangUp => Some(Completion::HungUp { key: token.key() }),
-            Op::Verify => failure(result).map(|_| Completion::Broken { key: token.key() }),
+            Op::Verify => match result {
+                Err(errno) if breaks_connection(errno) => {
+                    Some(Completion::Broken { key: token.key() })
+                }
+                Ok(_) | Err(_) => None,
+            },
             // Taken by `take_notices`.
             Op::Notices => None,
             // What was cancelled has a completion of its own.
@@ -283,30 +288,22 @@ fn borrow(socket: &Socket) -> BorrowedFd<'_> {
     unsafe { BorrowedFd::borrow_raw(socket.0) }
 }
 
-/// What has broken the connection of a send, if its `result` says so.
+/// The completion of the send of `reply` that the kernel answered with `result`.
 #[inline]
-fn failure(result: i32) -> Option<Errno> {
-    let errno = (result < 0).then(|| Errno::from_raw_os_error(-result))?;
-    (!matches!(errno, Errno::AGAIN | Errno::INTR | Errno::CANCELED)).then_some(errno)
+fn sent(
+    buffers: &mut BufferRing<'_>,
+    key: Key,
+    reply: Reply,
+    result: Result<u32, Errno>,
+) -> Completion {
+    let (sent, octets) = reply.ended(result, |lease| buffers.recycle(lease));
+    Completion::Sent { key, sent, octets }
 }
 
-/// What the `result` of the send of `reply` means.
+/// The result of a completion: a count or a descriptor, or a negated error number.
 #[inline]
-fn finish(buffers: &mut BufferRing<'_>, key: Key, mut reply: Reply, result: i32) -> Completion {
-    let octets = result.max(0) as u32;
-    let failure = failure(result);
-    if octets as usize == reply.len() || failure.is_some() {
-        if let Reply::Pinned { lease, .. } = reply {
-            buffers.recycle(lease);
-        }
-        let sent = failure.map_or(Sent::Whole, Sent::Failed);
-        return Completion::Sent { key, sent, octets };
-    }
-    match &mut reply {
-        Reply::Pinned { octets: range, .. } => range.start += octets,
-        Reply::Heap(bytes) => bytes::Buf::advance(bytes, octets as usize),
-    }
-    Completion::Sent { key, sent: Sent::Cut(reply), octets }
+fn result_of(result: i32) -> Result<u32, Errno> {
+    if result < 0 { Err(Errno::from_raw_os_error(-result)) } else { Ok(result as u32) }
 }
 
 impl Ring for KernelRing<'_> {
@@ -355,9 +352,7 @@ impl Ring for KernelRing<'_> {
     #[inline]
     fn send(&mut self, key: Key, socket: &Socket, reply: Reply, patience: Patience) -> Patience {
         let start = match &reply {
-            Reply::Pinned { lease, octets } => {
-                self.buffers.address(lease).wrapping_add(octets.start as usize).cast_const()
-            }
+            Reply::Pinned(pinned) => self.buffers.start_of(pinned),
             Reply::Heap(bytes) => bytes.as_ptr(),
         };
         // MSG_WAITALL has no name in rustix, as it means nothing to send(2). Here it makes a send

@@ -3,11 +3,10 @@
 //! An operation may do less than it could, end when it might go on, or break its connection, as the
 //! scenario says. What the pump knows of that is not decided here.
 
-use bytes::Buf;
 use rustix::io::Errno;
 
 use super::{Connection, Flight, Kernel, Submission};
-use crate::engine::ring::{Completion, Further, Patience, Received, Reply, Sent, Socket};
+use crate::engine::ring::{Completion, Further, Patience, Received, Reply, Socket};
 
 impl Kernel {
     pub(super) fn push(&mut self, submission: Submission) {
@@ -231,9 +230,7 @@ impl Kernel {
         let (reply, _) = connection.reply.as_ref().expect("it is being sent");
         let count = (reply.len() - connection.done).min(connection.link.room()).min(most);
         let all = match reply {
-            Reply::Pinned { lease, octets } => {
-                &self.buffers.bytes(lease)[octets.start as usize..octets.end as usize]
-            }
+            Reply::Pinned(pinned) => &self.buffers.bytes(pinned.lease())[pinned.range()],
             Reply::Heap(bytes) => &bytes[..],
         };
         let octets = all[connection.done..connection.done + count].to_vec();
@@ -281,21 +278,10 @@ impl Connection {
     /// Ends the send, which has failed if it has sent nothing.
     fn end_send(&mut self, failure: Option<Errno>) -> Completion {
         self.send = Flight::Over;
-        let (mut reply, _) = self.reply.take().expect("it is being sent");
-        let octets = std::mem::take(&mut self.done);
-        let key = self.key();
-        let failure = failure.filter(|_| octets == 0);
-        if octets == reply.len() || failure.is_some() {
-            if let Reply::Pinned { lease, .. } = reply {
-                self.spent = Some(lease);
-            }
-            let sent = failure.map_or(Sent::Whole, Sent::Failed);
-            return Completion::Sent { key, sent, octets: octets as u32 };
-        }
-        match &mut reply {
-            Reply::Pinned { octets: range, .. } => range.start += octets as u32,
-            Reply::Heap(bytes) => bytes.advance(octets),
-        }
-        Completion::Sent { key, sent: Sent::Cut(reply), octets: octets as u32 }
+        let (reply, _) = self.reply.take().expect("it is being sent");
+        let octets = std::mem::take(&mut self.done) as u32;
+        let result = failure.filter(|_| octets == 0).map_or(Ok(octets), Err);
+        let (sent, octets) = reply.ended(result, |lease| self.spent = Some(lease));
+        Completion::Sent { key: self.key(), sent, octets }
     }
 }

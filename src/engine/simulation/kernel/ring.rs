@@ -78,8 +78,8 @@ impl Ring for Kernel {
 
     fn send(&mut self, key: Key, socket: &Socket, reply: Reply, patience: Patience) -> Patience {
         let number = self.operate(key, socket);
-        if let Reply::Pinned { lease, .. } = &reply {
-            self.buffers.pass(lease, Place::Lease, Place::Reply);
+        if let Reply::Pinned(pinned) = &reply {
+            self.buffers.pass(pinned.lease(), Place::Lease, Place::Reply);
             assert_eq!(patience, Patience::None, "a pinned buffer waits for a peer");
         }
         let connection = &mut self.connections[number];
@@ -316,8 +316,8 @@ impl Kernel {
                 if let Some(lease) = connection.spent.take() {
                     self.buffers.recycle(lease, Place::Reply);
                 }
-                if let Sent::Cut(Reply::Pinned { lease, .. }) = sent {
-                    self.buffers.pass(lease, Place::Reply, Place::Lease);
+                if let Sent::Cut(Reply::Pinned(pinned)) = sent {
+                    self.buffers.pass(pinned.lease(), Place::Reply, Place::Lease);
                 }
             }
             &Completion::Passed { .. } | &Completion::Broken { .. } => {}
