@@ -10,12 +10,13 @@ use clap::error::ErrorKind;
 use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::buffer::HEADROOM;
-use crate::engine::socket::{self, Address};
+use crate::cpus::{self, CpuList};
 use crate::engine::wait::WaitStrategy;
 use crate::engine::{BufferConfig, Engine};
+use crate::listen::{self, Address};
 use crate::offload;
 use crate::protocol::{Policy, Protocol, Settings};
-use crate::server::{Config, Server, Statistics, cpus_in, list_of};
+use crate::server::{Config, Server, Statistics};
 
 /// The largest `--message-max`, in octets: 1 GiB.
 pub const MESSAGE_MAX_MAX: u64 = 1 << 30;
@@ -56,7 +57,7 @@ pub struct Cli {
 
     /// The processors that workers are pinned to, such as 0,2-5 [default: all that are allowed].
     #[arg(long, value_name = "LIST")]
-    pub cpus: Option<String>,
+    pub cpus: Option<CpuList>,
 
     /// How bytes reach the kernel.
     #[arg(long, value_enum, default_value_t = EngineChoice::Auto)]
@@ -225,7 +226,7 @@ impl Cli {
         Ok(Config {
             listen: self.listen.clone(),
             workers: self.workers.map(usize::from),
-            cpus: self.cpus.as_deref().map(cpus).transpose()?,
+            cpus: self.cpus.clone().map(|CpuList(cpus)| cpus),
             unix_mode: self.unix_mode,
             engine: match self.engine {
                 EngineChoice::Auto => None,
@@ -276,11 +277,11 @@ impl Cli {
         let workers = server.cpus().len();
         let plural = if workers == 1 { "" } else { "s" };
         let mut text = format!(
-            "ringecho listening on {} (engine {}, {workers} worker{plural} on processor{plural} {}, \
+            "ringecho listening on {} (engine {}, {workers} worker{plural} on CPU{plural} {}, \
              wait {}",
             addresses.collect::<Vec<String>>().join(" "),
             server.engine().name(),
-            list_of(server.cpus()),
+            cpus::list(server.cpus()),
             name(self.wait()),
         );
         if self.protocol == ProtocolChoice::Websocket {
@@ -340,7 +341,7 @@ pub fn summary(statistics: &Statistics) -> String {
 }
 
 fn address(text: &str) -> Result<Address, &'static str> {
-    if let Some(path) = text.strip_prefix(socket::UNIX) {
+    if let Some(path) = text.strip_prefix(listen::UNIX) {
         // What connect(2) takes, with the octet that ends it.
         return match path.len() {
             1..=107 => Ok(Address::Unix(path.into())),
@@ -358,11 +359,6 @@ fn unix_mode(text: &str) -> Result<u32, &'static str> {
         .ok()
         .filter(|&mode| mode <= 0o777)
         .ok_or("an octal number from 0 to 777, such as 660")
-}
-
-fn cpus(list: &str) -> Result<Vec<usize>, String> {
-    cpus_in(list)
-        .ok_or_else(|| format!("{list:?} is not a list of processors; write --cpus like 0,2-5"))
 }
 
 fn size(text: &str, range: std::ops::RangeInclusive<u64>) -> Result<u64, String> {
@@ -439,15 +435,6 @@ mod tests {
     }
 
     #[test]
-    fn lists_of_processors_are_read_and_refused() {
-        assert_eq!(cpus("0"), Ok(vec![0]));
-        assert_eq!(cpus("0,2-4, 7"), Ok(vec![0, 2, 3, 4, 7]));
-        for list in ["", "a", "1-", "3-2", "0,,1", "-1", "99999999999999999999", "0-9999999"] {
-            assert!(cpus(list).expect_err(list).contains("--cpus like"), "{list}");
-        }
-    }
-
-    #[test]
     fn numbers_out_of_range_are_usage_errors() {
         for arguments in [
             ["--workers", "0"],
@@ -462,6 +449,8 @@ mod tests {
             ["--compression-level", "0"],
             ["--compression-level", "10"],
             ["--listen", "9001"],
+            ["--cpus", "1-"],
+            ["--cpus", ""],
         ] {
             assert_eq!(parse(&arguments).expect_err("wrong").exit_code(), 2, "{arguments:?}");
         }

@@ -22,10 +22,11 @@ use rustix::process::{Resource, Rlimit, getrlimit};
 
 use self::machine::Machine;
 use self::report::Report;
+use crate::cpus;
 use crate::engine::BufferConfig;
 use crate::engine::uring::Ability;
 use crate::offload::program::{OffloadError, Program};
-use crate::server::{Config, allowed_cpus};
+use crate::server::Config;
 
 /// A limit of the process; nothing where there is no limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,7 +73,7 @@ impl Facts {
         Facts {
             buffers: config.buffers,
             connections_max: config.connections_max,
-            allowed: allowed_cpus().unwrap_or_default(),
+            allowed: cpus::allowed().unwrap_or_default(),
             abilities: Ability::ALL.map(probe).to_vec(),
             offload: Program::load().map(drop),
             locked_octets: Limit::of(Resource::Memlock),

@@ -9,9 +9,11 @@
 
 pub mod buffer;
 pub mod cli;
+pub mod cpus;
 pub mod doctor;
 pub mod engine;
 pub mod linux;
+pub mod listen;
 pub mod memory;
 pub mod metrics;
 pub mod offload;

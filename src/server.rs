@@ -10,16 +10,16 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
 
-use core_affinity::CoreId;
 use rustix::event::EventfdFlags;
 use serde::Serialize;
 use tracing::warn;
 
+use crate::cpus;
 use crate::engine::pump::Limit;
-use crate::engine::socket::{self, Address, SocketFile};
 use crate::engine::wait::WaitStrategy;
 use crate::engine::{BufferConfig, Engine, EngineError, Parts};
 use crate::linux;
+use crate::listen::{self, Address, SocketFile};
 use crate::metrics::{Counters, Snapshot};
 use crate::offload::{self, program::Program};
 use crate::protocol::{Context, Protocol, Settings};
@@ -33,8 +33,8 @@ pub struct Config {
     pub unix_mode: Option<u32>,
     /// How many workers; as many as processors if not given.
     pub workers: Option<usize>,
-    /// The processors for the workers, in this order and from the front again when they run out;
-    /// all that the process is allowed to use if not given.
+    /// The CPUs for the workers, used in this order and again from the first when there are more
+    /// workers; if not given, all in the affinity mask of the process.
     pub cpus: Option<Vec<usize>>,
     /// How bytes reach the kernel; see [`Engine::choose`] if not given.
     pub engine: Option<Engine>,
@@ -55,13 +55,8 @@ pub struct Config {
 pub enum ServerError {
     /// An address to listen on could not be had.
     Listen(Address, io::Error),
-    /// A processor was asked for that the process may not use, or does not exist.
-    CpuNotAllowed {
-        /// The processor.
-        cpu: usize,
-        /// Those that it may use.
-        allowed: Vec<usize>,
-    },
+    /// The kernel refuses to run a thread on a CPU that was asked for.
+    CpuRefused(usize, io::Error),
     /// A worker could not start, or its ring broke.
     Engine(EngineError),
     /// Echoes cannot be offloaded, as was asked for.
@@ -94,11 +89,13 @@ impl fmt::Display for ServerError {
                     _ => Ok(()),
                 }
             }
-            ServerError::CpuNotAllowed { cpu, allowed } => write!(
-                f,
-                "processor {cpu} is not among those this process may use ({}); change --cpus",
-                list_of(allowed)
-            ),
+            ServerError::CpuRefused(cpu, source) => {
+                write!(f, "cannot run on CPU {cpu}: {source}; choose other CPUs with --cpus")?;
+                match cpus::online() {
+                    Some(online) => write!(f, " (online: {online})"),
+                    None => Ok(()),
+                }
+            }
             ServerError::Engine(error) => error.fmt(f),
             ServerError::Offload(reason) => write!(f, "cannot offload echoes: {reason}"),
             ServerError::System(step, source) => write!(f, "cannot {step}: {source}"),
@@ -112,50 +109,6 @@ impl From<EngineError> for ServerError {
     fn from(error: EngineError) -> Self {
         ServerError::Engine(error)
     }
-}
-
-/// A list of processors as `--cpus` takes it: `0-3,6`.
-pub fn list_of(cpus: &[usize]) -> String {
-    let mut ranges: Vec<(usize, usize)> = Vec::new();
-    for &cpu in cpus {
-        match ranges.last_mut() {
-            Some((_, last)) if *last + 1 == cpu => *last = cpu,
-            _ => ranges.push((cpu, cpu)),
-        }
-    }
-    let ranges = ranges.iter().map(|&(first, last)| {
-        if first == last { first.to_string() } else { format!("{first}-{last}") }
-    });
-    ranges.collect::<Vec<String>>().join(",")
-}
-
-/// The processors in such a list, which is also how the kernel writes them, or nothing if it is not
-/// one.
-pub fn cpus_in(list: &str) -> Option<Vec<usize>> {
-    let number = |text: &str| text.trim().parse::<usize>().ok();
-    let mut cpus = Vec::new();
-    for part in list.split(',') {
-        let (first, last) = part.split_once('-').unwrap_or((part, part));
-        let (first, last) = (number(first)?, number(last)?);
-        // More processors than Linux can be built for: not worth making a list of.
-        if first > last || last > 8191 {
-            return None;
-        }
-        cpus.extend(first..=last);
-    }
-    Some(cpus)
-}
-
-/// The processors that this process may use.
-///
-/// # Errors
-///
-/// When they cannot be had.
-pub fn allowed_cpus() -> Result<Vec<usize>, ServerError> {
-    let cores = core_affinity::get_core_ids()
-        .filter(|cores| !cores.is_empty())
-        .ok_or_else(|| ServerError::System("list the processors", io::Error::last_os_error()))?;
-    Ok(cores.into_iter().map(|core| core.id).collect())
 }
 
 /// The counts of all workers.
@@ -221,13 +174,13 @@ impl Server {
             let failed = |error| ServerError::Listen(asked.clone(), error);
             let opened = match asked {
                 Address::Tcp(address) => {
-                    let (opened, address) = socket::listen(*address, cpus.len()).map_err(failed)?;
+                    let (opened, address) = listen::listen(*address, cpus.len()).map_err(failed)?;
                     addresses.push(Address::Tcp(address));
                     opened
                 }
                 Address::Unix(path) => {
                     let (opened, file) =
-                        socket::listen_unix(path, config.unix_mode, cpus.len()).map_err(failed)?;
+                        listen::listen_unix(path, config.unix_mode, cpus.len()).map_err(failed)?;
                     addresses.push(asked.clone());
                     files.push(file);
                     opened
@@ -373,13 +326,15 @@ fn choose_offload(config: &Config, engine: Engine) -> Result<offload::Policy, Se
     Ok(offload::Policy::Off)
 }
 
-/// Which processor each worker gets.
+/// The CPU of each worker.
 fn assign_cpus(config: &Config) -> Result<Vec<usize>, ServerError> {
-    let allowed = allowed_cpus()?;
-    let cpus = config.cpus.as_ref().unwrap_or(&allowed);
-    if let Some(&cpu) = cpus.iter().find(|cpu| !allowed.contains(cpu)) {
-        return Err(ServerError::CpuNotAllowed { cpu, allowed });
-    }
+    let cpus = match &config.cpus {
+        Some(cpus) => {
+            cpus::try_all(cpus).map_err(|(cpu, error)| ServerError::CpuRefused(cpu, error))?;
+            cpus.clone()
+        }
+        None => cpus::allowed().map_err(|error| ServerError::System("list the CPUs", error))?,
+    };
     let workers = config.workers.unwrap_or(cpus.len());
     Ok(cpus.iter().copied().cycle().take(workers).collect())
 }
@@ -408,8 +363,8 @@ impl Worker {
     }
 
     fn serve(self) -> Result<(), EngineError> {
-        if !core_affinity::set_for_current(CoreId { id: self.cpu }) {
-            warn!("worker {} cannot be pinned to processor {}", self.number, self.cpu);
+        if cpus::pin(self.cpu).is_err() {
+            warn!("worker {} cannot be pinned to CPU {}", self.number, self.cpu);
         }
         let context = Context::new(self.settings, &self.control.counters[self.number]);
         // The engine takes all it needs here, on the thread that uses it; and the memory after
@@ -420,18 +375,5 @@ impl Worker {
         self.engine.serve(self.parts, context, self.limit, move |is_locked| {
             let _ = ready.send(is_locked);
         })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn lists_of_processors() {
-        assert_eq!(list_of(&[]), "");
-        assert_eq!(list_of(&[3]), "3");
-        assert_eq!(list_of(&[0, 1, 2, 5, 7, 8]), "0-2,5,7-8");
-        assert_eq!(list_of(&[1, 0]), "1,0");
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::error::ErrorKind;
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Args, CommandFactory, FromArgMatches as _, Parser, Subcommand, ValueEnum};
-use ringecho::server::cpus_in;
+use ringecho::cpus::CpuList;
 
 use crate::load::{CONNECTIONS_MAX, Mix, PIPELINE_MAX, Rate};
 use crate::rtt::Wait;
@@ -64,10 +64,6 @@ impl WaitChoice {
     }
 }
 
-/// Processors, by number; not empty.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CpuList(pub Vec<usize>);
-
 /// What every measurement has.
 #[derive(Debug, Args)]
 pub struct Common {
@@ -85,7 +81,7 @@ pub struct Common {
 
     /// The processors of servers that are started here, such as 0 or 0,2-5 [default: the first that is
     /// allowed]; for load, those of the server, to be kept free of clients.
-    #[arg(long, value_name = "LIST", value_parser = cpu_list)]
+    #[arg(long, value_name = "LIST")]
     pub server_cpus: Option<CpuList>,
 }
 
@@ -326,11 +322,6 @@ fn idle_option(compare: &ArgMatches) -> Option<String> {
     options.find(|id| compare.value_source(id) == Some(ValueSource::CommandLine))
 }
 
-fn cpu_list(text: &str) -> Result<CpuList, String> {
-    let cpus = cpus_in(text).ok_or("write processors like 0 or 0,2-5")?;
-    Ok(CpuList(cpus))
-}
-
 fn rate(text: &str) -> Result<Rate, String> {
     match (text, text.parse::<f64>()) {
         ("max", _) => Ok(Rate::Max),
@@ -374,14 +365,6 @@ mod tests {
         ] {
             let error = read(options).expect_err(options).to_string();
             assert!(error.contains(complaint), "{error}");
-        }
-    }
-
-    #[test]
-    fn processors_are_a_list() {
-        assert_eq!(cpu_list("0,2-4"), Ok(CpuList(vec![0, 2, 3, 4])));
-        for nonsense in ["", "one", "3-1"] {
-            assert!(cpu_list(nonsense).is_err(), "{nonsense:?}");
         }
     }
 }

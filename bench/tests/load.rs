@@ -16,7 +16,7 @@ use ringbench::session::Problem;
 use ringbench::stop::Stop;
 use ringecho::cli;
 use ringecho::engine::Engine;
-use ringecho::engine::socket::Address;
+use ringecho::listen::Address;
 use ringecho::protocol::Protocol;
 use ringecho::server::{Config, Server, Statistics};
 
@@ -475,7 +475,7 @@ fn what_cannot_be_is_told_before_anything_is_sent() {
 #[test]
 fn a_generator_on_the_servers_processor_is_told() {
     let echo = Echo::start("ws");
-    let cpu = ringecho::server::allowed_cpus().expect("processors")[0];
+    let cpu = ringecho::cpus::allowed().expect("processors")[0];
     let plan = Plan { cpus: vec![cpu], server_cpus: Some(vec![cpu]), ..echo.plan() };
     let outcome = load(&plan);
     assert_complete(&outcome, 500);

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::machine::{Machine, Row, field, is_name};
 use super::report::{Check, Heading};
-use crate::server::{cpus_in, list_of};
+use crate::cpus::{self, CpuList};
 
 /// A processor that takes this long to wake, in microseconds, adds nearly half of what an echo
 /// between threads that do not sleep takes in all (`docs/benchmarking.md`).
@@ -26,20 +26,25 @@ pub(super) fn checks(machine: Machine<'_>) -> Vec<Check> {
     ]
 }
 
+/// The CPUs of a list that the kernel has written.
+fn parse(list: &str) -> Option<Vec<usize>> {
+    list.parse().ok().map(|CpuList(cpus)| cpus)
+}
+
 fn allowed(machine: Machine<'_>) -> Check {
     let wanted = "2 or more, one for all else";
     let row = Row::new(Heading::Processors, "processors allowed", wanted);
     let allowed = &machine.facts.allowed;
     let online = machine.read("sys/devices/system/cpu/online");
-    let online = online.and_then(|list| cpus_in(&list)).unwrap_or_default();
-    let mut found = list_of(allowed);
+    let online = online.and_then(|list| parse(&list)).unwrap_or_default();
+    let mut found = cpus::list(allowed);
     if online.len() > allowed.len() {
-        found = format!("{found} of {}", list_of(&online));
+        found = format!("{found} of {}", cpus::list(&online));
     }
     match allowed.len() {
         0 => row.unknown("cannot be listed"),
         1 => {
-            let command = format!("taskset -c {} ringecho", list_of(&online));
+            let command = format!("taskset -c {} ringecho", cpus::list(&online));
             row.could_be_better(found, Some(command).filter(|_| online.len() > 1))
         }
         _ => row.fine(found),
@@ -72,10 +77,10 @@ fn set_apart(machine: Machine<'_>, apart: Apart) -> Check {
     if matches!(text.as_str(), "" | "(null)") {
         // The first processor of a machine is the one that cannot be set apart.
         let others = machine.facts.allowed.get(1..).filter(|others| !others.is_empty());
-        let command = others.map(|others| format!("boot with {parameter}{}", list_of(others)));
+        let command = others.map(|others| format!("boot with {parameter}{}", cpus::list(others)));
         return row.could_be_better("none", command);
     }
-    let Some(cpus) = cpus_in(&text) else {
+    let Some(cpus) = parse(&text) else {
         return row.nonsense(&text);
     };
     if machine.allowed(&cpus).is_empty() {
@@ -101,7 +106,7 @@ fn governor(machine: Machine<'_>) -> Check {
         return row.not_here("no cpufreq");
     }
     let found = cpus_by_governor.iter();
-    let found = found.map(|(governor, cpus)| format!("{governor} on {}", list_of(cpus)));
+    let found = found.map(|(governor, cpus)| format!("{governor} on {}", cpus::list(cpus)));
     let found = found.collect::<Vec<String>>().join(", ");
     if cpus_by_governor.keys().all(|governor| governor == WANTED) {
         return row.fine(found);
@@ -162,7 +167,7 @@ fn siblings(machine: Machine<'_>) -> Check {
         let Some(text) = machine.read(&path) else {
             return row.unknown(format!("no topology of processor {cpu}"));
         };
-        let Some(siblings) = cpus_in(&text) else {
+        let Some(siblings) = parse(&text) else {
             return row.nonsense(&text);
         };
         let core = machine.allowed(&siblings);
@@ -171,7 +176,7 @@ fn siblings(machine: Machine<'_>) -> Check {
         }
     }
     let shared: Vec<String> =
-        cores.iter().filter(|core| core.len() > 1).map(|core| list_of(core)).collect();
+        cores.iter().filter(|core| core.len() > 1).map(|core| cpus::list(core)).collect();
     match shared.len() {
         0 if cores.is_empty() => row.unknown("no processors"),
         0 => row.fine("none share a core"),
@@ -181,7 +186,7 @@ fn siblings(machine: Machine<'_>) -> Check {
             let more = if more > 0 { format!(" and {more} more") } else { String::new() };
             let firsts: Vec<usize> =
                 cores.iter().filter_map(|core| core.first().copied()).collect();
-            let command = format!("ringecho --cpus {}", list_of(&firsts));
+            let command = format!("ringecho --cpus {}", cpus::list(&firsts));
             row.could_be_better(format!("{named}{more} share a core"), Some(command))
         }
     }
@@ -194,7 +199,7 @@ fn nodes(machine: Machine<'_>) -> Check {
         let text = machine.read(&format!("sys/devices/system/node/{name}/cpulist"));
         let text = text.unwrap_or_default();
         // A node may be memory alone.
-        let cpus = if text.is_empty() { Some(Vec::new()) } else { cpus_in(&text) };
+        let cpus = if text.is_empty() { Some(Vec::new()) } else { parse(&text) };
         let Some(cpus) = cpus else {
             return row.nonsense(&text);
         };
@@ -203,13 +208,13 @@ fn nodes(machine: Machine<'_>) -> Check {
             nodes.push((name, cpus));
         }
     }
-    let found = nodes.iter().map(|(name, cpus)| format!("{name} with {}", list_of(cpus)));
+    let found = nodes.iter().map(|(name, cpus)| format!("{name} with {}", cpus::list(cpus)));
     let found = found.collect::<Vec<String>>().join(", ");
     match nodes.as_slice() {
         [] => row.not_here("no NUMA"),
         [_] => row.fine(found),
         [(_, cpus), ..] => {
-            row.could_be_better(found, Some(format!("ringecho --cpus {}", list_of(cpus))))
+            row.could_be_better(found, Some(format!("ringecho --cpus {}", cpus::list(cpus))))
         }
     }
 }

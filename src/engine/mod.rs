@@ -9,7 +9,6 @@ pub mod reply;
 pub mod ring;
 #[cfg(test)]
 mod simulation;
-pub mod socket;
 pub mod token;
 #[cfg(feature = "tokio-uring")]
 pub mod tokio_uring;

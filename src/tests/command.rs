@@ -42,8 +42,8 @@ const COUNTERS: [&str; 17] = [
     "spins",
 ];
 
-/// The processors that this process may use.
-fn processors() -> Vec<usize> {
+/// The CPUs that this process may use.
+fn cpus() -> Vec<usize> {
     core_affinity::get_core_ids().expect("a list").into_iter().map(|core| core.id).collect()
 }
 
@@ -77,10 +77,10 @@ fn expect_going_away(client: &mut Client) {
 
 #[test]
 fn the_first_line_says_where_and_how_and_then_it_accepts() {
-    let cpu = processors()[0];
+    let cpu = cpus()[0];
     for (workers, list, wait) in [
-        ("1", format!("1 worker on processor {cpu}"), "block"),
-        ("2", format!("2 workers on processors {cpu},{cpu}"), "adaptive"),
+        ("1", format!("1 worker on CPU {cpu}"), "block"),
+        ("2", format!("2 workers on CPUs {cpu},{cpu}"), "adaptive"),
     ] {
         let server = Server::start(&[
             "--engine",
@@ -108,10 +108,10 @@ fn the_first_line_says_where_and_how_and_then_it_accepts() {
 #[test]
 fn without_options_there_is_a_worker_for_each_processor_and_the_wait_is_adaptive() {
     let server = Server::start(&[]);
-    let workers = processors().len();
+    let workers = cpus().len();
     let plural = if workers == 1 { "" } else { "s" };
     let greeting = server.greeting();
-    assert!(greeting.contains(&format!(", {workers} worker{plural} on processor{plural} ")));
+    assert!(greeting.contains(&format!(", {workers} worker{plural} on CPU{plural} ")));
     assert!(greeting.ends_with(", wait adaptive, compression mirror)"), "{greeting}");
     assert_eq!(server.statistics()["workers"].as_array().map(Vec::len), Some(workers));
 }
@@ -169,29 +169,44 @@ fn an_address_of_another_machine_is_told() {
 }
 
 #[test]
-fn processors_that_cannot_be_had_are_told() {
-    for list in ["1-", "x", ""] {
-        let line = refusal(run(&["--listen", "127.0.0.1:0", "--cpus", list]));
-        assert!(line.contains("--cpus like 0,2-5"), "{line}");
+fn a_cpu_list_that_is_none_is_a_usage_error() {
+    for list in ["1-", "x", "", "0,1-y"] {
+        let ended = run(&["--listen", "127.0.0.1:0", "--cpus", list]);
+        assert_eq!(ended.status.code(), Some(2), "{ended:?}");
+        assert!(ended.stderr.contains("such as 0,2-5"), "{ended:?}");
     }
-    let line = refusal(run(&["--listen", "127.0.0.1:0", "--cpus", "4095"]));
-    assert!(line.contains("processor 4095 is not among") && line.contains("--cpus"), "{line}");
 }
 
 #[test]
-fn a_processor_that_exists_but_is_not_allowed_is_told() {
-    let processors = processors();
-    let [first, second, ..] = processors[..] else {
-        return say("SKIPPED a_processor_that_exists_but_is_not_allowed: there is but one");
+fn a_cpu_that_the_kernel_refuses_is_an_error() {
+    let line = refusal(run(&["--listen", "127.0.0.1:0", "--cpus", "1023"]));
+    assert!(line.contains("CPU 1023") && line.contains("--cpus"), "{line}");
+}
+
+/// What `isolcpus` and `taskset` leave to a process is a default, not a limit.
+#[test]
+fn a_cpu_outside_the_affinity_mask_is_used_when_it_is_named() {
+    let [first, second, ..] = cpus()[..] else {
+        return say("SKIPPED a_cpu_outside_the_affinity_mask: there is only one CPU");
     };
-    let ended = thread::spawn(move || {
-        // Children inherit what the thread that starts them may use.
+    let server = thread::spawn(move || {
+        // A child inherits the affinity mask of the thread that starts it.
         assert!(core_affinity::set_for_current(CoreId { id: first }));
-        run(&["--listen", "127.0.0.1:0", "--cpus", &second.to_string()])
+        Server::start(&["--cpus", &second.to_string()])
     });
-    let line = refusal(ended.join().expect("a thread"));
-    assert!(line.contains(&format!("processor {second} is not among")), "{line}");
-    assert!(line.contains(&format!("({first})")), "{line}");
+    let server = server.join().expect("a thread");
+    let expected = format!("1 worker on CPU {second},");
+    assert!(server.greeting().contains(&expected), "{}", server.greeting());
+    let tasks = format!("/proc/{}/task", server.pid().as_raw_pid());
+    let is_pinned = fs::read_dir(tasks).expect("a process").any(|task| {
+        let task = task.expect("a thread").path();
+        let name = fs::read_to_string(task.join("comm")).unwrap_or_default();
+        let status = fs::read_to_string(task.join("status")).unwrap_or_default();
+        name == "worker-0\n" && status.contains(&format!("Cpus_allowed_list:\t{second}\n"))
+    });
+    assert!(is_pinned, "no worker runs on CPU {second} alone");
+    let mut client = Client::connect(server.address());
+    client.echo(TEXT, b"there");
 }
 
 #[test]

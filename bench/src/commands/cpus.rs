@@ -1,9 +1,9 @@
 //! The processors of client and server.
 
 use core_affinity::CoreId;
-use ringecho::server::list_of;
+use ringecho::cpus::{self, CpuList};
 
-use crate::cli::{Common, CpuList};
+use crate::cli::Common;
 
 /// The processors of client and server.
 pub(super) struct Cpus {
@@ -28,7 +28,7 @@ pub(super) fn cpus(common: &Common) -> Result<Cpus, String> {
         if !allowed.contains(&cpu) {
             return Err(format!(
                 "{option}: {cpu} is not among the processors that may be used: {}",
-                list_of(&allowed)
+                cpus::list(&allowed)
             ));
         }
     }

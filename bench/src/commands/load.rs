@@ -3,10 +3,12 @@
 use std::io::{self, IsTerminal as _, Write};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use ringecho::cpus::CpuList;
+
 use super::cpus::{Cpus, cpus};
 use super::output::{finish, write_log, written};
 use super::{Outcome, command_line};
-use crate::cli::{Common, CpuList, Load, Traffic};
+use crate::cli::{Common, Load, Traffic};
 use crate::environment::Environment;
 use crate::load::{self, Plan, Progress, Rate};
 use crate::results::{Kind, Results};

@@ -4,7 +4,7 @@ use std::io::Write;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use ringecho::server::list_of;
+use ringecho::cpus;
 
 use super::cpus::{Cpus, cpus};
 use super::floor::calibrate;
@@ -95,7 +95,7 @@ fn start_sibling(cpus: &[usize]) -> Result<Server, String> {
         ));
     }
     let mut command = Command::new(program);
-    command.args(["--listen", "127.0.0.1:0", "--workers", "1", "--cpus", &list_of(cpus)]);
+    command.args(["--listen", "127.0.0.1:0", "--workers", "1", "--cpus", &cpus::list(cpus)]);
     // It may use only the processors of the thread that starts it.
     compare::on(cpus, || Server::start(&mut command)).map_err(|error| error.to_string())
 }
