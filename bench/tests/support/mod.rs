@@ -1,0 +1,227 @@
+//! A scripted server: for each connection it runs a function that says, step by step, what the server
+//! reads and answers, so that a test can play servers that ringecho is not.
+//!
+//! It speaks frames by itself and shares no code with the client that it judges. A script that fails,
+//! because the client is gone, ends its connection and nothing else.
+
+// Each test file uses a part of it.
+#![allow(dead_code, unreachable_pub, reason = "shared by several test binaries")]
+
+use std::io::{self, Read as _, Write as _};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD as BASE64;
+
+/// First bytes of final frames: FIN and the opcode (RFC 6455 section 5.2).
+pub const TEXT: u8 = 0x81;
+pub const BINARY: u8 = 0x82;
+pub const CLOSE: u8 = 0x88;
+pub const PING: u8 = 0x89;
+pub const PONG: u8 = 0x8a;
+/// The bit of a first byte that says that the message is compressed (RFC 7692 section 6).
+pub const COMPRESSED: u8 = 0x40;
+
+/// A server on a free port of 127.0.0.1. It listens until the test process ends.
+#[derive(Debug)]
+pub struct Fake {
+    address: SocketAddr,
+    accepted: Arc<AtomicUsize>,
+}
+
+impl Fake {
+    /// Runs `script` for each connection, on a thread of its own, with the connection's number.
+    pub fn start(
+        script: impl Fn(&mut Peer, usize) -> io::Result<()> + Send + Sync + 'static,
+    ) -> Fake {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+        let address = listener.local_addr().expect("an address");
+        let accepted = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&accepted);
+        let script = Arc::new(script);
+        thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let number = counted.fetch_add(1, Ordering::Relaxed);
+                let script = Arc::clone(&script);
+                thread::spawn(move || {
+                    // The client may end a connection at any time.
+                    let _ = Peer::new(stream).and_then(|mut peer| script(&mut peer, number));
+                });
+            }
+        });
+        Fake { address, accepted }
+    }
+
+    /// A WebSocket server that accepts every handshake and calls `answer` for each frame but close
+    /// frames, which it answers before it ends the connection.
+    pub fn echo(
+        answer: impl Fn(&mut Peer, &Frame) -> io::Result<()> + Send + Sync + 'static,
+    ) -> Fake {
+        Fake::start(move |peer, _| {
+            peer.accept("")?;
+            peer.echo_until_close(&answer)?;
+            peer.send(&frame(CLOSE, &1000u16.to_be_bytes()))
+        })
+    }
+
+    /// Its URL.
+    pub fn url(&self) -> String {
+        format!("ws://{}/", self.address)
+    }
+
+    /// Its address as a target of plain bytes.
+    pub fn plain(&self) -> String {
+        format!("tcp://{}", self.address)
+    }
+
+    /// How many connections it has accepted.
+    pub fn accepted(&self) -> usize {
+        self.accepted.load(Ordering::Relaxed)
+    }
+}
+
+/// A frame from the client, unmasked.
+#[derive(Debug)]
+pub struct Frame {
+    /// FIN, the reserved bits and the opcode.
+    pub first: u8,
+    pub payload: Vec<u8>,
+}
+
+/// One accepted connection.
+#[derive(Debug)]
+pub struct Peer {
+    pub stream: TcpStream,
+    received: Vec<u8>,
+}
+
+impl Peer {
+    fn new(stream: TcpStream) -> io::Result<Peer> {
+        stream.set_nodelay(true)?;
+        Ok(Peer { stream, received: Vec::new() })
+    }
+
+    /// Receives until there are `count` bytes, and takes them.
+    pub fn take(&mut self, count: usize) -> io::Result<Vec<u8>> {
+        let mut room = vec![0; 64 << 10];
+        while self.received.len() < count {
+            match self.stream.read(&mut room)? {
+                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+                read => self.received.extend_from_slice(&room[..read]),
+            }
+        }
+        Ok(self.received.drain(..count).collect())
+    }
+
+    /// The head of the client's request, with the empty line.
+    pub fn request(&mut self) -> io::Result<String> {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.extend(self.take(1)?);
+        }
+        Ok(String::from_utf8_lossy(&head).into_owned())
+    }
+
+    /// Reads the request and accepts it, with more header fields, each ended by `\r\n`.
+    pub fn accept(&mut self, fields: &str) -> io::Result<()> {
+        let request = self.request()?;
+        self.send(response_to(&request, fields).as_bytes())
+    }
+
+    /// Sends bytes as they are.
+    pub fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.stream.write_all(bytes)
+    }
+
+    /// The client's next frame, whole.
+    pub fn frame(&mut self) -> io::Result<Frame> {
+        let head = self.take(2)?;
+        let length = match head[1] & 0x7f {
+            126 => u64::from(u16::from_be_bytes(self.array()?)),
+            127 => u64::from_be_bytes(self.array()?),
+            short => u64::from(short),
+        };
+        assert_ne!(head[1] & 0x80, 0, "a client masks its frames");
+        let key: [u8; 4] = self.array()?;
+        let mut payload = self.take(length as usize)?;
+        payload.iter_mut().zip(key.iter().cycle()).for_each(|(byte, key)| *byte ^= key);
+        Ok(Frame { first: head[0], payload })
+    }
+
+    fn array<const N: usize>(&mut self) -> io::Result<[u8; N]> {
+        Ok(self.take(N)?.try_into().expect("as many as were taken"))
+    }
+
+    /// Calls `answer` for each frame until a close frame comes, and gives that.
+    pub fn echo_until_close(
+        &mut self,
+        answer: &impl Fn(&mut Peer, &Frame) -> io::Result<()>,
+    ) -> io::Result<Frame> {
+        loop {
+            let frame = self.frame()?;
+            if frame.first == CLOSE {
+                return Ok(frame);
+            }
+            answer(self, &frame)?;
+        }
+    }
+
+    /// Has the end of this connection, which comes with the end of the script, be a reset.
+    pub fn reset_at_end(&self) -> io::Result<()> {
+        let linger = Some(Duration::ZERO);
+        Ok(rustix::net::sockopt::set_socket_linger(&self.stream, linger)?)
+    }
+
+    /// Sends nothing more and waits until the client has ended the connection.
+    pub fn wait_for_end(&mut self) -> io::Result<()> {
+        while self.stream.read(&mut [0; 4096])? > 0 {}
+        Ok(())
+    }
+
+    /// Ends the sending direction.
+    pub fn finish(&self) -> io::Result<()> {
+        self.stream.shutdown(Shutdown::Write)
+    }
+}
+
+/// A response that accepts `request`, with more header fields, each ended by `\r\n`.
+pub fn response_to(request: &str, fields: &str) -> String {
+    let key = request
+        .lines()
+        .find_map(|line| line.strip_prefix("Sec-WebSocket-Key: "))
+        .expect("a request with a key");
+    // RFC 6455 section 1.3.
+    let keyed = format!("{key}258EAFA5-E914-47DA-95CA-C5AB0DC85B11");
+    let accept = BASE64.encode(sha1_smol::Sha1::from(keyed).digest().bytes());
+    format!(
+        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+         Sec-WebSocket-Accept: {accept}\r\n{fields}\r\n"
+    )
+}
+
+/// A server's frame, unmasked.
+pub fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
+    let mut frame = vec![first];
+    match payload.len() {
+        length @ 0..=125 => frame.push(length as u8),
+        length @ 126..=0xffff => {
+            frame.push(126);
+            frame.extend((length as u16).to_be_bytes());
+        }
+        length => {
+            frame.push(127);
+            frame.extend((length as u64).to_be_bytes());
+        }
+    }
+    frame.extend_from_slice(payload);
+    frame
+}
+
+/// Sends a frame back as it came, unmasked: what a right server does.
+pub fn send_back(peer: &mut Peer, echo: &Frame) -> io::Result<()> {
+    peer.send(&frame(echo.first, &echo.payload))
+}
