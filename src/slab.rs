@@ -1,15 +1,15 @@
-//! A slab whose keys know which tenant of a slot they mean.
+//! A slab whose ids know which tenant of a slot they mean.
 //!
-//! A key that outlives its entry finds nothing: the slot's generation has moved on. Slots are
+//! An id that outlives its entry finds nothing: the slot's generation has moved on. Slots are
 //! reused last in, first out, so that a busy server stays in the same few cache lines.
 
-/// Bits of a key's generation; it wraps after sixteen million tenants of one slot.
+/// Bits of an id's generation; it wraps after sixteen million tenants of one slot.
 pub const GENERATION_BITS: u32 = 24;
 const GENERATIONS: u32 = 1 << GENERATION_BITS;
 
 /// Names one entry of a slab, for as long as it is there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Key {
+pub struct ConnectionId {
     /// The place in the slab.
     pub slot: u32,
     /// Which tenant of that place, below 2²⁴.
@@ -27,7 +27,7 @@ struct Slot<T> {
 /// End of the list of vacant slots.
 const NONE: u32 = u32::MAX;
 
-/// Entries with generational keys.
+/// Entries with generational ids.
 #[derive(Debug)]
 pub struct Slab<T> {
     slots: Vec<Slot<T>>,
@@ -43,39 +43,39 @@ impl<T> Default for Slab<T> {
 
 impl<T> Slab<T> {
     /// Puts `entry` into a slot.
-    pub fn insert(&mut self, entry: T) -> Key {
+    pub fn insert(&mut self, entry: T) -> ConnectionId {
         self.length += 1;
         if self.vacant == NONE {
             let slot = u32::try_from(self.slots.len()).expect("fewer than 2^32 connections");
             self.slots.push(Slot { generation: 0, next_vacant: NONE, entry: Some(entry) });
-            return Key { slot, generation: 0 };
+            return ConnectionId { slot, generation: 0 };
         }
         let slot = self.vacant;
         let vacated = &mut self.slots[slot as usize];
         self.vacant = vacated.next_vacant;
         vacated.entry = Some(entry);
-        Key { slot, generation: vacated.generation }
+        ConnectionId { slot, generation: vacated.generation }
     }
 
-    /// Takes the entry of `key` out, if it is still there.
-    pub fn remove(&mut self, key: Key) -> Option<T> {
-        let slot = self.slots.get_mut(key.slot as usize)?;
-        if slot.generation != key.generation {
+    /// Takes the entry of `id` out, if it is still there.
+    pub fn remove(&mut self, id: ConnectionId) -> Option<T> {
+        let slot = self.slots.get_mut(id.slot as usize)?;
+        if slot.generation != id.generation {
             return None;
         }
         let entry = slot.entry.take()?;
         slot.generation = (slot.generation + 1) % GENERATIONS;
         slot.next_vacant = self.vacant;
-        self.vacant = key.slot;
+        self.vacant = id.slot;
         self.length -= 1;
         Some(entry)
     }
 
-    /// The entry of `key`, if it is still there.
+    /// The entry of `id`, if it is still there.
     #[inline]
-    pub fn get_mut(&mut self, key: Key) -> Option<&mut T> {
-        let slot = self.slots.get_mut(key.slot as usize)?;
-        if slot.generation == key.generation { slot.entry.as_mut() } else { None }
+    pub fn get_mut(&mut self, id: ConnectionId) -> Option<&mut T> {
+        let slot = self.slots.get_mut(id.slot as usize)?;
+        if slot.generation == id.generation { slot.entry.as_mut() } else { None }
     }
 
     /// How many entries there are.
@@ -88,13 +88,13 @@ impl<T> Slab<T> {
         self.length == 0
     }
 
-    /// The keys of all entries, in the order of their slots.
-    pub fn keys(&self) -> impl Iterator<Item = Key> + '_ {
+    /// The ids of all entries, in the order of their slots.
+    pub fn ids(&self) -> impl Iterator<Item = ConnectionId> + '_ {
         self.slots
             .iter()
             .zip(0..)
             .filter(|(slot, _)| slot.entry.is_some())
-            .map(|(slot, number)| Key { slot: number, generation: slot.generation })
+            .map(|(slot, number)| ConnectionId { slot: number, generation: slot.generation })
     }
 }
 
@@ -118,23 +118,23 @@ mod tests {
     #[test]
     fn vacant_slots_are_filled_before_new_ones_are_made() {
         let mut slab = Slab::default();
-        let keys: Vec<Key> = (0..10).map(|number| slab.insert(number)).collect();
-        for &key in &keys[3..7] {
-            slab.remove(key);
+        let ids: Vec<ConnectionId> = (0..10).map(|number| slab.insert(number)).collect();
+        for &id in &ids[3..7] {
+            slab.remove(id);
         }
         for number in 0..4 {
             assert!(slab.insert(100 + number).slot < 10);
         }
         assert_eq!(slab.insert(200).slot, 10);
-        assert_eq!(slab.keys().count(), 11);
+        assert_eq!(slab.ids().count(), 11);
     }
 
     #[test]
     fn generations_wrap_within_their_bits() {
         let mut slab = Slab::default();
-        let key = slab.insert(());
+        let id = slab.insert(());
         slab.slots[0].generation = GENERATIONS - 1;
-        let last = Key { generation: GENERATIONS - 1, ..key };
+        let last = ConnectionId { generation: GENERATIONS - 1, ..id };
         assert_eq!(slab.remove(last), Some(()));
         assert_eq!(slab.insert(()).generation, 0);
     }

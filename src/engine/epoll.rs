@@ -33,7 +33,7 @@ use crate::buffer::HEADROOM;
 use crate::memory::Mapping;
 use crate::metrics::Counters;
 use crate::protocol::Context;
-use crate::slab::Key;
+use crate::slab::ConnectionId;
 
 /// Edges taken in one call.
 const EVENTS: usize = 1024;
@@ -101,7 +101,7 @@ impl Source for Edges<'_> {
 struct Entry {
     fd: OwnedFd,
     /// Known since its first operation.
-    key: Option<Key>,
+    id: Option<ConnectionId>,
     /// A receive that gave less than there was room for has emptied the socket.
     tells_by_length: bool,
     is_receiving: bool,
@@ -129,7 +129,7 @@ struct EpollRing<'a> {
     listeners: Vec<Option<Listener>>,
     entries: Vec<Option<Entry>>,
     vacant: Vec<i32>,
-    /// The place of each connection's socket, by the slot of its key.
+    /// The place of each connection's socket, by the slot of its id.
     places: Vec<i32>,
     /// Places to be read.
     readable: VecDeque<i32>,
@@ -138,7 +138,7 @@ struct EpollRing<'a> {
     /// Buffers that nobody has.
     free: Vec<u32>,
     /// Quick sends that were whole, to be reported with the next completions.
-    whole: Vec<(Key, u32)>,
+    whole: Vec<(ConnectionId, u32)>,
     /// Completions that [`Blocking::enter`] must not sleep on.
     urgent: Vec<Completion>,
     counters: &'a Counters,
@@ -185,18 +185,18 @@ impl<'a> EpollRing<'a> {
     }
 
     /// The socket of a connection that has had an operation.
-    fn entry(&mut self, key: Key) -> (i32, &mut Entry) {
-        let place = self.places[key.slot as usize];
+    fn entry(&mut self, id: ConnectionId) -> (i32, &mut Entry) {
+        let place = self.places[id.slot as usize];
         (place, self.entries[place as usize].as_mut().expect("its socket is open"))
     }
 
     /// The same before its first operation, which makes it known.
     #[inline]
-    fn introduce(&mut self, key: Key, socket: &Socket) -> &mut Entry {
+    fn introduce(&mut self, id: ConnectionId, socket: &Socket) -> &mut Entry {
         let entry = self.entries[socket.0 as usize].as_mut().expect("its socket is open");
-        if entry.key != Some(key) {
-            entry.key = Some(key);
-            let slot = key.slot as usize;
+        if entry.id != Some(id) {
+            entry.id = Some(id);
+            let slot = id.slot as usize;
             if self.places.len() <= slot {
                 self.places.resize(slot + 1, -1);
             }
@@ -237,22 +237,22 @@ impl<'a> EpollRing<'a> {
         if flags.intersects(EventFlags::OUT | ended)
             && let Some(reply) = entry.waiting.take()
         {
-            let key = entry.key.expect("it has had an operation");
-            match self.attempt(place, key, reply) {
+            let id = entry.id.expect("it has had an operation");
+            match self.attempt(place, id, reply) {
                 // An edge for input says as well that there is room, where there is none.
                 (Sent::Cut(rest), 0) => {
                     self.entries[place as usize].as_mut().expect("it is open").waiting = Some(rest);
                 }
-                (sent, octets) => self.urgent.push(Completion::Sent { key, sent, octets }),
+                (sent, octets) => self.urgent.push(Completion::Sent { id, sent, octets }),
             }
         }
     }
 
     /// One send(2).
     #[inline]
-    fn attempt(&mut self, place: i32, key: Key, reply: Reply) -> (Sent, u32) {
+    fn attempt(&mut self, place: i32, id: ConnectionId, reply: Reply) -> (Sent, u32) {
         let entry = self.entries[place as usize].as_ref().expect("its socket is open");
-        debug_assert_eq!(entry.key, Some(key));
+        debug_assert_eq!(entry.id, Some(id));
         let bytes = match &reply {
             Reply::Pinned(pinned) => {
                 let start = pinned.lease().buffer() as usize * self.config.octets as usize;
@@ -310,7 +310,7 @@ impl<'a> EpollRing<'a> {
             let length = room.len();
             self.counters.syscalls.add(1);
             let result = net::recv(&entry.fd, room, RecvFlags::DONTWAIT).map(|(_, count)| count);
-            let key = entry.key.expect("it receives");
+            let id = entry.id.expect("it receives");
             let (received, further) = match result {
                 Ok(0) => (Received::End, Further::Over),
                 Ok(count) => {
@@ -321,7 +321,7 @@ impl<'a> EpollRing<'a> {
                     }
                     let lease = Lease::new(buffer, count as u32);
                     completions.push(Completion::Received {
-                        key,
+                        id,
                         received: Received::Data { lease, octets: count as u32 },
                         further: Further::More,
                     });
@@ -341,7 +341,7 @@ impl<'a> EpollRing<'a> {
             };
             entry.is_receiving = false;
             self.free.push(buffer);
-            completions.push(Completion::Received { key, received, further });
+            completions.push(Completion::Received { id, received, further });
         }
     }
 
@@ -395,7 +395,7 @@ impl<'a> EpollRing<'a> {
         }
         self.entries[place as usize] = Some(Entry {
             fd,
-            key: None,
+            id: None,
             tells_by_length,
             is_receiving: false,
             // The first request is often there with the connection; reading finds out.
@@ -458,8 +458,8 @@ impl Ring for EpollRing<'_> {
     fn watch_stop(&mut self) {}
 
     #[inline]
-    fn receive(&mut self, key: Key, socket: &Socket) {
-        let entry = self.introduce(key, socket);
+    fn receive(&mut self, id: ConnectionId, socket: &Socket) {
+        let entry = self.introduce(id, socket);
         entry.is_receiving = true;
         if let Some(entry) = &mut self.entries[socket.0 as usize]
             && entry.is_readable
@@ -468,33 +468,39 @@ impl Ring for EpollRing<'_> {
         }
     }
 
-    fn cancel_receive(&mut self, key: Key) {
-        let (_, entry) = self.entry(key);
+    fn cancel_receive(&mut self, id: ConnectionId) {
+        let (_, entry) = self.entry(id);
         if std::mem::take(&mut entry.is_receiving) {
             let received = Received::Failed(Errno::CANCELED);
-            self.urgent.push(Completion::Received { key, received, further: Further::Over });
+            self.urgent.push(Completion::Received { id, received, further: Further::Over });
         }
     }
 
     #[inline]
-    fn send(&mut self, key: Key, socket: &Socket, reply: Reply, patience: Patience) -> Patience {
-        self.introduce(key, socket);
-        match (self.attempt(socket.0, key, reply), patience) {
+    fn send(
+        &mut self,
+        id: ConnectionId,
+        socket: &Socket,
+        reply: Reply,
+        patience: Patience,
+    ) -> Patience {
+        self.introduce(id, socket);
+        match (self.attempt(socket.0, id, reply), patience) {
             // The pump waits for the end of a patient send, and for nothing else maybe.
-            ((Sent::Whole, octets), Patience::None) => self.whole.push((key, octets)),
+            ((Sent::Whole, octets), Patience::None) => self.whole.push((id, octets)),
             ((Sent::Cut(rest), 0), Patience::Unlimited) => {
-                let (_, entry) = self.entry(key);
+                let (_, entry) = self.entry(id);
                 entry.waiting = Some(rest);
             }
-            ((sent, octets), _) => self.urgent.push(Completion::Sent { key, sent, octets }),
+            ((sent, octets), _) => self.urgent.push(Completion::Sent { id, sent, octets }),
         }
         patience
     }
 
-    fn cancel_send(&mut self, key: Key) {
-        let (_, entry) = self.entry(key);
+    fn cancel_send(&mut self, id: ConnectionId) {
+        let (_, entry) = self.entry(id);
         if let Some(rest) = entry.waiting.take() {
-            self.urgent.push(Completion::Sent { key, sent: Sent::Cut(rest), octets: 0 });
+            self.urgent.push(Completion::Sent { id, sent: Sent::Cut(rest), octets: 0 });
         }
     }
 
@@ -505,9 +511,9 @@ impl Ring for EpollRing<'_> {
         let _ = net::shutdown(entry.fd.as_fd(), Shutdown::Write);
     }
 
-    fn close(&mut self, key: Key, socket: Socket) {
+    fn close(&mut self, id: ConnectionId, socket: Socket) {
         self.remove(&socket);
-        self.urgent.push(Completion::Closed { key });
+        self.urgent.push(Completion::Closed { id });
     }
 
     fn discard(&mut self, socket: Socket) {
@@ -533,8 +539,8 @@ impl Ring for EpollRing<'_> {
 impl Blocking for EpollRing<'_> {
     #[inline]
     fn enter(&mut self, wait: Wait, completions: &mut Vec<Completion>) -> io::Result<()> {
-        completions.extend(self.whole.drain(..).map(|(key, octets)| Completion::Sent {
-            key,
+        completions.extend(self.whole.drain(..).map(|(id, octets)| Completion::Sent {
+            id,
             sent: Sent::Whole,
             octets,
         }));
@@ -577,11 +583,11 @@ mod tests {
         let (here, _there) = UnixStream::pair().expect("a pair");
         here.set_nonblocking(true).expect("an option");
         let socket = ring.add(here.into(), false).expect("a place");
-        let key = Key { slot: 0, generation: 0 };
+        let id = ConnectionId { slot: 0, generation: 0 };
         let reply = || Reply::Heap(bytes::BytesMut::from(&b"hello"[..]));
-        ring.send(key, &socket, reply(), Patience::None);
+        ring.send(id, &socket, reply(), Patience::None);
         assert!(!ring.is_busy());
-        ring.send(key, &socket, reply(), Patience::Unlimited);
+        ring.send(id, &socket, reply(), Patience::Unlimited);
         assert!(ring.is_busy());
         let mut completions = Vec::new();
         ring.enter(Wait::Until(None), &mut completions).expect("epoll");

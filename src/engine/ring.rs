@@ -15,7 +15,7 @@ use rustix::io::Errno;
 
 pub use super::reply::{Lease, Reply, Sent};
 use crate::offload::{self, record::Record};
-use crate::slab::Key;
+use crate::slab::ConnectionId;
 
 /// A connected socket. It is not closed when dropped: [`Ring::close`] does that.
 #[derive(Debug, PartialEq, Eq)]
@@ -73,7 +73,7 @@ pub enum Completion {
     /// A receive brought something.
     Received {
         /// The connection.
-        key: Key,
+        id: ConnectionId,
         /// What it brought.
         received: Received,
         /// Whether the receive goes on.
@@ -82,32 +82,32 @@ pub enum Completion {
     /// A send ended.
     Sent {
         /// The connection.
-        key: Key,
+        id: ConnectionId,
         /// How it ended.
         sent: Sent,
         /// How many octets of it the kernel took.
         octets: u32,
     },
-    /// The kernel has passed up octets of an enlisted connection. They may be received already, or
+    /// The kernel has passed up octets of an offloaded connection. They may be received already, or
     /// be there a little later.
     Passed {
         /// The connection.
-        key: Key,
+        id: ConnectionId,
     },
     /// The watch on a connection is over: its peer has hung up, or it was cancelled.
     HungUp {
         /// The connection.
-        key: Key,
+        id: ConnectionId,
     },
     /// A connection that was to be verified is broken, or shut down.
     Broken {
         /// The connection.
-        key: Key,
+        id: ConnectionId,
     },
     /// A socket is closed.
     Closed {
         /// The connection.
-        key: Key,
+        id: ConnectionId,
     },
     /// The worker is asked to stop.
     StopRequested,
@@ -143,36 +143,42 @@ pub trait Ring {
     fn watch_stop(&mut self);
 
     /// Receives until told otherwise.
-    fn receive(&mut self, key: Key, socket: &Socket);
+    fn receive(&mut self, id: ConnectionId, socket: &Socket);
 
     /// Stops receiving for now. The receive ends with a completion of its own, at the latest with
     /// the next octets that come.
-    fn pause_receive(&mut self, key: Key) {
-        self.cancel_receive(key);
+    fn pause_receive(&mut self, id: ConnectionId) {
+        self.cancel_receive(id);
     }
 
     /// Stops receiving on a connection that is over, paused or not. The receive ends soon, with a
     /// completion of its own.
-    fn cancel_receive(&mut self, key: Key);
+    fn cancel_receive(&mut self, id: ConnectionId);
 
     /// Sends `reply`. One send in flight for a connection: two could overtake each other. Answers
     /// with the patience that the send really has: some rings know only those that wait.
-    fn send(&mut self, key: Key, socket: &Socket, reply: Reply, patience: Patience) -> Patience;
+    fn send(
+        &mut self,
+        id: ConnectionId,
+        socket: &Socket,
+        reply: Reply,
+        patience: Patience,
+    ) -> Patience;
 
     /// Stops a send that is waiting, on a connection that is over. It ends soon, with a completion
     /// of its own.
-    fn cancel_send(&mut self, key: Key);
+    fn cancel_send(&mut self, id: ConnectionId);
 
     /// Finds out whether a connection is broken of which octets were received, where a receive may not
     /// say so. It ends with [`Completion::Broken`] then, and otherwise without a completion. A send
     /// finds it out too.
-    fn verify(&mut self, _key: Key, _socket: &Socket) {}
+    fn verify(&mut self, _key: ConnectionId, _socket: &Socket) {}
 
     /// Says to the peer that no more will be sent, at once.
     fn shut_down(&mut self, socket: &Socket);
 
     /// Closes a socket on which no operation is in flight.
-    fn close(&mut self, key: Key, socket: Socket);
+    fn close(&mut self, id: ConnectionId, socket: Socket);
 
     /// Closes a socket at once that never had an operation.
     fn discard(&mut self, socket: Socket);
@@ -181,39 +187,39 @@ pub trait Ring {
     /// shut. Gives its place, and how many octets the kernel was given for sending on it, of which none
     /// is in flight; nothing where the ring does not offload, or has no room. The connection's next
     /// octets have not been received, not even in part.
-    fn enlist(&mut self, _key: Key, _socket: &Socket) -> Option<(offload::Place, u64)> {
+    fn attach(&mut self, _key: ConnectionId, _socket: &Socket) -> Option<(offload::Place, u64)> {
         None
     }
 
     /// Frees the place of a connection whose socket is closed next.
-    fn delist(&mut self, _place: offload::Place, _socket: &Socket) {}
+    fn detach(&mut self, _place: offload::Place, _socket: &Socket) {}
 
-    /// Receives once what is there of an enlisted connection, and fails with `EAGAIN` if nothing is.
+    /// Receives once what is there of an offloaded connection, and fails with `EAGAIN` if nothing is.
     /// Waiting is of no use there: a socket on which the kernel has echoed looks readable ever after.
     /// [`Completion::Passed`] says when there is something.
-    fn receive_once(&mut self, _key: Key, _socket: &Socket) {
-        unreachable!("this ring enlists nothing")
+    fn receive_once(&mut self, _key: ConnectionId, _socket: &Socket) {
+        unreachable!("this ring offloads nothing")
     }
 
-    /// The record of an enlisted connection.
+    /// The record of an offloaded connection.
     fn record(&self, _place: &offload::Place) -> &Record {
-        unreachable!("this ring enlists nothing")
+        unreachable!("this ring offloads nothing")
     }
 
     /// Octets that the kernel was given for sending on a socket, from the first; or fewer, for a
     /// moment, but not more; `u64::MAX` when the connection is gone, and nothing more comes or leaves.
     fn written(&self, _socket: &Socket) -> u64 {
-        unreachable!("this ring enlists nothing")
+        unreachable!("this ring offloads nothing")
     }
 
-    /// Waits for the peer of an enlisted connection to hang up. It ends with [`Completion::HungUp`].
-    fn watch(&mut self, _key: Key, _socket: &Socket) {
-        unreachable!("this ring enlists nothing")
+    /// Waits for the peer of an offloaded connection to hang up. It ends with [`Completion::HungUp`].
+    fn watch(&mut self, _key: ConnectionId, _socket: &Socket) {
+        unreachable!("this ring offloads nothing")
     }
 
     /// Ends the watch, with a completion of its own.
-    fn cancel_watch(&mut self, _key: Key) {
-        unreachable!("this ring enlists nothing")
+    fn cancel_watch(&mut self, _key: ConnectionId) {
+        unreachable!("this ring offloads nothing")
     }
 
     /// The whole memory of a leased buffer.

@@ -7,7 +7,7 @@
 //!
 //! For operations that belong to no connection the slot is the listener's number, or 0.
 
-use crate::slab::{GENERATION_BITS, Key};
+use crate::slab::{ConnectionId, GENERATION_BITS};
 
 /// The kinds of operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,8 +40,8 @@ pub struct Token(pub u64);
 impl Token {
     /// The token of an operation of a connection.
     #[inline]
-    pub fn new(op: Op, key: Key) -> Token {
-        Token((op as u64) << 56 | u64::from(key.generation) << 32 | u64::from(key.slot))
+    pub fn new(op: Op, id: ConnectionId) -> Token {
+        Token((op as u64) << 56 | u64::from(id.generation) << 32 | u64::from(id.slot))
     }
 
     /// The kind of operation.
@@ -67,9 +67,9 @@ impl Token {
 
     /// The connection.
     #[inline]
-    pub fn key(self) -> Key {
+    pub fn id(self) -> ConnectionId {
         let generation = (self.0 >> 32) as u32 & ((1 << GENERATION_BITS) - 1);
-        Key { slot: self.0 as u32, generation }
+        ConnectionId { slot: self.0 as u32, generation }
     }
 }
 
@@ -83,9 +83,9 @@ mod tests {
             let op = Token(number << 56).op();
             for slot in [0, 1, u32::MAX] {
                 for generation in [0, 1, (1 << GENERATION_BITS) - 1] {
-                    let key = Key { slot, generation };
-                    let token = Token::new(op, key);
-                    assert_eq!((token.op(), token.key()), (op, key));
+                    let id = ConnectionId { slot, generation };
+                    let token = Token::new(op, id);
+                    assert_eq!((token.op(), token.id()), (op, id));
                 }
             }
         }

@@ -90,7 +90,7 @@ use super::{BufferConfig, EngineError, Parts};
 use crate::buffer::HEADROOM;
 use crate::metrics::Counters;
 use crate::protocol::Context;
-use crate::slab::Key;
+use crate::slab::ConnectionId;
 
 /// Entries of the submission queue. When it is full, it is submitted.
 const SUBMISSIONS: u32 = 1024;
@@ -253,9 +253,9 @@ impl Outgoing {
 #[derive(Debug)]
 enum Event {
     /// A read ended.
-    Received { key: Key, buffer: Buffer, result: Result<u32, Errno>, further: Further },
+    Received { id: ConnectionId, buffer: Buffer, result: Result<u32, Errno>, further: Further },
     /// A write ended.
-    Sent { key: Key, outgoing: Outgoing, result: Result<u32, Errno> },
+    Sent { id: ConnectionId, outgoing: Outgoing, result: Result<u32, Errno> },
     /// What needs no memory.
     Plain(Completion),
 }
@@ -395,10 +395,10 @@ impl Line {
     }
 
     /// The task of a connection, from its first receive to its close.
-    async fn run(self: Rc<Line>, key: Key, hub: Rc<Hub>) {
+    async fn run(self: Rc<Line>, id: ConnectionId, hub: Rc<Hub>) {
         {
-            let mut sending = pin!(self.send_replies(key, &hub));
-            let mut receiving = pin!(self.receive(key, &hub));
+            let mut sending = pin!(self.send_replies(id, &hub));
+            let mut receiving = pin!(self.receive(id, &hub));
             let (mut has_sent, mut has_received) = (false, false);
             poll_fn(|cx| {
                 self.waker.borrow_mut().get_or_insert_with(|| cx.waker().clone());
@@ -412,10 +412,10 @@ impl Line {
         debug_assert_eq!(Rc::strong_count(&self), 1, "the socket is closed here");
         hub.counters.syscalls.add(1);
         drop(self);
-        hub.tell(Event::Plain(Completion::Closed { key }));
+        hub.tell(Event::Plain(Completion::Closed { id }));
     }
 
-    async fn send_replies(&self, key: Key, hub: &Hub) {
+    async fn send_replies(&self, id: ConnectionId, hub: &Hub) {
         let next = || {
             poll_fn(|_| match self.outgoing.take() {
                 None if !self.is_closing.get() => Poll::Pending,
@@ -424,11 +424,11 @@ impl Line {
         };
         while let Some(outgoing) = next().await {
             let (result, outgoing) = outgoing.send(&self.stream).await;
-            hub.tell(Event::Sent { key, outgoing, result: outcome(result) });
+            hub.tell(Event::Sent { id, outgoing, result: outcome(result) });
         }
     }
 
-    async fn receive(self: &Rc<Line>, key: Key, hub: &Hub) {
+    async fn receive(self: &Rc<Line>, id: ConnectionId, hub: &Hub) {
         let is_wanted = || {
             poll_fn(|_| match self.receiving.get() {
                 Receiving::Wanted => Poll::Ready(true),
@@ -451,7 +451,7 @@ impl Line {
                 self.receiving.set(Receiving::Off);
                 Further::Over
             };
-            hub.tell(Event::Received { key, buffer, result, further });
+            hub.tell(Event::Received { id, buffer, result, further });
         }
     }
 }
@@ -582,10 +582,10 @@ impl TokioRing {
         let hub = self.hub.clone();
         for event in hub.events.borrow_mut().drain(..) {
             completions.push(match event {
-                Event::Received { key, buffer, result, further } => {
-                    Completion::Received { key, received: self.received(buffer, result), further }
+                Event::Received { id, buffer, result, further } => {
+                    Completion::Received { id, received: self.received(buffer, result), further }
                 }
-                Event::Sent { key, outgoing, result } => self.sent(key, outgoing, result),
+                Event::Sent { id, outgoing, result } => self.sent(id, outgoing, result),
                 Event::Plain(completion) => completion,
             });
         }
@@ -606,7 +606,12 @@ impl TokioRing {
     }
 
     /// What the `result` of a write means.
-    fn sent(&mut self, key: Key, outgoing: Outgoing, result: Result<u32, Errno>) -> Completion {
+    fn sent(
+        &mut self,
+        id: ConnectionId,
+        outgoing: Outgoing,
+        result: Result<u32, Errno>,
+    ) -> Completion {
         let reply = match outgoing {
             Outgoing::Buffer { pinned, buffer } => {
                 self.lent[pinned.lease().buffer() as usize] = Some(buffer);
@@ -615,7 +620,7 @@ impl TokioRing {
             Outgoing::Heap(bytes) => Reply::Heap(bytes),
         };
         let (sent, octets) = reply.ended(result, |lease| self.recycle(lease));
-        Completion::Sent { key, sent, octets }
+        Completion::Sent { id, sent, octets }
     }
 
     fn lend(&mut self, buffer: Buffer, received: u32) -> Lease {
@@ -632,12 +637,12 @@ impl TokioRing {
         self.lent[lease.buffer() as usize].take().expect("a lease stands for a buffer")
     }
 
-    fn line(&self, key: Key) -> Rc<Line> {
-        self.hub.line(self.sockets[key.slot as usize])
+    fn line(&self, id: ConnectionId) -> Rc<Line> {
+        self.hub.line(self.sockets[id.slot as usize])
     }
 
     /// Lets no further read follow, and says whether one is in flight.
-    fn end_receive(&mut self, key: Key, line: &Line) -> bool {
+    fn end_receive(&mut self, id: ConnectionId, line: &Line) -> bool {
         match line.receiving.get() {
             Receiving::On | Receiving::Last => {
                 line.receiving.set(Receiving::Last);
@@ -647,7 +652,7 @@ impl TokioRing {
                 line.receiving.set(Receiving::Off);
                 let received = Received::Failed(Errno::CANCELED);
                 let further = Further::Over;
-                self.hub.tell(Event::Plain(Completion::Received { key, received, further }));
+                self.hub.tell(Event::Plain(Completion::Received { id, received, further }));
                 false
             }
             Receiving::Off => false,
@@ -689,32 +694,32 @@ impl Ring for TokioRing {
         });
     }
 
-    fn receive(&mut self, key: Key, socket: &Socket) {
+    fn receive(&mut self, id: ConnectionId, socket: &Socket) {
         let line = self.hub.line(socket.0);
         line.receiving.set(Receiving::Wanted);
         if line.has_task.replace(true) {
             line.wake();
         } else {
-            let slots = self.sockets.len().max(key.slot as usize + 1);
+            let slots = self.sockets.len().max(id.slot as usize + 1);
             self.sockets.resize(slots, -1);
-            self.sockets[key.slot as usize] = socket.0;
-            tokio_uring::spawn(line.run(key, self.hub.clone()));
+            self.sockets[id.slot as usize] = socket.0;
+            tokio_uring::spawn(line.run(id, self.hub.clone()));
         }
     }
 
-    fn pause_receive(&mut self, key: Key) {
-        let line = self.line(key);
-        self.end_receive(key, &line);
+    fn pause_receive(&mut self, id: ConnectionId) {
+        let line = self.line(id);
+        self.end_receive(id, &line);
     }
 
-    fn cancel_receive(&mut self, key: Key) {
-        let line = self.line(key);
-        if self.end_receive(key, &line) {
+    fn cancel_receive(&mut self, id: ConnectionId) {
+        let line = self.line(id);
+        if self.end_receive(id, &line) {
             line.end_operations(self.hub.counters);
         }
     }
 
-    fn send(&mut self, _: Key, socket: &Socket, reply: Reply, _: Patience) -> Patience {
+    fn send(&mut self, _: ConnectionId, socket: &Socket, reply: Reply, _: Patience) -> Patience {
         let outgoing = match reply {
             Reply::Pinned(pinned) => {
                 let buffer = self.take(pinned.lease());
@@ -728,10 +733,10 @@ impl Ring for TokioRing {
         Patience::Unlimited
     }
 
-    fn cancel_send(&mut self, key: Key) {
-        let line = self.line(key);
+    fn cancel_send(&mut self, id: ConnectionId) {
+        let line = self.line(id);
         match line.outgoing.take() {
-            Some(outgoing) => self.hub.tell(Event::Sent { key, outgoing, result: Ok(0) }),
+            Some(outgoing) => self.hub.tell(Event::Sent { id, outgoing, result: Ok(0) }),
             None => line.end_operations(self.hub.counters),
         }
     }
@@ -742,7 +747,7 @@ impl Ring for TokioRing {
         let _ = self.hub.line(socket.0).stream.shutdown(Shutdown::Write);
     }
 
-    fn close(&mut self, _: Key, socket: Socket) {
+    fn close(&mut self, _: ConnectionId, socket: Socket) {
         let line = self.hub.lines.borrow_mut()[socket.0 as usize].take().expect("an open socket");
         line.is_closing.set(true);
         line.wake();

@@ -19,7 +19,7 @@ pub struct Gate {
     /// Where its record is.
     pub place: Place,
     is_open: bool,
-    /// Octets received since it was enlisted.
+    /// Octets received since it was offloaded.
     received: u64,
     /// Octets that were handed over for sending, from the first.
     sent: u64,

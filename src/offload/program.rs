@@ -140,11 +140,11 @@ pub struct Program {
 }
 
 impl Program {
-    /// System calls of [`Program::enlist`], of [`Program::delist`], of [`Program::written`] and of
+    /// System calls of [`Program::attach`], of [`Program::detach`], of [`Program::written`] and of
     /// [`Program::written_exactly`].
-    pub const ENLIST_CALLS: u64 = 6;
+    pub const ATTACH_CALLS: u64 = 6;
     #[expect(missing_docs, reason = "documented with the first")]
-    pub const DELIST_CALLS: u64 = 3;
+    pub const DETACH_CALLS: u64 = 3;
     #[expect(missing_docs, reason = "documented with the first")]
     pub const WRITTEN_CALLS: u64 = 2;
     #[expect(missing_docs, reason = "documented with the first")]
@@ -205,7 +205,7 @@ impl Program {
     /// # Errors
     ///
     /// When the kernel does not take it, as with a socket that is not TCP or whose peer has already ended.
-    pub fn enlist(&mut self, socket: BorrowedFd<'_>) -> io::Result<Option<Place>> {
+    pub fn attach(&mut self, socket: BorrowedFd<'_>) -> io::Result<Option<Place>> {
         let Some(&index) = self.free.last() else { return Ok(None) };
         self.records.at(index).reset();
         // The kernel would take sockets of other kinds too, Unix ones for one.
@@ -224,7 +224,7 @@ impl Program {
 
     /// Takes the place of a socket back that is about to be closed. Echoes that the kernel has not sent
     /// may be lost, and what comes is not counted any more.
-    pub fn delist(&mut self, place: Place, socket: BorrowedFd<'_>) {
+    pub fn detach(&mut self, place: Place, socket: BorrowedFd<'_>) {
         let Place(index) = place;
         self.records.at(index).shut();
         let _ = self.slots.remove(&self.cookies[index as usize]);

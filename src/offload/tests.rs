@@ -114,7 +114,7 @@ impl Pair {
     fn new() -> Option<Pair> {
         let mut program = loaded()?;
         let (client, server) = connected();
-        let place = program.enlist(server.as_fd()).expect("a socket").expect("room");
+        let place = program.attach(server.as_fd()).expect("a socket").expect("room");
         assert!(program.record(&place).open(0, 0));
         Some(Pair { program, client, server, place })
     }
@@ -433,7 +433,7 @@ fn under_fire(seed: u64, bursts: usize, buffer_bytes: Option<usize>) -> Option<(
     if let Some(bytes) = buffer_bytes {
         sockopt::set_socket_recv_buffer_size(&client, bytes).expect("a size");
     }
-    let place = program.enlist(server.as_fd()).expect("a socket").expect("room");
+    let place = program.attach(server.as_fd()).expect("a socket").expect("room");
     assert!(program.record(&place).open(0, 0));
     let (is_over, replies) = (AtomicBool::new(false), AtomicUsize::new(0));
     thread::scope(|scope| {
@@ -572,7 +572,7 @@ fn a_reset_ends_it() {
     let Some(mut program) = loaded() else { return };
     for round in 0..200 {
         let (mut client, server) = connected();
-        let place = program.enlist(server.as_fd()).expect("a socket").expect("room");
+        let place = program.attach(server.as_fd()).expect("a socket").expect("room");
         assert!(program.record(&place).open(0, 0));
         for _ in 0..round % 7 {
             client.write_all(&request(TEXT, b"hello")).expect("the kernel takes it");
@@ -588,7 +588,7 @@ fn a_reset_ends_it() {
             let _ = poll(&mut waiting, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).expect("poll");
             waiting[0].revents().contains(PollFlags::HUP)
         });
-        program.delist(place, server.as_fd());
+        program.detach(place, server.as_fd());
     }
 }
 
@@ -597,11 +597,11 @@ fn a_peer_that_has_ended_is_refused() {
     let Some(mut program) = loaded() else { return };
     let (client, server) = connected();
     drop(client);
-    eventually("the end is refused", || program.enlist(server.as_fd()).is_err());
+    eventually("the end is refused", || program.attach(server.as_fd()).is_err());
     let (unix, _other) = std::os::unix::net::UnixStream::pair().expect("sockets");
-    assert!(program.enlist(unix.as_fd()).is_err());
+    assert!(program.attach(unix.as_fd()).is_err());
     let (_client, server) = connected();
-    assert!(program.enlist(server.as_fd()).expect("a socket").is_some());
+    assert!(program.attach(server.as_fd()).expect("a socket").is_some());
 }
 
 #[test]
@@ -610,7 +610,7 @@ fn what_was_queued_before_comes_up_first() {
     let (mut client, server) = connected();
     client.write_all(&request(TEXT, b"before")).expect("the kernel takes it");
     thread::sleep(Duration::from_millis(20));
-    let place = program.enlist(server.as_fd()).expect("a socket").expect("room");
+    let place = program.attach(server.as_fd()).expect("a socket").expect("room");
     client.write_all(&request(TEXT, b"behind")).expect("the kernel takes it");
     let expected = [request(TEXT, b"before"), request(TEXT, b"behind")].concat();
     assert_eq!(taken(&server, expected.len()), expected);
@@ -626,7 +626,7 @@ fn an_echo_is_sent_before_the_socket_closes_when_it_is_waited_for() {
     let Some(mut program) = loaded() else { return };
     for _ in 0..200 {
         let (mut client, server) = connected();
-        let place = program.enlist(server.as_fd()).expect("a socket").expect("room");
+        let place = program.attach(server.as_fd()).expect("a socket").expect("room");
         let record = program.record(&place);
         assert!(record.open(0, 0));
         client.write_all(&request(TEXT, b"hello")).expect("the kernel takes it");
@@ -636,7 +636,7 @@ fn an_echo_is_sent_before_the_socket_closes_when_it_is_waited_for() {
         eventually("no run is under way", || record.is_quiet());
         let all = record.echoed_out();
         eventually("all is written", || Program::written(server.as_fd()).expect("TCP") >= all);
-        program.delist(place, server.as_fd());
+        program.detach(place, server.as_fd());
         drop(server);
         let mut got = Vec::new();
         client.read_to_end(&mut got).expect("an orderly end");
@@ -652,14 +652,14 @@ fn many_connections_come_and_go() {
     for _ in 0..3000 {
         if open.len() < 100 && random.below(2) == 0 {
             let (client, server) = connected();
-            let place = program.enlist(server.as_fd()).expect("a socket").expect("room");
+            let place = program.attach(server.as_fd()).expect("a socket").expect("room");
             assert!(program.record(&place).open(0, 0));
             open.push((client, server, place));
         } else if !open.is_empty() && random.below(4) == 0 {
             let (mut client, server, place) = open.swap_remove(random.below(open.len()));
             // Its last message may come while it is removed.
             client.write_all(&request(TEXT, b"hello")).expect("the kernel takes it");
-            program.delist(place, server.as_fd());
+            program.detach(place, server.as_fd());
         }
         for _ in 0..3 {
             if open.is_empty() {
@@ -684,7 +684,7 @@ fn slots_run_out_and_come_back() {
     let mut open = Vec::new();
     let full = loop {
         let (client, server) = connected();
-        match program.enlist(server.as_fd()).expect("a socket") {
+        match program.attach(server.as_fd()).expect("a socket") {
             Some(place) => open.push((client, server, place)),
             None => break (client, server),
         }
@@ -692,8 +692,8 @@ fn slots_run_out_and_come_back() {
     assert_eq!(open.len(), PLACES as usize);
     let (_client, server, place) = open.pop().expect("many");
     let index = place.0;
-    program.delist(place, server.as_fd());
-    let place = program.enlist(full.1.as_fd()).expect("a socket").expect("room");
+    program.detach(place, server.as_fd());
+    let place = program.attach(full.1.as_fd()).expect("a socket").expect("room");
     assert_eq!(place.0, index);
 }
 
@@ -712,7 +712,7 @@ fn held_up(frames: u8) -> Option<(Pair, Vec<u8>)> {
     for stream in [&client, &server] {
         set_options(stream);
     }
-    let place = program.enlist(server.as_fd()).expect("a socket").expect("room");
+    let place = program.attach(server.as_fd()).expect("a socket").expect("room");
     assert!(program.record(&place).open(0, 0));
     let mut expected = Vec::new();
     for number in 0..frames {

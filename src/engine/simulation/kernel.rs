@@ -4,7 +4,7 @@
 //! What the pump has been told and what the kernel has done are kept apart: an operation is in
 //! flight until its last completion was handed over, however long ago it ended. [`operations`] is
 //! what the kernel does with a submission, [`ring`] is the pump's side of it, and [`offload`] is what
-//! happens to enlisted sockets besides.
+//! happens to offloaded sockets besides.
 
 mod offload;
 mod operations;
@@ -18,13 +18,13 @@ use std::time::Duration;
 
 use super::buffers::{Buffers, Place};
 use super::link::Link;
+use super::offloaded_socket::Program;
 use super::peer::{Act, Peer};
-use super::psock::Program;
 use super::{Random, Scenario};
 use crate::engine::pump::{DRAIN_MAX, SECOND_LOOK_MAX};
 use crate::engine::ring::{Completion, Lease, Patience, Reply, Sent};
 use crate::offload::record::Record;
-use crate::slab::Key;
+use crate::slab::ConnectionId;
 
 /// Steps after which a simulation has failed to end.
 const STEPS_MAX: u64 = 20_000_000;
@@ -83,7 +83,7 @@ enum Step {
 struct Connection {
     link: Link,
     fd: Option<i32>,
-    key: Option<Key>,
+    id: Option<ConnectionId>,
     /// The pump has to close it at once.
     is_unwanted: bool,
     receive: Flight,
@@ -103,7 +103,7 @@ struct Connection {
     spent: Option<Lease>,
     watch: Flight,
     close: Flight,
-    /// Its place among the enlisted.
+    /// Its place among the offloaded.
     place: Option<usize>,
 }
 
@@ -112,7 +112,7 @@ impl Connection {
         Connection {
             link: Link::new(peer),
             fd: None,
-            key: None,
+            id: None,
             is_unwanted: false,
             receive: Flight::Not,
             is_pausing: false,
@@ -129,16 +129,16 @@ impl Connection {
         }
     }
 
-    /// The key that its operations complete with.
-    fn key(&self) -> Key {
-        self.key.expect("it has a slot")
+    /// The id that its operations complete with.
+    fn id(&self) -> ConnectionId {
+        self.id.expect("it has a slot")
     }
 }
 
 impl fmt::Display for Connection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Connection { link, key, receive, send, .. } = self;
-        write!(f, "{key:?} receive {receive:?} send {send:?}; {link}")
+        let Connection { link, id, receive, send, .. } = self;
+        write!(f, "{id:?} receive {receive:?} send {send:?}; {link}")
     }
 }
 
@@ -159,12 +159,12 @@ pub(super) struct Totals {
     /// Connections that got all that was owed to them.
     pub(super) fulfilled: u64,
     pub(super) steps: u64,
-    /// Whole frames of enlisted connections that left their sockets, and how many of them the program has echoed.
+    /// Whole frames of offloaded connections that left their sockets, and how many of them the program has echoed.
     pub(super) frames: u64,
     pub(super) frames_echoed: u64,
     /// Octets that the kernel has sent by itself.
     pub(super) octets_echoed: u64,
-    pub(super) enlisted: u64,
+    pub(super) offloaded: u64,
     /// Those of them that `auto` has chosen.
     pub(super) chosen: u64,
     /// Connections of which the program has dropped something.
@@ -356,7 +356,7 @@ impl Kernel {
         let has_news = match connection.place {
             None => link.receivable() > 0 || link.is_over(),
             Some(place) => {
-                self.find_steps_of_enlisted(number, place, steps);
+                self.find_steps_of_offloaded(number, place, steps);
                 self.has_news(link, place)
             }
         };
@@ -407,12 +407,12 @@ impl Kernel {
                 connection.close = Flight::Over;
                 connection.link.close();
                 let fd = connection.fd.take().expect("it was open");
-                let key = connection.key();
+                let id = connection.id();
                 self.descriptors[fd as usize] = None;
                 if let Some(place) = connection.place.take() {
                     self.program.borrow_mut().free(place);
                 }
-                self.completed.push_back(Completion::Closed { key });
+                self.completed.push_back(Completion::Closed { id });
             }
             Step::Peer(number, act) => {
                 let connection = &mut self.connections[number];
@@ -422,7 +422,7 @@ impl Kernel {
                 }
             }
             Step::Run(number) => {
-                let place = self.connections[number].place.expect("it is enlisted");
+                let place = self.connections[number].place.expect("it is offloaded");
                 self.program.borrow_mut().step(place);
                 self.catch_up();
             }

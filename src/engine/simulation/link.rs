@@ -31,12 +31,12 @@ enum Stage {
 pub(super) struct Link {
     peer: Peer,
     stage: Stage,
-    /// Octets handed to its psock.
+    /// Octets handed to its socket.
     arrived: usize,
     /// Octets that left the socket, and that the pump knows of, or the program in its stead.
     taken: usize,
     reported: usize,
-    /// All octets sent, and how many of them are those that the debt begins with.
+    /// All octets sent, and how many of them are those that the expected begins with.
     sent: Vec<u8>,
     matched: usize,
     /// Until then the kernel says that so many octets were given to it for sending.
@@ -108,7 +108,7 @@ impl Link {
     pub(super) fn refuse(&mut self, now: Duration) {
         self.accepted_at = now;
         self.is_refused = true;
-        self.peer.debt.refuse();
+        self.peer.expected.refuse();
     }
 
     pub(super) fn is_refused(&self) -> bool {
@@ -213,7 +213,7 @@ impl Link {
     }
 
     /// The pump learns that there is nothing more to receive for now, which is the end of the
-    /// stream once it knows of all octets: an enlisted socket says so before it gives up what is
+    /// stream once it knows of all octets: an offloaded socket says so before it gives up what is
     /// queued.
     pub(super) fn report_end(&mut self) {
         self.has_ended = self.reported == self.peer.written;
@@ -221,7 +221,7 @@ impl Link {
 
     /// Notes when the pump first knew of what ends the connection.
     pub(super) fn mark_ending(&mut self, now: Duration) {
-        if self.has_ended || self.peer.debt.ends_by(self.reported) {
+        if self.has_ended || self.peer.expected.ends_by(self.reported) {
             self.ending_at.get_or_insert(now);
         }
     }
@@ -244,18 +244,18 @@ impl Link {
         }
     }
 
-    /// What the peer has written since the socket was enlisted, or since this was asked.
+    /// What the peer has written since the socket was offloaded, or since this was asked.
     pub(super) fn arrive(&mut self) -> &[u8] {
         let from = std::mem::replace(&mut self.arrived, self.peer.written);
         &self.peer.input[from..self.arrived]
     }
 
-    /// Whole frames that left the socket of a connection that was enlisted.
+    /// Whole frames that left the socket of a connection that was offloaded.
     pub(super) fn frames_taken(&self) -> usize {
         if self.arrived == 0 {
             return 0;
         }
-        let ends = &self.peer.debt.boundaries;
+        let ends = &self.peer.expected.boundaries;
         ends.partition_point(|&(end, _)| end <= self.taken).saturating_sub(1)
     }
 
@@ -292,7 +292,7 @@ impl Link {
         }
         self.sent.extend_from_slice(octets);
         if self.matched == begin {
-            let owed = self.peer.debt.octets[begin..].iter();
+            let owed = self.peer.expected.octets[begin..].iter();
             self.matched += self.sent[begin..].iter().zip(owed).take_while(|(a, b)| a == b).count();
         }
         if self.fit() != Fit::Not {
@@ -305,21 +305,21 @@ impl Link {
 
     /// How what was sent fits what is owed.
     fn fit(&self) -> Fit {
-        let debt = &self.peer.debt;
-        let mut fit = debt.fit(&self.sent, self.matched, self.stopped_at);
+        let expected = &self.peer.expected;
+        let mut fit = expected.fit(&self.sent, self.matched, self.stopped_at);
         if let Some(from) = self.stopped_at
             && from < self.went_on_to
         {
-            let ends = debt.boundaries.iter().map(|&(end, _)| end);
+            let ends = expected.boundaries.iter().map(|&(end, _)| end);
             let ends = ends.filter(|&end| end > from && end < self.went_on_to);
             let fits = ends
                 .chain([self.went_on_to])
-                .map(|end| debt.fit(&self.sent, self.matched, Some(end)));
+                .map(|end| expected.fit(&self.sent, self.matched, Some(end)));
             fit = fits.fold(fit, Fit::max);
         }
         // A peer that is told late, behind its echoes, may end before.
         let had_ended = self.had_ended || self.has_ended && self.arrived > 0;
-        if had_ended { fit.max(debt.fit(&self.sent, self.matched, None)) } else { fit }
+        if had_ended { fit.max(expected.fit(&self.sent, self.matched, None)) } else { fit }
     }
 
     pub(super) fn is_shut(&self) -> bool {
@@ -328,7 +328,7 @@ impl Link {
 
     /// Whether the server has said all, so that its stream may end.
     pub(super) fn may_shut_down(&self) -> bool {
-        let ends = self.peer.debt.ends_by(self.reported) || self.stopped_at.is_some();
+        let ends = self.peer.expected.ends_by(self.reported) || self.stopped_at.is_some();
         ends && self.fit() == Fit::Whole || self.is_lost()
     }
 
@@ -361,7 +361,7 @@ impl Link {
 
     /// Whether the server must have noticed what ends the connection.
     pub(super) fn is_ending(&self) -> bool {
-        self.peer.debt.has_ended_by(self.reported)
+        self.peer.expected.has_ended_by(self.reported)
     }
 
     /// Whether the server may wait for room for ever: for a peer that never reads.
@@ -391,7 +391,7 @@ impl fmt::Display for Link {
             self.reported,
             self.sent.len(),
             self.matched,
-            self.peer.debt.octets.len(),
+            self.peer.expected.octets.len(),
             self.peer.read,
             self.peer.has_ended,
             self.peer.is_reset,

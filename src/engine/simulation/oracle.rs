@@ -39,7 +39,7 @@ pub(super) enum Fit {
 
 /// All that is owed to a peer for all that the peer ever sends.
 #[derive(Debug, Default)]
-pub(super) struct Debt {
+pub(super) struct Expected {
     /// What is owed before the ending.
     pub(super) octets: Vec<u8>,
     /// The ends of the request and of each whole frame: octets that came by then, and octets owed
@@ -51,21 +51,22 @@ pub(super) struct Debt {
     ending_by: usize,
 }
 
-impl Debt {
+impl Expected {
     /// What is owed for `input`, which begins with a request of `head` octets that costs `status`.
-    pub(super) fn new(input: &[u8], head: usize, status: u16, message_max: usize) -> Debt {
-        let mut debt = Debt { ending_from: usize::MAX, ending_by: usize::MAX, ..Debt::default() };
+    pub(super) fn new(input: &[u8], head: usize, status: u16, message_max: usize) -> Expected {
+        let mut expected =
+            Expected { ending_from: usize::MAX, ending_by: usize::MAX, ..Expected::default() };
         if input.len() < head {
-            return debt;
+            return expected;
         }
         if status != 101 {
-            debt.end(Ending::Response(status), 0, head);
-            return debt;
+            expected.end(Ending::Response(status), 0, head);
+            return expected;
         }
-        debt.octets.extend_from_slice(ANSWER);
-        debt.boundaries.push((head, ANSWER.len()));
-        debt.frames(input, head, message_max);
-        debt
+        expected.octets.extend_from_slice(ANSWER);
+        expected.boundaries.push((head, ANSWER.len()));
+        expected.frames(input, head, message_max);
+        expected
     }
 
     /// The same for a connection over the limit.
@@ -93,7 +94,7 @@ impl Debt {
         if whole == 0 { 0 } else { self.boundaries[whole - 1].1 }
     }
 
-    /// Compares all of `sent`, the first `matched` octets of which are those owed, with the debt
+    /// Compares all of `sent`, the first `matched` octets of which are those owed, with the expected
     /// of a server that learned after `stopped_at` octets of input that it is to stop.
     pub(super) fn fit(&self, sent: &[u8], matched: usize, stopped_at: Option<usize>) -> Fit {
         let rest = &sent[matched..];

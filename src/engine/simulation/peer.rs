@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use super::oracle::{Debt, Fit};
+use super::oracle::{Expected, Fit};
 use super::{Random, Scenario};
 use crate::offload;
 
@@ -92,7 +92,7 @@ pub(super) struct View {
 #[derive(Debug)]
 pub(super) struct Peer {
     pub(super) input: Vec<u8>,
-    pub(super) debt: Debt,
+    pub(super) expected: Expected,
     /// Positions in the input at which messages end.
     message_ends: Vec<usize>,
     /// Octets that the server's socket keeps for it until it reads.
@@ -137,7 +137,12 @@ impl Peer {
         ];
         let rooms = [3, 60, 500, 5000, 200_000, 10 << 20];
         Peer {
-            debt: Debt::new(&script.input, script.head, script.status, scenario.message_max),
+            expected: Expected::new(
+                &script.input,
+                script.head,
+                script.status,
+                scenario.message_max,
+            ),
             input: script.input,
             message_ends: script.message_ends,
             room: random.pick(match (script.is_flood, script.is_long) {
@@ -173,7 +178,7 @@ impl Peer {
         let is_between = has_written_all || self.message_ends.binary_search(&self.written).is_ok();
         let waits_for_echo = self.reading == Reading::BetweenMessages
             && is_between
-            && self.read < self.debt.owed(self.written);
+            && self.read < self.expected.owed(self.written);
         if !self.has_ended
             && !has_written_all
             && !view.is_shut
@@ -196,7 +201,7 @@ impl Peer {
         let finishes = match self.finale {
             Finale::Follow => false,
             Finale::HalfClose | Finale::Vanish => has_written_all,
-            Finale::CloseAfterEcho => has_written_all && self.read >= self.debt.octets.len(),
+            Finale::CloseAfterEcho => has_written_all && self.read >= self.expected.octets.len(),
             Finale::Reset if has_written_all => {
                 acts.push(Act::Reset);
                 false
@@ -247,8 +252,8 @@ impl Peer {
     /// Ends the input with a close frame, as soon as it stands between two frames.
     fn answer_close(&mut self) {
         self.answers_close = false;
-        let next = self.debt.boundaries.partition_point(|&(end, _)| end < self.written);
-        if let Some(&(end, _)) = self.debt.boundaries.get(next) {
+        let next = self.expected.boundaries.partition_point(|&(end, _)| end < self.written);
+        if let Some(&(end, _)) = self.expected.boundaries.get(next) {
             self.input.truncate(end);
             self.input.extend_from_slice(b"\x88\x82\0\0\0\0\x03\xe9");
             self.finale = Finale::Follow;
@@ -264,7 +269,7 @@ impl Peer {
         if self.written == self.input.len() {
             fit == Fit::Whole
         } else {
-            sent >= self.debt.owed(self.written)
+            sent >= self.expected.owed(self.written)
         }
     }
 }

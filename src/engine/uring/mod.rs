@@ -61,7 +61,7 @@ use crate::offload::program::Program;
 use crate::offload::record::Record;
 use crate::offload::{self, AUTO_RUN};
 use crate::protocol::Context;
-use crate::slab::Key;
+use crate::slab::ConnectionId;
 
 /// How often a socket is asked what it was given for sending, while acknowledgements arrive.
 const READINGS: usize = 8;
@@ -100,13 +100,13 @@ struct KernelRing<'a> {
     listeners: Vec<Option<OwnedFd>>,
     stop: RawFd,
     /// Sends that leave a completion only if they are cut short, in the order of their pushing.
-    quick: Vec<(Key, Reply)>,
+    quick: Vec<(ConnectionId, Reply)>,
     /// Sends that leave a completion, by slot: a connection has one at a time.
     patient: HashMap<u32, Reply>,
     /// Scratch: what was drained from the completion queue.
     entries: Vec<cqueue::Entry>,
     /// Scratch: the quick sends among it, with their results.
-    cut: Vec<(Key, Result<u32, Errno>)>,
+    cut: Vec<(ConnectionId, Result<u32, Errno>)>,
     /// Why the ring no longer submits, until `enter` says so.
     broken: Option<io::Error>,
     offload: Option<Offloading>,
@@ -117,7 +117,7 @@ struct KernelRing<'a> {
 struct Offloading {
     program: Program,
     /// The connection at each place.
-    keys: Vec<Option<Key>>,
+    ids: Vec<Option<ConnectionId>>,
     /// The poll of the notices goes on.
     is_polling: bool,
 }
@@ -127,13 +127,13 @@ impl Offloading {
         let program = Program::load()
             .map_err(|error| EngineError::new("offload echoes", io::Error::other(error)))?;
         counters.add_echoed(program.totals());
-        let keys = (0..offload::PLACES).map(|_| None).collect();
-        Ok(Offloading { program, keys, is_polling: false })
+        let ids = (0..offload::PLACES).map(|_| None).collect();
+        Ok(Offloading { program, ids, is_polling: false })
     }
 }
 
 /// Why a ring without a program has no place.
-const ENLISTED: &str = "only an enlisted connection has a place";
+const OFFLOADED: &str = "only an offloaded connection has a place";
 
 impl KernelRing<'_> {
     /// Queues a submission.
@@ -178,20 +178,20 @@ impl KernelRing<'_> {
         if !self.queues.is_sqpoll {
             for entry in &self.entries {
                 let token = Token(entry.user_data());
-                if token.op() == Op::Send && !self.patient.contains_key(&token.key().slot) {
-                    self.cut.push((token.key(), result_of(entry.result())));
+                if token.op() == Op::Send && !self.patient.contains_key(&token.id().slot) {
+                    self.cut.push((token.id(), result_of(entry.result())));
                 }
             }
         }
-        for (key, reply) in self.quick.drain(..) {
+        for (id, reply) in self.quick.drain(..) {
             let whole = Ok(reply.len() as u32);
             let result = if self.cut.is_empty() {
                 whole
             } else {
-                let cut = self.cut.iter().find(|&&(cut, _)| cut == key);
+                let cut = self.cut.iter().find(|&&(cut, _)| cut == id);
                 cut.map_or(whole, |&(_, result)| result)
             };
-            completions.push(sent(&mut self.buffers, key, reply, result));
+            completions.push(sent(&mut self.buffers, id, reply, result));
         }
         self.cut.clear();
     }
@@ -220,22 +220,22 @@ impl KernelRing<'_> {
                         }
                     }
                 };
-                Some(Completion::Received { key: token.key(), received, further })
+                Some(Completion::Received { id: token.id(), received, further })
             }
             Op::Send => {
-                let reply = self.patient.remove(&token.key().slot)?;
-                Some(sent(&mut self.buffers, token.key(), reply, result))
+                let reply = self.patient.remove(&token.id().slot)?;
+                Some(sent(&mut self.buffers, token.id(), reply, result))
             }
             Op::Accept => {
                 let result = result.map(|fd| Socket(fd as i32));
-                Some(Completion::Accepted { listener: token.key().slot, result, further })
+                Some(Completion::Accepted { listener: token.id().slot, result, further })
             }
-            Op::Close => Some(Completion::Closed { key: token.key() }),
+            Op::Close => Some(Completion::Closed { id: token.id() }),
             Op::Stop => Some(Completion::StopRequested),
-            Op::HangUp => Some(Completion::HungUp { key: token.key() }),
+            Op::HangUp => Some(Completion::HungUp { id: token.id() }),
             Op::Verify => match result {
                 Err(errno) if breaks_connection(errno) => {
-                    Some(Completion::Broken { key: token.key() })
+                    Some(Completion::Broken { id: token.id() })
                 }
                 Ok(_) | Err(_) => None,
             },
@@ -252,17 +252,17 @@ impl KernelRing<'_> {
             let readable = rustix::event::PollFlags::IN.bits().into();
             let ring = Fd(offload.program.notices().as_raw_fd());
             let poll = opcode::PollAdd::new(ring, readable).multi(true).build();
-            self.push(poll, Token::new(Op::Notices, Self::listener_key(0)));
+            self.push(poll, Token::new(Op::Notices, Self::listener_id(0)));
         }
     }
 
     #[cold]
     fn take_notices(&mut self, further: bool, completions: &mut Vec<Completion>) {
         let Some(offload) = &mut self.offload else { return };
-        let keys = &offload.keys;
+        let ids = &offload.ids;
         offload.program.take_notices(|place| {
-            let key = keys.get(place as usize).copied().flatten();
-            completions.extend(key.map(|key| Completion::Passed { key }));
+            let id = ids.get(place as usize).copied().flatten();
+            completions.extend(id.map(|id| Completion::Passed { id }));
         });
         if !further {
             self.poll_notices();
@@ -270,16 +270,16 @@ impl KernelRing<'_> {
     }
 
     fn program(&self) -> &Program {
-        &self.offload.as_ref().expect(ENLISTED).program
+        &self.offload.as_ref().expect(OFFLOADED).program
     }
 
-    fn cancel(&mut self, op: Op, key: Key) {
-        let cancel = opcode::AsyncCancel::new(Token::new(op, key).0).build();
-        self.push(cancel.flags(Flags::SKIP_SUCCESS), Token::new(Op::Cancel, key));
+    fn cancel(&mut self, op: Op, id: ConnectionId) {
+        let cancel = opcode::AsyncCancel::new(Token::new(op, id).0).build();
+        self.push(cancel.flags(Flags::SKIP_SUCCESS), Token::new(Op::Cancel, id));
     }
 
-    fn listener_key(listener: u32) -> Key {
-        Key { slot: listener, generation: 0 }
+    fn listener_id(listener: u32) -> ConnectionId {
+        ConnectionId { slot: listener, generation: 0 }
     }
 }
 
@@ -292,12 +292,12 @@ fn borrow(socket: &Socket) -> BorrowedFd<'_> {
 #[inline]
 fn sent(
     buffers: &mut BufferRing<'_>,
-    key: Key,
+    id: ConnectionId,
     reply: Reply,
     result: Result<u32, Errno>,
 ) -> Completion {
     let (sent, octets) = reply.ended(result, |lease| buffers.recycle(lease));
-    Completion::Sent { key, sent, octets }
+    Completion::Sent { id, sent, octets }
 }
 
 /// The result of a completion: a count or a descriptor, or a negated error number.
@@ -319,12 +319,12 @@ impl Ring for KernelRing<'_> {
         if let Some(fd) = &self.listeners[listener as usize] {
             let accept = opcode::AcceptMulti::new(Fd(fd.as_raw_fd()))
                 .flags(rustix::net::SocketFlags::CLOEXEC.bits() as i32);
-            self.push(accept.build(), Token::new(Op::Accept, Self::listener_key(listener)));
+            self.push(accept.build(), Token::new(Op::Accept, Self::listener_id(listener)));
         }
     }
 
     fn cancel_accept(&mut self, listener: u32) {
-        self.cancel(Op::Accept, Self::listener_key(listener));
+        self.cancel(Op::Accept, Self::listener_id(listener));
     }
 
     fn close_listener(&mut self, listener: u32) {
@@ -336,21 +336,27 @@ impl Ring for KernelRing<'_> {
     fn watch_stop(&mut self) {
         let readable = rustix::event::PollFlags::IN.bits().into();
         let poll = opcode::PollAdd::new(Fd(self.stop), readable).build();
-        self.push(poll, Token::new(Op::Stop, Self::listener_key(0)));
+        self.push(poll, Token::new(Op::Stop, Self::listener_id(0)));
     }
 
     #[inline]
-    fn receive(&mut self, key: Key, socket: &Socket) {
+    fn receive(&mut self, id: ConnectionId, socket: &Socket) {
         let receive = opcode::RecvMulti::new(Fd(socket.0), GROUP).build();
-        self.push(receive, Token::new(Op::Receive, key));
+        self.push(receive, Token::new(Op::Receive, id));
     }
 
-    fn cancel_receive(&mut self, key: Key) {
-        self.cancel(Op::Receive, key);
+    fn cancel_receive(&mut self, id: ConnectionId) {
+        self.cancel(Op::Receive, id);
     }
 
     #[inline]
-    fn send(&mut self, key: Key, socket: &Socket, reply: Reply, patience: Patience) -> Patience {
+    fn send(
+        &mut self,
+        id: ConnectionId,
+        socket: &Socket,
+        reply: Reply,
+        patience: Patience,
+    ) -> Patience {
         let start = match &reply {
             Reply::Pinned(pinned) => self.buffers.start_of(pinned),
             Reply::Heap(bytes) => bytes.as_ptr(),
@@ -364,26 +370,26 @@ impl Ring for KernelRing<'_> {
         };
         let flags = message as i32;
         let send = opcode::Send::new(Fd(socket.0), start, reply.len() as u32).flags(flags).build();
-        let token = Token::new(Op::Send, key);
+        let token = Token::new(Op::Send, id);
         if patience == Patience::None && !self.queues.is_sqpoll {
-            self.quick.push((key, reply));
+            self.quick.push((id, reply));
             self.push(send.flags(Flags::SKIP_SUCCESS), token);
         } else {
-            let previous = self.patient.insert(key.slot, reply);
+            let previous = self.patient.insert(id.slot, reply);
             assert!(previous.is_none(), "a connection has one send in flight");
             self.push(send, token);
         }
         patience
     }
 
-    fn cancel_send(&mut self, key: Key) {
-        self.cancel(Op::Send, key);
+    fn cancel_send(&mut self, id: ConnectionId) {
+        self.cancel(Op::Send, id);
     }
 
-    fn verify(&mut self, key: Key, socket: &Socket) {
+    fn verify(&mut self, id: ConnectionId, socket: &Socket) {
         let flags = (SendFlags::NOSIGNAL | SendFlags::DONTWAIT).bits() as i32;
         let send = opcode::Send::new(Fd(socket.0), std::ptr::null(), 0).flags(flags).build();
-        self.push(send.flags(Flags::SKIP_SUCCESS), Token::new(Op::Verify, key));
+        self.push(send.flags(Flags::SKIP_SUCCESS), Token::new(Op::Verify, id));
     }
 
     fn shut_down(&mut self, socket: &Socket) {
@@ -393,8 +399,8 @@ impl Ring for KernelRing<'_> {
         let _ = rustix::net::shutdown(borrow(socket), Shutdown::Write);
     }
 
-    fn close(&mut self, key: Key, socket: Socket) {
-        self.push(opcode::Close::new(Fd(socket.0)).build(), Token::new(Op::Close, key));
+    fn close(&mut self, id: ConnectionId, socket: Socket) {
+        self.push(opcode::Close::new(Fd(socket.0)).build(), Token::new(Op::Close, id));
     }
 
     fn discard(&mut self, socket: Socket) {
@@ -403,7 +409,7 @@ impl Ring for KernelRing<'_> {
         drop(unsafe { OwnedFd::from_raw_fd(socket.0) });
     }
 
-    fn enlist(&mut self, key: Key, socket: &Socket) -> Option<(offload::Place, u64)> {
+    fn attach(&mut self, id: ConnectionId, socket: &Socket) -> Option<(offload::Place, u64)> {
         let offload = self.offload.as_mut()?;
         let mut readings = (0..READINGS).map(|_| Program::written_exactly(borrow(socket)));
         let written = readings.find_map(|written| {
@@ -413,21 +419,21 @@ impl Ring for KernelRing<'_> {
         })?;
         // What is not TCP cannot say, nor can what is broken.
         let written = written.ok()?;
-        self.counters.syscalls.add(Program::ENLIST_CALLS);
+        self.counters.syscalls.add(Program::ATTACH_CALLS);
         // Without a place, or where the kernel does not take it, it is served like any other.
-        let place = offload.program.enlist(borrow(socket)).ok()??;
-        offload.keys[place.0 as usize] = Some(key);
+        let place = offload.program.attach(borrow(socket)).ok()??;
+        offload.ids[place.0 as usize] = Some(id);
         if !offload.is_polling {
             self.poll_notices();
         }
         Some((place, written))
     }
 
-    fn delist(&mut self, place: offload::Place, socket: &Socket) {
-        let offload = self.offload.as_mut().expect(ENLISTED);
-        self.counters.syscalls.add(Program::DELIST_CALLS);
-        offload.keys[place.0 as usize] = None;
-        offload.program.delist(place, borrow(socket));
+    fn detach(&mut self, place: offload::Place, socket: &Socket) {
+        let offload = self.offload.as_mut().expect(OFFLOADED);
+        self.counters.syscalls.add(Program::DETACH_CALLS);
+        offload.ids[place.0 as usize] = None;
+        offload.program.detach(place, borrow(socket));
     }
 
     fn record(&self, place: &offload::Place) -> &Record {
@@ -440,24 +446,24 @@ impl Ring for KernelRing<'_> {
         Program::written(borrow(socket)).unwrap_or(u64::MAX)
     }
 
-    fn receive_once(&mut self, key: Key, socket: &Socket) {
+    fn receive_once(&mut self, id: ConnectionId, socket: &Socket) {
         let flags = rustix::net::RecvFlags::DONTWAIT.bits() as i32;
         let receive = opcode::Recv::new(Fd(socket.0), std::ptr::null_mut(), 0)
             .buf_group(GROUP)
             .flags(flags)
             .build()
             .flags(Flags::BUFFER_SELECT);
-        self.push(receive, Token::new(Op::Receive, key));
+        self.push(receive, Token::new(Op::Receive, id));
     }
 
-    fn watch(&mut self, key: Key, socket: &Socket) {
+    fn watch(&mut self, id: ConnectionId, socket: &Socket) {
         let hang_up = rustix::event::PollFlags::RDHUP.bits().into();
         let poll = opcode::PollAdd::new(Fd(socket.0), hang_up).build();
-        self.push(poll, Token::new(Op::HangUp, key));
+        self.push(poll, Token::new(Op::HangUp, id));
     }
 
-    fn cancel_watch(&mut self, key: Key) {
-        self.cancel(Op::HangUp, key);
+    fn cancel_watch(&mut self, id: ConnectionId) {
+        self.cancel(Op::HangUp, id);
     }
 
     #[inline]

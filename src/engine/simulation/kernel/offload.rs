@@ -1,15 +1,15 @@
 //! Enlisted sockets within the kernel: what moves between a link, the program and the kernel's worker,
 //! which sends echoes.
 //!
-//! What the program does with a packet stands in `psock`.
+//! What the program does with a packet stands in `offloaded_socket`.
 
 use std::rc::Rc;
 
 use super::{Completion, Flight, Kernel, Link, Step};
-use crate::engine::simulation::psock::Parcel;
+use crate::engine::simulation::offloaded_socket::Parcel;
 
 impl Kernel {
-    pub(super) fn find_steps_of_enlisted(
+    pub(super) fn find_steps_of_offloaded(
         &self,
         number: usize,
         place: usize,
@@ -17,11 +17,11 @@ impl Kernel {
     ) {
         let link = &self.connections[number].link;
         let program = self.program.borrow();
-        let psock = program.psock(place);
-        if psock.can_run() {
+        let socket = program.socket(place);
+        if socket.can_run() {
             steps.push(Step::Run(number));
         }
-        let is_possible = match psock.peek() {
+        let is_possible = match socket.peek() {
             Some(Parcel::Echo(_)) => link.room() > 0 || link.is_failed(),
             Some(Parcel::Passed(_)) => true,
             None => false,
@@ -31,30 +31,30 @@ impl Kernel {
         }
     }
 
-    /// Whether a receive on an enlisted socket has anything to say.
+    /// Whether a receive on an offloaded socket has anything to say.
     pub(super) fn has_news(&self, link: &Link, place: usize) -> bool {
         let program = self.program.borrow();
-        let psock = program.psock(place);
-        psock.receivable() > 0
-            || psock.is_stale()
+        let socket = program.socket(place);
+        socket.receivable() > 0
+            || socket.is_stale()
             || link.is_failed()
-            || link.has_peer_ended() && psock.has_seen_all()
+            || link.has_peer_ended() && socket.has_seen_all()
     }
 
     /// Whether an echo waits for room.
     pub(super) fn is_echoing(&self, place: usize) -> bool {
-        matches!(self.program.borrow().psock(place).peek(), Some(Parcel::Echo(_)))
+        matches!(self.program.borrow().socket(place).peek(), Some(Parcel::Echo(_)))
     }
 
     /// Shows the program what the peer has done.
     pub(super) fn forward(&mut self, number: usize, place: usize) {
         let link = &mut self.connections[number].link;
         let mut program = self.program.borrow_mut();
-        let psock = program.psock_mut(place);
-        psock.write(link.arrive());
-        psock.acknowledged = link.acknowledged();
+        let socket = program.socket_mut(place);
+        socket.write(link.arrive());
+        socket.acknowledged = link.acknowledged();
         if link.has_peer_ended() {
-            psock.poke();
+            socket.poke();
         }
     }
 
@@ -64,8 +64,8 @@ impl Kernel {
         self.records[place].take_notice();
         let mut connections = self.connections.iter();
         let tenant = connections.find(|connection| connection.place == Some(place));
-        if let Some(key) = tenant.and_then(|connection| connection.key) {
-            self.completed.push_back(Completion::Passed { key });
+        if let Some(id) = tenant.and_then(|connection| connection.id) {
+            self.completed.push_back(Completion::Passed { id });
         }
     }
 
@@ -75,15 +75,15 @@ impl Kernel {
         for &number in &self.active {
             let connection = &mut self.connections[number];
             let Some(place) = connection.place else { continue };
-            let psock = program.psock_mut(place);
-            if psock.is_overrun {
+            let socket = program.socket_mut(place);
+            if socket.is_overrun {
                 self.totals.overrun += u64::from(connection.link.overrun());
             }
-            let eaten = std::mem::take(&mut psock.eaten);
+            let eaten = std::mem::take(&mut socket.eaten);
             connection.link.receive(eaten);
             connection.link.report(eaten);
             connection.link.go_on();
-            self.totals.frames_echoed += std::mem::take(&mut psock.frames_eaten);
+            self.totals.frames_echoed += std::mem::take(&mut socket.frames_eaten);
             assert!(
                 connection.receive != Flight::Armed
                     || connection.is_single
@@ -95,13 +95,13 @@ impl Kernel {
 
     /// The kernel's worker moves the head of the queue.
     pub(super) fn work(&mut self, number: usize) {
-        let place = self.connections[number].place.expect("it is enlisted");
+        let place = self.connections[number].place.expect("it is offloaded");
         let shared = Rc::clone(&self.program);
         let mut program = shared.borrow_mut();
-        let psock = program.psock_mut(place);
-        let Some(Parcel::Echo(echo)) = psock.head() else { return psock.pop() };
+        let socket = program.socket_mut(place);
+        let Some(Parcel::Echo(echo)) = socket.head() else { return socket.pop() };
         if self.fails(number) {
-            return psock.die();
+            return socket.die();
         }
         let mut octets = echo.len().min(self.connections[number].link.room());
         if self.random.one_in(self.scenario.cut) {
@@ -109,7 +109,7 @@ impl Kernel {
         }
         let octets: Vec<u8> = echo.drain(..octets).collect();
         if echo.is_empty() {
-            psock.pop();
+            socket.pop();
         }
         drop(program);
         self.totals.octets_echoed += octets.len() as u64;

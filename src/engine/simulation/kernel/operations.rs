@@ -69,8 +69,8 @@ impl Kernel {
             Submission::Verify(number) => {
                 let connection = &self.connections[number];
                 if connection.link.is_failed() || connection.link.is_shut() {
-                    let key = connection.key.expect("it has a slot");
-                    self.completed.push_back(Completion::Broken { key });
+                    let id = connection.id.expect("it has a slot");
+                    self.completed.push_back(Completion::Broken { id });
                 }
             }
             Submission::Close(number) => self.connections[number].close = Flight::Armed,
@@ -140,10 +140,10 @@ impl Kernel {
         let mut has_ended = link.has_peer_ended();
         if let Some(place) = place {
             let mut program = self.program.borrow_mut();
-            let psock = program.psock_mut(place);
-            psock.poke();
-            available = psock.receivable();
-            has_ended &= psock.has_seen_all();
+            let socket = program.socket_mut(place);
+            socket.poke();
+            available = socket.receivable();
+            has_ended &= socket.has_seen_all();
         }
         // The kernel takes a buffer before it looks at the socket. A ring without flags for buffers
         // makes one whenever none is ready.
@@ -194,7 +194,7 @@ impl Kernel {
             // What the program has echoed does not count, and the link may not know of it.
             Some(place) => {
                 let mut program = self.program.borrow_mut();
-                self.buffers.fill(&program.psock_mut(place).receive(octets))
+                self.buffers.fill(&program.socket_mut(place).receive(octets))
             }
         };
         connection.is_half_received = octets == self.scenario.capacity;
@@ -206,8 +206,8 @@ impl Kernel {
         if further == Further::Over {
             connection.receive = Flight::Over;
         }
-        let key = connection.key();
-        self.completed.push_back(Completion::Received { key, received, further });
+        let id = connection.id();
+        self.completed.push_back(Completion::Received { id, received, further });
     }
 
     pub(super) fn send_some(&mut self, number: usize) {
@@ -247,7 +247,7 @@ impl Kernel {
             panic!("connection {number} got {wrong}: {connection}");
         }
         if let Some(place) = connection.place {
-            self.program.borrow_mut().psock_mut(place).written = connection.link.sent();
+            self.program.borrow_mut().socket_mut(place).written = connection.link.sent();
         }
     }
 
@@ -269,8 +269,8 @@ impl Kernel {
     pub(super) fn hang_up(&mut self, number: usize) {
         let connection = &mut self.connections[number];
         connection.watch = Flight::Over;
-        let key = connection.key();
-        self.completed.push_back(Completion::HungUp { key });
+        let id = connection.id();
+        self.completed.push_back(Completion::HungUp { id });
     }
 }
 
@@ -282,6 +282,6 @@ impl Connection {
         let octets = std::mem::take(&mut self.done) as u32;
         let result = failure.filter(|_| octets == 0).map_or(Ok(octets), Err);
         let (sent, octets) = reply.ended(result, |lease| self.spent = Some(lease));
-        Completion::Sent { key: self.key(), sent, octets }
+        Completion::Sent { id: self.id(), sent, octets }
     }
 }

@@ -14,7 +14,7 @@ use crate::engine::ring::{
 use crate::engine::simulation::buffers::Place;
 use crate::offload;
 use crate::offload::record::Record;
-use crate::slab::Key;
+use crate::slab::ConnectionId;
 
 impl Ring for Kernel {
     fn now(&self) -> Duration {
@@ -52,32 +52,38 @@ impl Ring for Kernel {
         self.stop = Flight::Armed;
     }
 
-    fn receive(&mut self, key: Key, socket: &Socket) {
-        let number = self.operate(key, socket);
+    fn receive(&mut self, id: ConnectionId, socket: &Socket) {
+        let number = self.operate(id, socket);
         let connection = &mut self.connections[number];
         assert_eq!(connection.receive, Flight::Not, "a second receive in flight");
-        assert_eq!(connection.place, None, "a receive waits on an enlisted socket");
+        assert_eq!(connection.place, None, "a receive waits on an offloaded socket");
         connection.receive = Flight::Queued;
         connection.is_single = false;
         self.push(Submission::Receive(number));
     }
 
-    fn pause_receive(&mut self, key: Key) {
+    fn pause_receive(&mut self, id: ConnectionId) {
         if !self.scenario.is_patient {
-            return self.cancel_receive(key);
+            return self.cancel_receive(id);
         }
-        let number = self.find(key).expect("a connection with a slot");
+        let number = self.find(id).expect("a connection with a slot");
         self.push(Submission::PauseReceive(number));
     }
 
-    fn cancel_receive(&mut self, key: Key) {
+    fn cancel_receive(&mut self, id: ConnectionId) {
         // Its last completion may stand behind the one that the pump is looking at.
-        let number = self.cancel(key);
+        let number = self.cancel(id);
         self.push(Submission::CancelReceive(number));
     }
 
-    fn send(&mut self, key: Key, socket: &Socket, reply: Reply, patience: Patience) -> Patience {
-        let number = self.operate(key, socket);
+    fn send(
+        &mut self,
+        id: ConnectionId,
+        socket: &Socket,
+        reply: Reply,
+        patience: Patience,
+    ) -> Patience {
+        let number = self.operate(id, socket);
         if let Reply::Pinned(pinned) = &reply {
             self.buffers.pass(pinned.lease(), Place::Lease, Place::Reply);
             assert_eq!(patience, Patience::None, "a pinned buffer waits for a peer");
@@ -86,8 +92,8 @@ impl Ring for Kernel {
         assert_eq!(connection.send, Flight::Not, "a second send in flight");
         if let Some(place) = connection.place {
             let program = self.program.borrow();
-            let psock = program.psock(place);
-            assert!(!psock.is_echoing(), "a send could overtake an echo: {connection}");
+            let socket = program.socket(place);
+            assert!(!socket.is_echoing(), "a send could overtake an echo: {connection}");
         }
         assert!(!connection.link.is_shut(), "a send after the end of the stream");
         assert!(!reply.is_empty(), "a send of nothing");
@@ -98,8 +104,8 @@ impl Ring for Kernel {
         patience
     }
 
-    fn cancel_send(&mut self, key: Key) {
-        let number = self.cancel(key);
+    fn cancel_send(&mut self, id: ConnectionId) {
+        let number = self.cancel(id);
         self.push(Submission::CancelSend(number));
     }
 
@@ -116,16 +122,16 @@ impl Ring for Kernel {
         connection.link.shut_down(self.now);
     }
 
-    fn close(&mut self, key: Key, socket: Socket) {
+    fn close(&mut self, id: ConnectionId, socket: Socket) {
         self.catch_up();
-        let number = self.operate(key, &socket);
+        let number = self.operate(id, &socket);
         let connection = &mut self.connections[number];
         let is_given_up = connection.link.is_given_up(self.now, self.stopped);
         if let Some(place) = connection.place {
             let program = self.program.borrow();
-            let psock = program.psock(place);
-            assert!(psock.is_delisted(), "a close of a socket that is enlisted");
-            let may_echo = psock.is_echoing() || psock.is_deciding();
+            let socket = program.socket(place);
+            assert!(socket.is_detached(), "a close of a socket that is offloaded");
+            let may_echo = socket.is_echoing() || socket.is_deciding();
             assert!(is_given_up || !may_echo, "a close loses an echo");
         }
         assert_eq!(connection.watch, Flight::Not, "a close while the peer is watched");
@@ -145,46 +151,46 @@ impl Ring for Kernel {
         let number = self.descriptors[socket.0 as usize].take().expect("an open socket");
         let connection = &mut self.connections[number];
         assert!(connection.is_unwanted, "connection {number} is discarded: {connection}");
-        assert_eq!(connection.key, None, "a connection with operations is discarded");
+        assert_eq!(connection.id, None, "a connection with operations is discarded");
         connection.fd = None;
         self.retire(number);
     }
 
-    fn enlist(&mut self, key: Key, socket: &Socket) -> Option<(offload::Place, u64)> {
-        let number = self.operate(key, socket);
+    fn attach(&mut self, id: ConnectionId, socket: &Socket) -> Option<(offload::Place, u64)> {
+        let number = self.operate(id, socket);
         let connection = &mut self.connections[number];
         let link = &mut connection.link;
-        assert_eq!(connection.place, None, "a socket is enlisted twice");
-        assert_eq!(connection.send, Flight::Not, "a socket is enlisted with a send in flight");
+        assert_eq!(connection.place, None, "a socket is offloaded twice");
+        assert_eq!(connection.send, Flight::Not, "a socket is offloaded with a send in flight");
         assert!(
             !connection.is_half_received && link.is_all_reported(),
-            "connection {number} is enlisted with octets half received: {connection}"
+            "connection {number} is offloaded with octets half received: {connection}"
         );
-        assert!(!link.is_shut(), "a socket is enlisted after the end of the stream");
-        connection.place = self.program.borrow_mut().enlist(link.unseen());
+        assert!(!link.is_shut(), "a socket is offloaded after the end of the stream");
+        connection.place = self.program.borrow_mut().attach(link.unseen());
         link.arrive();
         let place = connection.place?;
-        self.totals.enlisted += 1;
+        self.totals.offloaded += 1;
         self.totals.chosen += u64::from(self.scenario.offload == offload::Policy::Auto);
         let mut program = self.program.borrow_mut();
-        let psock = program.psock_mut(place);
-        psock.acknowledged = link.acknowledged();
-        psock.written = link.sent();
+        let socket = program.socket_mut(place);
+        socket.acknowledged = link.acknowledged();
+        socket.written = link.sent();
         Some((offload::Place(place as u32), link.sent() as u64))
     }
 
-    fn delist(&mut self, place: offload::Place, socket: &Socket) {
+    fn detach(&mut self, place: offload::Place, socket: &Socket) {
         let number = self.descriptors[socket.0 as usize].expect("an open socket");
         assert_eq!(self.connections[number].place, Some(place.0 as usize), "another's place");
         let mut program = self.program.borrow_mut();
-        program.psock_mut(place.0 as usize).delist();
+        program.socket_mut(place.0 as usize).detach();
     }
 
-    fn receive_once(&mut self, key: Key, socket: &Socket) {
-        let number = self.operate(key, socket);
+    fn receive_once(&mut self, id: ConnectionId, socket: &Socket) {
+        let number = self.operate(id, socket);
         let connection = &mut self.connections[number];
         assert_eq!(connection.receive, Flight::Not, "a second receive in flight");
-        assert!(connection.place.is_some(), "a single receive on a socket that is not enlisted");
+        assert!(connection.place.is_some(), "a single receive on a socket that is not offloaded");
         connection.receive = Flight::Queued;
         connection.is_single = true;
         connection.is_pausing = false;
@@ -200,20 +206,20 @@ impl Ring for Kernel {
         self.connections[number].link.written(self.now) as u64
     }
 
-    fn watch(&mut self, key: Key, socket: &Socket) {
-        let number = self.operate(key, socket);
+    fn watch(&mut self, id: ConnectionId, socket: &Socket) {
+        let number = self.operate(id, socket);
         assert_eq!(self.connections[number].watch, Flight::Not, "a second watch");
         self.connections[number].watch = Flight::Queued;
         self.push(Submission::Watch(number));
     }
 
-    fn cancel_watch(&mut self, key: Key) {
-        let number = self.cancel(key);
+    fn cancel_watch(&mut self, id: ConnectionId) {
+        let number = self.cancel(id);
         self.push(Submission::CancelWatch(number));
     }
 
-    fn verify(&mut self, key: Key, socket: &Socket) {
-        let number = self.operate(key, socket);
+    fn verify(&mut self, id: ConnectionId, socket: &Socket) {
+        let number = self.operate(id, socket);
         assert!(!self.connections[number].link.is_shut(), "what is shut down cannot be verified");
         self.push(Submission::Verify(number));
     }
@@ -280,8 +286,8 @@ impl Kernel {
                     self.hand_over_socket(socket.0);
                 }
             }
-            &Completion::Received { key, ref received, further } => {
-                let Some(number) = self.find(key) else {
+            &Completion::Received { id, ref received, further } => {
+                let Some(number) = self.find(id) else {
                     if let Received::Data { lease, .. } = received {
                         self.buffers.pass(lease, Place::Completion, Place::Lease);
                     }
@@ -305,8 +311,8 @@ impl Kernel {
                 }
                 link.mark_ending(self.now);
             }
-            Completion::Sent { key, sent, octets } => {
-                let number = self.find(*key).expect("a send of a connection");
+            Completion::Sent { id, sent, octets } => {
+                let number = self.find(*id).expect("a send of a connection");
                 let connection = &mut self.connections[number];
                 connection.send = Flight::Not;
                 self.totals.octets_out += u64::from(*octets);
@@ -321,17 +327,17 @@ impl Kernel {
                 }
             }
             &Completion::Passed { .. } | &Completion::Broken { .. } => {}
-            &Completion::HungUp { key } => {
-                let number = self.find(key).expect("a watch of a connection");
+            &Completion::HungUp { id } => {
+                let number = self.find(id).expect("a watch of a connection");
                 self.connections[number].watch = Flight::Not;
             }
-            &Completion::Closed { key } => {
-                let number = self.find(key).expect("a close of a connection");
-                self.slots[key.slot as usize] = None;
+            &Completion::Closed { id } => {
+                let number = self.find(id).expect("a close of a connection");
+                self.slots[id.slot as usize] = None;
                 let is_refused = self.connections[number].link.is_refused();
                 *(if is_refused { &mut self.refused } else { &mut self.admitted }) -= 1;
                 self.retire(number);
-                self.haunt(key);
+                self.inject_stale_completion(id);
             }
             Completion::StopRequested => {
                 self.stopped = Some(self.now);
@@ -359,44 +365,44 @@ impl Kernel {
     }
 
     /// A completion of an operation that is long over, for the slot's next tenant to ignore.
-    fn haunt(&mut self, key: Key) {
+    fn inject_stale_completion(&mut self, id: ConnectionId) {
         if self.stopped.is_none() && self.random.one_in(20) {
             let received = match self.buffers.take() {
                 Some(lease) => Received::Data { lease, octets: 1 },
                 None => Received::NoBuffer,
             };
             let further = Further::Over;
-            self.completed.push_back(Completion::Received { key, received, further });
+            self.completed.push_back(Completion::Received { id, received, further });
         }
     }
 
-    /// The connection that this key names now.
-    fn find(&self, key: Key) -> Option<usize> {
-        let number = self.slots.get(key.slot as usize).copied().flatten()?;
-        (self.connections[number].key == Some(key)).then_some(number)
+    /// The connection that this id names now.
+    fn find(&self, id: ConnectionId) -> Option<usize> {
+        let number = self.slots.get(id.slot as usize).copied().flatten()?;
+        (self.connections[number].id == Some(id)).then_some(number)
     }
 
     /// The connection of an operation that is cancelled.
-    fn cancel(&mut self, key: Key) -> usize {
-        let number = self.find(key).expect("a connection with a slot");
+    fn cancel(&mut self, id: ConnectionId) -> usize {
+        let number = self.find(id).expect("a connection with a slot");
         self.connections[number].link.mark_cancelled(self.now, self.stopped);
         number
     }
 
-    /// The connection of an operation, which must be open and the key's own.
-    fn operate(&mut self, key: Key, socket: &Socket) -> usize {
+    /// The connection of an operation, which must be open and the id's own.
+    fn operate(&mut self, id: ConnectionId, socket: &Socket) -> usize {
         let number = self.descriptors.get(socket.0 as usize).copied().flatten();
         let number = number.unwrap_or_else(|| panic!("an operation on closed {socket:?}"));
-        let slot = key.slot as usize;
+        let slot = id.slot as usize;
         self.slots.resize(self.slots.len().max(slot + 1), None);
         let connection = &mut self.connections[number];
-        if connection.key.is_none() {
-            assert!(self.slots[slot].is_none(), "a slot for two connections: {key:?}");
-            connection.key = Some(key);
+        if connection.id.is_none() {
+            assert!(self.slots[slot].is_none(), "a slot for two connections: {id:?}");
+            connection.id = Some(id);
             self.slots[slot] = Some(number);
         }
         assert!(!connection.is_unwanted, "it is served, and must not be: {connection}");
-        assert_eq!(connection.key, Some(key), "an operation on another's {socket:?}");
+        assert_eq!(connection.id, Some(id), "an operation on another's {socket:?}");
         assert_eq!(connection.close, Flight::Not, "an operation while {socket:?} is closed");
         number
     }

@@ -1,4 +1,4 @@
-//! What the kernel has of enlisted sockets: the program that sees each packet, one step at a time, and
+//! What the kernel has of offloaded sockets: the program that sees each packet, one step at a time, and
 //! the queue through which echoes and what was passed up behind them go.
 //!
 //! It stands apart from the kernel because the program also runs while the pump does, between any two
@@ -46,11 +46,11 @@ pub(super) enum Parcel {
     Passed(Vec<u8>),
 }
 
-/// An enlisted socket.
+/// An offloaded socket.
 #[derive(Debug)]
-pub(super) struct Psock {
+pub(super) struct OffloadedSocket {
     /// What the peer has written and the program has not seen, and how much of it was there before
-    /// the socket was enlisted: the program sees that with what comes next, or with a receive.
+    /// the socket was offloaded: the program sees that with what comes next, or with a receive.
     unseen: VecDeque<u8>,
     stale: usize,
     /// Each packet is a frame, if it can be.
@@ -69,10 +69,10 @@ pub(super) struct Psock {
     is_dead: bool,
     /// The program drops what comes, as too much is not received.
     pub(super) is_overrun: bool,
-    is_delisted: bool,
+    is_detached: bool,
 }
 
-impl Psock {
+impl OffloadedSocket {
     pub(super) fn write(&mut self, octets: &[u8]) {
         self.unseen.extend(octets);
         if !octets.is_empty() {
@@ -90,7 +90,7 @@ impl Psock {
     }
 
     pub(super) fn can_run(&self) -> bool {
-        self.run.is_some() || !self.is_delisted && self.stale == 0 && !self.unseen.is_empty()
+        self.run.is_some() || !self.is_detached && self.stale == 0 && !self.unseen.is_empty()
     }
 
     /// Whether the program has seen all, so that the end of the stream can be received.
@@ -128,12 +128,12 @@ impl Psock {
         self.queue.clear();
     }
 
-    pub(super) fn delist(&mut self) {
-        self.is_delisted = true;
+    pub(super) fn detach(&mut self) {
+        self.is_detached = true;
     }
 
-    pub(super) fn is_delisted(&self) -> bool {
-        self.is_delisted
+    pub(super) fn is_detached(&self) -> bool {
+        self.is_detached
     }
 
     /// Whether an echo is on its way to the socket's queue.
@@ -177,12 +177,12 @@ impl Psock {
     }
 }
 
-/// All enlisted sockets, and what the program shares with user space.
+/// All offloaded sockets, and what the program shares with user space.
 #[derive(Debug)]
 pub(super) struct Program {
     random: Random,
     pub(super) records: Vec<Rc<Record>>,
-    psocks: Vec<Option<Psock>>,
+    sockets: Vec<Option<OffloadedSocket>>,
     /// The places of notices that user space has not taken.
     pub(super) notices: VecDeque<usize>,
     flight_max: i64,
@@ -194,7 +194,7 @@ impl Program {
         Program {
             random: Random(random.next()),
             records: (0..scenario.places).map(|_| Rc::default()).collect(),
-            psocks: (0..scenario.places).map(|_| None).collect(),
+            sockets: (0..scenario.places).map(|_| None).collect(),
             notices: VecDeque::new(),
             flight_max: scenario.flight_max,
             unreceived_max: scenario.unreceived_max,
@@ -202,13 +202,13 @@ impl Program {
     }
 
     /// Takes a socket in, of which `unseen` was not received yet.
-    pub(super) fn enlist(&mut self, unseen: &[u8]) -> Option<usize> {
+    pub(super) fn attach(&mut self, unseen: &[u8]) -> Option<usize> {
         if self.random.one_in(8) {
             return None;
         }
-        let place = self.psocks.iter().position(Option::is_none)?;
+        let place = self.sockets.iter().position(Option::is_none)?;
         self.records[place].reset();
-        let psock = Psock {
+        let socket = OffloadedSocket {
             unseen: unseen.iter().copied().collect(),
             stale: self.random.below(unseen.len() + 1),
             is_orderly: self.random.below(4) > 0,
@@ -221,34 +221,35 @@ impl Program {
             frames_eaten: 0,
             is_dead: false,
             is_overrun: false,
-            is_delisted: false,
+            is_detached: false,
         };
-        self.psocks[place] = Some(psock);
+        self.sockets[place] = Some(socket);
         Some(place)
     }
 
-    pub(super) fn psock(&self, place: usize) -> &Psock {
-        self.psocks[place].as_ref().expect("it is enlisted")
+    pub(super) fn socket(&self, place: usize) -> &OffloadedSocket {
+        self.sockets[place].as_ref().expect("it is offloaded")
     }
 
-    pub(super) fn psock_mut(&mut self, place: usize) -> &mut Psock {
-        self.psocks[place].as_mut().expect("it is enlisted")
+    pub(super) fn socket_mut(&mut self, place: usize) -> &mut OffloadedSocket {
+        self.sockets[place].as_mut().expect("it is offloaded")
     }
 
     /// The socket is closed, with all that is queued.
     pub(super) fn free(&mut self, place: usize) {
-        self.psocks[place] = None;
+        self.sockets[place] = None;
     }
 
     /// Runs while the pump does.
     pub(super) fn interleave(&mut self) {
-        let count = self.psocks.len();
+        let count = self.sockets.len();
         if count == 0 || !self.random.one_in(4) {
             return;
         }
         let first = self.random.below(count);
         let mut places = (first..count).chain(0..first);
-        let runs = |place: &usize| self.psocks[*place].as_ref().is_some_and(Psock::can_run);
+        let runs =
+            |place: &usize| self.sockets[*place].as_ref().is_some_and(OffloadedSocket::can_run);
         let Some(place) = places.find(runs) else { return };
         for _ in 0..1 + self.random.below(8) {
             self.step(place);
@@ -257,15 +258,15 @@ impl Program {
 
     /// Moves the program on by one step for the socket at `place`, if there is something to see.
     pub(super) fn step(&mut self, place: usize) {
-        let Some(psock) = &mut self.psocks[place] else { return };
-        if !psock.can_run() {
+        let Some(socket) = &mut self.sockets[place] else { return };
+        if !socket.can_run() {
             return;
         }
         let record = &self.records[place];
-        let Some(mut run) = psock.run.take() else {
-            let packet = psock.cut(&mut self.random);
+        let Some(mut run) = socket.run.take() else {
+            let packet = socket.cut(&mut self.random);
             record.begin();
-            psock.run = Some(Run { stage: Stage::Begun, packet, is_echo: false, is_lost: false });
+            socket.run = Some(Run { stage: Stage::Begun, packet, is_echo: false, is_lost: false });
             return;
         };
         let length = run.packet.len() as u64;
@@ -273,13 +274,13 @@ impl Program {
             Stage::Begun if record.is_open() => Stage::Open,
             Stage::Begun => Stage::Shut,
             Stage::Open => {
-                let flight = record.flight(psock.acknowledged as u64) + length as i64 - 4;
-                let is_next = flight <= self.flight_max && record.is_clear(psock.written as u64);
+                let flight = record.flight(socket.acknowledged as u64) + length as i64 - 4;
+                let is_next = flight <= self.flight_max && record.is_clear(socket.written as u64);
                 match echo(&run.packet).filter(|_| is_next) {
                     Some(echo) => {
                         record.echo(echo.len() as u64);
-                        psock.eaten += run.packet.len();
-                        psock.frames_eaten += 1;
+                        socket.eaten += run.packet.len();
+                        socket.frames_eaten += 1;
                         run.packet = echo;
                         run.is_echo = true;
                         Stage::Echoed
@@ -289,7 +290,7 @@ impl Program {
             }
             Stage::Shut => {
                 run.is_lost = !record.pass(length, self.unreceived_max);
-                psock.is_overrun |= run.is_lost;
+                socket.is_overrun |= run.is_lost;
                 Stage::Passed
             }
             Stage::Passed if record.is_noticed() => Stage::Noticing,
@@ -303,9 +304,9 @@ impl Program {
                 record.finish();
                 Stage::Done
             }
-            Stage::Done => return psock.settle(run),
+            Stage::Done => return socket.settle(run),
         };
-        psock.run = Some(run);
+        socket.run = Some(run);
     }
 }
 

@@ -23,9 +23,9 @@
 mod buffers;
 mod kernel;
 mod link;
+mod offloaded_socket;
 mod oracle;
 mod peer;
-mod psock;
 
 use std::env;
 use std::panic::{self, AssertUnwindSafe};
@@ -232,11 +232,11 @@ fn simulate(seed: u64) -> Totals {
     };
     let context = Context::new(settings, &counters);
     let kernel = Kernel::new(scenario.clone(), random);
-    let enlisted = kernel.program();
+    let program = kernel.program();
     program::set_hook(Box::new(move || {
         // Not while the kernel itself looks at a record.
-        if let Ok(mut enlisted) = enlisted.try_borrow_mut() {
-            enlisted.interleave();
+        if let Ok(mut program) = program.try_borrow_mut() {
+            program.interleave();
         }
     }));
     let mut pump =
@@ -296,7 +296,7 @@ fn the_pump_keeps_every_promise_to_every_peer() {
         sum.fulfilled += totals.fulfilled;
         sum.octets_in += totals.octets_in;
         sum.steps += totals.steps;
-        sum.enlisted += totals.enlisted;
+        sum.offloaded += totals.offloaded;
         sum.chosen += totals.chosen;
         sum.frames += totals.frames;
         sum.frames_echoed += totals.frames_echoed;
@@ -313,12 +313,12 @@ fn the_pump_keeps_every_promise_to_every_peer() {
     );
     let seconds = begin.elapsed().as_secs_f64();
     println!(
-        "{} simulations, {} connections, {} of them to their end, {} enlisted, {} of \
+        "{} simulations, {} connections, {} of them to their end, {} offloaded, {} of \
          these by auto and {} overrun, {} octets, {} of {} frames echoed by the kernel, {} steps in {seconds:.1} s",
         seed.wrapping_sub(first),
         sum.accepted,
         sum.fulfilled,
-        sum.enlisted,
+        sum.offloaded,
         sum.chosen,
         sum.overrun,
         sum.octets_in,

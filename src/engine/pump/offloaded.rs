@@ -1,18 +1,20 @@
-//! Connections that the kernel sees before the pump does: how they are enlisted, left to the kernel and
+//! Connections that the kernel sees before the pump does: how they are offloaded, left to the kernel and
 //! taken back, and what is waited for meanwhile.
 //!
-//! A connection is enlisted when no operation of it is in flight and its next octet was not received in part
+//! A connection is offloaded when no operation of it is in flight and its next octet was not received in part
 //! of a packet. From then on receives are single and do not wait; what comes is told by notices, and the
 //! peer's end by a watch.
 
 use std::cmp::Reverse;
 use std::time::Duration;
 
-use super::{Due, Opening, Peer, Pump, Receiving, SECOND_LOOK, SECOND_LOOK_MAX, Sending, Stage};
+use super::{
+    Due, OffloadProgress, Peer, Pump, Receiving, SECOND_LOOK, SECOND_LOOK_MAX, Sending, Stage,
+};
 use crate::engine::ring::Ring;
 use crate::offload::gate::Gate;
 use crate::offload::{self, FEW};
-use crate::slab::Key;
+use crate::slab::ConnectionId;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Watching {
@@ -27,7 +29,7 @@ pub(super) enum Watching {
 pub(super) struct Offloaded {
     pub(super) gate: Gate,
     pub(super) watching: Watching,
-    /// Nothing was received since it was enlisted: what had come by then, the kernel shows to its
+    /// Nothing was received since it was offloaded: what had come by then, the kernel shows to its
     /// program only with a receive, or with what comes next.
     pub(super) is_unread: bool,
     /// Receiving rests until the kernel has moved on.
@@ -45,55 +47,63 @@ impl<R: Ring> Pump<'_, R> {
     }
 
     /// Where a new connection stands.
-    pub(super) fn opening(&self) -> Opening {
+    pub(super) fn offload_progress(&self) -> OffloadProgress {
         // The program does not know the limit on messages.
         let is_off = self.offload == offload::Policy::Off
             || self.context.message_max() < offload::PAYLOAD_BYTES_MAX as u64;
-        if is_off { Opening::Done } else { Opening::Handshake }
+        if is_off { OffloadProgress::Done } else { OffloadProgress::Handshake }
     }
 
     /// Brings a connection nearer to where it is offloaded, now that octets were received that the kernel
     /// could have echoed, or not. `is_drained`: none waited behind them.
     #[inline(never)]
-    pub(super) fn approach(&mut self, key: Key, could_echo: bool, is_drained: bool) {
+    pub(super) fn advance_towards_offload(
+        &mut self,
+        id: ConnectionId,
+        could_echo: bool,
+        is_drained: bool,
+    ) {
         let is_crowded = self.is_crowded();
-        let Some(peer) = self.peers.get_mut(key) else { return };
-        let run = match peer.opening {
-            Opening::Handshake if !peer.protocol.is_open() => return,
+        let Some(peer) = self.peers.get_mut(id) else { return };
+        let run = match peer.offload_progress {
+            OffloadProgress::Handshake if !peer.protocol.is_open() => return,
             // The program does not know of compression.
-            Opening::Handshake if peer.protocol.is_compressed() => {
-                return peer.opening = Opening::Done;
+            OffloadProgress::Handshake if peer.protocol.is_compressed() => {
+                return peer.offload_progress = OffloadProgress::Done;
             }
-            Opening::Waiting(run) if could_echo && !is_crowded => run + 1,
-            Opening::Handshake | Opening::Waiting(_) => 0,
-            Opening::Enlisting | Opening::Done => return,
+            OffloadProgress::Waiting(run) if could_echo && !is_crowded => run + 1,
+            OffloadProgress::Handshake | OffloadProgress::Waiting(_) => 0,
+            OffloadProgress::Attaching | OffloadProgress::Done => return,
         };
         let is_between = peer.protocol.is_between_messages();
         let is_near = run >= self.run_wanted && is_between && is_drained && !is_crowded;
         // What the multishot receive brings until it is paused, the kernel's program does not see.
-        peer.opening =
-            if is_near { Opening::Enlisting } else { Opening::Waiting(run.min(self.run_wanted)) };
+        peer.offload_progress = if is_near {
+            OffloadProgress::Attaching
+        } else {
+            OffloadProgress::Waiting(run.min(self.run_wanted))
+        };
     }
 
     /// Offloads a connection that is to be, when no receive can take anything from it any more, and all
     /// is sent.
-    pub(super) fn enlist(&mut self, key: Key) {
+    pub(super) fn attach(&mut self, id: ConnectionId) {
         let is_crowded = self.is_crowded();
-        let Some(peer) = self.peers.get_mut(key) else { return };
-        if peer.opening != Opening::Enlisting {
+        let Some(peer) = self.peers.get_mut(id) else { return };
+        if peer.offload_progress != OffloadProgress::Attaching {
             return;
         }
         if self.is_stopping || peer.has_ended || peer.stage != Stage::Serving {
-            peer.opening = Opening::Done;
+            peer.offload_progress = OffloadProgress::Done;
         } else if is_crowded || peer.sending == Sending::Patient {
-            peer.opening = Opening::Waiting(0);
+            peer.offload_progress = OffloadProgress::Waiting(0);
         } else if peer.sending == Sending::Quick {
             // It is over with the next submission.
             self.is_eager = true;
         } else if peer.receiving == Receiving::Off {
-            peer.opening = Opening::Done;
-            let Some((place, written)) = self.ring.enlist(key, &peer.socket) else { return };
-            self.ring.watch(key, &peer.socket);
+            peer.offload_progress = OffloadProgress::Done;
+            let Some((place, written)) = self.ring.attach(id, &peer.socket) else { return };
+            self.ring.watch(id, &peer.socket);
             peer.offloaded = Some(Box::new(Offloaded {
                 gate: Gate::new(place, written),
                 watching: Watching::On,
@@ -106,9 +116,9 @@ impl<R: Ring> Pump<'_, R> {
     }
 
     /// Leaves an offloaded connection to the kernel, if all that came is answered.
-    pub(super) fn settle_offload(&mut self, key: Key) {
+    pub(super) fn settle_offload(&mut self, id: ConnectionId) {
         let is_crowded = self.is_crowded() || self.is_stopping;
-        let Some(peer) = self.peers.get_mut(key) else { return };
+        let Some(peer) = self.peers.get_mut(id) else { return };
         let Some(offloaded) = &mut peer.offloaded else { return };
         if peer.stage != Stage::Serving || is_crowded || offloaded.has_hung_up {
             return;
@@ -128,70 +138,70 @@ impl<R: Ring> Pump<'_, R> {
 
     /// The kernel has passed up octets of a connection that was left to it.
     #[cold]
-    pub(super) fn passed(&mut self, key: Key) {
-        let Some(peer) = self.peers.get_mut(key) else { return };
+    pub(super) fn passed(&mut self, id: ConnectionId) {
+        let Some(peer) = self.peers.get_mut(id) else { return };
         let Some(offloaded) = &mut peer.offloaded else { return };
         let record = self.ring.record(&offloaded.gate.place);
         offloaded.gate.wake(record);
         if record.is_overrun() && peer.stage < Stage::Leaving {
             self.context.counters.connections_overrun.add(1);
-            self.abandon(key);
+            self.mark_broken(id);
         }
-        self.settle(key);
+        self.settle(id);
     }
 
     #[cold]
-    pub(super) fn hung_up(&mut self, key: Key) {
-        let Some(peer) = self.peers.get_mut(key) else { return };
+    pub(super) fn hung_up(&mut self, id: ConnectionId) {
+        let Some(peer) = self.peers.get_mut(id) else { return };
         let Some(offloaded) = &mut peer.offloaded else { return };
         offloaded.watching = Watching::Not;
         offloaded.has_hung_up = true;
         // Receiving then finds out what has happened.
         offloaded.gate.shut(self.ring.record(&offloaded.gate.place));
-        self.settle(key);
+        self.settle(id);
     }
 
     /// The peer sends no more, which the socket says before it gives up what the kernel still has of
     /// an offloaded connection. What it has when the connection is reset is lost.
     #[cold]
-    pub(super) fn ended(&mut self, key: Key) {
-        let Some(peer) = self.peers.get_mut(key) else { return };
+    pub(super) fn ended(&mut self, id: ConnectionId) {
+        let Some(peer) = self.peers.get_mut(id) else { return };
         if let Some(offloaded) = &mut peer.offloaded
             && offloaded.gate.has_more(self.ring.record(&offloaded.gate.place))
             && self.ring.written(&peer.socket) != u64::MAX
         {
-            return self.look_again(key);
+            return self.look_again(id);
         }
         peer.has_ended = true;
     }
 
     /// Nothing could be received of an offloaded connection.
     #[cold]
-    pub(super) fn found_nothing(&mut self, key: Key) {
-        let Some(peer) = self.peers.get_mut(key) else { return };
+    pub(super) fn found_nothing(&mut self, id: ConnectionId) {
+        let Some(peer) = self.peers.get_mut(id) else { return };
         let Some(offloaded) = &mut peer.offloaded else { return };
         let record = self.ring.record(&offloaded.gate.place);
         if offloaded.has_hung_up || offloaded.gate.has_more(record) {
             // It was passed up, and waits behind echoes that are being sent.
-            self.look_again(key);
+            self.look_again(id);
         }
     }
 
-    pub(super) fn look_again(&mut self, key: Key) {
-        let Some(peer) = self.peers.get_mut(key) else { return };
+    pub(super) fn look_again(&mut self, id: ConnectionId) {
+        let Some(peer) = self.peers.get_mut(id) else { return };
         let Some(offloaded) = &mut peer.offloaded else { return };
         if offloaded.is_resting {
             return;
         }
         offloaded.is_resting = true;
-        self.due.push(Reverse((self.ring.now() + offloaded.rest, Due::Look(key))));
+        self.due.push(Reverse((self.ring.now() + offloaded.rest, Due::Look(id))));
         offloaded.rest = (offloaded.rest * 2).min(SECOND_LOOK_MAX);
     }
 
     /// Takes a connection back from the kernel, and says whether nothing of its echoes is still on the
     /// way to the socket's queue: what is sent now comes behind them, and a close loses none.
-    pub(super) fn is_flushed(&mut self, key: Key) -> bool {
-        let Some(peer) = self.peers.get_mut(key) else { return true };
+    pub(super) fn is_flushed(&mut self, id: ConnectionId) -> bool {
+        let Some(peer) = self.peers.get_mut(id) else { return true };
         let Some(offloaded) = &mut peer.offloaded else { return true };
         if peer.stage > Stage::Farewell {
             return true;
@@ -204,13 +214,13 @@ impl<R: Ring> Pump<'_, R> {
     /// Takes all connections back from the kernel.
     #[cold]
     pub(super) fn take_all_back(&mut self) {
-        for key in self.peers.keys().collect::<Vec<Key>>() {
-            let Some(peer) = self.peers.get_mut(key) else { continue };
+        for id in self.peers.ids().collect::<Vec<ConnectionId>>() {
+            let Some(peer) = self.peers.get_mut(id) else { continue };
             if let Some(offloaded) = &mut peer.offloaded
                 && offloaded.gate.is_open()
             {
                 offloaded.gate.shut(self.ring.record(&offloaded.gate.place));
-                self.settle(key);
+                self.settle(id);
             }
         }
     }

@@ -15,7 +15,7 @@
 //! The pump does not look at frames, holds no unsafe code, and does not know whether its ring is
 //! the kernel's or the one simulated in the tests.
 
-mod enlisted;
+mod offloaded;
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
@@ -24,7 +24,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use bytes::BytesMut;
-use enlisted::{Offloaded, Watching, hand_over};
+use offloaded::{Offloaded, Watching, hand_over};
 use rustix::io::Errno;
 use tracing::warn;
 
@@ -34,7 +34,7 @@ use super::ring::{
 use crate::buffer::{Cursors, HEADROOM, Region, Spill};
 use crate::offload::{self, FEW};
 use crate::protocol::{Admission, CloseCode, Connection, Context, Next};
-use crate::slab::{Key, Slab};
+use crate::slab::{ConnectionId, Slab};
 
 /// How long a stopping worker waits for its peers to answer the close frame.
 pub const DRAIN_MAX: Duration = Duration::from_secs(5);
@@ -76,12 +76,12 @@ impl Limit {
     fn admit(&self) -> bool {
         let admitted = self.open.fetch_add(1, Relaxed) < self.max;
         if !admitted {
-            self.leave();
+            self.release();
         }
         admitted
     }
 
-    fn leave(&self) {
+    fn release(&self) {
         self.open.fetch_sub(1, Relaxed);
     }
 }
@@ -137,14 +137,14 @@ impl Sending {
 
 /// How far a connection is from its accept to where it may be offloaded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Opening {
+enum OffloadProgress {
     /// The opening handshake is not done.
     Handshake,
     /// It is to be offloaded after a run of messages that the kernel could have echoed, of which there
     /// were so many.
     Waiting(u8),
     /// It is to be offloaded as soon as nothing is in flight.
-    Enlisting,
+    Attaching,
     Done,
 }
 
@@ -171,10 +171,10 @@ struct Peer {
     /// The peer sends no more.
     has_ended: bool,
     /// The protocol waits for room, and that for the peer to read.
-    is_held: bool,
+    is_waiting_for_room: bool,
     progress: Progress,
     admission: Admission,
-    opening: Opening,
+    offload_progress: OffloadProgress,
     offloaded: Option<Box<Offloaded>>,
 }
 
@@ -209,11 +209,11 @@ impl Peer {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Due {
     /// End a connection, if it is still in this stage.
-    Leave(Key, Stage),
+    Leave(ConnectionId, Stage),
     /// Look at an offloaded connection again.
-    Look(Key),
+    Look(ConnectionId),
     /// Say to an offloaded connection that the server goes away.
-    GoAway(Key),
+    GoAway(ConnectionId),
     /// Accept again on this listener.
     Accept(u32),
     /// End what has not drained.
@@ -239,9 +239,9 @@ pub struct Pump<'a, R> {
     peers: Slab<Peer>,
     listeners: Vec<Accepting>,
     /// Connections whose receive found no buffer, in that order.
-    starved: VecDeque<Key>,
+    starved: VecDeque<ConnectionId>,
     /// Connections of which octets were received this turn that are not answered.
-    unanswered: Vec<Key>,
+    unanswered: Vec<ConnectionId>,
     due: BinaryHeap<Reverse<(Duration, Due)>>,
     refused: usize,
     /// When a failure to accept was last said.
@@ -379,35 +379,33 @@ impl<'a, R: Ring> Pump<'a, R> {
 
     /// Heap octets that the connections keep, beside the replies that the ring is sending.
     pub fn heap_octets(&mut self) -> usize {
-        let keys: Vec<Key> = self.peers.keys().collect();
-        keys.into_iter()
-            .filter_map(|key| {
-                self.peers.get_mut(key)?.spill.as_ref().map(|spill| spill.bytes_kept())
-            })
+        let ids: Vec<ConnectionId> = self.peers.ids().collect();
+        ids.into_iter()
+            .filter_map(|id| self.peers.get_mut(id)?.spill.as_ref().map(|spill| spill.bytes_kept()))
             .sum()
     }
 
     #[inline]
     fn complete(&mut self, completion: Completion) {
         match completion {
-            Completion::Received { key, received, further } => {
-                self.received(key, received, further);
+            Completion::Received { id, received, further } => {
+                self.received(id, received, further);
             }
-            Completion::Sent { key, sent, octets } => self.sent(key, sent, octets),
+            Completion::Sent { id, sent, octets } => self.sent(id, sent, octets),
             Completion::Accepted { listener, result, further } => {
                 self.accepted(listener, result, further);
             }
-            Completion::Passed { key } => self.passed(key),
-            Completion::HungUp { key } => self.hung_up(key),
-            Completion::Broken { key } => self.broken(key),
-            Completion::Closed { key } => self.closed(key),
+            Completion::Passed { id } => self.passed(id),
+            Completion::HungUp { id } => self.hung_up(id),
+            Completion::Broken { id } => self.broken(id),
+            Completion::Closed { id } => self.closed(id),
             Completion::StopRequested => self.stop(),
         }
     }
 
     #[inline]
-    fn received(&mut self, key: Key, received: Received, further: Further) {
-        let Some(peer) = self.peers.get_mut(key) else {
+    fn received(&mut self, id: ConnectionId, received: Received, further: Further) {
+        let Some(peer) = self.peers.get_mut(id) else {
             // Of an earlier tenant of the slot.
             if let Received::Data { lease, .. } = received {
                 self.ring.recycle(lease);
@@ -426,10 +424,10 @@ impl<'a, R: Ring> Pump<'a, R> {
             Received::Data { mut lease, octets } => {
                 self.context.counters.bytes_in.add(u64::from(octets));
                 // A part of a packet may be left.
-                if peer.opening == Opening::Enlisting
+                if peer.offload_progress == OffloadProgress::Attaching
                     && HEADROOM + octets as usize == self.ring.bytes(&mut lease).len()
                 {
-                    peer.opening = Opening::Waiting(0);
+                    peer.offload_progress = OffloadProgress::Waiting(0);
                 }
                 if let Some(offloaded) = &mut peer.offloaded {
                     let record = self.ring.record(&offloaded.gate.place);
@@ -439,7 +437,7 @@ impl<'a, R: Ring> Pump<'a, R> {
                     offloaded.gate.wake(record);
                 }
                 if peer.stage == Stage::Serving {
-                    self.answer(key, lease, octets as usize);
+                    self.answer(id, lease, octets as usize);
                 } else {
                     self.ring.recycle(lease);
                 }
@@ -447,21 +445,21 @@ impl<'a, R: Ring> Pump<'a, R> {
             Received::NoBuffer => {
                 self.context.counters.buffers_exhausted.add(1);
                 peer.receiving = Receiving::Starved;
-                self.starved.push_back(key);
+                self.starved.push_back(id);
             }
-            Received::End => self.ended(key),
+            Received::End => self.ended(id),
             // Only this pump cancels, and it knows why.
             Received::Failed(Errno::CANCELED) => {}
-            Received::Failed(Errno::AGAIN) if peer.offloaded.is_some() => self.found_nothing(key),
-            Received::Failed(_) => self.abandon(key),
+            Received::Failed(Errno::AGAIN) if peer.offloaded.is_some() => self.found_nothing(id),
+            Received::Failed(_) => self.mark_broken(id),
         }
-        self.settle(key);
+        self.settle(id);
     }
 
     /// Lets the protocol answer what was received, in place if nothing stands before it.
     #[inline]
-    fn answer(&mut self, key: Key, mut lease: Lease, octets: usize) {
-        let Some(peer) = self.peers.get_mut(key) else { return self.ring.recycle(lease) };
+    fn answer(&mut self, id: ConnectionId, mut lease: Lease, octets: usize) {
+        let Some(peer) = self.peers.get_mut(id) else { return self.ring.recycle(lease) };
         let bytes = self.ring.bytes(&mut lease);
         let mut is_answered = false;
         let next = if peer.sending == Sending::Nothing && peer.spill.is_none() {
@@ -474,20 +472,20 @@ impl<'a, R: Ring> Pump<'a, R> {
             if let Some(offloaded) = &mut peer.offloaded {
                 let reply = &bytes[reply.start..reply.end];
                 offloaded.gate.answered(offload::could_echo(octets, reply));
-            } else if peer.opening != Opening::Done {
+            } else if peer.offload_progress != OffloadProgress::Done {
                 // A buffer that is not full has emptied the socket.
                 let is_drained = HEADROOM + octets < bytes.len();
                 let could_echo = offload::could_echo(octets, &bytes[reply.start..reply.end]);
-                self.approach(key, could_echo, is_drained);
+                self.advance_towards_offload(id, could_echo, is_drained);
             }
-            let Some(peer) = self.peers.get_mut(key) else { return self.ring.recycle(lease) };
+            let Some(peer) = self.peers.get_mut(id) else { return self.ring.recycle(lease) };
             if reply.is_empty() {
                 self.ring.recycle(lease);
             } else {
                 is_answered = true;
                 hand_over(peer, reply.len());
                 let reply = Reply::pinned(lease, reply);
-                let patience = self.ring.send(key, &peer.socket, reply, Patience::None);
+                let patience = self.ring.send(id, &peer.socket, reply, Patience::None);
                 peer.sending = Sending::of(patience);
                 self.quick_sends += usize::from(peer.sending == Sending::Quick);
             }
@@ -502,19 +500,19 @@ impl<'a, R: Ring> Pump<'a, R> {
             if let Some(offloaded) = &mut peer.offloaded {
                 // More came than one frame at a time.
                 offloaded.gate.answered(false);
-            } else if peer.opening != Opening::Done {
-                self.approach(key, false, is_drained);
+            } else if peer.offload_progress != OffloadProgress::Done {
+                self.advance_towards_offload(id, false, is_drained);
             }
             next
         };
         match next {
             Next::Receive => {}
-            Next::Expand(octets) => self.expand(key, octets),
-            Next::Close => self.part(key),
+            Next::Expand(octets) => self.expand(id, octets),
+            Next::Close => self.say_farewell(id),
         }
         // A long message comes in many pieces at a time.
-        if !is_answered && self.unanswered.last() != Some(&key) {
-            self.unanswered.push(key);
+        if !is_answered && self.unanswered.last() != Some(&id) {
+            self.unanswered.push(id);
         }
     }
 
@@ -524,12 +522,12 @@ impl<'a, R: Ring> Pump<'a, R> {
     fn verify_unanswered(&mut self) {
         self.unanswered.sort_unstable();
         self.unanswered.dedup();
-        for key in self.unanswered.drain(..) {
-            let Some(peer) = self.peers.get_mut(key) else { continue };
+        for id in self.unanswered.drain(..) {
+            let Some(peer) = self.peers.get_mut(id) else { continue };
             let is_answered = peer.spill.as_ref().is_some_and(|spill| spill.has_reply());
             // The peer of an offloaded connection is watched.
             if peer.stage == Stage::Serving && peer.offloaded.is_none() && !is_answered {
-                self.ring.verify(key, &peer.socket);
+                self.ring.verify(id, &peer.socket);
             }
         }
     }
@@ -537,12 +535,12 @@ impl<'a, R: Ring> Pump<'a, R> {
     /// Gives the protocol the room that it asks for, or holds it until the peer has read some of
     /// what it is owed.
     #[cold]
-    fn expand(&mut self, key: Key, octets: usize) {
-        let Some(peer) = self.peers.get_mut(key) else { return };
+    fn expand(&mut self, id: ConnectionId, octets: usize) {
+        let Some(peer) = self.peers.get_mut(id) else { return };
         let mut next = Next::Expand(octets);
         while let Next::Expand(octets) = next {
-            peer.is_held = peer.is_full();
-            if peer.is_held {
+            peer.is_waiting_for_room = peer.is_full();
+            if peer.is_waiting_for_room {
                 return;
             }
             let spill = peer.spill.get_or_insert_default();
@@ -551,14 +549,14 @@ impl<'a, R: Ring> Pump<'a, R> {
         }
         peer.spill.take_if(|spill| spill.is_empty());
         if next == Next::Close {
-            self.part(key);
+            self.say_farewell(id);
         }
     }
 
     #[inline]
-    fn sent(&mut self, key: Key, sent: Sent, octets: u32) {
+    fn sent(&mut self, id: ConnectionId, sent: Sent, octets: u32) {
         self.context.counters.bytes_out.add(u64::from(octets));
-        let Some(peer) = self.peers.get_mut(key) else { return };
+        let Some(peer) = self.peers.get_mut(id) else { return };
         peer.sending = Sending::Nothing;
         if octets > 0 && peer.progress == Progress::None {
             peer.progress = Progress::Some;
@@ -569,68 +567,68 @@ impl<'a, R: Ring> Pump<'a, R> {
                 let rest = unpin(&mut self.ring, rest);
                 if peer.stage != Stage::Leaving {
                     let rest = Reply::Heap(rest);
-                    let patience = self.ring.send(key, &peer.socket, rest, Patience::Unlimited);
+                    let patience = self.ring.send(id, &peer.socket, rest, Patience::Unlimited);
                     peer.sending = Sending::of(patience);
                 }
             }
-            Sent::Failed(_) => self.abandon(key),
+            Sent::Failed(_) => self.mark_broken(id),
         }
-        self.settle(key);
+        self.settle(id);
     }
 
     /// Starts and cancels operations until the connection does what it should.
     #[inline]
-    fn settle(&mut self, key: Key) {
-        let Some(peer) = self.peers.get_mut(key) else { return };
+    fn settle(&mut self, id: ConnectionId) {
+        let Some(peer) = self.peers.get_mut(id) else { return };
         let is_plain = peer.stage == Stage::Serving
             && peer.receiving == Receiving::On
             && peer.spill.is_none()
-            && peer.opening != Opening::Enlisting
+            && peer.offload_progress != OffloadProgress::Attaching
             && peer.offloaded.is_none()
             && !peer.has_ended;
         if !is_plain {
-            self.settle_slowly(key);
+            self.settle_slowly(id);
         }
     }
 
     #[cold]
-    fn settle_slowly(&mut self, key: Key) {
-        let Some(peer) = self.peers.get_mut(key) else { return };
+    fn settle_slowly(&mut self, id: ConnectionId) {
+        let Some(peer) = self.peers.get_mut(id) else { return };
         if peer.stage == Stage::Serving && peer.has_ended {
             peer.stage = Stage::Farewell;
         }
         if matches!(peer.stage, Stage::Serving | Stage::Farewell) {
-            self.send_waiting(key);
-            self.resume(key);
+            self.send_waiting(id);
+            self.resume(id);
         }
-        self.settle_farewell(key);
-        let Some(peer) = self.peers.get_mut(key) else { return };
+        self.settle_farewell(id);
+        let Some(peer) = self.peers.get_mut(id) else { return };
         if peer.stage == Stage::Draining && peer.has_ended {
             peer.stage = Stage::Leaving;
         }
         if peer.stage == Stage::Leaving {
-            return self.leave(key);
+            return self.tear_down(id);
         }
         if peer.stage == Stage::Closing {
             return;
         }
-        self.enlist(key);
-        self.settle_offload(key);
-        self.settle_receiving(key);
+        self.attach(id);
+        self.settle_offload(id);
+        self.settle_receiving(id);
     }
 
     /// Shuts down or closes when all is said and sent.
-    fn settle_farewell(&mut self, key: Key) {
-        let Some(peer) = self.peers.get_mut(key) else { return };
+    fn settle_farewell(&mut self, id: ConnectionId) {
+        let Some(peer) = self.peers.get_mut(id) else { return };
         if matches!(peer.stage, Stage::Serving | Stage::Farewell) {
             if peer.sending == Sending::Quick {
                 self.is_eager |= peer.stage == Stage::Farewell || peer.reply_octets() > 0;
             }
             if peer.sending == Sending::Nothing && peer.stage == Stage::Farewell {
-                let is_flushed = self.is_flushed(key);
-                let Some(peer) = self.peers.get_mut(key) else { return };
+                let is_flushed = self.is_flushed(id);
+                let Some(peer) = self.peers.get_mut(id) else { return };
                 if !is_flushed {
-                    self.look_again(key);
+                    self.look_again(id);
                 } else if peer.has_ended {
                     peer.stage = Stage::Leaving;
                 } else {
@@ -639,43 +637,44 @@ impl<'a, R: Ring> Pump<'a, R> {
                     self.ring.shut_down(&peer.socket);
                     peer.stage = Stage::Draining;
                     peer.progress = Progress::Unwatched;
-                    self.leave_after(LINGER_MAX, key, Stage::Draining);
+                    self.leave_after(LINGER_MAX, id, Stage::Draining);
                 }
             }
         }
-        let Some(peer) = self.peers.get_mut(key) else { return };
+        let Some(peer) = self.peers.get_mut(id) else { return };
         // What is still to be sent waits for the peer, or for the kernel to move on.
         if peer.stage == Stage::Farewell
             && peer.sending != Sending::Quick
             && peer.progress == Progress::Unwatched
         {
             peer.progress = Progress::None;
-            self.leave_after(FAREWELL_MAX, key, Stage::Farewell);
+            self.leave_after(FAREWELL_MAX, id, Stage::Farewell);
         }
     }
 
     /// Receives, or does not.
-    fn settle_receiving(&mut self, key: Key) {
-        let Some(peer) = self.peers.get_mut(key) else { return };
+    fn settle_receiving(&mut self, id: ConnectionId) {
+        let Some(peer) = self.peers.get_mut(id) else { return };
         let is_clogged = peer.sending != Sending::Nothing && peer.is_full();
-        let mut is_wanted = !peer.has_ended && !is_clogged && peer.opening != Opening::Enlisting;
+        let mut is_wanted =
+            !peer.has_ended && !is_clogged && peer.offload_progress != OffloadProgress::Attaching;
         if let Some(offloaded) = &peer.offloaded {
             let has_more = offloaded.gate.has_more(self.ring.record(&offloaded.gate.place));
             is_wanted &=
                 !offloaded.is_resting && (has_more || offloaded.has_hung_up || offloaded.is_unread);
             if peer.receiving == Receiving::Off && is_wanted {
-                self.ring.receive_once(key, &peer.socket);
+                self.ring.receive_once(id, &peer.socket);
                 peer.receiving = Receiving::Once;
             }
             is_wanted = false;
         }
         match peer.receiving {
             Receiving::Off if is_wanted => {
-                self.ring.receive(key, &peer.socket);
+                self.ring.receive(id, &peer.socket);
                 peer.receiving = Receiving::On;
             }
             Receiving::On if !is_wanted => {
-                self.ring.pause_receive(key);
+                self.ring.pause_receive(id);
                 peer.receiving = Receiving::Pausing;
             }
             Receiving::Off
@@ -688,38 +687,38 @@ impl<'a, R: Ring> Pump<'a, R> {
     }
 
     /// Sends what waits, if nothing is being sent.
-    fn send_waiting(&mut self, key: Key) {
-        let Some(peer) = self.peers.get_mut(key) else { return };
+    fn send_waiting(&mut self, id: ConnectionId) {
+        let Some(peer) = self.peers.get_mut(id) else { return };
         if peer.sending == Sending::Nothing
             && let Some(reply) = peer.take_reply()
         {
             hand_over(peer, reply.len());
             let reply = Reply::Heap(reply);
-            let patience = self.ring.send(key, &peer.socket, reply, Patience::None);
+            let patience = self.ring.send(id, &peer.socket, reply, Patience::None);
             peer.sending = Sending::of(patience);
             self.quick_sends += usize::from(peer.sending == Sending::Quick);
         }
     }
 
     /// Lets a protocol that was held go on, now that less waits to be sent.
-    fn resume(&mut self, key: Key) {
-        let Some(peer) = self.peers.get_mut(key) else { return };
-        if peer.is_held {
-            self.expand(key, 0);
-            self.send_waiting(key);
+    fn resume(&mut self, id: ConnectionId) {
+        let Some(peer) = self.peers.get_mut(id) else { return };
+        if peer.is_waiting_for_room {
+            self.expand(id, 0);
+            self.send_waiting(id);
         }
     }
 
     /// Ends the operations of a connection that is over, then closes its socket.
-    fn leave(&mut self, key: Key) {
-        let Some(peer) = self.peers.get_mut(key) else { return };
+    fn tear_down(&mut self, id: ConnectionId) {
+        let Some(peer) = self.peers.get_mut(id) else { return };
         peer.spill = None;
         if matches!(peer.receiving, Receiving::On | Receiving::Pausing | Receiving::Once) {
-            self.ring.cancel_receive(key);
+            self.ring.cancel_receive(id);
             peer.receiving = Receiving::Stopping;
         }
         if peer.sending == Sending::Patient {
-            self.ring.cancel_send(key);
+            self.ring.cancel_send(id);
             peer.sending = Sending::Stopping;
         }
         // A quick send ends by itself with the next submission.
@@ -727,7 +726,7 @@ impl<'a, R: Ring> Pump<'a, R> {
         if let Some(offloaded) = &mut peer.offloaded
             && offloaded.watching == Watching::On
         {
-            self.ring.cancel_watch(key);
+            self.ring.cancel_watch(id);
             offloaded.watching = Watching::Stopping;
         }
         let is_watched =
@@ -737,16 +736,16 @@ impl<'a, R: Ring> Pump<'a, R> {
             peer.stage = Stage::Closing;
             let socket = std::mem::replace(&mut peer.socket, Socket(-1));
             if let Some(offloaded) = peer.offloaded.take() {
-                self.ring.delist(offloaded.gate.place, &socket);
+                self.ring.detach(offloaded.gate.place, &socket);
             }
-            self.ring.close(key, socket);
+            self.ring.close(id, socket);
         }
     }
 
     /// Nothing more is to be said than what waits to be sent.
     #[cold]
-    fn part(&mut self, key: Key) {
-        let Some(peer) = self.peers.get_mut(key) else { return };
+    fn say_farewell(&mut self, id: ConnectionId) {
+        let Some(peer) = self.peers.get_mut(id) else { return };
         if peer.stage == Stage::Serving {
             peer.stage = Stage::Farewell;
         }
@@ -754,18 +753,18 @@ impl<'a, R: Ring> Pump<'a, R> {
 
     /// The connection is broken: nothing more can be sent or received.
     #[cold]
-    fn abandon(&mut self, key: Key) {
-        let Some(peer) = self.peers.get_mut(key) else { return };
+    fn mark_broken(&mut self, id: ConnectionId) {
+        let Some(peer) = self.peers.get_mut(id) else { return };
         if peer.stage != Stage::Closing {
             peer.stage = Stage::Leaving;
         }
     }
 
     #[cold]
-    fn broken(&mut self, key: Key) {
+    fn broken(&mut self, id: ConnectionId) {
         // What is shut down looks broken too; then a deadline sees to the rest.
-        if self.peers.get_mut(key).is_some_and(|peer| peer.stage == Stage::Serving) {
-            self.leave_by(key);
+        if self.peers.get_mut(id).is_some_and(|peer| peer.stage == Stage::Serving) {
+            self.drop_now(id);
         }
     }
 
@@ -820,7 +819,7 @@ impl<'a, R: Ring> Pump<'a, R> {
             self.refused += 1;
         }
         counters.connections_open.add(1);
-        let key = self.peers.insert(Peer {
+        let id = self.peers.insert(Peer {
             protocol: Connection::new(admission),
             spill: None,
             socket,
@@ -828,38 +827,38 @@ impl<'a, R: Ring> Pump<'a, R> {
             receiving: Receiving::Off,
             sending: Sending::Nothing,
             has_ended: false,
-            is_held: false,
+            is_waiting_for_room: false,
             progress: Progress::Unwatched,
             admission,
-            opening: self.opening(),
+            offload_progress: self.offload_progress(),
             offloaded: None,
         });
         if self.is_crowded() && self.peers.len() == FEW + 1 {
             self.take_all_back();
         }
         if admission == Admission::Full {
-            self.leave_after(LINGER_MAX, key, Stage::Serving);
+            self.leave_after(LINGER_MAX, id, Stage::Serving);
         }
-        self.settle(key);
+        self.settle(id);
     }
 
-    fn leave_after(&mut self, time: Duration, key: Key, stage: Stage) {
-        self.due.push(Reverse((self.ring.now() + time, Due::Leave(key, stage))));
+    fn leave_after(&mut self, time: Duration, id: ConnectionId, stage: Stage) {
+        self.due.push(Reverse((self.ring.now() + time, Due::Leave(id, stage))));
     }
 
     #[cold]
-    fn closed(&mut self, key: Key) {
-        let Some(peer) = self.peers.remove(key) else { return };
+    fn closed(&mut self, id: ConnectionId) {
+        let Some(peer) = self.peers.remove(id) else { return };
         self.context.counters.connections_open.subtract(1);
         match peer.admission {
-            Admission::Open => self.limit.leave(),
+            Admission::Open => self.limit.release(),
             Admission::Full => self.refused -= 1,
         }
         // Most connections are gone before they are due; what they leave behind stays bounded.
         if self.due.len() > 2 * self.peers.len() + DUE_SLACK {
             self.due.retain(|&Reverse((_, due))| match due {
-                Due::Leave(key, _) | Due::Look(key) | Due::GoAway(key) => {
-                    self.peers.get_mut(key).is_some()
+                Due::Leave(id, _) | Due::Look(id) | Due::GoAway(id) => {
+                    self.peers.get_mut(id).is_some()
                 }
                 Due::Accept(_) | Due::Stop => true,
             });
@@ -883,19 +882,19 @@ impl<'a, R: Ring> Pump<'a, R> {
                 Accepting::Closed => {}
             }
         }
-        for key in self.peers.keys().collect::<Vec<Key>>() {
-            self.go_away(key);
+        for id in self.peers.ids().collect::<Vec<ConnectionId>>() {
+            self.go_away(id);
         }
     }
 
     /// Says to a peer that the server goes away.
-    fn go_away(&mut self, key: Key) {
-        if !self.is_flushed(key) {
+    fn go_away(&mut self, id: ConnectionId) {
+        if !self.is_flushed(id) {
             // The close frame comes behind all that the kernel has echoed.
-            self.due.push(Reverse((self.ring.now() + SECOND_LOOK, Due::GoAway(key))));
-            return self.settle(key);
+            self.due.push(Reverse((self.ring.now() + SECOND_LOOK, Due::GoAway(id))));
+            return self.settle(id);
         }
-        let Some(peer) = self.peers.get_mut(key) else { return };
+        let Some(peer) = self.peers.get_mut(id) else { return };
         if peer.stage != Stage::Serving {
             return;
         }
@@ -904,9 +903,9 @@ impl<'a, R: Ring> Pump<'a, R> {
         let next = peer.protocol.close(CloseCode::GOING_AWAY, region, &self.context);
         peer.spill.take_if(|spill| spill.is_empty());
         if next == Next::Close {
-            self.part(key);
+            self.say_farewell(id);
         }
-        self.settle(key);
+        self.settle(id);
     }
 
     #[cold]
@@ -917,16 +916,16 @@ impl<'a, R: Ring> Pump<'a, R> {
         {
             self.due.pop();
             match due {
-                Due::Leave(key, stage) => self.leave_unless_progressing(key, stage),
-                Due::Look(key) => {
-                    if let Some(peer) = self.peers.get_mut(key)
+                Due::Leave(id, stage) => self.leave_unless_progressing(id, stage),
+                Due::Look(id) => {
+                    if let Some(peer) = self.peers.get_mut(id)
                         && let Some(offloaded) = &mut peer.offloaded
                     {
                         offloaded.is_resting = false;
                     }
-                    self.settle(key);
+                    self.settle(id);
                 }
-                Due::GoAway(key) => self.go_away(key),
+                Due::GoAway(id) => self.go_away(id),
                 Due::Accept(listener) => {
                     if self.listeners[listener as usize] == Accepting::Paused {
                         self.listeners[listener as usize] = Accepting::On;
@@ -934,30 +933,30 @@ impl<'a, R: Ring> Pump<'a, R> {
                     }
                 }
                 Due::Stop => {
-                    for key in self.peers.keys().collect::<Vec<Key>>() {
-                        self.leave_by(key);
+                    for id in self.peers.ids().collect::<Vec<ConnectionId>>() {
+                        self.drop_now(id);
                     }
                 }
             }
         }
     }
 
-    fn leave_unless_progressing(&mut self, key: Key, stage: Stage) {
-        let Some(peer) = self.peers.get_mut(key) else { return };
+    fn leave_unless_progressing(&mut self, id: ConnectionId, stage: Stage) {
+        let Some(peer) = self.peers.get_mut(id) else { return };
         if peer.stage != stage {
             return;
         }
         if peer.progress == Progress::Some {
             peer.progress = Progress::None;
-            self.leave_after(FAREWELL_MAX, key, stage);
+            self.leave_after(FAREWELL_MAX, id, stage);
         } else {
-            self.leave_by(key);
+            self.drop_now(id);
         }
     }
 
-    fn leave_by(&mut self, key: Key) {
-        self.abandon(key);
-        self.settle(key);
+    fn drop_now(&mut self, id: ConnectionId) {
+        self.mark_broken(id);
+        self.settle(id);
     }
 
     /// Starts as many starved receives as there are buffers for.
@@ -965,18 +964,18 @@ impl<'a, R: Ring> Pump<'a, R> {
     fn feed_starved(&mut self) {
         let mut buffers = self.ring.buffers_ready();
         while buffers > 0
-            && let Some(key) = self.starved.pop_front()
+            && let Some(id) = self.starved.pop_front()
         {
-            let Some(peer) = self.peers.get_mut(key) else { continue };
+            let Some(peer) = self.peers.get_mut(id) else { continue };
             if peer.receiving != Receiving::Starved {
                 continue;
             }
             peer.receiving = Receiving::Off;
-            self.settle(key);
+            self.settle(id);
             // Who no longer wants to receive leaves the buffer to the next.
             let is_fed = self
                 .peers
-                .get_mut(key)
+                .get_mut(id)
                 .is_some_and(|peer| matches!(peer.receiving, Receiving::On | Receiving::Once));
             buffers -= usize::from(is_fed);
         }
