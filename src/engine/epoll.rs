@@ -14,6 +14,7 @@
 //! There is no unsafe code here, and nothing of what is done with the octets.
 
 use std::collections::VecDeque;
+use std::convert::Infallible;
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::time::Duration;
@@ -32,6 +33,7 @@ use super::{BufferConfig, EngineError, Parts};
 use crate::buffer::HEADROOM;
 use crate::memory::Mapping;
 use crate::metrics::Counters;
+use crate::offload::record::Record;
 use crate::protocol::Context;
 use crate::slab::ConnectionId;
 
@@ -425,6 +427,8 @@ fn queue(readable: &mut VecDeque<i32>, entry: &mut Entry, place: i32) {
 }
 
 impl Ring for EpollRing<'_> {
+    type Place = Infallible;
+
     fn now(&self) -> Duration {
         self.waiter.now()
     }
@@ -518,6 +522,34 @@ impl Ring for EpollRing<'_> {
 
     fn discard(&mut self, socket: Socket) {
         self.remove(&socket);
+    }
+
+    fn attach(&mut self, _id: ConnectionId, _socket: &Socket) -> Option<(Infallible, u64)> {
+        None
+    }
+
+    fn detach(&mut self, place: Infallible, _socket: &Socket) {
+        match place {}
+    }
+
+    fn receive_once(&mut self, place: &Infallible, _id: ConnectionId, _socket: &Socket) {
+        match *place {}
+    }
+
+    fn record(&self, place: &Infallible) -> &Record {
+        match *place {}
+    }
+
+    fn written(&self, place: &Infallible, _socket: &Socket) -> u64 {
+        match *place {}
+    }
+
+    fn watch(&mut self, place: &Infallible, _id: ConnectionId, _socket: &Socket) {
+        match *place {}
+    }
+
+    fn cancel_watch(&mut self, place: &Infallible, _id: ConnectionId) {
+        match *place {}
     }
 
     #[inline]

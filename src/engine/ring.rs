@@ -14,7 +14,7 @@ use std::time::Duration;
 use rustix::io::Errno;
 
 pub use super::reply::{Lease, Reply, Sent};
-use crate::offload::{self, record::Record};
+use crate::offload::record::Record;
 use crate::slab::ConnectionId;
 
 /// A connected socket. It is not closed when dropped: [`Ring::close`] does that.
@@ -124,6 +124,11 @@ pub enum Wait {
 
 /// A ring: how operations reach the kernel, and how it answers.
 pub trait Ring {
+    /// Where the kernel's program keeps an offloaded connection. A ring that does not offload names an
+    /// uninhabited type, such as [`std::convert::Infallible`]: then nothing that needs a place can be
+    /// called.
+    type Place: std::fmt::Debug;
+
     /// The time on the ring's clock, which never goes back.
     fn now(&self) -> Duration;
 
@@ -183,44 +188,33 @@ pub trait Ring {
     /// Closes a socket at once that never had an operation.
     fn discard(&mut self, socket: Socket);
 
-    /// Has the kernel look at what comes on a connection before it can be received, with its gate
-    /// shut. Gives its place, and how many octets the kernel was given for sending on it, of which none
-    /// is in flight; nothing where the ring does not offload, or has no room. The connection's next
-    /// octets have not been received, not even in part.
-    fn attach(&mut self, _key: ConnectionId, _socket: &Socket) -> Option<(offload::Place, u64)> {
-        None
-    }
+    /// Attaches a connection to the kernel's program, which then sees its bytes before they can be
+    /// received, with its gate shut. Returns the place, and how many bytes the kernel was given so far
+    /// for sending on this socket, none of which is in flight; or `None` if this ring does not offload
+    /// or has no room. Nothing of the connection's next packet has been received yet.
+    fn attach(&mut self, id: ConnectionId, socket: &Socket) -> Option<(Self::Place, u64)>;
 
     /// Frees the place of a connection whose socket is closed next.
-    fn detach(&mut self, _place: offload::Place, _socket: &Socket) {}
+    fn detach(&mut self, place: Self::Place, socket: &Socket);
 
-    /// Receives once what is there of an offloaded connection, and fails with `EAGAIN` if nothing is.
-    /// Waiting is of no use there: a socket on which the kernel has echoed looks readable ever after.
+    /// Receives once what an offloaded connection has now, and fails with `EAGAIN` if that is nothing.
+    /// Waiting does not work: a socket on which the kernel has echoed stays readable.
     /// [`Completion::Passed`] says when there is something.
-    fn receive_once(&mut self, _key: ConnectionId, _socket: &Socket) {
-        unreachable!("this ring offloads nothing")
-    }
+    fn receive_once(&mut self, place: &Self::Place, id: ConnectionId, socket: &Socket);
 
     /// The record of an offloaded connection.
-    fn record(&self, _place: &offload::Place) -> &Record {
-        unreachable!("this ring offloads nothing")
-    }
+    fn record(&self, place: &Self::Place) -> &Record;
 
-    /// Octets that the kernel was given for sending on a socket, from the first; or fewer, for a
-    /// moment, but not more; `u64::MAX` when the connection is gone, and nothing more comes or leaves.
-    fn written(&self, _socket: &Socket) -> u64 {
-        unreachable!("this ring offloads nothing")
-    }
+    /// How many bytes the kernel was given for sending on this socket, from the first one on. The
+    /// figure may lag for a moment but is never too high; it is `u64::MAX` when the connection is gone
+    /// and nothing more comes or leaves.
+    fn written(&self, place: &Self::Place, socket: &Socket) -> u64;
 
-    /// Waits for the peer of an offloaded connection to hang up. It ends with [`Completion::HungUp`].
-    fn watch(&mut self, _key: ConnectionId, _socket: &Socket) {
-        unreachable!("this ring offloads nothing")
-    }
+    /// Waits for the peer of an offloaded connection to hang up. Ends with [`Completion::HungUp`].
+    fn watch(&mut self, place: &Self::Place, id: ConnectionId, socket: &Socket);
 
     /// Ends the watch, with a completion of its own.
-    fn cancel_watch(&mut self, _key: ConnectionId) {
-        unreachable!("this ring offloads nothing")
-    }
+    fn cancel_watch(&mut self, place: &Self::Place, id: ConnectionId);
 
     /// The whole memory of a leased buffer.
     fn bytes<'a>(&'a mut self, lease: &'a mut Lease) -> &'a mut [u8];

@@ -60,6 +60,7 @@
 #![expect(unsafe_code, reason = "the reactor watches descriptors; see the invariant above")]
 
 use std::cell::{Cell, RefCell};
+use std::convert::Infallible;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::net::{Shutdown, TcpStream as StdStream};
@@ -89,6 +90,7 @@ use super::uring::remedy;
 use super::{BufferConfig, EngineError, Parts};
 use crate::buffer::HEADROOM;
 use crate::metrics::Counters;
+use crate::offload::record::Record;
 use crate::protocol::Context;
 use crate::slab::ConnectionId;
 
@@ -661,6 +663,8 @@ impl TokioRing {
 }
 
 impl Ring for TokioRing {
+    type Place = Infallible;
+
     fn now(&self) -> Duration {
         self.hub.epoch.elapsed()
     }
@@ -756,6 +760,34 @@ impl Ring for TokioRing {
     fn discard(&mut self, socket: Socket) {
         self.hub.counters.syscalls.add(1);
         drop(self.hub.lines.borrow_mut()[socket.0 as usize].take());
+    }
+
+    fn attach(&mut self, _id: ConnectionId, _socket: &Socket) -> Option<(Infallible, u64)> {
+        None
+    }
+
+    fn detach(&mut self, place: Infallible, _socket: &Socket) {
+        match place {}
+    }
+
+    fn receive_once(&mut self, place: &Infallible, _id: ConnectionId, _socket: &Socket) {
+        match *place {}
+    }
+
+    fn record(&self, place: &Infallible) -> &Record {
+        match *place {}
+    }
+
+    fn written(&self, place: &Infallible, _socket: &Socket) -> u64 {
+        match *place {}
+    }
+
+    fn watch(&mut self, place: &Infallible, _id: ConnectionId, _socket: &Socket) {
+        match *place {}
+    }
+
+    fn cancel_watch(&mut self, place: &Infallible, _id: ConnectionId) {
+        match *place {}
     }
 
     fn bytes<'a>(&'a mut self, lease: &'a mut Lease) -> &'a mut [u8] {

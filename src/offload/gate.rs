@@ -1,7 +1,6 @@
 //! When the kernel may echo on a connection, and when all that it has echoed has left: the side of
 //! user space.
 
-use super::Place;
 use super::record::Record;
 
 /// Frames in a row that the kernel could have echoed, before it may again after it had to pass
@@ -16,8 +15,6 @@ const WORTHWHILE: u64 = 4;
 /// sent or about to be, and no receive is armed.
 #[derive(Debug)]
 pub struct Gate {
-    /// Where its record is.
-    pub place: Place,
     is_open: bool,
     /// Octets received since it was offloaded.
     received: u64,
@@ -31,9 +28,9 @@ pub struct Gate {
 }
 
 impl Gate {
-    /// The gate of a connection at `place`, shut. `sent` octets were given to the kernel before.
-    pub fn new(place: Place, sent: u64) -> Gate {
-        Gate { place, is_open: false, received: 0, sent, run: 0, run_wanted: 0, echoed_before: 0 }
+    /// The gate of a connection , shut. `sent` octets were given to the kernel before.
+    pub fn new(sent: u64) -> Gate {
+        Gate { is_open: false, received: 0, sent, run: 0, run_wanted: 0, echoed_before: 0 }
     }
 
     /// Whether user space leaves the connection to the kernel.
@@ -106,7 +103,7 @@ mod tests {
     fn gate() -> (Gate, Record) {
         let record = Record::default();
         record.reset();
-        (Gate::new(Place(0), 0), record)
+        (Gate::new(0), record)
     }
 
     #[test]

@@ -160,7 +160,7 @@ enum Progress {
 
 /// A connection. Idle, it is this and no more: no buffer, no heap memory.
 #[derive(Debug)]
-struct Peer {
+struct Peer<P> {
     protocol: Connection,
     /// What a pinned buffer could not keep: see [`Spill`].
     spill: Option<Box<Spill>>,
@@ -175,10 +175,10 @@ struct Peer {
     progress: Progress,
     admission: Admission,
     offload_progress: OffloadProgress,
-    offloaded: Option<Box<Offloaded>>,
+    offloaded: Option<Box<Offloaded<P>>>,
 }
 
-impl Peer {
+impl<P> Peer<P> {
     fn take_reply(&mut self) -> Option<BytesMut> {
         let spill = self.spill.take_if(|spill| spill.has_reply())?;
         let (reply, rest) = spill.split_reply();
@@ -229,14 +229,14 @@ enum Accepting {
 
 /// Serves the connections of one worker.
 #[derive(Debug)]
-pub struct Pump<'a, R> {
+pub struct Pump<'a, R: Ring> {
     ring: R,
     context: Context<'a>,
     limit: &'a Limit,
     offload: offload::Policy,
     /// Messages that the kernel could have echoed, in a row, before a connection is left to it.
     run_wanted: u8,
-    peers: Slab<Peer>,
+    peers: Slab<Peer<R::Place>>,
     listeners: Vec<Accepting>,
     /// Connections whose receive found no buffer, in that order.
     starved: VecDeque<ConnectionId>,
@@ -430,7 +430,7 @@ impl<'a, R: Ring> Pump<'a, R> {
                     peer.offload_progress = OffloadProgress::Waiting(0);
                 }
                 if let Some(offloaded) = &mut peer.offloaded {
-                    let record = self.ring.record(&offloaded.gate.place);
+                    let record = self.ring.record(&offloaded.place);
                     offloaded.gate.received(octets.into(), record);
                     offloaded.rest = SECOND_LOOK;
                     // It came before its notice.
@@ -659,11 +659,11 @@ impl<'a, R: Ring> Pump<'a, R> {
         let mut is_wanted =
             !peer.has_ended && !is_clogged && peer.offload_progress != OffloadProgress::Attaching;
         if let Some(offloaded) = &peer.offloaded {
-            let has_more = offloaded.gate.has_more(self.ring.record(&offloaded.gate.place));
+            let has_more = offloaded.gate.has_more(self.ring.record(&offloaded.place));
             is_wanted &=
                 !offloaded.is_resting && (has_more || offloaded.has_hung_up || offloaded.is_unread);
             if peer.receiving == Receiving::Off && is_wanted {
-                self.ring.receive_once(id, &peer.socket);
+                self.ring.receive_once(&offloaded.place, id, &peer.socket);
                 peer.receiving = Receiving::Once;
             }
             is_wanted = false;
@@ -726,7 +726,7 @@ impl<'a, R: Ring> Pump<'a, R> {
         if let Some(offloaded) = &mut peer.offloaded
             && offloaded.watching == Watching::On
         {
-            self.ring.cancel_watch(id);
+            self.ring.cancel_watch(&offloaded.place, id);
             offloaded.watching = Watching::Stopping;
         }
         let is_watched =
@@ -736,7 +736,7 @@ impl<'a, R: Ring> Pump<'a, R> {
             peer.stage = Stage::Closing;
             let socket = std::mem::replace(&mut peer.socket, Socket(-1));
             if let Some(offloaded) = peer.offloaded.take() {
-                self.ring.detach(offloaded.gate.place, &socket);
+                self.ring.detach(offloaded.place, &socket);
             }
             self.ring.close(id, socket);
         }

@@ -26,7 +26,9 @@ pub(super) enum Watching {
 
 /// A connection that the kernel sees before the pump does.
 #[derive(Debug)]
-pub(super) struct Offloaded {
+pub(super) struct Offloaded<P> {
+    /// Where the kernel keeps it.
+    pub(super) place: P,
     pub(super) gate: Gate,
     pub(super) watching: Watching,
     /// Nothing was received since it was offloaded: what had come by then, the kernel shows to its
@@ -103,9 +105,10 @@ impl<R: Ring> Pump<'_, R> {
         } else if peer.receiving == Receiving::Off {
             peer.offload_progress = OffloadProgress::Done;
             let Some((place, written)) = self.ring.attach(id, &peer.socket) else { return };
-            self.ring.watch(id, &peer.socket);
+            self.ring.watch(&place, id, &peer.socket);
             peer.offloaded = Some(Box::new(Offloaded {
-                gate: Gate::new(place, written),
+                place,
+                gate: Gate::new(written),
                 watching: Watching::On,
                 is_unread: true,
                 is_resting: false,
@@ -123,7 +126,7 @@ impl<R: Ring> Pump<'_, R> {
         if peer.stage != Stage::Serving || is_crowded || offloaded.has_hung_up {
             return;
         }
-        let record = self.ring.record(&offloaded.gate.place);
+        let record = self.ring.record(&offloaded.place);
         if peer.spill.is_some()
             || peer.has_ended
             || matches!(peer.receiving, Receiving::On | Receiving::Pausing)
@@ -141,7 +144,7 @@ impl<R: Ring> Pump<'_, R> {
     pub(super) fn passed(&mut self, id: ConnectionId) {
         let Some(peer) = self.peers.get_mut(id) else { return };
         let Some(offloaded) = &mut peer.offloaded else { return };
-        let record = self.ring.record(&offloaded.gate.place);
+        let record = self.ring.record(&offloaded.place);
         offloaded.gate.wake(record);
         if record.is_overrun() && peer.stage < Stage::Leaving {
             self.context.counters.connections_overrun.add(1);
@@ -157,7 +160,7 @@ impl<R: Ring> Pump<'_, R> {
         offloaded.watching = Watching::Not;
         offloaded.has_hung_up = true;
         // Receiving then finds out what has happened.
-        offloaded.gate.shut(self.ring.record(&offloaded.gate.place));
+        offloaded.gate.shut(self.ring.record(&offloaded.place));
         self.settle(id);
     }
 
@@ -167,8 +170,8 @@ impl<R: Ring> Pump<'_, R> {
     pub(super) fn ended(&mut self, id: ConnectionId) {
         let Some(peer) = self.peers.get_mut(id) else { return };
         if let Some(offloaded) = &mut peer.offloaded
-            && offloaded.gate.has_more(self.ring.record(&offloaded.gate.place))
-            && self.ring.written(&peer.socket) != u64::MAX
+            && offloaded.gate.has_more(self.ring.record(&offloaded.place))
+            && self.ring.written(&offloaded.place, &peer.socket) != u64::MAX
         {
             return self.look_again(id);
         }
@@ -180,7 +183,7 @@ impl<R: Ring> Pump<'_, R> {
     pub(super) fn found_nothing(&mut self, id: ConnectionId) {
         let Some(peer) = self.peers.get_mut(id) else { return };
         let Some(offloaded) = &mut peer.offloaded else { return };
-        let record = self.ring.record(&offloaded.gate.place);
+        let record = self.ring.record(&offloaded.place);
         if offloaded.has_hung_up || offloaded.gate.has_more(record) {
             // It was passed up, and waits behind echoes that are being sent.
             self.look_again(id);
@@ -206,9 +209,9 @@ impl<R: Ring> Pump<'_, R> {
         if peer.stage > Stage::Farewell {
             return true;
         }
-        let record = self.ring.record(&offloaded.gate.place);
+        let record = self.ring.record(&offloaded.place);
         offloaded.gate.shut(record);
-        offloaded.gate.is_flushed(record, self.ring.written(&peer.socket))
+        offloaded.gate.is_flushed(record, self.ring.written(&offloaded.place, &peer.socket))
     }
 
     /// Takes all connections back from the kernel.
@@ -219,7 +222,7 @@ impl<R: Ring> Pump<'_, R> {
             if let Some(offloaded) = &mut peer.offloaded
                 && offloaded.gate.is_open()
             {
-                offloaded.gate.shut(self.ring.record(&offloaded.gate.place));
+                offloaded.gate.shut(self.ring.record(&offloaded.place));
                 self.settle(id);
             }
         }
@@ -228,7 +231,7 @@ impl<R: Ring> Pump<'_, R> {
 
 /// Counts octets that are handed over for sending, where the kernel has to know it.
 #[inline]
-pub(super) fn hand_over(peer: &mut Peer, octets: usize) {
+pub(super) fn hand_over<P>(peer: &mut Peer<P>, octets: usize) {
     if let Some(offloaded) = &mut peer.offloaded {
         offloaded.gate.sent(octets as u64);
     }

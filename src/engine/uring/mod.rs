@@ -307,6 +307,8 @@ fn result_of(result: i32) -> Result<u32, Errno> {
 }
 
 impl Ring for KernelRing<'_> {
+    type Place = offload::Place;
+
     fn now(&self) -> Duration {
         self.waiter.now()
     }
@@ -440,13 +442,13 @@ impl Ring for KernelRing<'_> {
         self.program().record(place)
     }
 
-    fn written(&self, socket: &Socket) -> u64 {
+    fn written(&self, _place: &offload::Place, socket: &Socket) -> u64 {
         self.counters.syscalls.add(Program::WRITTEN_CALLS);
         // A socket that cannot say is broken, which its receive reports.
         Program::written(borrow(socket)).unwrap_or(u64::MAX)
     }
 
-    fn receive_once(&mut self, id: ConnectionId, socket: &Socket) {
+    fn receive_once(&mut self, _place: &offload::Place, id: ConnectionId, socket: &Socket) {
         let flags = rustix::net::RecvFlags::DONTWAIT.bits() as i32;
         let receive = opcode::Recv::new(Fd(socket.0), std::ptr::null_mut(), 0)
             .buf_group(GROUP)
@@ -456,13 +458,13 @@ impl Ring for KernelRing<'_> {
         self.push(receive, Token::new(Op::Receive, id));
     }
 
-    fn watch(&mut self, id: ConnectionId, socket: &Socket) {
+    fn watch(&mut self, _place: &offload::Place, id: ConnectionId, socket: &Socket) {
         let hang_up = rustix::event::PollFlags::RDHUP.bits().into();
         let poll = opcode::PollAdd::new(Fd(socket.0), hang_up).build();
         self.push(poll, Token::new(Op::HangUp, id));
     }
 
-    fn cancel_watch(&mut self, id: ConnectionId) {
+    fn cancel_watch(&mut self, _place: &offload::Place, id: ConnectionId) {
         self.cancel(Op::HangUp, id);
     }
 

@@ -17,6 +17,8 @@ use crate::offload::record::Record;
 use crate::slab::ConnectionId;
 
 impl Ring for Kernel {
+    type Place = offload::Place;
+
     fn now(&self) -> Duration {
         self.now
     }
@@ -186,7 +188,7 @@ impl Ring for Kernel {
         program.socket_mut(place.0 as usize).detach();
     }
 
-    fn receive_once(&mut self, id: ConnectionId, socket: &Socket) {
+    fn receive_once(&mut self, _place: &offload::Place, id: ConnectionId, socket: &Socket) {
         let number = self.operate(id, socket);
         let connection = &mut self.connections[number];
         assert_eq!(connection.receive, Flight::Not, "a second receive in flight");
@@ -201,19 +203,19 @@ impl Ring for Kernel {
         &self.records[place.0 as usize]
     }
 
-    fn written(&self, socket: &Socket) -> u64 {
+    fn written(&self, _place: &offload::Place, socket: &Socket) -> u64 {
         let number = self.descriptors[socket.0 as usize].expect("an open socket");
         self.connections[number].link.written(self.now) as u64
     }
 
-    fn watch(&mut self, id: ConnectionId, socket: &Socket) {
+    fn watch(&mut self, _place: &offload::Place, id: ConnectionId, socket: &Socket) {
         let number = self.operate(id, socket);
         assert_eq!(self.connections[number].watch, Flight::Not, "a second watch");
         self.connections[number].watch = Flight::Queued;
         self.push(Submission::Watch(number));
     }
 
-    fn cancel_watch(&mut self, id: ConnectionId) {
+    fn cancel_watch(&mut self, _place: &offload::Place, id: ConnectionId) {
         let number = self.cancel(id);
         self.push(Submission::CancelWatch(number));
     }
