@@ -9,9 +9,10 @@ use std::fmt;
 use std::io::{self, Read as _, Write as _};
 use std::time::Duration;
 
-use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress};
+use flate2::{Compress, Compression, FlushCompress};
 use ringecho::protocol::client::{Refusal, Request};
 use ringecho::protocol::frame::{self, COMPRESSED, FINAL, Header, Opcode};
+use ringecho::protocol::inflate::{Inflater, TAIL};
 use ringecho::protocol::violation::Violation;
 
 use crate::random::Random;
@@ -21,8 +22,8 @@ use crate::target::{Stream, Target};
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Octets that are received at a time, at least.
 pub const ROOM: usize = 64 << 10;
-/// What a sync flush ends with and a message leaves out (RFC 7692 section 7.2.1).
-const TAIL: [u8; 4] = [0x00, 0x00, 0xff, 0xff];
+/// The most that an echo may inflate to, in bytes: 1 GiB, the largest message of ringecho.
+const INFLATED_MAX: usize = 1 << 30;
 
 /// Text or binary.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -115,7 +116,7 @@ pub struct Handshake {
 /// What is compressed in both directions, with context takeover.
 struct Codec {
     deflater: Compress,
-    inflater: Decompress,
+    inflater: Inflater,
 }
 
 /// A connection's state.
@@ -187,7 +188,7 @@ pub fn open(
                 }
                 session.codec = Some(Codec {
                     deflater: Compress::new(Compression::default(), false),
-                    inflater: Decompress::new(false),
+                    inflater: Inflater::default(),
                 });
             }
             let response = session.unread()[..accepted.head_bytes].to_vec();
@@ -414,19 +415,7 @@ impl Codec {
     }
 
     fn inflate(&mut self, payload: &[u8]) -> Result<Vec<u8>, Problem> {
-        let input = [payload, &TAIL].concat();
-        let mut output = Vec::with_capacity(payload.len() * 4 + 64);
-        let begin = self.inflater.total_in();
-        loop {
-            let taken = (self.inflater.total_in() - begin) as usize;
-            self.inflater
-                .decompress_vec(&input[taken..], &mut output, FlushDecompress::Sync)
-                .map_err(|_| Problem::Broken(Violation::CompressionInvalid))?;
-            if output.len() < output.capacity() {
-                return Ok(output);
-            }
-            output.reserve(output.capacity());
-        }
+        self.inflater.message(payload, INFLATED_MAX).map_err(Problem::Broken)
     }
 }
 
@@ -479,7 +468,7 @@ mod tests {
     fn an_empty_message_is_compressed_wherever_it_comes() {
         let mut codec = Codec {
             deflater: Compress::new(Compression::default(), false),
-            inflater: Decompress::new(false),
+            inflater: Inflater::default(),
         };
         for payload in [&b""[..], b"", b"one", b"", b"", b"one two"] {
             let deflated = codec.deflate(payload);

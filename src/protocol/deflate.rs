@@ -1,37 +1,31 @@
-//! Compressed messages (RFC 7692 section 7.2): each is inflated piece by piece to be checked, and
-//! compressed again where its octets cannot go back as they came.
+//! Compressed messages of a server's connection (RFC 7692 section 7.2): each is inflated piece by piece
+//! to be checked, and recompressed if its compressed bytes cannot be echoed as they are.
 //!
-//! What is inflated stands nowhere whole. It passes through the worker's scratch memory a piece at
-//! a time, is checked there and, maybe, compressed again, so that a message costs the memory of the
+//! An inflated message is never held whole. It passes through the worker's scratch memory piece by
+//! piece, is checked there and, if need be, compressed again. So a message costs the memory of the
 //! window, whatever it inflates to.
 //!
-//! The inflater always has the largest window. A client that looks further back than it agreed to
-//! is let through: whoever looks back too far meets its own octets again.
-//!
-//! This file knows no frames, and does not say what is mirrored: see `extension`.
+//! This file knows no frames, and does not decide what is mirrored: see `extension`.
 
 use std::cell::RefCell;
 use std::fmt;
 
 use flate2::{Compress, FlushCompress};
-use zlib_rs::{Inflate, InflateFlush, Status};
 
 use super::extension::{Agreement, Echo, WINDOW_BITS_MAX};
+use super::inflate::{Inflater, Outcome, TAIL, TAIL_OUTPUT_MAX};
 use super::utf8::Utf8;
 use super::violation::Violation;
 
-/// Octets that are inflated at a time.
+/// Bytes that are inflated at a time.
 const SCRATCH: usize = 32 << 10;
+const _: () = assert!(SCRATCH >= TAIL_OUTPUT_MAX);
 
-/// An empty block without compression, whole: a header of three bits, padding, and what section
-/// 7.2.1 takes off the end of a message and section 7.2.2 puts back.
-const EMPTY_BLOCK: [u8; 5] = [0, 0, 0, 0xff, 0xff];
-/// What a sender takes off the end of a message.
-const TAIL: &[u8] = &[0, 0, 0xff, 0xff];
+/// The header of an empty block without compression, with its padding. Its length fields are [`TAIL`].
+const EMPTY_BLOCK_HEADER: u8 = 0;
 
-/// The octets of payload that a compressed message may have where `message_max` inflated ones are
-/// allowed: room for what compression adds to octets that cannot be compressed, and for a block
-/// wherever the sender flushed.
+/// The longest payload of a compressed message, in bytes, where a message may inflate to `message_max`
+/// bytes: incompressible data grows by block headers, and each flush of the sender adds a block.
 pub fn compressed_max(message_max: u64) -> u64 {
     message_max + message_max / 8 + 1024
 }
@@ -40,14 +34,14 @@ pub fn compressed_max(message_max: u64) -> u64 {
 #[derive(Debug, Default)]
 pub struct Scratch(RefCell<Vec<u8>>);
 
-/// What the message that is being inflated may be.
+/// What limits the message that is being inflated.
 #[derive(Debug)]
 pub struct Bounds<'a> {
-    /// The most octets that it may inflate to.
+    /// The most bytes that it may inflate to.
     pub message_max: u64,
-    /// Where inflated octets are put to be looked at.
+    /// Where inflated bytes are checked.
     pub scratch: &'a Scratch,
-    /// The text so far, if it is to be one.
+    /// The state of the UTF-8 check, if the message is text.
     pub text: Option<&'a mut Utf8>,
 }
 
@@ -55,32 +49,32 @@ pub struct Bounds<'a> {
 #[derive(Debug)]
 pub struct Compression {
     agreement: Agreement,
-    /// Since the first compressed message.
+    /// Allocated with the first compressed message.
     state: Option<Box<State>>,
 }
 
 impl Compression {
-    /// Nothing is allocated before there is a compressed message.
+    /// Allocates nothing: that happens with the first compressed message.
     pub fn new(agreement: Agreement) -> Compression {
         Compression { agreement, state: None }
     }
 
-    /// What becomes of compressed messages.
+    /// How compressed messages are echoed.
     pub fn echo(&self) -> Echo {
         self.agreement.echo
     }
 
-    /// Octets inflated so far of the message that is unfinished.
+    /// Bytes inflated so far of the unfinished message.
     pub fn inflated_bytes(&self) -> u64 {
-        self.state.as_ref().map_or(0, |state| state.octets)
+        self.state.as_ref().map_or(0, |state| state.inflated_bytes)
     }
 
-    /// Begins a message. `level` is that of a deflater, from 1 to 9.
+    /// Starts a message. `level` is the compression level for recompressing, from 1 to 9.
     pub fn begin(&mut self, level: u8) {
         let state = self.state.get_or_insert_with(|| Box::new(State::new(&self.agreement, level)));
-        state.octets = 0;
+        state.inflated_bytes = 0;
         if self.agreement.client_no_context_takeover {
-            state.inflater.reset(false);
+            state.inflater.reset();
         }
     }
 
@@ -88,7 +82,7 @@ impl Compression {
     ///
     /// # Errors
     ///
-    /// What the first octet that may not be there violates.
+    /// The rule that the first wrong byte breaks.
     pub fn take(&mut self, piece: &[u8], bounds: &mut Bounds<'_>) -> Result<(), Violation> {
         self.state.as_mut().map_or(Ok(()), |state| state.inflate(piece, bounds))
     }
@@ -97,49 +91,52 @@ impl Compression {
     ///
     /// # Errors
     ///
-    /// As [`Compression::take`], and when the payload does not end as section 7.2.1 has it.
+    /// [`Violation::CompressionInvalid`] if the payload does not end where section 7.2.1 lets it end.
     pub fn finish(&mut self, bounds: &mut Bounds<'_>) -> Result<(), Violation> {
         let Some(state) = &mut self.state else { return Ok(()) };
-        state.end(bounds)?;
+        state.finish(bounds)?;
         if let Some(deflater) = &mut state.deflater {
             compress(deflater, &[], &mut state.output, FlushCompress::Sync);
-            match state.output.strip_suffix(TAIL) {
+            match state.output.strip_suffix(&TAIL) {
                 Some(kept) => state.output.truncate(kept.len()),
-                // Nothing to flush since the last message, so the block is still to be written.
-                None => state.output.push(EMPTY_BLOCK[0]),
+                // The deflater flushes nothing if nothing was written since the last flush. An empty
+                // message is this one byte (section 7.2.3.6).
+                None => state.output.push(EMPTY_BLOCK_HEADER),
             }
             if self.agreement.server_no_context_takeover {
                 deflater.reset();
             }
         }
-        state.octets = 0;
+        state.inflated_bytes = 0;
         Ok(())
     }
 
-    /// How many octets [`Compression::take_output`] would give.
+    /// How many bytes [`Compression::take_output`] would return.
     pub fn output_bytes(&self) -> usize {
         self.state.as_ref().map_or(0, |state| state.output.len())
     }
 
-    /// The octets compressed again since the last call.
+    /// The bytes recompressed since the last call.
     pub fn take_output(&mut self) -> Vec<u8> {
         self.state.as_mut().map(|state| std::mem::take(&mut state.output)).unwrap_or_default()
     }
 }
 
 struct State {
-    inflater: Inflate,
-    /// Octets inflated so far of the message.
-    octets: u64,
-    /// Where messages are compressed again.
+    inflater: Inflater,
+    /// Bytes inflated so far of the message.
+    inflated_bytes: u64,
+    /// Present if messages are recompressed.
     deflater: Option<Compress>,
-    /// What came out of it.
+    /// Its output.
     output: Vec<u8>,
 }
 
 impl fmt::Debug for State {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("State").field("octets", &self.octets).finish_non_exhaustive()
+        f.debug_struct("State")
+            .field("inflated_bytes", &self.inflated_bytes)
+            .finish_non_exhaustive()
     }
 }
 
@@ -150,95 +147,62 @@ impl State {
             Compress::new_with_window_bits(flate2::Compression::new(level.into()), false, bits)
         };
         State {
-            inflater: Inflate::new(false, WINDOW_BITS_MAX),
-            octets: 0,
+            inflater: Inflater::default(),
+            inflated_bytes: 0,
             deflater: (agreement.echo == Echo::Recompressed).then(deflater),
             output: Vec::new(),
         }
     }
 
     fn inflate(&mut self, mut piece: &[u8], bounds: &mut Bounds<'_>) -> Result<(), Violation> {
+        let scratch = &mut *bounds.scratch.0.borrow_mut();
+        scratch.resize(SCRATCH, 0);
         loop {
-            let step = self.step(piece, InflateFlush::NoFlush, bounds)?;
+            let step = self.inflater.step(piece, scratch);
             piece = &piece[step.read..];
-            // Else more may be ready than the scratch had room for, or another data set follows.
-            if !step.has_ended && step.written < SCRATCH {
-                return Ok(());
+            // These bytes come first, however the step ended.
+            self.accept(&scratch[..step.written], bounds.message_max, bounds.text.as_deref_mut())?;
+            match step.outcome {
+                Outcome::Invalid => return Err(Violation::CompressionInvalid),
+                Outcome::Paused if step.written < SCRATCH => return Ok(()),
+                // More output may be ready than the scratch had room for, or another data set follows.
+                Outcome::Paused | Outcome::DataSetEnded => {}
             }
         }
     }
 
-    /// Checks that the payload ends where the octets that its sender took off belong: between two
-    /// blocks, at the end of an octet. The inflater stops behind a block, so it reads these octets
-    /// and no more, and then an empty block and no more. That block leaves no trace.
-    fn end(&mut self, bounds: &mut Bounds<'_>) -> Result<(), Violation> {
-        let [tail, probe] = [[TAIL, &EMPTY_BLOCK].concat(), [&EMPTY_BLOCK[..], &[0]].concat()];
-        let step = self.step(&tail, InflateFlush::Block, bounds)?;
-        if step.read != TAIL.len() {
-            return Err(Violation::CompressionInvalid);
+    fn finish(&mut self, bounds: &mut Bounds<'_>) -> Result<(), Violation> {
+        let scratch = &mut *bounds.scratch.0.borrow_mut();
+        scratch.resize(SCRATCH, 0);
+        let added = self.inflater.finish(scratch)?;
+        self.accept(&scratch[..added], bounds.message_max, bounds.text.as_deref_mut())
+    }
+
+    /// Checks the next piece of the inflated message, and compresses it again if need be.
+    fn accept(
+        &mut self,
+        piece: &[u8],
+        message_max: u64,
+        text: Option<&mut Utf8>,
+    ) -> Result<(), Violation> {
+        let allowed = (message_max - self.inflated_bytes).min(piece.len() as u64) as usize;
+        if let Some(text) = text {
+            text.check(&piece[..allowed]).map_err(|_| Violation::TextNotUtf8)?;
         }
-        let step = self.step(&probe, InflateFlush::Block, bounds)?;
-        // Behind the last block of a data set it stops too, and says only now that this was the end.
-        let read = if step.has_ended { 0 } else { EMPTY_BLOCK.len() };
-        if step.read != read || step.written > 0 {
-            return Err(Violation::CompressionInvalid);
+        if allowed < piece.len() {
+            return Err(Violation::MessageTooBig);
+        }
+        self.inflated_bytes += piece.len() as u64;
+        if let Some(deflater) = &mut self.deflater
+            && !piece.is_empty()
+        {
+            compress(deflater, piece, &mut self.output, FlushCompress::None);
         }
         Ok(())
     }
-
-    /// Inflates as much of `input` as the scratch has room for.
-    fn step(
-        &mut self,
-        input: &[u8],
-        flush: InflateFlush,
-        bounds: &mut Bounds<'_>,
-    ) -> Result<Step, Violation> {
-        let scratch = &mut *bounds.scratch.0.borrow_mut();
-        scratch.resize(SCRATCH, 0);
-        let (total_in, total_out) = (self.inflater.total_in(), self.inflater.total_out());
-        let status = self.inflater.decompress(input, scratch, flush);
-        let read = (self.inflater.total_in() - total_in) as usize;
-        let written = (self.inflater.total_out() - total_out) as usize;
-        // Whatever ended it, these octets came first.
-        let output = &scratch[..written];
-        let allowed = (bounds.message_max - self.octets).min(written as u64) as usize;
-        if let Some(text) = &mut bounds.text {
-            text.check(&output[..allowed]).map_err(|_| Violation::TextNotUtf8)?;
-        }
-        if allowed < written {
-            return Err(Violation::MessageTooBig);
-        }
-        self.octets += written as u64;
-        if let Some(deflater) = &mut self.deflater
-            && !output.is_empty()
-        {
-            compress(deflater, output, &mut self.output, FlushCompress::None);
-        }
-        let has_ended = match status {
-            Ok(Status::Ok | Status::BufError) => false,
-            // A block with BFINAL set ends a data set of DEFLATE (RFC 1951 section 3.2.3); what
-            // follows in this message or the next is another, and refers to nothing before it.
-            Ok(Status::StreamEnd) => {
-                self.inflater.reset(false);
-                true
-            }
-            Err(_) => return Err(Violation::CompressionInvalid),
-        };
-        Ok(Step { read, written, has_ended })
-    }
 }
 
-/// What one call of the inflater did.
-struct Step {
-    /// Octets taken from the input.
-    read: usize,
-    /// Octets inflated.
-    written: usize,
-    /// Whether a data set has ended.
-    has_ended: bool,
-}
-
-/// Compresses all of `input` and adds what comes out to `output`.
+/// Compresses all of `input` and appends what comes out to `output`.
 fn compress(deflater: &mut Compress, mut input: &[u8], output: &mut Vec<u8>, flush: FlushCompress) {
     loop {
         output.reserve(input.len() / 2 + 64);

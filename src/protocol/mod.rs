@@ -15,6 +15,7 @@ pub mod deflate;
 pub mod extension;
 pub mod frame;
 pub mod handshake;
+pub mod inflate;
 pub mod mask;
 pub mod utf8;
 pub mod violation;

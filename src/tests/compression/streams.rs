@@ -1,6 +1,6 @@
 //! Compressed streams that are right, damaged or made up, against the plain inflater.
 
-use ringecho::protocol::Policy;
+use ringecho::protocol::{Policy, Settings};
 
 use crate::agreement::{Agreed, settings};
 use crate::answer::{Answer, answer, certain_after, check_certain, closing, every_cut, judge};
@@ -210,6 +210,52 @@ fn what_ends_a_data_set_ends_all_references_into_it() {
                 assert_eq!(answer.code(), is_wrong.then_some(1007), "{offer} {first:x?}");
                 assert_eq!(answer.frames.len(), 2);
             }
+        }
+    }
+}
+
+/// The receiver adds a tail to each payload (RFC 7692 section 7.2.2). Where the payload ends in the wrong
+/// place, whatever that inflates to is not the peer's data: not text, and not part of its length.
+#[test]
+fn what_the_tail_inflates_to_is_not_the_peers_data() {
+    let mut payloads: Vec<Vec<u8>> = (0..=u8::MAX).map(|byte| vec![byte]).collect();
+    payloads.push(Vec::new());
+    for mut case in cases("what_the_tail_inflates_to", 400) {
+        let length = 2 + case.random.below(8);
+        payloads.push(case.random.octets(length));
+        let whole = b"\x00\x05\x00\xfa\xffHello\xf2\x48\xcd\xc9\xc9\x07\x00";
+        payloads.push(whole[..case.random.below(whole.len())].to_vec());
+    }
+    for payload in &payloads {
+        for (opcode, message_max) in
+            [(TEXT, 3), (BINARY, 3), (TEXT, MESSAGE_MAX), (BINARY, MESSAGE_MAX)]
+        {
+            for policy in POLICIES {
+                check_tail(opcode, payload, Settings { message_max, ..settings(policy) });
+            }
+        }
+    }
+}
+
+/// A message of one frame and of two, the first of them empty, is judged as the plain inflater has it.
+fn check_tail(opcode: u8, payload: &[u8], settings: Settings) {
+    let is_text = opcode == TEXT;
+    let is_wrong_before_its_end = certain_after(payload, is_text, settings.message_max).is_some();
+    let verdict = judge(&Inflater::default(), payload, true);
+    let is_too_big = |message: &Vec<u8>| message.len() as u64 > settings.message_max;
+    let is_accepted = verdict.as_ref().is_ok_and(|message| {
+        !is_too_big(message) && (!is_text || std::str::from_utf8(message).is_ok())
+    });
+    let opening = frame(opcode & !FIN | RSV1, b"");
+    for octets in [frame(opcode | RSV1, payload), [opening, frame(FIN, payload)].concat()] {
+        let answer = answer(settings, "permessage-deflate", &octets, &[]);
+        let last = answer.frames.last().expect("an answer");
+        let reason = last.payload.get(2..).map(String::from_utf8_lossy);
+        let what = format!("{reason:?} {octets:x?} {settings:?}");
+        assert_eq!(answer.code().is_none(), is_accepted, "{what}");
+        if verdict.is_err() && !is_wrong_before_its_end {
+            assert_eq!(answer.code(), Some(1007), "{what}");
+            assert_eq!(reason.as_deref(), Some("compressed message cannot be inflated"), "{what}");
         }
     }
 }

@@ -1,0 +1,213 @@
+//! Inflating the payloads of compressed messages (RFC 7692 section 7.2.2), for either role.
+//!
+//! A sender takes the tail `00 00 ff ff` off the end of each message, and the receiver puts it back.
+//! Where the payload ends in the wrong place, the tail inflates to anything, which is not the peer's
+//! data. So [`Inflater::finish`] first checks where the payload ends, and hands output out only then.
+//!
+//! A block with BFINAL set ends a data set of DEFLATE (RFC 1951 section 3.2.3, RFC 7692 section
+//! 7.2.3.4). What follows, in the same message or the next, is another data set, which refers to
+//! nothing before it.
+//!
+//! The inflater always has the largest window, so a peer that refers further back than it agreed to
+//! gets through. This file knows neither frames nor text.
+
+use std::fmt;
+
+use zlib_rs::{Inflate, InflateFlush, Status};
+
+use super::extension::WINDOW_BITS_MAX;
+use super::violation::Violation;
+
+/// What a sender takes off the end of a message (RFC 7692 section 7.2.1): the length fields of an
+/// empty block without compression.
+pub const TAIL: [u8; 4] = [0, 0, 0xff, 0xff];
+
+/// A whole empty block without compression: a header of three bits, padding, and [`TAIL`].
+const EMPTY_BLOCK: [u8; 5] = [0, 0, 0, 0xff, 0xff];
+
+/// The most that the tail can inflate to, in bytes, generously: 32 bits hold at most 16 references of
+/// 258 bytes.
+pub(super) const TAIL_OUTPUT_MAX: usize = 8 << 10;
+
+/// The inflater of one direction of a connection.
+pub struct Inflater(Inflate);
+
+impl fmt::Debug for Inflater {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Inflater").field("total_out", &self.0.total_out()).finish_non_exhaustive()
+    }
+}
+
+impl Default for Inflater {
+    fn default() -> Inflater {
+        Inflater(Inflate::new(false, WINDOW_BITS_MAX))
+    }
+}
+
+/// What one call of the inflater did.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Step {
+    /// Bytes taken from the input.
+    pub(super) read: usize,
+    /// Bytes of output. They come before what `outcome` says, also where that is an error.
+    pub(super) written: usize,
+    pub(super) outcome: Outcome,
+}
+
+/// How a call of the inflater ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// The input is used up, or the output is full.
+    Paused,
+    /// A data set has ended, and the next one begins.
+    DataSetEnded,
+    /// What follows cannot be inflated.
+    Invalid,
+}
+
+impl Inflater {
+    /// Forgets all earlier messages.
+    pub fn reset(&mut self) {
+        self.0.reset(false);
+    }
+
+    /// Inflates a whole message.
+    ///
+    /// # Errors
+    ///
+    /// [`Violation::CompressionInvalid`] if the payload cannot be inflated or does not end between two
+    /// blocks, [`Violation::MessageTooBig`] if it inflates to more than `message_max` bytes. Nothing
+    /// more can be inflated after an error.
+    pub fn message(
+        &mut self,
+        mut payload: &[u8],
+        message_max: usize,
+    ) -> Result<Vec<u8>, Violation> {
+        let mut message = vec![0; payload.len().saturating_mul(4).clamp(64, 64 << 10)];
+        let mut length = 0;
+        loop {
+            let step = self.step(payload, &mut message[length..]);
+            payload = &payload[step.read..];
+            length += step.written;
+            if length > message_max {
+                return Err(Violation::MessageTooBig);
+            }
+            match step.outcome {
+                Outcome::Invalid => return Err(Violation::CompressionInvalid),
+                // More output may be ready than there was room for.
+                Outcome::Paused if length == message.len() => message.resize(2 * length, 0),
+                Outcome::Paused => break,
+                Outcome::DataSetEnded => {}
+            }
+        }
+        message.resize(length + TAIL_OUTPUT_MAX, 0);
+        length += self.finish(&mut message[length..])?;
+        message.truncate(length);
+        if length > message_max { Err(Violation::MessageTooBig) } else { Ok(message) }
+    }
+
+    /// Inflates as much of `input` as `output` has room for.
+    pub(super) fn step(&mut self, input: &[u8], output: &mut [u8]) -> Step {
+        self.step_until(InflateFlush::NoFlush, input, output)
+    }
+
+    /// Ends a message, after all output of its payload has been taken: checks that the payload ends
+    /// where the tail belongs, so that both end between two blocks, at the end of a byte. Returns how
+    /// much the tail has added to the message in `output`, which has room for [`TAIL_OUTPUT_MAX`]: nothing,
+    /// unless the payload ends within a block that the tail completes.
+    ///
+    /// The inflater stops after each block. So it must read the tail and nothing beyond, and then an
+    /// empty block and nothing beyond.
+    ///
+    /// # Errors
+    ///
+    /// [`Violation::CompressionInvalid`]. A payload without a byte is such a case: the tail alone is no
+    /// block (section 7.2.3.6 writes an empty message as one byte, zero).
+    pub(super) fn finish(&mut self, output: &mut [u8]) -> Result<usize, Violation> {
+        let [tail, probe] = [[&TAIL[..], &EMPTY_BLOCK].concat(), [&EMPTY_BLOCK[..], &[0]].concat()];
+        let added = self.step_until(InflateFlush::Block, &tail, output);
+        if added.read != TAIL.len() || added.outcome == Outcome::Invalid {
+            return Err(Violation::CompressionInvalid);
+        }
+        let step = self.step_until(InflateFlush::Block, &probe, &mut [0]);
+        // After the last block of a data set the inflater stops as well, and only reports that end now.
+        let read = if step.outcome == Outcome::DataSetEnded { 0 } else { EMPTY_BLOCK.len() };
+        if step.read != read || step.written > 0 || step.outcome == Outcome::Invalid {
+            return Err(Violation::CompressionInvalid);
+        }
+        Ok(added.written)
+    }
+
+    fn step_until(&mut self, flush: InflateFlush, input: &[u8], output: &mut [u8]) -> Step {
+        let (total_in, total_out) = (self.0.total_in(), self.0.total_out());
+        let status = self.0.decompress(input, output, flush);
+        let read = (self.0.total_in() - total_in) as usize;
+        let written = (self.0.total_out() - total_out) as usize;
+        let outcome = match status {
+            Ok(Status::Ok | Status::BufError) => Outcome::Paused,
+            Ok(Status::StreamEnd) => {
+                self.reset();
+                Outcome::DataSetEnded
+            }
+            Err(_) => Outcome::Invalid,
+        };
+        Step { read, written, outcome }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HELLO: &[u8] = b"\xf2\x48\xcd\xc9\xc9\x07\x00";
+    /// Section 7.2.3.4: the same with BFINAL set, and the empty block that is appended then.
+    const HELLO_FINAL: &[u8] = b"\xf3\x48\xcd\xc9\xc9\x07\x00\x00";
+    /// Section 7.2.3.2: a reference to the message before.
+    const HELLO_AGAIN: &[u8] = b"\xf2\x00\x11\x00\x00";
+
+    #[test]
+    fn messages_one_after_the_other() {
+        let mut inflater = Inflater::default();
+        for (payload, message) in [
+            (HELLO, &b"Hello"[..]),
+            (HELLO_AGAIN, b"Hello"),
+            (b"\0", b""),
+            (HELLO_AGAIN, b"Hello"),
+            (HELLO_FINAL, b"Hello"),
+            (HELLO, b"Hello"),
+            // A block of four bytes, which are those of the tail.
+            (b"\x00\x04\x00\xfb\xff", b"\x00\x00\xff\xff"),
+            (b"\x01\x05\0\xfa\xffHello\xf3\x48\xcd\xc9\xc9\x07\x00\x00", b"HelloHello"),
+        ] {
+            assert_eq!(inflater.message(payload, 10).as_deref(), Ok(message), "{payload:x?}");
+        }
+        assert_eq!(inflater.message(HELLO, 4), Err(Violation::MessageTooBig));
+    }
+
+    #[test]
+    fn a_data_set_that_ended_is_not_referred_to() {
+        let mut inflater = Inflater::default();
+        inflater.message(HELLO_FINAL, 5).expect("a message");
+        assert_eq!(inflater.message(HELLO_AGAIN, 5), Err(Violation::CompressionInvalid));
+    }
+
+    #[test]
+    fn a_payload_that_does_not_end_between_two_blocks_is_refused() {
+        for payload in [&b""[..], &HELLO[..6], &HELLO_FINAL[..7], b"\x00\x05\x00\xfa\xffHell"] {
+            let message = Inflater::default().message(payload, 5);
+            assert_eq!(message, Err(Violation::CompressionInvalid), "{payload:x?}");
+        }
+    }
+
+    #[test]
+    fn a_message_far_longer_than_its_payload_comes_out_whole() {
+        let mut deflater = flate2::Compress::new(flate2::Compression::best(), false);
+        let message = vec![7; 300_000];
+        let mut payload = Vec::with_capacity(message.len());
+        let flush = flate2::FlushCompress::Sync;
+        deflater.compress_vec(&message, &mut payload, flush).expect("room for all");
+        let payload = payload.strip_suffix(&TAIL).expect("a flush ends with it");
+        let mut inflater = Inflater::default();
+        assert_eq!(inflater.message(payload, message.len()).as_deref(), Ok(&message[..]));
+    }
+}
