@@ -1,8 +1,5 @@
 //! Many connections, and peers that behave badly, on the kernel's own ring.
 
-mod support;
-
-use std::fs;
 use std::io::{ErrorKind, Write};
 use std::net::Shutdown;
 use std::process::Command;
@@ -10,25 +7,12 @@ use std::thread;
 use std::time::Duration;
 
 use rustix::net::sockopt;
-use rustix::process::{Pid, Resource, Rlimit, getrlimit, setrlimit};
-use support::{
-    BINARY, CLOSE, Client, FIN, PING, PONG, PROGRAM, REQUEST, RESPONSE, Server, TEXT, frame,
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use testkit::server::program;
+use testkit::{
+    BINARY, CLOSE, Client, FIN, PING, PONG, REQUEST, RESPONSE, Random, Server, TEXT, frame,
     pattern, reply, say, wait_until,
 };
-
-/// Octets of memory that a process has in use.
-fn resident_octets(pid: Pid) -> u64 {
-    let text = fs::read_to_string(format!("/proc/{}/smaps_rollup", pid.as_raw_pid()));
-    let text = text.expect("a process");
-    let line = text.lines().find_map(|line| line.strip_prefix("Rss:")).expect("a line");
-    let kilobytes = line.trim().strip_suffix(" kB").expect("kilobytes");
-    kilobytes.parse::<u64>().expect("a number") * 1024
-}
-
-/// How many descriptors a process has open.
-fn descriptors(pid: Pid) -> usize {
-    fs::read_dir(format!("/proc/{}/fd", pid.as_raw_pid())).expect("a process").count()
-}
 
 /// Whether this process may have this many descriptors, having tried.
 fn may_have_descriptors(count: u64) -> bool {
@@ -40,26 +24,9 @@ fn may_have_descriptors(count: u64) -> bool {
     getrlimit(Resource::Nofile).current.is_none_or(|current| current >= count)
 }
 
-/// Keeps the kernel from taking ever more for a client that does not read. Less than a few segments
-/// of the loopback would make the server's kernel wait for timers.
-fn limit_receiving(client: &Client) {
-    sockopt::set_socket_recv_buffer_size(client.stream(), 256 << 10).expect("an option");
-}
-
 /// Closes with a reset instead of FIN.
 fn reset(client: Client) {
     sockopt::set_socket_linger(client.stream(), Some(Duration::ZERO)).expect("an option");
-}
-
-/// Octets that follow no rule but are the same in each run.
-fn noise(seed: u64, length: usize) -> Vec<u8> {
-    let mut state = seed;
-    let octet = || {
-        // The generator of Knuth's MMIX.
-        state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-        (state >> 56) as u8
-    };
-    std::iter::repeat_with(octet).take(length).collect()
 }
 
 #[test]
@@ -68,7 +35,7 @@ fn ten_thousand_connections_come_and_go_and_leave_nothing_behind() {
     const CONNECTIONS: u64 = 10_000;
     let server = Server::start(&[]);
     let address = server.address();
-    let before = descriptors(server.pid());
+    let before = server.descriptors();
     let visit = move |number: u64| {
         let mut client = Client::open(address);
         match number % 10 {
@@ -102,7 +69,7 @@ fn ten_thousand_connections_come_and_go_and_leave_nothing_behind() {
     client.echo(TEXT, b"still here");
     client.close();
     server.wait_for_count("connections_open", 0);
-    assert_eq!(descriptors(server.pid()), before);
+    assert_eq!(server.descriptors(), before);
     let ended = server.terminate();
     assert_eq!(ended.count("connections_rejected"), 0);
     assert_eq!(ended.count("protocol_violations"), 0);
@@ -119,7 +86,7 @@ fn peers_that_reset_within_their_requests_are_forgotten() {
     const CONNECTIONS: usize = 250;
     let server = Server::start(&[]);
     let address = server.address();
-    let before = descriptors(server.pid());
+    let before = server.descriptors();
     let visit = move |number| {
         let client = if number % 16 == 0 {
             let mut client = Client::connect(address);
@@ -142,7 +109,7 @@ fn peers_that_reset_within_their_requests_are_forgotten() {
         server.wait_for_count("connections_accepted", (round * THREADS * CONNECTIONS) as u64);
     }
     server.wait_for_count("connections_open", 0);
-    assert_eq!(descriptors(server.pid()), before);
+    assert_eq!(server.descriptors(), before);
 }
 
 #[test]
@@ -150,11 +117,11 @@ fn whoever_leaves_in_whichever_way_the_others_get_what_is_theirs() {
     for wait in ["block", "adaptive", "sqpoll"] {
         let server = Server::start(&["--buffers", "4", "--wait", wait]);
         let address = server.address();
-        let before = descriptors(server.pid());
+        let before = server.descriptors();
         let threads: Vec<_> = (0..16)
             .map(|number| {
                 thread::spawn(move || {
-                    let choices = noise(number, 1_000);
+                    let choices = Random::new(number).bytes(1_000);
                     for choice in choices.chunks_exact(10) {
                         let mut client = Client::connect(address);
                         for &length in &choice[..usize::from(choice[8] % 8)] {
@@ -186,7 +153,7 @@ fn whoever_leaves_in_whichever_way_the_others_get_what_is_theirs() {
         }
         server.wait_for_count("connections_accepted", 1_600);
         server.wait_for_count("connections_open", 0);
-        assert_eq!(descriptors(server.pid()), before);
+        assert_eq!(server.descriptors(), before);
         let ended = server.terminate();
         assert_eq!(ended.status.code(), Some(0), "{wait} {ended:?}");
         assert_eq!(ended.count("protocol_violations"), 0);
@@ -208,7 +175,7 @@ fn five_thousand_connections_echo_at_once_and_cost_little_when_idle() {
     for _ in 0..600 {
         first.echo(BINARY, &pattern(16_000));
     }
-    let before = resident_octets(server.pid());
+    let before = server.resident_bytes();
     let mut clients: Vec<Client> =
         (0..CONNECTIONS).map(|_| Client::connect(server.address())).collect();
     for round in 0..3 {
@@ -220,7 +187,7 @@ fn five_thousand_connections_echo_at_once_and_cost_little_when_idle() {
             client.expect(TEXT, message(number).as_bytes());
         }
         if round == 0 {
-            let grown = resident_octets(server.pid()).saturating_sub(before);
+            let grown = server.resident_bytes().saturating_sub(before);
             let each = grown / CONNECTIONS as u64;
             say(&format!("memory of an idle connection: {each} octets"));
             assert!(each <= octets_max, "{grown} octets for {CONNECTIONS} connections");
@@ -260,10 +227,10 @@ impl Flood {
     /// Sends the flood on a new connection of `server`; checks that `other` is served meanwhile,
     /// that the memory stays within bounds, and that every octet comes back once it is read.
     fn overwhelm(self, server: &Server, other: &mut Client, growth_max: u64) {
-        let before = resident_octets(server.pid());
+        let before = server.resident_bytes();
         let received_before = server.count("bytes_in");
         let mut greedy = Client::connect(server.address());
-        limit_receiving(&greedy);
+        greedy.limit_receiving();
         if let Some(opening) = self.opening {
             greedy.echo(opening, b"");
         }
@@ -285,7 +252,7 @@ impl Flood {
             received = server.count("bytes_in");
             received == last + 100 * 12
         });
-        let grown = resident_octets(server.pid()).saturating_sub(before);
+        let grown = server.resident_bytes().saturating_sub(before);
         let received = received - received_before;
         say(&format!("memory of a peer that does not read: {grown} octets ({self:?})"));
         assert!(received < sent * 3 / 4, "{received} octets taken of {sent}: {self:?}");
@@ -397,7 +364,7 @@ fn slow_readers_get_every_octet_from_few_buffers() {
             thread::spawn(move || {
                 let mut client = Client::connect(address);
                 // So the server's sends are cut short over and over.
-                limit_receiving(&client);
+                client.limit_receiving();
                 let payload = pattern(5_000 + number);
                 let expected = reply(BINARY, &payload);
                 let mut stream = client.stream().try_clone().expect("a descriptor");
@@ -429,7 +396,7 @@ fn an_echo_that_is_cut_short_gives_its_buffer_back() {
     let server = Server::start(&["--workers", "1", "--buffers", "4"]);
     let mut other = Client::connect(server.address());
     let mut client = Client::connect(server.address());
-    limit_receiving(&client);
+    client.limit_receiving();
     // Each fits a buffer, and is echoed from there because nothing waits in front of it.
     let payload = |number: u32| {
         let mut payload = pattern(15_900);
@@ -455,14 +422,14 @@ fn connections_beyond_the_descriptors_wait_and_are_served() {
     const LIMIT: usize = 40;
     let mut command = Command::new("sh");
     // Both the soft limit and the hard one.
-    command.args(["-c", &format!("ulimit -n {LIMIT} && exec \"$@\""), "sh", PROGRAM]);
+    command.args(["-c", &format!("ulimit -n {LIMIT} && exec \"$@\""), "sh"]).arg(program());
     command.args(["--listen", "127.0.0.1:0", "--workers", "1"]);
     let server = Server::start_by(command);
     let mut clients: Vec<Client> = (0..60).map(|_| Client::open(server.address())).collect();
     for client in &mut clients {
         client.write(REQUEST.as_bytes());
     }
-    wait_until("it has no descriptors left", || descriptors(server.pid()) >= LIMIT);
+    wait_until("it has no descriptors left", || server.descriptors() >= LIMIT);
     // Long enough that it tries again many times.
     thread::sleep(Duration::from_secs(1));
     for mut client in clients {
@@ -514,7 +481,7 @@ fn connections_over_the_maximum_are_refused_until_one_leaves() {
 #[test]
 fn clients_that_die_within_a_frame_are_forgotten() {
     let server = Server::start(&["--workers", "2"]);
-    let before = descriptors(server.pid());
+    let before = server.descriptors();
     let message = frame(BINARY, &pattern(200_000));
     let held = frame(TEXT, &pattern(200_000));
     for die in [drop, reset] {
@@ -530,7 +497,7 @@ fn clients_that_die_within_a_frame_are_forgotten() {
         }
         clients.into_iter().for_each(die);
         server.wait_for_count("connections_open", 0);
-        assert_eq!(descriptors(server.pid()), before);
+        assert_eq!(server.descriptors(), before);
     }
     // All buffers have come back: 256 messages under way at once need not wait for any.
     let exhausted = server.count("buffers_exhausted");
@@ -699,12 +666,12 @@ fn text_that_comes_in_pieces_is_held_and_comes_back_whole() {
 #[test]
 fn garbage_is_answered_with_400() {
     let server = Server::start(&[]);
-    let mut garbage: Vec<Vec<u8>> = (1..=50).map(|seed| noise(seed, 4_096)).collect();
+    let mut garbage: Vec<Vec<u8>> = (1..=50).map(|seed| Random::new(seed).bytes(4_096)).collect();
     garbage.push(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03".to_vec());
     garbage.push(b"\0".to_vec());
     garbage.push(b"SSH-2.0-OpenSSH_9.9\r\n".to_vec());
     garbage.push(frame(TEXT, b"a frame before the handshake"));
-    garbage.push(noise(51, 100_000));
+    garbage.push(Random::new(51).bytes(100_000));
     let rejected = garbage.len() as u64;
     for octets in garbage {
         let mut client = Client::open(server.address());

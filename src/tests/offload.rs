@@ -18,8 +18,7 @@ use rustix::net::{SendFlags, send, sockopt};
 use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
 use support::{
     BINARY, CLOSE, Client, Ended, PING, PONG, PROGRAM, REQUEST, RESPONSE, Server, TEXT,
-    can_offload, cases, frame, limit_receiving, pattern, reply, resident_octets, run, run_by, say,
-    wait_until, without,
+    can_offload, cases, frame, pattern, reply, run, run_by, say, wait_until, without,
 };
 
 const ON: [&str; 6] = ["--engine", "uring", "--workers", "1", "--offload", "on"];
@@ -399,10 +398,10 @@ fn a_peer_that_never_reads_costs_bounded_memory_and_then_gets_every_octet() {
     for payload in [0, 16, 1000, 4096, 16 << 10] {
         let Some(server) = offloading(TEST) else { return };
         let mut client = Client::connect(server.address());
-        limit_receiving(&client);
+        client.limit_receiving();
         let payload = pattern(payload);
         let (sent, expected) = (frame(BINARY, &payload), reply(BINARY, &payload));
-        let (resident, tcp, free) = (resident_octets(server.pid()), tcp_octets(), free_octets());
+        let (resident, tcp, free) = (server.resident_bytes(), tcp_octets(), free_octets());
         let (mut taken, mut last) = (0, Instant::now());
         while taken < OFFERED && last.elapsed() < Duration::from_millis(500) {
             let rest = &sent[(taken % sent.len() as u64) as usize..];
@@ -414,7 +413,7 @@ fn a_peer_that_never_reads_costs_bounded_memory_and_then_gets_every_octet() {
                 Err(_) => thread::sleep(Duration::from_millis(1)),
             }
         }
-        let resident = resident_octets(server.pid()).saturating_sub(resident);
+        let resident = server.resident_bytes().saturating_sub(resident);
         let tcp = tcp_octets().saturating_sub(tcp);
         let free = free.saturating_sub(free_octets());
         let offloaded = server.count("messages_offloaded");

@@ -3,17 +3,16 @@
 //!
 //! What is right is compared with an oracle elsewhere; here one engine is the measure of the others.
 
-mod support;
-
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::thread;
 
-use support::{
-    BINARY, CLOSE, FIN, PING, PONG, REQUEST, RESPONSE, Random, Server, TEXT, TIMEOUT, can_offload,
-    cases, frame, pattern, reply, say, temporary_file,
+use testkit::server::can_offload;
+use testkit::{
+    BINARY, CLOSE, FIN, PING, PONG, REQUEST, RESPONSE, RSV1, Random, Server, TEXT, TIMEOUT, cases,
+    frame, pattern, reply, say, temporary_file,
 };
 
 /// The engines, the measure first, each with ways to wait that it does not share with others.
@@ -29,7 +28,6 @@ const ENGINES: &[&[&str]] = &[
 /// Not among them: for what it cannot be asked for, and where it may not be had.
 const OFFLOAD: &[&str] = &["--engine", "uring", "--wait", "block", "--offload", "on"];
 
-const RSV1: u8 = 0x40;
 /// "Hello", compressed (RFC 7692 section 7.2.3.1).
 const HELLO: &[u8] = b"\xf2\x48\xcd\xc9\xc9\x07\x00";
 
@@ -365,7 +363,7 @@ fn said(random: &mut Random, is_small: bool) -> (Vec<u8>, usize) {
         }
         6 => {
             let length = random.below(200);
-            whole(BINARY, &random.octets(length))
+            whole(BINARY, &random.bytes(length))
         }
         _ => {
             let length = random.below(126);

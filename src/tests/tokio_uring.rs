@@ -10,9 +10,7 @@ use std::thread;
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal};
-use support::{
-    BINARY, Client, REQUEST, Server, TEXT, frame, limit_receiving, pattern, reply, wait_until,
-};
+use support::{BINARY, Client, REQUEST, Server, TEXT, frame, pattern, reply, wait_until};
 
 /// Octets of a message that is written again and again and not read.
 const MESSAGE: usize = 60_000;
@@ -42,7 +40,7 @@ fn descriptors(pid: Pid) -> usize {
 /// could not write any more of its last message, and how many messages there are.
 fn stuck_client(server: &Server) -> (Client, Vec<u8>, usize) {
     let client = Client::connect(server.address());
-    limit_receiving(&client);
+    client.limit_receiving();
     client.stream().set_nonblocking(true).expect("an option");
     let message = frame(BINARY, &pattern(MESSAGE));
     let (mut written, mut refusals) = (0, 0);

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 
 use ringecho::protocol::{Policy, Protocol, Settings};
 
-use crate::support::{Client, REQUEST, Server};
 use crate::{BITS_MAX, MESSAGE_MAX};
+use testkit::{Client, REQUEST, Server};
 
 pub(crate) fn settings(policy: Policy) -> Settings {
     Settings { protocol: Protocol::WebSocket, message_max: MESSAGE_MAX, policy, level: 6 }

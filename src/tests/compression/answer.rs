@@ -3,55 +3,16 @@
 use ringecho::metrics::Counters;
 use ringecho::protocol::{Context, Policy, Settings};
 
-use crate::RSV1;
+use testkit::frame::parse;
+use testkit::inflate::Inflater;
+use testkit::{FIN, Frame, RSV1, frame};
+
 use crate::peer::Peer;
-use crate::receiver::{End, Inflater};
-use crate::support::{self, CLOSE, FIN, frame};
-
-/// Takes replies apart, all of which are whole.
-pub(crate) fn parse(mut octets: &[u8]) -> Vec<support::Frame> {
-    let mut frames = Vec::new();
-    while let [first, second, rest @ ..] = octets {
-        let extension = match second {
-            0..126 => 0,
-            126 => 2,
-            127 => 8,
-            _ => panic!("a server does not mask"),
-        };
-        let (extension, rest) = rest.split_at(extension);
-        let length = match extension {
-            [] => usize::from(*second),
-            _ => extension.iter().fold(0, |length, &octet| length << 8 | usize::from(octet)),
-        };
-        let (payload, rest) = rest.split_at(length);
-        frames.push(support::Frame { first: *first, payload: payload.to_vec() });
-        octets = rest;
-    }
-    assert_eq!(octets, b"", "the last frame is whole");
-    frames
-}
-
-/// The code in a close frame.
-pub(crate) fn closing(frame: &support::Frame) -> Option<u16> {
-    let code = frame.payload.first_chunk().map(|code| u16::from_be_bytes(*code));
-    code.filter(|_| frame.first == CLOSE)
-}
-
-/// What a message inflates to behind those that `inflater` has seen, with `is_whole` or so far.
-pub(crate) fn judge(inflater: &Inflater, payload: &[u8], is_whole: bool) -> Result<Vec<u8>, End> {
-    let mut inflater = inflater.clone();
-    if is_whole {
-        return inflater.message(payload);
-    }
-    let mut output = Vec::new();
-    inflater.inflate(payload, &mut output);
-    Ok(output)
-}
 
 /// After how many octets of its payload it is certain that a message is no text, or too large.
 pub(crate) fn certain_after(payload: &[u8], is_text: bool, message_max: u64) -> Option<usize> {
     (0..=payload.len()).find(|&end| {
-        let output = judge(&Inflater::default(), &payload[..end], false).expect("it is not whole");
+        let output = Inflater::default().beginning(&payload[..end]);
         let is_wrong = std::str::from_utf8(&output).is_err_and(|error| error.error_len().is_some());
         is_text && is_wrong || output.len() as u64 > message_max
     })
@@ -80,7 +41,7 @@ pub(crate) fn check_certain_in(settings: Settings, octets: &[u8], certain: usize
 /// What a server answers to a stream behind its handshake.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Answer {
-    pub(crate) frames: Vec<support::Frame>,
+    pub(crate) frames: Vec<Frame>,
     /// After how many octets it had no more to say.
     pub(crate) closed_after: Option<usize>,
 }
@@ -88,7 +49,7 @@ pub(crate) struct Answer {
 impl Answer {
     /// The code with which it failed.
     pub(crate) fn code(&self) -> Option<u16> {
-        let code = self.frames.last().and_then(closing);
+        let code = self.frames.last().and_then(Frame::close_code);
         assert_eq!(code.is_some(), self.closed_after.is_some(), "{self:x?}");
         code
     }

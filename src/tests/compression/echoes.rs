@@ -12,8 +12,8 @@ use ringecho::protocol::{Context, Next, Policy, Protocol, Settings};
 use crate::agreement::{Offer, connect};
 use crate::peer::Peer;
 use crate::script::{Script, Size};
-use crate::support::{Random, Server, cases};
 use crate::{MESSAGE_MAX, ROOMS};
+use testkit::{Server, cases};
 
 #[test]
 fn every_combination_of_parameters_mirrored_where_they_allow_it() {
@@ -42,7 +42,7 @@ fn every_combination(test: &'static str, policy: Policy) {
         let response = peer.handshake(&offer.field());
         let agreed = offer.answered(&response, policy);
         let script = Script::write(agreed, size, random);
-        peer.holds = Some(Random(random.next()));
+        peer.holds = Some(random.fork());
         peer.feed(&script.octets, &random.cuts(script.octets.len()));
         peer.send(usize::MAX);
         assert_eq!(peer.next, Next::Receive, "{offer:?} {script:?}");

@@ -6,13 +6,15 @@ use ringecho::metrics::Counters;
 use ringecho::protocol::{Context, Next, Policy, Settings};
 
 use crate::agreement::{Agreed, settings};
-use crate::answer::{Answer, answer, closing, every_cut, parse};
+use crate::answer::{Answer, answer, every_cut};
 use crate::peer::Peer;
-use crate::receiver::Inflater;
 use crate::script::Vocabulary;
 use crate::sender::Sender;
-use crate::support::{BINARY, CLOSE, FIN, PING, PONG, Random, TEXT, cases, frame};
-use crate::{POLICIES, ROOMS, RSV1};
+use crate::{POLICIES, ROOMS};
+use testkit::RSV1;
+use testkit::frame::parse;
+use testkit::inflate::Inflater;
+use testkit::{BINARY, CLOSE, FIN, PING, PONG, TEXT, cases, frame};
 
 #[test]
 fn a_payload_without_octets_is_no_message_but_a_fragment_may_be() {
@@ -156,7 +158,7 @@ fn the_server_may_close_at_any_octet() {
                 let mut peer = Peer::new(random.pick(&ROOMS), &context);
                 peer.handshake("permessage-deflate");
                 // So that the frame that waits for room waits for a send.
-                peer.holds = Some(Random(random.next()));
+                peer.holds = Some(random.fork());
                 peer.feed(&octets[..close_at], &[]);
                 peer.close();
                 peer.feed(&octets[close_at..], &[]);
@@ -165,7 +167,7 @@ fn the_server_may_close_at_any_octet() {
                 assert_eq!(peer.next, Next::Close);
                 let replies = parse(&peer.sent);
                 let (close, echoed) = replies.split_last().expect("a close frame");
-                assert_eq!((closing(close), close.payload.len()), (Some(1001), 2));
+                assert_eq!((close.close_code(), close.payload.len()), (Some(1001), 2));
                 let mut taken = 0;
                 let whole = frames.iter().take_while(|frame| {
                     taken += frame.len();

@@ -3,13 +3,14 @@
 use ringecho::protocol::Settings;
 use ringecho::protocol::deflate::compressed_max;
 
+use crate::POLICIES;
 use crate::agreement::{Agreed, settings};
-use crate::answer::{answer, certain_after, check_certain, check_certain_in, judge};
-use crate::receiver::Inflater;
+use crate::answer::{answer, certain_after, check_certain, check_certain_in};
 use crate::script::Vocabulary;
 use crate::sender::Sender;
-use crate::support::{FIN, TEXT, cases, frame};
-use crate::{POLICIES, RSV1};
+use testkit::RSV1;
+use testkit::inflate::Inflater;
+use testkit::{FIN, TEXT, cases, frame};
 
 #[test]
 fn a_message_may_inflate_to_the_limit_and_not_to_an_octet_more() {
@@ -68,7 +69,7 @@ fn a_compressed_payload_has_a_limit_of_its_own() {
         let settings = Settings { message_max: LIMIT, ..settings(policy) };
         for (octets, is_taken) in [(most, true), (most + 1, false)] {
             let payload = aligned(octets);
-            assert!(judge(&Inflater::default(), &payload, true).is_ok_and(|text| text.len() < 5));
+            assert!(Inflater::default().message(&payload).is_ok_and(|text| text.len() < 5));
             let whole = frame(TEXT | RSV1, &payload);
             let pieces = [
                 frame(TEXT & !FIN | RSV1, &payload[..400]),

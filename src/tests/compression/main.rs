@@ -9,9 +9,6 @@
 //! Invariant: the answer depends on what was received, and not on how it was cut. A message that cannot
 //! be inflated, is not valid, or is too large fails the connection at the byte that makes this certain.
 
-#[path = "../support/mod.rs"]
-mod support;
-
 mod agreement;
 mod answer;
 mod peer;
@@ -28,10 +25,6 @@ mod waiting;
 
 use ringecho::protocol::Policy;
 
-/// RSV1: the message is compressed.
-const RSV1: u8 = 0x40;
-/// The bytes that section 7.2.1 of RFC 7692 removes from the end of a message.
-const TAIL: [u8; 4] = [0, 0, 0xff, 0xff];
 /// The largest message accepted where the test names no other.
 const MESSAGE_MAX: u64 = 1 << 20;
 /// The widest window, in bits.

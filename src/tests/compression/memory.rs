@@ -6,12 +6,13 @@ use ringecho::metrics::Counters;
 use ringecho::protocol::violation::Violation;
 use ringecho::protocol::{Admission, Connection, Context, Next, Policy, Protocol, Settings};
 
+use crate::POLICIES;
 use crate::agreement::{request, settings};
-use crate::answer::{closing, parse};
 use crate::peer::Peer;
 use crate::sender::deflate;
-use crate::support::{BINARY, FIN, PING, TEXT, frame, say};
-use crate::{POLICIES, RSV1};
+use testkit::RSV1;
+use testkit::frame::parse;
+use testkit::{BINARY, FIN, PING, TEXT, frame, say};
 
 #[test]
 fn a_bomb_goes_off_at_the_limit_and_costs_little() {
@@ -56,7 +57,7 @@ fn a_bomb_goes_off_at_the_limit_and_costs_little() {
             let replies = std::mem::take(&mut peer.sent);
             if peer.next == Next::Close {
                 let close = replies.len() - close_octets;
-                assert_eq!(closing(&parse(&replies[close..])[0]), Some(1009));
+                assert_eq!(parse(&replies[close..])[0].close_code(), Some(1009));
             }
         }
         assert!(inflated > LIMIT >> 20, "closed after {inflated} MiB");

@@ -5,7 +5,7 @@ use ringecho::buffer::{Cursors, HEADROOM, Region, Spill};
 use ringecho::protocol::{Admission, CloseCode, Connection, Context, Next};
 
 use crate::agreement::request;
-use crate::support::Random;
+use testkit::Random;
 
 /// A connection fed as the engine feeds it: in place while nothing waits, else by a spill, which is
 /// widened when it is asked for.

@@ -1,11 +1,12 @@
 //! Random messages, plain and compressed, in fragments, with pings between them.
 
+use crate::MESSAGE_MAX;
 use crate::agreement::Agreed;
-use crate::answer::parse;
 use crate::receiver::Receiver;
 use crate::sender::Sender;
-use crate::support::{FIN, PING, PONG, Random, reply};
-use crate::{MESSAGE_MAX, RSV1};
+use testkit::RSV1;
+use testkit::frame::{masked, parse};
+use testkit::{FIN, PING, PONG, Random};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Size {
@@ -87,14 +88,14 @@ impl Script {
         for (number, ends) in cuts.windows(2).enumerate() {
             while random.one_in(4) {
                 let length = random.pick(&[0, 3, 125]);
-                let control = random.octets(length);
-                self.octets.extend(masked(PING, &control, random));
+                let control = random.bytes(length);
+                self.octets.extend(masked(PING, &control, random.key()));
                 self.frames.push(Expected { first: PONG, payload: control, is_compressed: false });
             }
             let fin = if number + 2 == cuts.len() { FIN } else { 0 };
             let opcode = fin | if number == 0 { first } else { 0 };
             let fragment = &payload[ends[0]..ends[1]];
-            self.octets.extend(masked(opcode, fragment, random));
+            self.octets.extend(masked(opcode, fragment, random.key()));
             let is_compressed = first & RSV1 != 0;
             self.frames.push(Expected { first: opcode, payload: fragment.to_vec(), is_compressed });
         }
@@ -139,19 +140,6 @@ impl Script {
     }
 }
 
-/// The masked frame that a client sends, with a key of its own.
-pub(crate) fn masked(first: u8, payload: &[u8], random: &mut Random) -> Vec<u8> {
-    let mut frame = reply(first, payload);
-    frame[1] |= 0x80;
-    let header = frame.len() - payload.len();
-    let key = (random.next() as u32).to_be_bytes();
-    for (octet, key) in frame[header..].iter_mut().zip(key.iter().cycle()) {
-        *octet ^= key;
-    }
-    frame.splice(header..header, key);
-    frame
-}
-
 /// What messages are made of, so that they say again what others have said, near and far.
 pub(crate) struct Vocabulary {
     pub(crate) words: Vec<Vec<u8>>,
@@ -167,7 +155,7 @@ impl Vocabulary {
         };
         let chunk = |random: &mut Random| {
             let length = random.pick(&[1, 3, 10, 100, 258, 1000]);
-            random.octets(length)
+            random.bytes(length)
         };
         let words = (0..90).map(|_| word(random)).collect();
         let chunks = (0..60).map(|_| chunk(random)).collect();

@@ -3,12 +3,13 @@
 use ringecho::protocol::{Policy, Settings};
 
 use crate::agreement::{Agreed, settings};
-use crate::answer::{Answer, answer, certain_after, check_certain, closing, every_cut, judge};
-use crate::receiver::Inflater;
+use crate::answer::{Answer, answer, certain_after, check_certain, every_cut};
 use crate::script::Vocabulary;
 use crate::sender::Sender;
-use crate::support::{BINARY, FIN, PING, PONG, Random, TEXT, cases, frame};
-use crate::{MESSAGE_MAX, POLICIES, RSV1};
+use crate::{MESSAGE_MAX, POLICIES};
+use testkit::RSV1;
+use testkit::inflate::Inflater;
+use testkit::{BINARY, FIN, PING, PONG, Random, TEXT, cases, frame};
 
 /// Section 7.2.3 of RFC 7692, and blocks that no compressor writes but any may.
 #[test]
@@ -26,7 +27,7 @@ fn examples() {
         (b"\x00\x04\x00\xfb\xff", b"\x00\x00\xff\xff"),
         (b"\x01\x04\x00\xfb\xff", b"\x00\x00\xff\xff"),
     ] {
-        assert_eq!(judge(&Inflater::default(), payload, true).as_deref(), Ok(message));
+        assert_eq!(Inflater::default().message(payload).as_deref(), Ok(message));
         for policy in POLICIES {
             check_verdicts(&frame(BINARY | RSV1, payload), &[payload], policy, "an example");
         }
@@ -69,7 +70,7 @@ fn a_message_with_each_bit_changed() {
 fn noise_is_judged_as_the_oracle_judges_it() {
     for mut case in cases("noise_is_judged", 3000) {
         let length = case.random.below(24);
-        let mut noise = case.random.octets(length);
+        let mut noise = case.random.bytes(length);
         // Blocks with codes of their own are the rarest to be right.
         if case.random.one_in(2)
             && let Some(first) = noise.first_mut()
@@ -124,7 +125,7 @@ fn check_answer(answer: &Answer, payloads: &[&[u8]], policy: Policy, what: &str)
         let verdict = here.message(payload);
         let frame = frames.next().unwrap_or_else(|| panic!("no answer: {what} {payload:x?}"));
         let Ok(message) = verdict else {
-            assert_eq!(closing(frame), Some(1007), "{what} {payload:x?} {frame:x?}");
+            assert_eq!(frame.close_code(), Some(1007), "{what} {payload:x?} {frame:x?}");
             break;
         };
         assert_eq!(frame.first & 0xf0, FIN | RSV1, "{what} {payload:x?} {frame:x?}");
@@ -164,7 +165,7 @@ fn text_fails_with_the_octet_that_decodes_what_is_wrong() {
 fn text_may_not_end_within_a_character_but_a_fragment_may() {
     let text = "aé水🦀";
     for policy in POLICIES {
-        let mut random = Random(1);
+        let mut random = Random::new(1);
         for end in 0..=text.len() {
             let mut sender = Sender::new(Agreed::default(), &mut random);
             let payload = sender.compress(&text.as_bytes()[..end], &mut random);
@@ -222,7 +223,7 @@ fn what_the_tail_inflates_to_is_not_the_peers_data() {
     payloads.push(Vec::new());
     for mut case in cases("what_the_tail_inflates_to", 400) {
         let length = 2 + case.random.below(8);
-        payloads.push(case.random.octets(length));
+        payloads.push(case.random.bytes(length));
         let whole = b"\x00\x05\x00\xfa\xffHello\xf2\x48\xcd\xc9\xc9\x07\x00";
         payloads.push(whole[..case.random.below(whole.len())].to_vec());
     }
@@ -241,7 +242,7 @@ fn what_the_tail_inflates_to_is_not_the_peers_data() {
 fn check_tail(opcode: u8, payload: &[u8], settings: Settings) {
     let is_text = opcode == TEXT;
     let is_wrong_before_its_end = certain_after(payload, is_text, settings.message_max).is_some();
-    let verdict = judge(&Inflater::default(), payload, true);
+    let verdict = Inflater::default().message(payload);
     let is_too_big = |message: &Vec<u8>| message.len() as u64 > settings.message_max;
     let is_accepted = verdict.as_ref().is_ok_and(|message| {
         !is_too_big(message) && (!is_text || std::str::from_utf8(message).is_ok())

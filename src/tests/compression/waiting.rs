@@ -12,11 +12,9 @@ use rustix::process::Signal;
 use crate::agreement::{Agreed, Offer, connect};
 use crate::receiver::Receiver;
 use crate::sender::{Sender, deflate};
-use crate::support::{
-    BINARY, CLOSE, Client, Random, Server, TEXT, frame, limit_receiving, resident_octets, say,
-    wait_until,
-};
-use crate::{RSV1, TAIL};
+use testkit::RSV1;
+use testkit::inflate::TAIL;
+use testkit::{BINARY, CLOSE, Client, Random, Server, TEXT, frame, say, wait_until};
 
 /// Messages that come back seventy times as long: each repeats what stands further back than the
 /// server may refer to.
@@ -30,7 +28,7 @@ impl Amplified {
     const OFFER: Offer = Offer { server_max_window_bits: Some(9), ..Offer::NONE };
 
     fn new(agreed: Agreed, messages: u32) -> Amplified {
-        let noise = Random(1).octets(16_000);
+        let noise = Random::new(1).bytes(16_000);
         let mut zlib = Compress::new(flate2::Compression::new(6), false);
         let messages: Vec<Vec<u8>> =
             (0..messages).map(|number| [&number.to_be_bytes(), &noise[..]].concat()).collect();
@@ -78,16 +76,16 @@ fn replies_far_longer_than_their_requests_wait_until_they_are_read() {
     const GROWTH_MAX: u64 = 10 << 20;
     let server = Server::start(&["--compression", "deflate", "--workers", "1"]);
     let (mut other, agreed) = connect(&server, Offer::NONE, Policy::Deflate);
-    let mut sender = Sender::new(agreed.expect("an agreement"), &mut Random(1));
+    let mut sender = Sender::new(agreed.expect("an agreement"), &mut Random::new(1));
     sender.is_by_hand = false;
     for _ in 0..600 {
         other.echo(BINARY, &[7; 16_000]);
     }
-    other.send_frame(BINARY | RSV1, &sender.compress(b"warm", &mut Random(1)));
+    other.send_frame(BINARY | RSV1, &sender.compress(b"warm", &mut Random::new(1)));
     other.read_frame();
-    let before = resident_octets(server.pid());
+    let before = server.resident_bytes();
     let (mut client, agreed) = connect(&server, Amplified::OFFER, Policy::Deflate);
-    limit_receiving(&client);
+    client.limit_receiving();
     let amplified = Amplified::new(agreed.expect("an agreement"), MESSAGES);
     let mut stream = client.stream().try_clone().expect("a descriptor");
     let requests = amplified.requests.clone();
@@ -96,7 +94,7 @@ fn replies_far_longer_than_their_requests_wait_until_they_are_read() {
         stream.shutdown(Shutdown::Write).expect("a connection");
     });
     let echoed = stalled(&server);
-    let grown = resident_octets(server.pid()).saturating_sub(before);
+    let grown = server.resident_bytes().saturating_sub(before);
     say(&format!("memory of replies that wait: {grown} octets after {echoed} messages"));
     assert!(echoed < u64::from(MESSAGES) * 3 / 4, "{echoed} messages are echoed to nobody");
     assert!(grown < GROWTH_MAX, "{grown} octets of memory for one peer");
@@ -116,7 +114,7 @@ fn after_a_half_close_replies_longer_than_their_requests_arrive() {
     let server = Server::start(&["--compression", "deflate", "--workers", "1"]);
     for messages in [1, 2, 5, 40, 300] {
         let (mut client, agreed) = connect(&server, Amplified::OFFER, Policy::Deflate);
-        limit_receiving(&client);
+        client.limit_receiving();
         let amplified = Amplified::new(agreed.expect("an agreement"), messages);
         client.write(&amplified.requests);
         client.stream().shutdown(Shutdown::Write).expect("a connection");
@@ -135,7 +133,7 @@ fn a_server_that_stops_sends_what_it_owes_and_then_its_close_frame() {
     const MESSAGES: u32 = 1000;
     let server = Server::start(&["--compression", "deflate", "--workers", "1"]);
     let (mut client, agreed) = connect(&server, Amplified::OFFER, Policy::Deflate);
-    limit_receiving(&client);
+    client.limit_receiving();
     let amplified = Amplified::new(agreed.expect("an agreement"), MESSAGES);
     let mut stream = client.stream().try_clone().expect("a descriptor");
     let requests = amplified.requests.clone();

@@ -1,0 +1,27 @@
+//! Test support: what judges `ringecho`, and what starts it and talks to it.
+//!
+//! Nothing here depends on the server's crate, so that a mistake made there is not made here in the same
+//! way: one generator of random numbers, one builder and reader of frames, one oracle for RFC 6455, one
+//! inflater and one compressor for RFC 1951, a client that says exactly what it is told to, and the real
+//! program as a process. Everything fails by panics, with a message that says what was waited for.
+
+pub mod client;
+pub mod deflate;
+pub mod frame;
+pub mod inflate;
+pub mod oracle;
+pub mod process;
+pub mod random;
+pub mod seccomp;
+pub mod server;
+
+pub use client::{Client, REQUEST, RESPONSE};
+pub use frame::{BINARY, CLOSE, FIN, Frame, KEY, PING, PONG, RSV1, TEXT, frame, reply};
+pub use process::{Ended, PAUSE, TIMEOUT, say, temporary_file, wait_until};
+pub use random::{Case, Random, cases};
+pub use server::Server;
+
+/// `length` bytes that differ from their neighbours at every place; also valid as text, all of it ASCII.
+pub fn pattern(length: usize) -> Vec<u8> {
+    (0..length).map(|place| (place * 31 + place / 251) as u8 & 0x7F).collect()
+}
