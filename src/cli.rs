@@ -255,7 +255,7 @@ impl Cli {
                 level: self.compression_level,
             },
             connections_max: self.connections_max as usize,
-            buffers: BufferConfig { count: self.buffers, octets: self.buffer_size },
+            buffers: BufferConfig { count: self.buffers, bytes: self.buffer_size },
             offload: match self.offload {
                 OffloadChoice::Auto => offload::Policy::Auto,
                 OffloadChoice::On => offload::Policy::On,
@@ -403,7 +403,7 @@ mod tests {
         assert_eq!(config.settings.message_max, 64 << 20);
         assert_eq!((config.settings.policy, config.settings.level), (Policy::Mirror, 6));
         assert_eq!((config.workers, config.cpus), (None, None));
-        assert_eq!(config.buffers, BufferConfig { count: 256, octets: 16 << 10 });
+        assert_eq!(config.buffers, BufferConfig { count: 256, bytes: 16 << 10 });
     }
 
     #[test]

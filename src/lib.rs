@@ -20,3 +20,4 @@ pub mod offload;
 pub mod protocol;
 pub mod server;
 pub mod slab;
+pub mod workers;

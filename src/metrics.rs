@@ -4,12 +4,28 @@
 //! stand on cache lines of their own, so that counting costs a plain addition and no other
 //! worker's core ever waits for it.
 
-use std::sync::OnceLock;
+use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
 
 use serde::Serialize;
 
-use crate::offload::record::Totals;
+/// What the kernel has echoed by itself, at one moment.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Echoed {
+    /// Frames, each a whole message.
+    pub frames: u64,
+    /// The bytes that came in, headers included.
+    pub bytes_in: u64,
+    /// The bytes of the echoes.
+    pub bytes_out: u64,
+}
+
+/// Where the kernel counts what it echoes by itself.
+pub trait EchoCounts: fmt::Debug + Send + Sync {
+    /// The counts at this moment.
+    fn read(&self) -> Echoed;
+}
 
 /// A count that one thread writes and any thread reads.
 #[derive(Debug, Default)]
@@ -74,19 +90,19 @@ pub struct Counters {
     pub spins: Counter,
     /// What the kernel has echoed by itself for this worker; its messages, frames and octets are
     /// counted among those above too.
-    echoed: OnceLock<&'static Totals>,
+    echoed: OnceLock<Arc<dyn EchoCounts>>,
 }
 
 impl Counters {
     /// Counts from now on what the kernel echoes by itself.
-    pub fn add_echoed(&self, totals: &'static Totals) {
+    pub fn add_echoed(&self, counts: Arc<dyn EchoCounts>) {
         // A worker has one program.
-        let _ = self.echoed.set(totals);
+        let _ = self.echoed.set(counts);
     }
 
     /// The counts at this moment.
     pub fn snapshot(&self) -> Snapshot {
-        let echoed = self.echoed.get().map(|totals| totals.read()).unwrap_or_default();
+        let echoed = self.echoed.get().map(|counts| counts.read()).unwrap_or_default();
         Snapshot {
             connections_accepted: self.connections_accepted.value(),
             connections_open: self.connections_open.value(),
@@ -98,8 +114,8 @@ impl Counters {
             messages_recompressed: self.messages_recompressed.value(),
             frames_in: self.frames_in.value() + echoed.frames,
             frames_out: self.frames_out.value() + echoed.frames,
-            bytes_in: self.bytes_in.value() + echoed.octets_in,
-            bytes_out: self.bytes_out.value() + echoed.octets_out,
+            bytes_in: self.bytes_in.value() + echoed.bytes_in,
+            bytes_out: self.bytes_out.value() + echoed.bytes_out,
             syscalls: self.syscalls.value(),
             syscalls_per_message: 0.0,
             buffers_exhausted: self.buffers_exhausted.value(),

@@ -7,8 +7,7 @@
 use std::fmt;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, mpsc};
-use std::thread::{self, JoinHandle};
+use std::sync::Arc;
 
 use rustix::event::EventfdFlags;
 use serde::Serialize;
@@ -17,12 +16,13 @@ use tracing::warn;
 use crate::cpus;
 use crate::engine::pump::Limit;
 use crate::engine::wait::WaitStrategy;
-use crate::engine::{BufferConfig, Engine, EngineError, Parts};
+use crate::engine::{BufferConfig, Engine, EngineError, WorkerConfig};
 use crate::linux;
 use crate::listen::{self, Address, SocketFile};
 use crate::metrics::{Counters, Snapshot};
 use crate::offload::{self, program::Program};
-use crate::protocol::{Context, Protocol, Settings};
+use crate::protocol::{Protocol, Settings};
+use crate::workers::{self, Memory, Serving, Worker, Workers};
 
 /// What to serve, and how.
 #[derive(Debug, Clone)]
@@ -36,7 +36,7 @@ pub struct Config {
     /// The CPUs for the workers, used in this order and again from the first when there are more
     /// workers; if not given, all in the affinity mask of the process.
     pub cpus: Option<Vec<usize>>,
-    /// How bytes reach the kernel; see [`Engine::choose`] if not given.
+    /// How bytes reach the kernel; if not given, io_uring where all workers can have it, else epoll.
     pub engine: Option<Engine>,
     /// How a worker waits.
     pub wait: WaitStrategy,
@@ -124,22 +124,20 @@ pub struct Statistics {
 #[derive(Debug, Clone)]
 pub struct Control {
     stop: Arc<OwnedFd>,
-    /// They are never freed: a runtime's tasks may borrow only what outlives every scope, and a
-    /// process starts one server.
-    counters: &'static [Counters],
+    counters: Arc<[Arc<Counters>]>,
 }
 
 impl Control {
     /// Asks all workers to stop. They close their connections and end within
     /// [`crate::engine::pump::DRAIN_MAX`].
     pub fn stop(&self) {
-        // It fails only if it has been written to 2^64 times.
-        let _ = rustix::io::write(&self.stop, &1u64.to_ne_bytes());
+        workers::stop(&self.stop);
     }
 
     /// The counts at this moment.
     pub fn statistics(&self) -> Statistics {
-        let workers: Vec<Snapshot> = self.counters.iter().map(Counters::snapshot).collect();
+        let workers: Vec<Snapshot> =
+            self.counters.iter().map(|counters| counters.snapshot()).collect();
         Statistics { total: Snapshot::sum(&workers), workers }
     }
 }
@@ -153,7 +151,7 @@ pub struct Server {
     /// Removed when the server has ended.
     files: Vec<SocketFile>,
     cpus: Vec<usize>,
-    threads: Vec<JoinHandle<Result<(), EngineError>>>,
+    serving: Serving,
     control: Control,
 }
 
@@ -165,82 +163,24 @@ impl Server {
     /// When an address, a processor, memory or io_uring cannot be had.
     pub fn start(config: &Config) -> Result<Server, ServerError> {
         let cpus = assign_cpus(config)?;
-        let engine = choose_engine(config)?;
-        let offload = choose_offload(config, engine)?;
-        let mut addresses = Vec::new();
-        let mut files = Vec::new();
-        let mut listeners: Vec<Vec<OwnedFd>> = cpus.iter().map(|_| Vec::new()).collect();
-        for asked in &config.listen {
-            let failed = |error| ServerError::Listen(asked.clone(), error);
-            let opened = match asked {
-                Address::Tcp(address) => {
-                    let (opened, address) = listen::listen(*address, cpus.len()).map_err(failed)?;
-                    addresses.push(Address::Tcp(address));
-                    opened
-                }
-                Address::Unix(path) => {
-                    let (opened, file) =
-                        listen::listen_unix(path, config.unix_mode, cpus.len()).map_err(failed)?;
-                    addresses.push(asked.clone());
-                    files.push(file);
-                    opened
-                }
-            };
-            for (listeners, opened) in listeners.iter_mut().zip(opened) {
-                listeners.push(opened);
-            }
-        }
         let stop = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
             .map_err(|error| ServerError::System("make an eventfd", error.into()))?;
         let control = Control {
             stop: Arc::new(stop),
-            counters: cpus.iter().map(|_| Counters::default()).collect::<Vec<Counters>>().leak(),
+            counters: cpus.iter().map(|_| Arc::default()).collect(),
         };
-        // Never freed, like the counters.
-        let limit: &'static Limit = Box::leak(Box::new(Limit::new(config.connections_max)));
-        let mut server =
-            Server { engine, offload, addresses, files, cpus, threads: Vec::new(), control };
-        let (ready, started) = mpsc::channel();
-        for (number, listeners) in listeners.into_iter().enumerate() {
-            let worker = Worker {
-                number,
-                cpu: server.cpus[number],
-                engine,
-                parts: Parts {
-                    listeners,
-                    stop: server.control.stop.clone(),
-                    buffers: config.buffers,
-                    strategy: config.wait,
-                    offload,
-                },
-                settings: config.settings,
-                limit,
-                control: server.control.clone(),
-                ready: ready.clone(),
-            };
-            let name = format!("worker-{number}");
-            match thread::Builder::new().name(name).spawn(move || worker.run()) {
-                Ok(thread) => server.threads.push(thread),
-                Err(error) => {
-                    server.control.stop();
-                    server.join()?;
-                    return Err(ServerError::System("start a thread", error));
-                }
+        let chosen = choose(config, &cpus, &control)?;
+        let (addresses, files, listeners) = match listen(config, cpus.len()) {
+            Ok(opened) => opened,
+            Err(error) => {
+                chosen.workers.give_up();
+                return Err(error);
             }
-        }
-        drop(ready);
-        let locked: Vec<bool> = started.iter().take(server.threads.len()).collect();
-        if locked.len() < server.threads.len() {
-            server.control.stop();
-            return Err(server.join().expect_err("a worker that did not start says why"));
-        }
-        if !locked.iter().all(|&is_locked| is_locked) {
-            warn!(
-                "the memory for messages is not locked and may be swapped out; raise the limit on \
-                 locked memory (ulimit -l), or lower --buffers"
-            );
-        }
-        Ok(server)
+        };
+        chosen.say_what_is_missing();
+        let Chosen { engine, offload, workers, .. } = chosen;
+        let serving = workers.serve(listeners)?;
+        Ok(Server { engine, offload, addresses, files, cpus, serving, control })
     }
 
     /// Where it listens, with real ports.
@@ -274,33 +214,127 @@ impl Server {
     ///
     /// When a worker's ring broke, or a worker could not start.
     pub fn join(self) -> Result<Statistics, ServerError> {
-        let mut outcome = Ok(());
-        for thread in self.threads {
-            let ended = thread.join().expect("a panic ends the process");
-            outcome = outcome.and(ended);
-        }
+        let outcome = self.serving.join();
         drop(self.files);
         outcome?;
         Ok(self.control.statistics())
     }
 }
 
-/// The engine asked for, or the best that can be had, and then it is said why it is not the first.
-fn choose_engine(config: &Config) -> Result<Engine, ServerError> {
-    if let Some(engine) = config.engine {
-        return Ok(engine);
+/// Opens the listeners of every worker. The addresses have real ports; the files are removed when
+/// they are dropped.
+#[expect(clippy::type_complexity, reason = "it is taken apart at once")]
+fn listen(
+    config: &Config,
+    workers: usize,
+) -> Result<(Vec<Address>, Vec<SocketFile>, Vec<Vec<OwnedFd>>), ServerError> {
+    let mut addresses = Vec::new();
+    let mut files = Vec::new();
+    let mut listeners: Vec<Vec<OwnedFd>> = (0..workers).map(|_| Vec::new()).collect();
+    for asked in &config.listen {
+        let failed = |error| ServerError::Listen(asked.clone(), error);
+        let opened = match asked {
+            Address::Tcp(address) => {
+                let (opened, address) = listen::listen(*address, workers).map_err(failed)?;
+                addresses.push(Address::Tcp(address));
+                opened
+            }
+            Address::Unix(path) => {
+                let (opened, file) =
+                    listen::listen_unix(path, config.unix_mode, workers).map_err(failed)?;
+                addresses.push(asked.clone());
+                files.push(file);
+                opened
+            }
+        };
+        for (listeners, opened) in listeners.iter_mut().zip(opened) {
+            listeners.push(opened);
+        }
     }
-    let (engine, reason) = Engine::choose(config.wait)?;
-    if let Some(reason) = reason {
-        warn!("serving with {} instead of io_uring: {reason}", engine.name());
-    }
-    Ok(engine)
+    Ok((addresses, files, listeners))
 }
 
-/// Whether what was asked for can be had; where it was not demanded, it is said why it is left out.
-fn choose_offload(config: &Config, engine: Engine) -> Result<offload::Policy, ServerError> {
+/// An engine that all workers are prepared for.
+struct Chosen {
+    engine: Engine,
+    offload: offload::Policy,
+    workers: Workers,
+    /// Why it is not the first choice.
+    instead_of_uring: Option<EngineError>,
+    /// Why it does not offload, although that was asked for.
+    without_offload: Option<String>,
+}
+
+impl Chosen {
+    /// Warns of everything that was asked for, or is expected, and could not be done.
+    fn say_what_is_missing(&self) {
+        if let Some(reason) = &self.instead_of_uring {
+            warn!("serving with {} instead of io_uring: {reason}", self.engine.name());
+        }
+        if let Some(reason) = &self.without_offload {
+            warn!("echoing without offload: {reason}");
+        }
+        // If memory is why there is no io_uring, the first warning has said what to do.
+        let is_known = self.instead_of_uring.as_ref().is_some_and(EngineError::is_memory);
+        if self.workers.memory() == Memory::Swappable && !is_known {
+            warn!(
+                "the memory for messages is not locked and may be swapped out; raise the limit on \
+                 locked memory (ulimit -l), or lower --buffers"
+            );
+        }
+    }
+}
+
+/// Prepares all workers for the engine that was asked for, or else for the best one that all of
+/// them can have.
+fn choose(config: &Config, cpus: &[usize], control: &Control) -> Result<Chosen, ServerError> {
+    let first = prepare(config, config.engine.unwrap_or(Engine::Uring), cpus, control);
+    match first {
+        Err(ServerError::Engine(error)) if config.engine.is_none() && !needs_io_uring(config) => {
+            let chosen = prepare(config, Engine::Epoll, cpus, control)?;
+            Ok(Chosen { instead_of_uring: Some(error), ..chosen })
+        }
+        first => first,
+    }
+}
+
+fn prepare(
+    config: &Config,
+    engine: Engine,
+    cpus: &[usize],
+    control: &Control,
+) -> Result<Chosen, ServerError> {
+    let (offload, without_offload) = choose_offload(config, engine)?;
+    let limit = Arc::new(Limit::new(config.connections_max));
+    let workers = cpus.iter().zip(&*control.counters).map(|(&cpu, counters)| Worker {
+        cpu,
+        config: WorkerConfig {
+            buffers: config.buffers,
+            wait: config.wait,
+            offload,
+            settings: config.settings,
+            stop: control.stop.clone(),
+            counters: counters.clone(),
+            limit: limit.clone(),
+        },
+    });
+    let workers = Workers::prepare(engine, &workers.collect::<Vec<Worker>>())?;
+    Ok(Chosen { engine, offload, workers, instead_of_uring: None, without_offload })
+}
+
+/// Whether only io_uring can do what was asked for.
+fn needs_io_uring(config: &Config) -> bool {
+    matches!(config.wait, WaitStrategy::Sqpoll(_)) || config.offload == offload::Policy::On
+}
+
+/// Which connections the engine can leave to the kernel, of those that were asked for, and why not
+/// all of them.
+fn choose_offload(
+    config: &Config,
+    engine: Engine,
+) -> Result<(offload::Policy, Option<String>), ServerError> {
     let reason = match (engine, config.settings.protocol) {
-        _ if config.offload == offload::Policy::Off => return Ok(offload::Policy::Off),
+        _ if config.offload == offload::Policy::Off => return Ok((offload::Policy::Off, None)),
         (Engine::Uring, Protocol::WebSocket) => match (Program::load(), linux::running_version()) {
             (Ok(_), Some(version))
                 if config.offload == offload::Policy::Auto && version < offload::LINUX_MIN =>
@@ -311,7 +345,7 @@ fn choose_offload(config: &Config, engine: Engine) -> Result<offload::Policy, Se
                      --offload on if it has the fixes"
                 )
             }
-            (Ok(_), _) => return Ok(config.offload),
+            (Ok(_), _) => return Ok((config.offload, None)),
             (Err(error), _) => error.to_string(),
         },
         (_, Protocol::Tcp) => "there are no frames with --protocol tcp".to_owned(),
@@ -322,8 +356,7 @@ fn choose_offload(config: &Config, engine: Engine) -> Result<offload::Policy, Se
     if config.offload == offload::Policy::On {
         return Err(ServerError::Offload(reason));
     }
-    warn!("echoing without offload: {reason}");
-    Ok(offload::Policy::Off)
+    Ok((offload::Policy::Off, Some(reason)))
 }
 
 /// The CPU of each worker.
@@ -337,43 +370,4 @@ fn assign_cpus(config: &Config) -> Result<Vec<usize>, ServerError> {
     };
     let workers = config.workers.unwrap_or(cpus.len());
     Ok(cpus.iter().copied().cycle().take(workers).collect())
-}
-
-/// What a worker's thread starts with.
-struct Worker {
-    number: usize,
-    cpu: usize,
-    engine: Engine,
-    parts: Parts,
-    settings: Settings,
-    limit: &'static Limit,
-    control: Control,
-    /// Told once the worker accepts, with whether its memory is locked.
-    ready: mpsc::Sender<bool>,
-}
-
-impl Worker {
-    fn run(self) -> Result<(), EngineError> {
-        let control = self.control.clone();
-        let outcome = self.serve();
-        if outcome.is_err() {
-            control.stop();
-        }
-        outcome
-    }
-
-    fn serve(self) -> Result<(), EngineError> {
-        if cpus::pin(self.cpu).is_err() {
-            warn!("worker {} cannot be pinned to CPU {}", self.number, self.cpu);
-        }
-        let context = Context::new(self.settings, &self.control.counters[self.number]);
-        // The engine takes all it needs here, on the thread that uses it; and the memory after
-        // pinning, so that it comes from the processor's own node. Listening began before: a
-        // connection made from now on waits at worst for the first turn. Nobody listens if another
-        // worker could not start.
-        let ready = self.ready;
-        self.engine.serve(self.parts, context, self.limit, move |is_locked| {
-            let _ = ready.send(is_locked);
-        })
-    }
 }

@@ -45,7 +45,7 @@ pub(super) const UNLIMITED: Limit = Limit { soft: None, hard: None };
 /// A process that may do everything, on four processors.
 pub(super) fn facts() -> Facts {
     Facts {
-        buffers: BufferConfig { count: 256, octets: 16 << 10 },
+        buffers: BufferConfig { count: 256, bytes: 16 << 10 },
         connections_max: 1000,
         allowed: vec![0, 1, 2, 3],
         abilities: Ability::ALL.map(|ability| (ability, Ok(()))).to_vec(),

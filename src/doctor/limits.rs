@@ -21,7 +21,7 @@ pub(super) fn checks(machine: Machine<'_>) -> Vec<Check> {
 
 fn locked_memory(machine: Machine<'_>) -> Check {
     let buffers = machine.facts.buffers;
-    let of_worker = [buffers.memory_octets(), buffers.entries_octets()];
+    let of_worker = [buffers.memory_bytes(), buffers.entries_bytes()];
     let of_worker: usize = of_worker.iter().map(|octets| octets.next_multiple_of(PAGE)).sum();
     let needed = (of_worker * machine.workers()) as u64;
     let kibibytes = |octets: u64| octets.div_ceil(1024);

@@ -10,7 +10,7 @@ pub(super) fn checks(machine: Machine<'_>) -> Vec<Check> {
 
 fn free_huge_pages(machine: Machine<'_>) -> Check {
     let buffers = machine.facts.buffers;
-    let of_worker = huge_pages(buffers.memory_octets()) + huge_pages(buffers.entries_octets());
+    let of_worker = huge_pages(buffers.memory_bytes()) + huge_pages(buffers.entries_bytes());
     let needed = (of_worker * machine.workers()) as u64;
     let wanted = format!("{needed}, {of_worker} a worker");
     let row = Row::new(Heading::Memory, "huge pages free", wanted);

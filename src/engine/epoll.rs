@@ -24,12 +24,12 @@ use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustix::io::Errno;
 use rustix::net::{self, AddressFamily, RecvFlags, SendFlags, Shutdown, SocketFlags, sockopt};
 
-use super::pump::{Limit, Pump};
+use super::pump::Pump;
 use super::ring::{
     Blocking, Completion, Further, Lease, Patience, Received, Reply, Ring, Sent, Socket, Wait,
 };
 use super::wait::{Source, Waiter};
-use super::{BufferConfig, EngineError, Parts};
+use super::{BufferConfig, EngineError, WorkerConfig};
 use crate::buffer::HEADROOM;
 use crate::memory::Mapping;
 use crate::metrics::Counters;
@@ -44,23 +44,59 @@ const CONNECTION: u64 = 0;
 const LISTENER: u64 = 1 << 32;
 const STOP: u64 = 2 << 32;
 
-/// Serves the connections of one worker until it is told to stop. `started` is called when all
-/// is ready, with whether the memory for messages is locked.
-///
-/// # Errors
-///
-/// When memory or descriptors run out, or epoll breaks.
-pub fn serve(
-    parts: Parts,
-    context: Context<'_>,
-    limit: &Limit,
-    started: impl FnOnce(bool),
-) -> Result<(), EngineError> {
-    let ring = EpollRing::new(parts, context.counters)?;
-    let is_locked = ring.memory.is_locked();
-    let pump = Pump::new(ring, context, limit);
-    started(is_locked);
-    pump.run().map_err(|error| EngineError::new("go on serving", error))
+/// The epoll instance and the memory of one worker.
+pub struct PreparedEpoll {
+    epoll: OwnedFd,
+    memory: Mapping,
+}
+
+impl PreparedEpoll {
+    /// Takes them from the kernel.
+    ///
+    /// # Errors
+    ///
+    /// When memory or descriptors run out.
+    pub fn new(worker: &WorkerConfig) -> Result<PreparedEpoll, EngineError> {
+        let epoll = epoll::create(CreateFlags::CLOEXEC).map_err(no_epoll)?;
+        let readable = EventFlags::IN | EventFlags::ET;
+        epoll::add(&epoll, &worker.stop, EventData::new_u64(STOP), readable).map_err(no_epoll)?;
+        let memory = Mapping::new(worker.buffers.memory_bytes()).map_err(EngineError::no_memory)?;
+        Ok(PreparedEpoll { epoll, memory })
+    }
+
+    /// Whether the memory for messages cannot be swapped out.
+    pub fn is_locked(&self) -> bool {
+        self.memory.is_locked()
+    }
+
+    /// Serves connections until the worker is told to stop. Calls `started` once they are accepted.
+    ///
+    /// # Errors
+    ///
+    /// When a listener cannot be watched, or epoll breaks.
+    pub fn serve(
+        self,
+        worker: &WorkerConfig,
+        listeners: Vec<OwnedFd>,
+        started: impl FnOnce(),
+    ) -> Result<(), EngineError> {
+        let context = Context::new(worker.settings, &worker.counters);
+        let ring = EpollRing::new(self, worker, listeners)?;
+        let pump = Pump::new(ring, context, &worker.limit);
+        started();
+        pump.run().map_err(|error| EngineError::new("go on serving", error))
+    }
+}
+
+fn no_epoll(errno: Errno) -> EngineError {
+    let error = EngineError::new("set up epoll", errno);
+    match errno {
+        Errno::MFILE | Errno::NFILE => {
+            error.with_remedy("raise the limit on descriptors (ulimit -n)")
+        }
+        Errno::NOSPC => error.with_remedy("raise sysctl fs.epoll.max_user_watches"),
+        _ => error,
+    }
 }
 
 /// The edges that have not been noted yet.
@@ -125,6 +161,24 @@ struct Listener {
     tells_by_length: bool,
 }
 
+impl Listener {
+    /// A listener whose edges come with its `number`.
+    fn watched(fd: OwnedFd, number: u64, epoll: &OwnedFd) -> Result<Listener, Errno> {
+        rustix::io::ioctl_fionbio(&fd, true)?;
+        // Several workers may listen on one socket; one of them is enough for a connection.
+        let flags = EventFlags::IN | EventFlags::EXCLUSIVE | EventFlags::ET;
+        epoll::add(epoll, &fd, EventData::new_u64(LISTENER | number), flags)?;
+        let family = sockopt::socket_domain(&fd)?;
+        Ok(Listener {
+            fd,
+            is_accepting: false,
+            // It may have connections from before.
+            is_readable: true,
+            tells_by_length: family == AddressFamily::INET || family == AddressFamily::INET6,
+        })
+    }
+}
+
 struct EpollRing<'a> {
     edges: Edges<'a>,
     waiter: Waiter<'a>,
@@ -147,39 +201,30 @@ struct EpollRing<'a> {
 }
 
 impl<'a> EpollRing<'a> {
-    fn new(parts: Parts, counters: &'a Counters) -> Result<EpollRing<'a>, EngineError> {
-        let no_epoll = |errno: Errno| EngineError::new("set up epoll", errno.into());
-        let epoll = epoll::create(CreateFlags::CLOEXEC).map_err(no_epoll)?;
-        let readable = EventFlags::IN | EventFlags::ET;
-        epoll::add(&epoll, &parts.stop, EventData::new_u64(STOP), readable).map_err(no_epoll)?;
-        let mut listeners = Vec::new();
-        for (fd, number) in parts.listeners.into_iter().zip(0u64..) {
-            rustix::io::ioctl_fionbio(&fd, true).map_err(no_epoll)?;
-            // Several workers may listen on one socket; one of them is enough for a connection.
-            let flags = EventFlags::IN | EventFlags::EXCLUSIVE | EventFlags::ET;
-            let data = EventData::new_u64(LISTENER | number);
-            epoll::add(&epoll, &fd, data, flags).map_err(no_epoll)?;
-            let family = sockopt::socket_domain(&fd).map_err(no_epoll)?;
-            listeners.push(Some(Listener {
-                fd,
-                is_accepting: false,
-                // It may have connections from before.
-                is_readable: true,
-                tells_by_length: family == AddressFamily::INET || family == AddressFamily::INET6,
-            }));
-        }
-        let memory = Mapping::new(parts.buffers.memory_octets());
+    fn new(
+        prepared: PreparedEpoll,
+        worker: &'a WorkerConfig,
+        listeners: Vec<OwnedFd>,
+    ) -> Result<EpollRing<'a>, EngineError> {
+        let PreparedEpoll { epoll, memory } = prepared;
+        let listeners = listeners
+            .into_iter()
+            .zip(0..)
+            .map(|(fd, number)| Listener::watched(fd, number, &epoll).map(Some))
+            .collect::<Result<_, _>>()
+            .map_err(no_epoll)?;
+        let counters = &*worker.counters;
         Ok(EpollRing {
             edges: Edges { epoll, events: Vec::with_capacity(EVENTS), counters },
-            waiter: Waiter::new(parts.strategy, counters),
+            waiter: Waiter::new(worker.wait, counters),
             listeners,
             entries: Vec::new(),
             vacant: Vec::new(),
             places: Vec::new(),
             readable: VecDeque::new(),
-            config: parts.buffers,
-            memory: memory.map_err(EngineError::no_memory)?,
-            free: (0..parts.buffers.count.into()).rev().collect(),
+            config: worker.buffers,
+            memory,
+            free: (0..worker.buffers.count.into()).rev().collect(),
             whole: Vec::new(),
             urgent: Vec::new(),
             counters,
@@ -257,7 +302,7 @@ impl<'a> EpollRing<'a> {
         debug_assert_eq!(entry.id, Some(id));
         let bytes = match &reply {
             Reply::Pinned(pinned) => {
-                let start = pinned.lease().buffer() as usize * self.config.octets as usize;
+                let start = pinned.lease().buffer() as usize * self.config.bytes as usize;
                 &self.memory.bytes()[start..][pinned.range()]
             }
             Reply::Heap(bytes) => bytes,
@@ -306,7 +351,7 @@ impl<'a> EpollRing<'a> {
                 self.free.push(buffer);
                 continue;
             }
-            let octets = self.config.octets as usize;
+            let octets = self.config.bytes as usize;
             let start = buffer as usize * octets;
             let room = &mut self.memory.bytes()[start + HEADROOM..start + octets];
             let length = room.len();
@@ -554,7 +599,7 @@ impl Ring for EpollRing<'_> {
 
     #[inline]
     fn bytes<'a>(&'a mut self, lease: &'a mut Lease) -> &'a mut [u8] {
-        let octets = self.config.octets as usize;
+        let octets = self.config.bytes as usize;
         &mut self.memory.bytes()[lease.buffer() as usize * octets..][..octets]
     }
 
@@ -595,23 +640,14 @@ impl Blocking for EpollRing<'_> {
 mod tests {
     use std::os::unix::net::UnixStream;
 
-    use rustix::event::{EventfdFlags, eventfd};
-
     use super::super::wait::WaitStrategy;
     use super::*;
 
     #[test]
     fn a_patient_send_that_is_whole_at_once_is_not_slept_on_and_a_quick_one_is() {
-        let counters = Counters::default();
-        let stop = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).expect("an eventfd");
-        let parts = Parts {
-            listeners: Vec::new(),
-            stop: std::sync::Arc::new(stop),
-            buffers: BufferConfig { count: 2, octets: 1024 },
-            strategy: WaitStrategy::Block,
-            offload: crate::offload::Policy::Off,
-        };
-        let mut ring = EpollRing::new(parts, &counters).expect("epoll");
+        let worker = WorkerConfig::for_test(WaitStrategy::Block);
+        let prepared = PreparedEpoll::new(&worker).expect("epoll");
+        let mut ring = EpollRing::new(prepared, &worker, Vec::new()).expect("epoll");
         let (here, _there) = UnixStream::pair().expect("a pair");
         here.set_nonblocking(true).expect("an option");
         let socket = ring.add(here.into(), false).expect("a place");

@@ -1,9 +1,19 @@
 //! Engines move bytes between sockets and the protocol, and know nothing of frames.
 //!
 //! Each engine is a [`ring::Ring`] under the one [`pump::Pump`], so that what a connection may
-//! count on is decided in one place: an engine says how operations reach the kernel, and no more.
+//! count on is decided in one place: an engine only says how operations reach the kernel.
+//!
+//! An engine starts in two steps, both on the thread of its worker. [`Engine::prepare`] takes from
+//! the kernel everything that could be refused: the ring, the memory, the kernel's program. When
+//! all workers have that, [`Prepared::serve`] serves the listeners. In between, nobody has been
+//! promised anything, so the server can still drop it all and choose another engine.
+//!
+//! Nothing that this file imports from this folder imports this file, and no engine imports
+//! another.
 
+pub mod config;
 pub mod epoll;
+pub mod error;
 pub mod pump;
 pub mod reply;
 pub mod ring;
@@ -15,24 +25,19 @@ pub mod tokio_uring;
 pub mod uring;
 pub mod wait;
 
-use std::fmt;
-use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
 
-use self::pump::Limit;
-use self::wait::WaitStrategy;
-use crate::offload;
-use crate::protocol::Context;
+pub use self::config::{BufferConfig, WorkerConfig};
+pub use self::error::EngineError;
 
 /// How bytes reach the kernel and come from it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Engine {
-    /// io_uring, one system call a message.
+    /// io_uring: one system call per message.
     Uring,
-    /// epoll and the system calls of sockets, three a message.
+    /// epoll and the system calls of sockets: three per message.
     Epoll,
-    /// io_uring by way of the crates tokio-uring and tokio, to be compared with.
+    /// io_uring through the crates tokio-uring and tokio, to compare with.
     #[cfg(feature = "tokio-uring")]
     TokioUring,
 }
@@ -48,120 +53,61 @@ impl Engine {
         }
     }
 
-    /// The engine to serve with where none is asked for: io_uring where it can be had, else epoll,
-    /// with the reason. Only io_uring has [`WaitStrategy::Sqpoll`], so there is no other for it.
+    /// Takes the ring and the memory of one worker. The calling thread is the one that must serve.
     ///
     /// # Errors
     ///
-    /// Why io_uring cannot be had, where nothing else will do.
-    pub fn choose(strategy: WaitStrategy) -> Result<(Engine, Option<EngineError>), EngineError> {
-        match (uring::probe(strategy), strategy) {
-            (Ok(()), _) => Ok((Engine::Uring, None)),
-            (Err(error), WaitStrategy::Sqpoll(_)) => Err(error),
-            (Err(error), WaitStrategy::Block | WaitStrategy::Spin | WaitStrategy::Adaptive(_)) => {
-                Ok((Engine::Epoll, Some(error)))
-            }
+    /// When the kernel refuses what this engine needs; then nothing of it is kept.
+    pub fn prepare(self, worker: &WorkerConfig) -> Result<Prepared, EngineError> {
+        Ok(match self {
+            Engine::Uring => Prepared::Uring(uring::PreparedRing::new(worker)?),
+            Engine::Epoll => Prepared::Epoll(epoll::PreparedEpoll::new(worker)?),
+            #[cfg(feature = "tokio-uring")]
+            Engine::TokioUring => Prepared::TokioUring(tokio_uring::PreparedRuntime::new(worker)?),
+        })
+    }
+}
+
+/// A worker that has all that it needs to serve. It belongs to the thread that prepared it.
+pub enum Prepared {
+    /// For [`Engine::Uring`].
+    Uring(uring::PreparedRing),
+    /// For [`Engine::Epoll`].
+    Epoll(epoll::PreparedEpoll),
+    /// For [`Engine::TokioUring`].
+    #[cfg(feature = "tokio-uring")]
+    TokioUring(tokio_uring::PreparedRuntime),
+}
+
+impl Prepared {
+    /// Whether the memory for messages is locked, so that it cannot be swapped out.
+    pub fn is_locked(&self) -> bool {
+        match self {
+            Prepared::Uring(prepared) => prepared.is_locked(),
+            Prepared::Epoll(prepared) => prepared.is_locked(),
+            // Registering the memory has locked it.
+            #[cfg(feature = "tokio-uring")]
+            Prepared::TokioUring(_) => true,
         }
     }
 
-    /// Serves the connections of one worker on this thread, until it is told to stop. `started` is
-    /// called when all is ready, with whether the memory for messages is locked.
+    /// Serves connections on this thread until the worker is told to stop. Calls `started` once
+    /// connections are accepted. The listeners are already listening.
     ///
     /// # Errors
     ///
-    /// When the kernel refuses what is needed, or the engine breaks.
+    /// When a listener cannot be watched, or the engine breaks.
     pub fn serve(
         self,
-        parts: Parts,
-        context: Context<'static>,
-        limit: &'static Limit,
-        started: impl FnOnce(bool),
+        worker: WorkerConfig,
+        listeners: Vec<OwnedFd>,
+        started: impl FnOnce(),
     ) -> Result<(), EngineError> {
         match self {
-            Engine::Uring => uring::serve(parts, context, limit, started),
-            Engine::Epoll => epoll::serve(parts, context, limit, started),
+            Prepared::Uring(prepared) => prepared.serve(&worker, listeners, started),
+            Prepared::Epoll(prepared) => prepared.serve(&worker, listeners, started),
             #[cfg(feature = "tokio-uring")]
-            Engine::TokioUring => tokio_uring::serve(parts, context, limit, started),
+            Prepared::TokioUring(prepared) => prepared.serve(worker, listeners, started),
         }
-    }
-}
-
-/// What the memory of one worker is made of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct BufferConfig {
-    /// How many buffers, a power of two, at most 32,768.
-    pub count: u16,
-    /// Octets of each, the headroom included; a multiple of 64.
-    pub octets: u32,
-}
-
-impl BufferConfig {
-    /// Octets of the buffers.
-    pub fn memory_octets(self) -> usize {
-        usize::from(self.count) * self.octets as usize
-    }
-
-    /// Octets of the ring by which io_uring takes them.
-    pub fn entries_octets(self) -> usize {
-        usize::from(self.count) * size_of::<io_uring::types::BufRingEntry>()
-    }
-}
-
-/// What a worker's ring is made from.
-#[derive(Debug)]
-pub struct Parts {
-    /// The listeners, already listening.
-    pub listeners: Vec<OwnedFd>,
-    /// Becomes readable when the worker is to stop.
-    pub stop: Arc<OwnedFd>,
-    /// The buffers.
-    pub buffers: BufferConfig,
-    /// How to wait.
-    pub strategy: WaitStrategy,
-    /// Which connections are left to the kernel; only [`Engine::Uring`] can.
-    pub offload: offload::Policy,
-}
-
-/// An engine could not start, or its ring broke.
-#[derive(Debug)]
-pub struct EngineError {
-    /// What was being done.
-    pub step: &'static str,
-    /// What the kernel said.
-    pub source: io::Error,
-    /// What to do about it, if that is known.
-    pub remedy: String,
-}
-
-impl EngineError {
-    /// An error with no known remedy.
-    pub fn new(step: &'static str, source: io::Error) -> EngineError {
-        EngineError { step, source, remedy: String::new() }
-    }
-
-    /// The memory for messages could not be had.
-    pub fn no_memory(source: io::Error) -> EngineError {
-        EngineError::new("take the memory for messages", source)
-            .with_remedy("lower --buffers or --buffer-size")
-    }
-
-    /// The same with a remedy.
-    #[must_use]
-    pub fn with_remedy(mut self, remedy: impl Into<String>) -> EngineError {
-        self.remedy = remedy.into();
-        self
-    }
-}
-
-impl fmt::Display for EngineError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "cannot {}: {}", self.step, self.source)?;
-        if self.remedy.is_empty() { Ok(()) } else { write!(f, "; {}", self.remedy) }
-    }
-}
-
-impl std::error::Error for EngineError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        Some(&self.source)
     }
 }

@@ -29,11 +29,11 @@
 //! work, `COOP_TASKRUN` saves interruptions (at 100 connections 6 to 7 µs of processor time a
 //! message instead of 8); `TASKRUN_FLAG` would mark what tokio-uring does not read. Spinning is no
 //! use, as nothing is submitted while the runtime is awake, so a worker sleeps whatever
-//! [`Parts::strategy`] says.
+//! [`WorkerConfig::wait`] says.
 //!
 //! **Why the pump is a task.** As the future of `block_on` it would be polled before the runtime's
 //! tasks, and each of its wake-ups would be another `epoll_wait`. Tasks borrow only what is
-//! `'static`, hence the bounds of [`serve`].
+//! `'static`, hence the leak in [`PreparedRuntime::serve`].
 //!
 //! **Buffers.** Registered buffers count against the limit on locked memory, with the pages that
 //! they begin and end in, and tokio-uring registers at most [`FIXED_MAX`]. A read holds its buffer
@@ -78,16 +78,16 @@ use rustix::net::SocketFlags;
 use tokio::io::unix::AsyncFd;
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
+use tokio_uring::Runtime;
 use tokio_uring::buf::BoundedBuf;
 use tokio_uring::buf::fixed::{FixedBuf, FixedBufRegistry};
 use tokio_uring::net::TcpStream;
 use tracing::warn;
 
-use super::pump::{Limit, Pump};
+use super::pump::Pump;
 use super::reply::Pinned;
 use super::ring::{Completion, Further, Lease, Patience, Received, Reply, Ring, Socket, Wait};
-use super::uring::remedy;
-use super::{BufferConfig, EngineError, Parts};
+use super::{BufferConfig, EngineError, WorkerConfig};
 use crate::buffer::HEADROOM;
 use crate::metrics::Counters;
 use crate::offload::record::Record;
@@ -103,36 +103,66 @@ const FIXED_MAX: u16 = 1024;
 /// Octets that a receive takes when no registered buffer is free.
 const HEAP_OCTETS: usize = 1 << 10;
 
-/// Serves the connections of one worker until it is told to stop. `started` is called when all
-/// is ready, with whether the memory for messages is locked, which registering it does.
-///
-/// # Errors
-///
-/// When the kernel refuses what is needed.
-pub fn serve(
-    parts: Parts,
-    context: Context<'static>,
-    limit: &'static Limit,
-    started: impl FnOnce(bool),
-) -> Result<(), EngineError> {
-    let mut flags = tokio_uring::uring_builder();
-    flags.setup_cqsize(COMPLETIONS);
-    flags.setup_submit_all().setup_coop_taskrun().setup_single_issuer();
-    let mut builder = tokio_uring::builder();
-    builder.entries(SUBMISSIONS).uring_builder(&flags);
-    let runtime = tokio_uring::Runtime::new(&builder).map_err(|error| {
-        let remedy = remedy(&error);
-        EngineError::new("set up io_uring", error).with_remedy(remedy)
-    })?;
-    let counters = context.counters;
-    runtime.block_on(async {
-        let ring = TokioRing::new(parts, counters)?;
-        let pump = Pump::new(ring, context, limit);
-        started(true);
-        let serving = tokio_uring::spawn(work(pump));
-        count_calls(counters, serving).await;
-        Ok(())
-    })
+/// The runtime of one worker, with the registered memory.
+pub struct PreparedRuntime {
+    runtime: Runtime,
+    buffers: FixedBufRegistry<Vec<u8>>,
+    count: u16,
+}
+
+impl PreparedRuntime {
+    /// Sets the runtime up and registers its memory, which locks it.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses that.
+    pub fn new(worker: &WorkerConfig) -> Result<PreparedRuntime, EngineError> {
+        let mut flags = tokio_uring::uring_builder();
+        flags.setup_cqsize(COMPLETIONS);
+        flags.setup_submit_all().setup_coop_taskrun().setup_single_issuer();
+        let mut builder = tokio_uring::builder();
+        builder.entries(SUBMISSIONS).uring_builder(&flags);
+        let runtime = Runtime::new(&builder)
+            .map_err(|error| EngineError::io_uring("set up io_uring", error))?;
+        let BufferConfig { count, bytes } = worker.buffers;
+        if count > FIXED_MAX {
+            warn!("tokio-uring registers only {FIXED_MAX} of {count} buffers");
+        }
+        let count = count.min(FIXED_MAX);
+        let buffers = FixedBufRegistry::new((0..count).map(|_| vec![0; bytes as usize]));
+        runtime.block_on(async { buffers.register() }).map_err(|error| {
+            EngineError::new("register the memory for messages", error).with_remedy(
+                "raise the limit on locked memory (ulimit -l), or lower --buffers or --buffer-size",
+            )
+        })?;
+        Ok(PreparedRuntime { runtime, buffers, count })
+    }
+
+    /// Serves connections until the worker is told to stop. Calls `started` once they are accepted.
+    ///
+    /// # Errors
+    ///
+    /// When a descriptor cannot be watched.
+    pub fn serve(
+        self,
+        worker: WorkerConfig,
+        listeners: Vec<OwnedFd>,
+        started: impl FnOnce(),
+    ) -> Result<(), EngineError> {
+        // A runtime's tasks may borrow only what is never freed: see "Why the pump is a task".
+        let worker: &'static WorkerConfig = Box::leak(Box::new(worker));
+        let PreparedRuntime { runtime, buffers, count } = self;
+        runtime.block_on(async {
+            let ready = (0..count.into()).filter_map(|index| buffers.check_out(index)).collect();
+            let ring = TokioRing::new(worker, listeners, ready)?;
+            let pump =
+                Pump::new(ring, Context::new(worker.settings, &worker.counters), &worker.limit);
+            started();
+            let serving = tokio_uring::spawn(work(pump));
+            count_calls(&worker.counters, serving).await;
+            Ok(())
+        })
+    }
 }
 
 /// Waits for `serving` and counts the system calls of the runtime meanwhile: see the file's header.
@@ -519,8 +549,7 @@ impl Listener {
 /// Lets tokio's reactor watch a descriptor.
 fn watch<T: AsRawFd>(fd: T) -> Result<AsyncFd<T>, EngineError> {
     // SAFETY: invariant 1.
-    unsafe { AsyncFd::register(fd) }
-        .map_err(|error| EngineError::new("watch a descriptor", error.into()))
+    unsafe { AsyncFd::register(fd) }.map_err(|error| EngineError::new("watch a descriptor", error))
 }
 
 /// A runtime's ring, in the hands of the pump.
@@ -538,19 +567,11 @@ struct TokioRing {
 
 impl TokioRing {
     /// A ring in the runtime that this is called in.
-    fn new(parts: Parts, counters: &'static Counters) -> Result<TokioRing, EngineError> {
-        let BufferConfig { count, octets } = parts.buffers;
-        if count > FIXED_MAX {
-            warn!("tokio-uring registers no more than {FIXED_MAX} of {count} buffers");
-        }
-        let count = count.min(FIXED_MAX);
-        let buffers = FixedBufRegistry::new((0..count).map(|_| vec![0; octets as usize]));
-        buffers.register().map_err(|error| {
-            EngineError::new("register the memory for messages", error).with_remedy(
-                "raise the limit on locked memory (ulimit -l), or lower --buffers or --buffer-size",
-            )
-        })?;
-        let ready = (0..count.into()).filter_map(|index| buffers.check_out(index)).collect();
+    fn new(
+        worker: &'static WorkerConfig,
+        sockets: Vec<OwnedFd>,
+        ready: Vec<FixedBuf>,
+    ) -> Result<TokioRing, EngineError> {
         let hub = Rc::new(Hub {
             epoch: Instant::now(),
             events: RefCell::default(),
@@ -558,12 +579,12 @@ impl TokioRing {
             ready: RefCell::new(ready),
             lines: RefCell::default(),
             unseen: RefCell::default(),
-            counters,
+            counters: &worker.counters,
         });
         let mut listeners = Vec::new();
-        for (fd, number) in parts.listeners.into_iter().zip(0..) {
+        for (fd, number) in sockets.into_iter().zip(0..) {
             rustix::io::ioctl_fionbio(&fd, true)
-                .map_err(|error| EngineError::new("prepare a listener", error.into()))?;
+                .map_err(|error| EngineError::new("prepare a listener", error))?;
             let (accepting, waker) = (Cell::new(Accepting::Off), RefCell::default());
             let listener = Rc::new(Listener { number, accepting, waker });
             tokio_uring::spawn(listener.clone().run(watch(fd)?, hub.clone()));
@@ -575,7 +596,7 @@ impl TokioRing {
             vacant: Vec::new(),
             sockets: Vec::new(),
             listeners,
-            stop: Some(watch(parts.stop)?),
+            stop: Some(watch(worker.stop.clone())?),
         })
     }
 

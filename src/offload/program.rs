@@ -17,6 +17,7 @@ use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::ptr::{self, NonNull};
+use std::sync::Arc;
 
 use aya::maps::{HashMap, Map, MapData, MapError, RingBuf, SockMap};
 use aya::programs::{ProgramError, SkSkb};
@@ -26,6 +27,7 @@ use rustix::mm::{self, MapFlags, ProtFlags};
 
 use super::record::{Record, Totals};
 use super::{PLACES, Place};
+use crate::metrics::{EchoCounts, Echoed};
 
 /// What a notice takes of the ring: a header of 8 octets, and the slot rounded up to as much.
 const NOTICE_BYTES: u32 = 16;
@@ -131,7 +133,7 @@ pub struct Program {
     slots: HashMap<MapData, u64, u32>,
     notices: RingBuf<MapData>,
     records: Shared<Record>,
-    totals: &'static Totals,
+    totals: Arc<Shared<Totals>>,
     free: Vec<u32>,
     /// The cookie of the socket at each place.
     cookies: Vec<u64>,
@@ -181,21 +183,19 @@ impl Program {
         let slots = HashMap::try_from(take(&mut program, "slots"))?;
         let notices = RingBuf::try_from(take(&mut program, "notices"))?;
         let records = share(&program, "records", places)?;
-        // For as long as the process: they are read when the worker has ended.
-        let totals: &'static Shared<Totals> = Box::leak(Box::new(share(&program, "totals", 1)?));
+        let totals = Arc::new(share(&program, "totals", 1)?);
         let verdict: &mut SkSkb =
             program.program_mut("verdict").expect("is in the object").try_into()?;
         verdict.load()?;
         verdict.attach(sockets.fd())?;
         let free = (0..places).rev().collect();
         let cookies = vec![0; places as usize];
-        let totals = totals.at(0);
         Ok(Program { sockets, slots, notices, records, totals, free, cookies, _program: program })
     }
 
-    /// What the program has echoed on all connections.
-    pub fn totals(&self) -> &'static Totals {
-        self.totals
+    /// What the program has echoed on all connections, readable even when the program is gone.
+    pub fn totals(&self) -> Arc<dyn EchoCounts> {
+        self.totals.clone()
     }
 
     /// Shows the program what comes on a connected TCP socket from now on. The gate is shut. `None` when
@@ -350,6 +350,7 @@ fn share<T>(program: &Ebpf, name: &str, count: u32) -> Result<Shared<T>, Offload
 }
 
 /// The mapping of an array of `T`, which is made of 64-bit atomics alone.
+#[derive(Debug)]
 struct Shared<T> {
     start: NonNull<T>,
     count: u32,
@@ -357,6 +358,15 @@ struct Shared<T> {
 
 // SAFETY: it is memory of atomics, which any thread may use.
 unsafe impl<T: Sync> Sync for Shared<T> {}
+
+// SAFETY: a mapping is the process's, and any thread may give it up.
+unsafe impl<T: Sync> Send for Shared<T> {}
+
+impl EchoCounts for Shared<Totals> {
+    fn read(&self) -> Echoed {
+        self.at(0).read()
+    }
+}
 
 impl<T> Shared<T> {
     fn new(map: BorrowedFd<'_>, count: u32) -> io::Result<Shared<T>> {

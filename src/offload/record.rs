@@ -13,6 +13,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 
+use crate::metrics::Echoed;
+
 /// A count of octets answered that the program never reaches: the gate stays shut.
 const SHUT: u64 = u64::MAX;
 
@@ -140,19 +142,8 @@ impl Record {
 #[repr(C, align(64))]
 pub struct Totals {
     frames: AtomicU64,
-    octets_in: AtomicU64,
-    octets_out: AtomicU64,
-}
-
-/// [`Totals`] at one moment.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Echoed {
-    /// Frames, each a whole message.
-    pub frames: u64,
-    /// Their octets as they came, headers included.
-    pub octets_in: u64,
-    /// Those of the echoes.
-    pub octets_out: u64,
+    bytes_in: AtomicU64,
+    bytes_out: AtomicU64,
 }
 
 impl Totals {
@@ -160,8 +151,8 @@ impl Totals {
     pub fn read(&self) -> Echoed {
         Echoed {
             frames: self.frames.load(Relaxed),
-            octets_in: self.octets_in.load(Relaxed),
-            octets_out: self.octets_out.load(Relaxed),
+            bytes_in: self.bytes_in.load(Relaxed),
+            bytes_out: self.bytes_out.load(Relaxed),
         }
     }
 }

@@ -194,11 +194,11 @@ fn every_length_comes_back_as_it_was() {
     assert_eq!(pair.passed(), 0);
     let echoes = pair.program.totals().read();
     assert_eq!(echoes.frames, 2 * (PAYLOAD_BYTES_MAX as u64 + 1));
-    assert_eq!(echoes.octets_in, octets_in);
-    assert_eq!(echoes.octets_out, octets_in - 4 * echoes.frames);
+    assert_eq!(echoes.bytes_in, octets_in);
+    assert_eq!(echoes.bytes_out, octets_in - 4 * echoes.frames);
     let record = pair.program.record(&pair.place);
     assert_eq!(record.echoed_frames(), echoes.frames);
-    assert_eq!(record.echoed_out(), echoes.octets_out);
+    assert_eq!(record.echoed_out(), echoes.bytes_out);
     assert_eq!(pair.notices(), 0);
 }
 
@@ -523,14 +523,14 @@ fn a_peer_that_never_reads_is_stopped() {
         eprintln!(
             "{payload} octets: stuck after {taken}, {} passed up, {} echoed in {} frames",
             pair.passed(),
-            echoes.octets_out,
+            echoes.bytes_out,
             echoes.frames
         );
         assert!(taken < BOUND, "{taken}");
         // The peer's kernel takes what its buffer holds, and 32 KiB are on their way.
-        assert!(echoes.octets_out < 8 << 20, "{echoes:?}");
+        assert!(echoes.bytes_out < 8 << 20, "{echoes:?}");
         let owed = Program::written(pair.server.as_fd()).expect("TCP");
-        assert!(owed <= echoes.octets_out, "{owed} {echoes:?}");
+        assert!(owed <= echoes.bytes_out, "{owed} {echoes:?}");
     }
 }
 

@@ -17,7 +17,6 @@ use io_uring::{Builder, IoUring, cqueue, opcode, squeue};
 
 use super::buffer_ring::{BufferRing, GROUP};
 use crate::engine::BufferConfig;
-use crate::memory::Mapping;
 
 /// How long the kernel's thread polls before it sleeps, under `sqpoll`, in milliseconds.
 const SQPOLL_IDLE_MS: u32 = 50;
@@ -163,7 +162,7 @@ impl Ability {
     pub fn probe(self) -> io::Result<()> {
         match self {
             Ability::SetUp(feature) => feature.probe(),
-            Ability::BufferRing => probe_buffer_ring(),
+            Ability::BufferRing => ring_with_buffers().map(drop),
             Ability::MultishotReceive => probe_multishot_receive(),
             Ability::MultishotAccept => probe_multishot_accept(),
         }
@@ -171,37 +170,49 @@ impl Ability {
 }
 
 /// The memory of an attempt: a page or so.
-const PROBED_BUFFERS: BufferConfig = BufferConfig { count: 2, octets: 2048 };
+const PROBED_BUFFERS: BufferConfig = BufferConfig { count: 2, bytes: 2048 };
 
-fn probe_buffer_ring() -> io::Result<()> {
-    let mut memory = Mapping::new(PROBED_BUFFERS.memory_octets())?;
-    let mut entries = Mapping::new(PROBED_BUFFERS.entries_octets())?;
+/// A small ring with a buffer ring. They are dropped in this order.
+fn ring_with_buffers() -> io::Result<(IoUring, BufferRing)> {
+    let buffers = BufferRing::new(PROBED_BUFFERS)?;
     let uring = IoUring::new(PROBED)?;
-    BufferRing::new(PROBED_BUFFERS, &mut memory, &mut entries).register(&uring.submitter())
+    buffers.register(&uring.submitter())?;
+    Ok((uring, buffers))
 }
 
-/// Receives an octet and the end of the stream, so that the operation is over afterwards and
-/// nothing is in flight in the memory that goes away.
 fn probe_multishot_receive() -> io::Result<()> {
-    let mut memory = Mapping::new(PROBED_BUFFERS.memory_octets())?;
-    let mut entries = Mapping::new(PROBED_BUFFERS.entries_octets())?;
-    let mut uring = IoUring::new(PROBED)?;
-    BufferRing::new(PROBED_BUFFERS, &mut memory, &mut entries).register(&uring.submitter())?;
-    let (socket, mut peer) = UnixStream::pair()?;
+    let (uring, buffers) = &mut ring_with_buffers()?;
+    receive_to_the_end(uring, buffers, UnixStream::pair()?)
+}
+
+/// Receives one byte and the end of the stream from a pair of sockets, with one multishot
+/// operation. Afterwards the operation is over and all buffers are the kernel's again.
+///
+/// # Errors
+///
+/// `EINVAL` where the kernel does not know how.
+pub(super) fn receive_to_the_end(
+    uring: &mut IoUring,
+    buffers: &mut BufferRing,
+    (socket, mut peer): (UnixStream, UnixStream),
+) -> io::Result<()> {
     peer.write_all(&[0])?;
     drop(peer);
-    let receive = opcode::RecvMulti::new(Fd(socket.as_raw_fd()), GROUP).build();
-    push_alone(&mut uring, &receive);
-    let mut results = Vec::new();
+    push_alone(uring, &opcode::RecvMulti::new(Fd(socket.as_raw_fd()), GROUP).build());
+    let mut first = None;
     loop {
         match uring.submit_and_wait(1) {
             Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
             Ok(_) | Err(_) => {}
         }
         for entry in uring.completion() {
-            results.push(entry.result());
+            first.get_or_insert(entry.result());
+            if let Some(id) = cqueue::buffer_select(entry.flags()) {
+                let lease = buffers.lease(id, entry.result().max(0) as u32);
+                buffers.recycle(lease);
+            }
             if !cqueue::more(entry.flags()) {
-                return outcome(results[0]);
+                return outcome(first.unwrap_or_default());
             }
         }
     }

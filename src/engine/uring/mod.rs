@@ -22,7 +22,7 @@
 //!    drained, a patient one when its completion is seen.
 //! 3. The mappings outlive the ring: they are declared after it and so dropped after it, and a
 //!    worker ends only when all its operations have. If the ring breaks, all of it is leaked
-//!    (`Pump::run` and [`serve`]). A panic aborts the process (see `Cargo.toml`).
+//!    (`Pump::run` and [`PreparedRing::serve`]). A panic aborts the process (see `Cargo.toml`).
 
 #![expect(unsafe_code, reason = "the kernel reads and writes memory; see the invariants above")]
 
@@ -45,58 +45,28 @@ use rustix::net::{SendFlags, Shutdown};
 pub use self::abilities::{Ability, Feature, Purpose};
 use self::buffer_ring::{BufferRing, GROUP};
 use self::queues::Queues;
-use self::setup::Resources;
-pub use self::setup::probe;
-pub(super) use self::setup::remedy;
-use super::pump::{Limit, Pump};
+pub use self::setup::PreparedRing;
+use super::WorkerConfig;
 use super::reply::breaks_connection;
 use super::ring::{
     Blocking, Completion, Further, Lease, Patience, Received, Reply, Ring, Socket, Wait,
 };
 use super::token::{Op, Token};
-use super::wait::Waiter;
-use super::{EngineError, Parts};
+use super::wait::{WaitStrategy, Waiter};
 use crate::metrics::Counters;
+use crate::offload;
 use crate::offload::program::Program;
 use crate::offload::record::Record;
-use crate::offload::{self, AUTO_RUN};
-use crate::protocol::Context;
 use crate::slab::ConnectionId;
 
 /// How often a socket is asked what it was given for sending, while acknowledgements arrive.
 const READINGS: usize = 8;
 
-/// Serves the connections of one worker until it is told to stop. `started` is called when all
-/// is ready, with whether the memory for messages is locked.
-///
-/// # Errors
-///
-/// When the kernel refuses what is needed, or the ring breaks.
-pub fn serve(
-    parts: Parts,
-    context: Context<'_>,
-    limit: &Limit,
-    started: impl FnOnce(bool),
-) -> Result<(), EngineError> {
-    let mut resources = Resources::new(parts)?;
-    let is_locked = resources.is_locked();
-    let policy = resources.parts.offload;
-    let pump =
-        Pump::new(resources.ring(context.counters)?, context, limit).with_offload(policy, AUTO_RUN);
-    started(is_locked);
-    let outcome = pump.run().map_err(|error| EngineError::new("go on serving", error));
-    if outcome.is_err() {
-        // Operations may still be in flight in this memory.
-        std::mem::forget(resources);
-    }
-    outcome
-}
-
 /// The kernel's ring, in the hands of the worker's thread.
 struct KernelRing<'a> {
     queues: Queues<'a>,
     waiter: Waiter<'a>,
-    buffers: BufferRing<'a>,
+    buffers: &'a mut BufferRing,
     listeners: Vec<Option<OwnedFd>>,
     stop: RawFd,
     /// Sends that leave a completion only if they are cut short, in the order of their pushing.
@@ -123,19 +93,43 @@ struct Offloading {
 }
 
 impl Offloading {
-    fn new(counters: &Counters) -> Result<Offloading, EngineError> {
-        let program = Program::load()
-            .map_err(|error| EngineError::new("offload echoes", io::Error::other(error)))?;
+    fn new(program: Program, counters: &Counters) -> Offloading {
         counters.add_echoed(program.totals());
         let ids = (0..offload::PLACES).map(|_| None).collect();
-        Ok(Offloading { program, ids, is_polling: false })
+        Offloading { program, ids, is_polling: false }
     }
 }
 
 /// Why a ring without a program has no place.
 const OFFLOADED: &str = "only an offloaded connection has a place";
 
-impl KernelRing<'_> {
+impl<'a> KernelRing<'a> {
+    fn new(
+        prepared: &'a mut PreparedRing,
+        worker: &'a WorkerConfig,
+        listeners: Vec<OwnedFd>,
+    ) -> KernelRing<'a> {
+        let counters = &*worker.counters;
+        let (mut submitter, submissions, completions) = prepared.uring.split();
+        // Saves the look-up of the descriptor in each call; where it is refused, that is all.
+        let _ = submitter.register_ring_fd();
+        let is_sqpoll = matches!(worker.wait, WaitStrategy::Sqpoll(_));
+        KernelRing {
+            queues: Queues { submitter, submissions, completions, is_sqpoll, counters },
+            waiter: Waiter::new(worker.wait, counters),
+            buffers: &mut prepared.buffers,
+            listeners: listeners.into_iter().map(Some).collect(),
+            stop: worker.stop.as_raw_fd(),
+            quick: Vec::new(),
+            patient: HashMap::new(),
+            entries: Vec::new(),
+            cut: Vec::new(),
+            broken: None,
+            offload: prepared.program.take().map(|program| Offloading::new(program, counters)),
+            counters,
+        }
+    }
+
     /// Queues a submission.
     #[inline]
     fn push(&mut self, submission: squeue::Entry, token: Token) {
@@ -191,7 +185,7 @@ impl KernelRing<'_> {
                 let cut = self.cut.iter().find(|&&(cut, _)| cut == id);
                 cut.map_or(whole, |&(_, result)| result)
             };
-            completions.push(sent(&mut self.buffers, id, reply, result));
+            completions.push(sent(self.buffers, id, reply, result));
         }
         self.cut.clear();
     }
@@ -224,7 +218,7 @@ impl KernelRing<'_> {
             }
             Op::Send => {
                 let reply = self.patient.remove(&token.id().slot)?;
-                Some(sent(&mut self.buffers, token.id(), reply, result))
+                Some(sent(self.buffers, token.id(), reply, result))
             }
             Op::Accept => {
                 let result = result.map(|fd| Socket(fd as i32));
@@ -291,7 +285,7 @@ fn borrow(socket: &Socket) -> BorrowedFd<'_> {
 /// The completion of the send of `reply` that the kernel answered with `result`.
 #[inline]
 fn sent(
-    buffers: &mut BufferRing<'_>,
+    buffers: &mut BufferRing,
     id: ConnectionId,
     reply: Reply,
     result: Result<u32, Errno>,
@@ -479,7 +473,7 @@ impl Ring for KernelRing<'_> {
     }
 
     fn buffers_ready(&self) -> usize {
-        self.buffers.ready
+        self.buffers.ready()
     }
 }
 

@@ -1,128 +1,117 @@
-//! How a worker's ring is set up: which features it asks for, what memory it takes, and what to do
-//! where the kernel refuses.
+//! How a worker's ring is set up: which features it asks for, what memory it takes, and whether it
+//! receives.
+//!
+//! The kernel can refuse each of these steps, and all of them happen before the worker is told
+//! where to listen, so a refusal costs nobody a connection.
 
-use std::collections::HashMap;
 use std::io;
-use std::os::fd::AsRawFd as _;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 
 use io_uring::IoUring;
 use rustix::io::Errno;
 
-use super::abilities::{Ability, Feature, NEEDED, NEEDED_SQPOLL, PROBED, WELCOME};
+use super::KernelRing;
+use super::abilities::{Feature, NEEDED, NEEDED_SQPOLL, WELCOME, receive_to_the_end};
 use super::buffer_ring::BufferRing;
-use super::queues::Queues;
-use super::{KernelRing, Offloading};
-use crate::buffer::HEADROOM;
-use crate::engine::wait::{WaitStrategy, Waiter};
-use crate::engine::{BufferConfig, EngineError, Parts};
-use crate::memory::Mapping;
-use crate::metrics::Counters;
-use crate::offload;
+use crate::engine::pump::Pump;
+use crate::engine::wait::WaitStrategy;
+use crate::engine::{EngineError, WorkerConfig};
+use crate::offload::program::Program;
+use crate::offload::{self, AUTO_RUN};
+use crate::protocol::Context;
 
 /// Entries of the submission queue. When it is full, it is submitted without waiting.
 const SUBMISSIONS: u32 = 1024;
-/// Entries of the completion queue for one of the submission queue. When it is full, the kernel
-/// keeps what is over.
-const COMPLETIONS_A_SUBMISSION: u32 = 4;
+/// Entries of the completion queue. When it is full, the kernel keeps further completions.
+const COMPLETIONS: u32 = 4 * SUBMISSIONS;
 
-/// Whether [`serve`] can be expected to work: sets a small ring up with the same features, and
-/// receives by one as it does. A seccomp profile may refuse any of the calls.
-///
-/// # Errors
-///
-/// What the kernel refuses, and what to do about it.
-pub fn probe(strategy: WaitStrategy) -> Result<(), EngineError> {
-    set_up(strategy, PROBED)?;
-    Ability::MultishotReceive.probe().map_err(|error| {
-        let remedy = remedy(&error);
-        EngineError::new("use io_uring", error).with_remedy(remedy)
-    })
+/// The kernel's ring of one worker, and the memory that it uses.
+pub struct PreparedRing {
+    // In this order they are dropped: see invariant 3 of the engine.
+    pub(super) uring: IoUring,
+    pub(super) buffers: BufferRing,
+    pub(super) program: Option<Program>,
 }
 
-fn set_up(strategy: WaitStrategy, submissions: u32) -> Result<IoUring, EngineError> {
-    let is_sqpoll = matches!(strategy, WaitStrategy::Sqpoll(_));
-    let needed = if is_sqpoll { NEEDED_SQPOLL } else { NEEDED };
-    negotiate(needed, WELCOME, |features| {
-        let mut builder = IoUring::builder();
-        builder.setup_cqsize(submissions * COMPLETIONS_A_SUBMISSION);
-        for feature in features {
-            feature.add_to(&mut builder);
-        }
-        builder.build(submissions)
-    })
-}
-
-/// The memory and the kernel's ring of one worker. [`Resources::ring`] makes it usable.
-pub(super) struct Resources {
-    uring: IoUring,
-    pub(super) parts: Parts,
-    memory: Mapping,
-    entries: Mapping,
-}
-
-impl Resources {
-    /// Takes the memory and sets the ring up. The calling thread is the one that must use it
-    /// (`IORING_SETUP_SINGLE_ISSUER`).
+impl PreparedRing {
+    /// Sets the ring up, gives it its buffers, and receives with it once. The calling thread is the
+    /// one that must use it (`IORING_SETUP_SINGLE_ISSUER`).
     ///
     /// # Errors
     ///
-    /// When the kernel refuses: the error names the missing feature and what to do.
-    pub(super) fn new(parts: Parts) -> Result<Resources, EngineError> {
-        let uring = set_up(parts.strategy, SUBMISSIONS)?;
-        let BufferConfig { count, octets } = parts.buffers;
-        assert!(count.is_power_of_two() && octets as usize > HEADROOM, "checked by the caller");
-        let memory = Mapping::new(parts.buffers.memory_octets()).map_err(EngineError::no_memory)?;
-        let entries = Mapping::new(parts.buffers.entries_octets());
-        Ok(Resources { uring, parts, memory, entries: entries.map_err(EngineError::no_memory)? })
+    /// When the kernel refuses a step: the error names it, and says what to do.
+    pub fn new(worker: &WorkerConfig) -> Result<PreparedRing, EngineError> {
+        let uring = set_up(worker.wait)?;
+        let buffers = BufferRing::new(worker.buffers).map_err(EngineError::no_memory)?;
+        let mut prepared = PreparedRing { uring, buffers, program: None };
+        prepared
+            .buffers
+            .register(&prepared.uring.submitter())
+            .map_err(|error| EngineError::io_uring("register the buffer ring", error))?;
+        prepared.try_receiving()?;
+        prepared.program = match worker.offload {
+            offload::Policy::Off => None,
+            offload::Policy::On | offload::Policy::Auto => Some(load_program()?),
+        };
+        Ok(prepared)
     }
 
     /// Whether the memory for messages cannot be swapped out.
-    pub(super) fn is_locked(&self) -> bool {
-        self.memory.is_locked() && self.entries.is_locked()
+    pub fn is_locked(&self) -> bool {
+        self.buffers.is_locked()
     }
 
-    /// The ring, ready to be used by this thread. `counters` gets its system calls and spins.
+    /// Serves connections until the worker is told to stop. Calls `started` once they are accepted.
     ///
     /// # Errors
     ///
-    /// When the kernel does not take the buffers.
-    pub(super) fn ring<'a>(
-        &'a mut self,
-        counters: &'a Counters,
-    ) -> Result<KernelRing<'a>, EngineError> {
-        let offload = match self.parts.offload {
-            offload::Policy::Off => None,
-            offload::Policy::On | offload::Policy::Auto => Some(Offloading::new(counters)?),
-        };
-        let (mut submitter, submissions, completions) = self.uring.split();
-        // Saves the look-up of the descriptor in each call; where it is refused, that is all.
-        let _ = submitter.register_ring_fd();
-        let buffers = BufferRing::new(self.parts.buffers, &mut self.memory, &mut self.entries);
-        buffers.register(&submitter).map_err(|error| {
-            EngineError::new("register the buffer ring", error)
-                .with_remedy("buffer rings came with Linux 5.19; ringecho needs 6.1 or newer")
-        })?;
-        Ok(KernelRing {
-            queues: Queues {
-                submitter,
-                submissions,
-                completions,
-                is_sqpoll: matches!(self.parts.strategy, WaitStrategy::Sqpoll(_)),
-                counters,
-            },
-            waiter: Waiter::new(self.parts.strategy, counters),
-            buffers,
-            listeners: self.parts.listeners.drain(..).map(Some).collect(),
-            stop: self.parts.stop.as_raw_fd(),
-            quick: Vec::new(),
-            patient: HashMap::new(),
-            entries: Vec::new(),
-            cut: Vec::new(),
-            broken: None,
-            offload,
-            counters,
-        })
+    /// When the ring breaks.
+    pub fn serve(
+        mut self,
+        worker: &WorkerConfig,
+        listeners: Vec<OwnedFd>,
+        started: impl FnOnce(),
+    ) -> Result<(), EngineError> {
+        let context = Context::new(worker.settings, &worker.counters);
+        let ring = KernelRing::new(&mut self, worker, listeners);
+        let pump = Pump::new(ring, context, &worker.limit).with_offload(worker.offload, AUTO_RUN);
+        started();
+        let outcome = pump.run().map_err(|error| EngineError::new("go on serving", error));
+        if outcome.is_err() {
+            // Operations may still be in flight in this memory.
+            std::mem::forget(self);
+        }
+        outcome
     }
+
+    /// A seccomp profile may allow a ring to be set up and refuse to enter it, and some kernels
+    /// that are not Linux know only part of the operations.
+    fn try_receiving(&mut self) -> Result<(), EngineError> {
+        let sockets = UnixStream::pair().map_err(|error| {
+            EngineError::new("open a pair of Unix sockets to try io_uring with", error)
+                .with_remedy("raise the limit on descriptors (ulimit -n), or use --engine epoll")
+        })?;
+        receive_to_the_end(&mut self.uring, &mut self.buffers, sockets)
+            .map_err(|error| EngineError::io_uring("receive with io_uring", error))
+    }
+}
+
+fn load_program() -> Result<Program, EngineError> {
+    Program::load().map_err(|error| EngineError::new("offload echoes", io::Error::other(error)))
+}
+
+fn set_up(wait: WaitStrategy) -> Result<IoUring, EngineError> {
+    let is_sqpoll = matches!(wait, WaitStrategy::Sqpoll(_));
+    let needed = if is_sqpoll { NEEDED_SQPOLL } else { NEEDED };
+    negotiate(needed, WELCOME, |features| {
+        let mut builder = IoUring::builder();
+        builder.setup_cqsize(COMPLETIONS);
+        for feature in features {
+            feature.add_to(&mut builder);
+        }
+        builder.build(SUBMISSIONS)
+    })
 }
 
 /// Sets a ring up with all features, or without as many of the welcome ones as it takes.
@@ -138,8 +127,7 @@ fn negotiate<T>(
         match set_up(&all[..count]) {
             Ok(ring) => return Ok(ring),
             Err(error) if Errno::from_io_error(&error) != Some(Errno::INVAL) => {
-                let remedy = remedy(&error);
-                return Err(EngineError::new(STEP, error).with_remedy(remedy));
+                return Err(EngineError::io_uring(STEP, error));
             }
             Err(_) if count > needed.len() => count -= 1,
             Err(error) => {
@@ -154,24 +142,6 @@ fn negotiate<T>(
                 return Err(EngineError::new(STEP, error).with_remedy(remedy));
             }
         }
-    }
-}
-
-/// What to do when the kernel refuses to set a ring up.
-pub(in crate::engine) fn remedy(error: &io::Error) -> &'static str {
-    match Errno::from_io_error(error) {
-        Some(Errno::NOSYS) => {
-            "this kernel has no io_uring, or a seccomp filter hides it; ringecho needs Linux 6.1 \
-             or newer, and in a container a seccomp profile that allows io_uring"
-        }
-        Some(Errno::PERM | Errno::ACCESS) => {
-            "io_uring is switched off: check that sysctl kernel.io_uring_disabled is 0, and in a \
-             container that the seccomp profile allows io_uring_setup, io_uring_enter and \
-             io_uring_register"
-        }
-        Some(Errno::NOMEM) => "raise the limit on locked memory (ulimit -l)",
-        Some(Errno::MFILE | Errno::NFILE) => "raise the limit on descriptors (ulimit -n)",
-        _ => "ringecho needs Linux 6.1 or newer with io_uring",
     }
 }
 

@@ -1,0 +1,74 @@
+//! What an engine is told about the worker that it serves.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use super::pump::Limit;
+use super::wait::WaitStrategy;
+use crate::metrics::Counters;
+use crate::offload;
+use crate::protocol::Settings;
+
+/// How much pinned memory a worker has for messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BufferConfig {
+    /// The number of buffers: a power of two, at most 32,768.
+    pub count: u16,
+    /// The size of each buffer in bytes, headroom included; a multiple of 64.
+    pub bytes: u32,
+}
+
+impl BufferConfig {
+    /// The size of all buffers together, in bytes.
+    pub fn memory_bytes(self) -> usize {
+        usize::from(self.count) * self.bytes as usize
+    }
+
+    /// The size of the ring through which io_uring takes them, in bytes.
+    pub fn entries_bytes(self) -> usize {
+        usize::from(self.count) * size_of::<io_uring::types::BufRingEntry>()
+    }
+}
+
+/// All that an engine needs to know to serve as one worker, except where to listen.
+#[derive(Debug, Clone)]
+pub struct WorkerConfig {
+    /// The worker's memory.
+    pub buffers: BufferConfig,
+    /// How the worker waits.
+    pub wait: WaitStrategy,
+    /// Which connections are left to the kernel; only [`super::Engine::Uring`] can do that.
+    pub offload: offload::Policy,
+    /// What is done for every connection.
+    pub settings: Settings,
+    /// Becomes readable when the worker is to stop.
+    pub stop: Arc<OwnedFd>,
+    /// Where the worker counts.
+    pub counters: Arc<Counters>,
+    /// The connections of all workers.
+    pub limit: Arc<Limit>,
+}
+
+#[cfg(test)]
+impl WorkerConfig {
+    /// A worker with two small buffers, for the tests of engines.
+    pub(in crate::engine) fn for_test(wait: WaitStrategy) -> WorkerConfig {
+        use crate::protocol::{Policy, Protocol};
+
+        let flags = rustix::event::EventfdFlags::CLOEXEC | rustix::event::EventfdFlags::NONBLOCK;
+        WorkerConfig {
+            buffers: BufferConfig { count: 2, bytes: 1024 },
+            wait,
+            offload: offload::Policy::Off,
+            settings: Settings {
+                protocol: Protocol::WebSocket,
+                message_max: 1 << 20,
+                policy: Policy::Off,
+                level: 1,
+            },
+            stop: Arc::new(rustix::event::eventfd(0, flags).expect("an eventfd")),
+            counters: Arc::default(),
+            limit: Arc::new(Limit::new(1)),
+        }
+    }
+}
