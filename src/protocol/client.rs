@@ -8,7 +8,8 @@ use std::fmt;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD as BASE64;
 
-use super::handshake::{HEADERS_MAX, accept_of, has_token, values};
+use super::handshake::fields::{has_token, values};
+use super::handshake::{HEADERS_MAX, accept_of};
 
 /// The head of a response, at most, in octets.
 pub const RESPONSE_BYTES_MAX: usize = 16 << 10;
@@ -132,7 +133,7 @@ impl std::error::Error for Refusal {}
 #[cfg(test)]
 mod tests {
     use super::super::extension::Policy;
-    use super::super::handshake::{self, Admission};
+    use super::super::handshake::{self, Admission, Subprotocol, Terms};
     use super::*;
 
     fn request(extensions: Option<&'static str>) -> Request<'static> {
@@ -140,7 +141,11 @@ mod tests {
     }
 
     fn answered(request: &Request<'_>) -> Vec<u8> {
-        let answer = handshake::answer(&request.octets(), Admission::Open, Policy::Mirror);
+        let answer = handshake::answer(
+            &request.octets(),
+            Admission::Open,
+            &Terms { policy: Policy::Mirror, subprotocol: &Subprotocol::Any },
+        );
         answer.expect("a right request").expect("a whole request").response
     }
 

@@ -3,6 +3,7 @@
 use super::deflate::Scratch;
 use super::extension::Policy;
 use super::frame::CONTROL_PAYLOAD_MAX;
+use super::handshake::{Subprotocol, Terms};
 use crate::metrics::Counters;
 
 /// What a server speaks, on all its connections.
@@ -32,6 +33,7 @@ pub struct Settings {
 #[derive(Debug)]
 pub struct Context<'a> {
     pub(super) settings: Settings,
+    subprotocol: Subprotocol,
     /// The longest payload that is echoed the short way, in bytes: see `connection/frames.rs`.
     pub(super) short_max: u8,
     /// Where messages, frames and violations are counted.
@@ -40,10 +42,22 @@ pub struct Context<'a> {
 }
 
 impl<'a> Context<'a> {
-    /// The context of one worker.
+    /// The context of one worker, which accepts any subprotocol.
     pub fn new(settings: Settings, counters: &'a Counters) -> Context<'a> {
         let short_max = settings.message_max.min(CONTROL_PAYLOAD_MAX) as u8;
-        Context { settings, short_max, counters, scratch: Scratch::default() }
+        let subprotocol = Subprotocol::Any;
+        Context { settings, subprotocol, short_max, counters, scratch: Scratch::default() }
+    }
+
+    /// The same, but it accepts `subprotocol`.
+    #[must_use]
+    pub fn with_subprotocol(self, subprotocol: Subprotocol) -> Context<'a> {
+        Context { subprotocol, ..self }
+    }
+
+    /// What opening handshakes are answered with.
+    pub(super) fn terms(&self) -> Terms<'_> {
+        Terms { policy: self.settings.policy, subprotocol: &self.subprotocol }
     }
 
     /// The largest message that is echoed, in bytes.

@@ -1,21 +1,22 @@
-//! The negotiation of permessage-deflate (RFC 7692 section 7.1), server side: what a client offers,
-//! and what the server agrees to.
+//! The negotiation of permessage-deflate (RFC 7692 section 7.1): what a client offers, what the server
+//! agrees to, and the grammar of the field that says both (RFC 6455 section 9.1).
 //!
-//! [`agree`] is the one place that decides whether compressed messages go back as they came or are
-//! compressed again. The proof that its rule is right stands in `docs/compression.md`.
+//! [`agree`] is the one place that decides whether compressed messages are mirrored or recompressed. The
+//! proof that its rule is right is in `docs/compression.md`.
 //!
-//! An offer that is not understood whole is declined, and the next one is looked at. RFC 6455
-//! section 9.1 would have the connection fail where the field breaks the grammar; RFC 7692 section
-//! 7.1 declines an offer for its parameters. This file draws no line between the two: an echo
-//! without compression serves the client better than none.
+//! A field that breaks the grammar fails the connection, as RFC 6455 section 9.1 demands. An offer whose
+//! parameters break RFC 7692 section 7.1 is declined, and the next one is considered.
 
+use std::borrow::Cow;
 use std::fmt;
 
-/// The base-two logarithm of the largest window, in octets, which holds where none is named.
+use super::handshake::fields::is_token;
+
+/// The base-two logarithm of the largest window in bytes, which is the default.
 pub const WINDOW_BITS_MAX: u8 = 15;
 
-/// The least window that zlib can compress with. RFC 7692 section 7.1.2 goes down to 8, but zlib
-/// has no such window for streams without a header (zlib's manual, `deflateInit2`).
+/// The smallest window that zlib can compress with. RFC 7692 section 7.1.2 goes down to 8, but zlib has no
+/// such window for streams without a header (zlib's manual, `deflateInit2`).
 pub const DEFLATE_WINDOW_BITS_MIN: u8 = 9;
 
 /// What the server does with offers of permessage-deflate.
@@ -23,16 +24,16 @@ pub const DEFLATE_WINDOW_BITS_MIN: u8 = 9;
 pub enum Policy {
     /// Declines them all.
     Off,
-    /// Agrees to mirror where the offer allows it, else to compress again.
+    /// Agrees to mirroring where the offer allows it, else to recompressing.
     Mirror,
-    /// Agrees to compress again.
+    /// Agrees to recompressing.
     Deflate,
 }
 
 /// How a compressed message is echoed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Echo {
-    /// The compressed octets go back as they came.
+    /// The compressed bytes are echoed as they are.
     Mirrored,
     /// The message is inflated and compressed again.
     Recompressed,
@@ -56,7 +57,7 @@ pub struct Offer {
 /// of the response's field.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Agreement {
-    /// How compressed messages are echoed. This is the server's own business and is not told.
+    /// How compressed messages are echoed. This is the server's own business and not part of the answer.
     pub echo: Echo,
     /// The server does not refer to earlier messages.
     pub server_no_context_takeover: bool,
@@ -125,26 +126,39 @@ impl fmt::Display for Agreement {
 /// The name in the registry (section 8.1).
 const NAME: &str = "permessage-deflate";
 
-/// Agrees to the first acceptable offer in `values`, which are those of all
-/// Sec-WebSocket-Extensions fields in their order (RFC 6455 section 9.1).
-pub fn negotiate<'b>(values: impl Iterator<Item = &'b [u8]>, policy: Policy) -> Option<Agreement> {
-    values
-        .flat_map(|value| split(value, b','))
-        .filter_map(offer)
-        .find_map(|offer| agree(&offer, policy))
+/// A value of Sec-WebSocket-Extensions breaks its grammar.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Malformed;
+
+/// Agrees to the first acceptable offer in `values`, which are those of all Sec-WebSocket-Extensions
+/// fields in their order (RFC 6455 section 9.1).
+///
+/// # Errors
+///
+/// When one of the values breaks the grammar, acceptable offers or not.
+pub fn negotiate<'b>(
+    values: impl Iterator<Item = &'b [u8]>,
+    policy: Policy,
+) -> Result<Option<Agreement>, Malformed> {
+    let mut agreement = None;
+    for value in values {
+        for extension in parse(value)? {
+            agreement =
+                agreement.or_else(|| offer(&extension).and_then(|offer| agree(&offer, policy)));
+        }
+    }
+    Ok(agreement)
 }
 
 /// The offer in one element of the list, if it is one of permessage-deflate, has no parameter twice
 /// and each as section 7.1 defines it.
-fn offer(element: &[u8]) -> Option<Offer> {
-    let mut parts = split(element, b';');
-    if parts.next()?.trim_ascii() != NAME.as_bytes() {
+fn offer(extension: &Extension<'_>) -> Option<Offer> {
+    if extension.name != NAME.as_bytes() {
         return None;
     }
     let mut offer = Offer::default();
-    for part in parts {
-        let (name, value) = parameter(part)?;
-        let is_first = match (name, value.as_deref()) {
+    for (name, value) in &extension.parameters {
+        let is_first = match (*name, value.as_deref()) {
             (b"server_no_context_takeover", None) => {
                 !std::mem::replace(&mut offer.server_no_context_takeover, true)
             }
@@ -167,26 +181,56 @@ fn offer(element: &[u8]) -> Option<Offer> {
     Some(offer)
 }
 
-/// A parameter's name and value, `token [ "=" ( token / quoted-string ) ]`, the value without its
-/// quotes.
-fn parameter(part: &[u8]) -> Option<(&[u8], Option<Vec<u8>>)> {
-    let Some(equals) = part.iter().position(|&octet| octet == b'=') else {
-        return Some((part.trim_ascii(), None));
+/// An element of a list of extensions, all tokens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Extension<'b> {
+    pub(super) name: &'b [u8],
+    /// Names and values, the values without their quotes.
+    pub(super) parameters: Vec<(&'b [u8], Option<Cow<'b, [u8]>>)>,
+}
+
+/// Parses one value of Sec-WebSocket-Extensions: `1#( token *( ";" token [ "=" ( token / quoted-string ) ]
+/// ) )`, where what is quoted is a token too (RFC 6455 section 9.1). Empty elements are ignored (RFC
+/// 9110 section 5.6.1.2).
+pub(super) fn parse(value: &[u8]) -> Result<Vec<Extension<'_>>, Malformed> {
+    split(value, b',')
+        .map(<[u8]>::trim_ascii)
+        .filter(|element| !element.is_empty())
+        .map(|element| {
+            let mut parts = split(element, b';');
+            let name = token(parts.next().unwrap_or_default())?;
+            let parameters = parts.map(parameter).collect::<Result<_, Malformed>>()?;
+            Ok(Extension { name, parameters })
+        })
+        .collect()
+}
+
+fn parameter(part: &[u8]) -> Result<(&[u8], Option<Cow<'_, [u8]>>), Malformed> {
+    let Some(equals) = part.iter().position(|&byte| byte == b'=') else {
+        return Ok((token(part)?, None));
     };
-    let (name, value) = (part[..equals].trim_ascii(), part[equals + 1..].trim_ascii());
+    let (name, value) = (token(&part[..equals])?, part[equals + 1..].trim_ascii());
     let Some(quoted) = value.strip_prefix(b"\"") else {
-        return Some((name, Some(value.to_vec())));
+        return Ok((name, Some(Cow::Borrowed(token(value)?))));
     };
     let mut unquoted = Vec::new();
-    let mut octets = quoted.iter();
+    let mut bytes = quoted.iter();
     loop {
-        match octets.next()? {
+        match bytes.next().ok_or(Malformed)? {
             b'"' => break,
-            b'\\' => unquoted.push(*octets.next()?),
-            &octet => unquoted.push(octet),
+            b'\\' => unquoted.push(*bytes.next().ok_or(Malformed)?),
+            &byte => unquoted.push(byte),
         }
     }
-    octets.as_slice().is_empty().then_some((name, Some(unquoted)))
+    if !bytes.as_slice().is_empty() || !is_token(&unquoted) {
+        return Err(Malformed);
+    }
+    Ok((name, Some(Cow::Owned(unquoted))))
+}
+
+fn token(text: &[u8]) -> Result<&[u8], Malformed> {
+    let text = text.trim_ascii();
+    if is_token(text) { Ok(text) } else { Err(Malformed) }
 }
 
 /// A decimal number from 8 to 15 without leading zeros (section 7.1.2).
@@ -198,18 +242,18 @@ fn window_bits(value: &[u8]) -> Option<u8> {
     }
 }
 
-/// The pieces of `text` between separators that stand outside of quoted strings.
+/// The pieces of `text` between separators that are outside of quoted strings.
 fn split(text: &[u8], separator: u8) -> impl Iterator<Item = &[u8]> {
     let (mut is_quoted, mut is_escaped) = (false, false);
-    text.split(move |&octet| {
+    text.split(move |&byte| {
         if is_escaped {
             is_escaped = false;
-        } else if octet == b'"' {
+        } else if byte == b'"' {
             is_quoted = !is_quoted;
-        } else if octet == b'\\' {
+        } else if byte == b'\\' {
             is_escaped = is_quoted;
         } else {
-            return octet == separator && !is_quoted;
+            return byte == separator && !is_quoted;
         }
         false
     })
@@ -221,6 +265,7 @@ mod tests {
 
     fn answer(values: &[&str], policy: Policy) -> Option<String> {
         negotiate(values.iter().map(|value| value.as_bytes()), policy)
+            .expect("the grammar is kept")
             .map(|agreement| agreement.to_string())
     }
 
@@ -339,39 +384,24 @@ mod tests {
     #[test]
     fn what_declines_an_offer() {
         for offer in [
-            ";",
-            "; ;server_no_context_takeover",
             "; unknown",
             "; unknown=1",
             "; Server_no_context_takeover",
             "; server_no_context_takeover=1",
-            "; server_no_context_takeover=",
-            "; server_no_context_takeover=\"\"",
             "; client_no_context_takeover=true",
             "; server_no_context_takeover; server_no_context_takeover",
             "; client_no_context_takeover; client_no_context_takeover",
             "; server_max_window_bits",
-            "; server_max_window_bits=",
             "; server_max_window_bits=7",
             "; server_max_window_bits=16",
             "; server_max_window_bits=08",
             "; server_max_window_bits=010",
             "; server_max_window_bits=+9",
-            "; server_max_window_bits=9 9",
-            "; server_max_window_bits=10=10",
             "; server_max_window_bits=10; server_max_window_bits=10",
-            "; client_max_window_bits=",
-            "; client_max_window_bits=\"\"",
             "; client_max_window_bits=-8",
             "; client_max_window_bits=8.0",
             "; client_max_window_bits; client_max_window_bits=9",
-            "; server_max_window_bits=\"10",
-            "; server_max_window_bits=10\"",
-            "; server_max_window_bits=\"10\"x",
-            "; server_max_window_bits=\"10\\",
-            "; server_max_window_bits=\" 10\"",
             "s",
-            " client_max_window_bits",
         ] {
             assert_eq!(answer_to(offer), None, "{offer:?}");
         }
@@ -384,8 +414,7 @@ mod tests {
             &["permessage-deflate; unknown, permessage-deflate"][..],
             &["permessage-deflate; server_max_window_bits=8", "permessage-deflate"],
             &["x-webkit-deflate-frame, , permessage-deflate,permessage-deflate; unknown"],
-            &["", "foo; a=\"permessage-deflate, \\\" permessage-deflate\"", " permessage-deflate"],
-            &["broken; \"", "permessage-deflate"],
+            &["", "foo; a=\"x\\y\"", " permessage-deflate"],
         ] {
             assert_eq!(answer(values, Policy::Mirror), plain, "{values:?}");
             assert_eq!(answer(values, Policy::Deflate), plain, "{values:?}");
@@ -396,8 +425,39 @@ mod tests {
             Policy::Mirror,
         );
         assert_eq!(first.as_deref(), Some("permessage-deflate; client_max_window_bits=9"));
-        for values in [&[][..], &["permessage-bzip2"], &["foo; a=\"\", \"permessage-deflate"]] {
+        for values in [&[][..], &["permessage-bzip2"], &["", " ,\t, "]] {
             assert_eq!(answer(values, Policy::Mirror), None, "{values:?}");
+        }
+    }
+
+    #[test]
+    fn what_breaks_the_grammar_is_refused_whatever_stands_beside_it() {
+        for broken in [
+            ";",
+            "permessage-deflate;",
+            "permessage-deflate; ;server_no_context_takeover",
+            "permessage-deflate client_max_window_bits",
+            "permessage-deflate; a=",
+            "permessage-deflate; =a",
+            "permessage-deflate; a=\"\"",
+            "permessage-deflate; a=9 9",
+            "permessage-deflate; a=10=10",
+            "permessage-deflate; a=\"10",
+            "permessage-deflate; a=10\"",
+            "permessage-deflate; a=\"10\"x",
+            "permessage-deflate; a=\"10\\",
+            "permessage-deflate; a=\" 10\"",
+            "permessage-deflate; a=\"b, c\"",
+            "permessage/deflate",
+            "permessage-deflate; a\u{e9}",
+        ] {
+            let plain = "permessage-deflate";
+            for values in [&[broken][..], &[plain, broken], &[broken, plain]] {
+                for policy in [Policy::Off, Policy::Mirror, Policy::Deflate] {
+                    let values = values.iter().map(|value| value.as_bytes());
+                    assert_eq!(negotiate(values, policy), Err(Malformed), "{broken}");
+                }
+            }
         }
     }
 }

@@ -17,6 +17,7 @@ pub mod frame;
 pub mod handshake;
 pub mod inflate;
 pub mod mask;
+pub mod uri;
 pub mod utf8;
 pub mod violation;
 
@@ -24,4 +25,4 @@ pub use close_code::CloseCode;
 pub use connection::{Connection, Next};
 pub use context::{Context, Protocol, Settings};
 pub use extension::Policy;
-pub use handshake::Admission;
+pub use handshake::{Admission, Subprotocol};

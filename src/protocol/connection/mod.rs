@@ -264,7 +264,7 @@ impl Connection {
     }
 
     fn handshake(&mut self, admission: Admission, region: &mut Region<'_>, context: &Context<'_>) {
-        match handshake::answer(region.unread(), admission, context.settings.policy) {
+        match handshake::answer(region.unread(), admission, &context.terms()) {
             Ok(None) => {}
             Ok(Some(accepted)) => {
                 region.skip(accepted.head_bytes);

@@ -1,0 +1,138 @@
+//! The parts of a URI that a handshake holds (RFC 3986), for either role.
+
+use fluent_uri::pct_enc::EStr;
+use fluent_uri::pct_enc::encoder::{Path, Query};
+use fluent_uri::{Uri, UriRef};
+
+/// Whether `byte` may stand anywhere in a URI without a fragment: a reserved or an unreserved character,
+/// or the percent sign of an encoded one (sections 2.1 to 2.3).
+pub(super) fn is_of_uri(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"-._~:/?[]@!$&'()*+,;=%".contains(&byte)
+}
+
+/// Whether `text` is a path that begins with a slash, and maybe a query: the origin form of RFC 9112
+/// section 3.2.1.
+pub fn is_path_and_query(text: &str) -> bool {
+    let (path, query) = match text.split_once('?') {
+        Some((path, query)) => (path, Some(query)),
+        None => (text, None),
+    };
+    path.starts_with('/')
+        && EStr::<Path>::new(path).is_some()
+        && query.is_none_or(|query| EStr::<Query>::new(query).is_some())
+}
+
+/// Whether `text` is a host that is not empty, and maybe a port: a value of Host (RFC 9110 section 7.2).
+pub fn is_host_and_port(text: &str) -> bool {
+    // A reference without a scheme, so that nothing but the authority is parsed.
+    let reference = format!("//{text}");
+    UriRef::parse(reference.as_str()).is_ok_and(|reference| {
+        let authority = reference.authority();
+        authority.is_some_and(|authority| {
+            authority.as_str() == text
+                && !authority.has_userinfo()
+                && !authority.host().is_empty()
+                && authority.port_to_u16().is_ok()
+        })
+    })
+}
+
+/// Whether `text` is the URI of a WebSocket or of a page, with a host and without user information, as
+/// the absolute form of a request target may be (RFC 9112 section 3.2.2, RFC 9110 sections 4.2.1 and
+/// 4.2.4, RFC 6455 section 3).
+pub(super) fn is_absolute(text: &str) -> bool {
+    Uri::parse(text).is_ok_and(|uri| {
+        let scheme = uri.scheme().as_str();
+        ["http", "https", "ws", "wss"].iter().any(|known| scheme.eq_ignore_ascii_case(known))
+            && !uri.has_fragment()
+            && uri.authority().is_some_and(|authority| is_host_and_port(authority.as_str()))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_a_path_and_a_query() {
+        for right in
+            ["/", "/echo", "//", "/a//b", "/?", "/a?b=c&d=/?", "/%20%7f", "/~!$&'()*+,;=:@-._"]
+        {
+            assert!(is_path_and_query(right), "{right}");
+        }
+        for wrong in [
+            "", "*", "a", "?a", "host:80", "/%", "/%2", "/%zz", "/?%", "/a b", "/a#b", "/é",
+            "/a\\b", "/[", "/|",
+        ] {
+            assert!(!is_path_and_query(wrong), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn what_is_a_host_and_a_port() {
+        for right in [
+            "a",
+            "a:",
+            "a:1",
+            "example.com:65535",
+            "127.0.0.1:9001",
+            "[::1]",
+            "[::1]:80",
+            "[v1.x]",
+            "a%20",
+        ] {
+            assert!(is_host_and_port(right), "{right}");
+        }
+        for wrong in [
+            "",
+            ":",
+            ":80",
+            "a:b",
+            "a:65536",
+            "a:-1",
+            "u@a",
+            "@a",
+            "a/",
+            "a?b",
+            "a#b",
+            "a b",
+            "é",
+            "[",
+            "[::1",
+            "::1",
+            "[::1]a",
+            "[1]",
+            "[fe80::1%25eth0]",
+            "a%",
+            "a,b:c",
+            "a\\b",
+            "<a>",
+        ] {
+            assert!(!is_host_and_port(wrong), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn what_is_an_absolute_target() {
+        for right in ["http://a/", "HTTP://a", "https://a:1?b", "ws://[::1]:9001/a?b", "WSS://a"] {
+            assert!(is_absolute(right), "{right}");
+        }
+        for wrong in [
+            "/",
+            "a:80",
+            "http:",
+            "http:/",
+            "http:///",
+            "http://",
+            "http://:80/",
+            "http://u@a/",
+            "http://a:b/",
+            "http://a/#b",
+            "ftp://a/",
+            "ws:a",
+            "http://a/%",
+        ] {
+            assert!(!is_absolute(wrong), "{wrong}");
+        }
+    }
+}
