@@ -9,6 +9,7 @@ use clap::parser::ValueSource;
 use clap::{ArgMatches, Args, CommandFactory, FromArgMatches as _, Parser, Subcommand, ValueEnum};
 use ringecho::cpus::CpuList;
 
+use crate::candidate::Between;
 use crate::load::{CONNECTIONS_MAX, Mix, PIPELINE_MAX, Rate};
 use crate::rtt::Wait;
 use crate::session::Form;
@@ -40,9 +41,12 @@ pub enum Command {
     Merge(Merge),
     /// Makes one page of results, with charts, that needs nothing else to be read.
     Report(Report),
-    /// Echoes octets on one connection, for --calibrate.
+    /// Echoes bytes on one connection, for --calibrate.
     #[command(hide = true)]
     Floor(Floor),
+    /// Runs a command until it ends, or until standard input does.
+    #[command(hide = true)]
+    Guard(Guard),
 }
 
 /// How the client waits.
@@ -52,6 +56,13 @@ pub enum WaitChoice {
     Block,
     /// It asks without pause: takes its processor whole.
     Spin,
+}
+
+impl Compare {
+    /// What becomes of servers between their turns.
+    pub fn between(&self) -> Between {
+        if self.restart { Between::Ended } else { Between::Stopped }
+    }
 }
 
 impl WaitChoice {
@@ -253,9 +264,14 @@ pub struct Compare {
     #[expect(missing_docs, reason = "its fields are documented")]
     pub traffic: Traffic,
 
-    /// Rounds, after one that does not count.
-    #[arg(long, value_name = "N", default_value_t = 15, value_parser = clap::value_parser!(u32).range(5..=10_000))]
+    /// Number of rounds, after one that does not count. Intervals need at least 6.
+    #[arg(long, value_name = "N", default_value_t = 15, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub rounds: u32,
+
+    /// Start each command anew for each round, so that intervals include differences between one
+    /// start and the next. Otherwise commands are started once and stopped (SIGSTOP) between rounds.
+    #[arg(long)]
+    pub restart: bool,
 
     #[command(flatten)]
     #[expect(missing_docs, reason = "its fields are documented")]
@@ -280,6 +296,18 @@ pub struct Floor {
     /// How it waits.
     #[arg(long, value_enum, default_value_t = WaitChoice::Block)]
     pub wait: WaitChoice,
+}
+
+/// `ringbench guard`
+#[derive(Debug, Args)]
+pub struct Guard {
+    /// The CPUs that the command may use.
+    #[arg(long, value_name = "LIST")]
+    pub cpus: Option<CpuList>,
+
+    /// The command.
+    #[arg(required = true, num_args = 1.., last = true)]
+    pub command: Vec<OsString>,
 }
 
 impl Cli {

@@ -4,12 +4,16 @@ use ringecho::buffer::{Cursors, HEADROOM, Region};
 use ringecho::metrics::Counters;
 use ringecho::protocol::{Admission, Connection, Context, Next, Policy, Protocol, Settings};
 
+pub mod candidate;
 pub mod cli;
 pub mod commands;
 pub mod compare;
 pub mod environment;
+pub mod guard;
 pub mod latency;
+pub mod listening;
 pub mod load;
+pub mod process;
 pub mod random;
 pub mod records;
 pub mod report;
@@ -21,6 +25,7 @@ pub mod statistics;
 pub mod stop;
 pub mod tables;
 pub mod target;
+pub mod usage;
 pub mod wire_report;
 
 /// Those of the server's defaults.
@@ -110,11 +115,11 @@ pub fn masked_frame(first: u8, payload: &[u8]) -> Vec<u8> {
     frame
 }
 
-/// Median, least and greatest, as they stand in the tables.
+/// The median, and the least and the greatest in parentheses.
 pub fn spread(values: impl Iterator<Item = f64>, decimals: usize) -> String {
-    let mut values: Vec<f64> = values.collect();
-    values.sort_by(f64::total_cmp);
-    let last = values.len() - 1;
-    let [median, least, greatest] = [values[last / 2], values[0], values[last]];
+    let values: Vec<f64> = values.collect();
+    let median = statistics::median(&values);
+    let least = values.iter().copied().fold(f64::INFINITY, f64::min);
+    let greatest = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     format!("{median:7.decimals$} ({least:.decimals$} to {greatest:.decimals$})")
 }

@@ -4,10 +4,17 @@ use std::process::ExitCode;
 
 use ringbench::cli::{Cli, Command};
 use ringbench::commands;
+use ringbench::guard;
 use ringbench::stop::Stop;
+use ringecho::cpus::CpuList;
 
 fn main() -> ExitCode {
     let cli = Cli::read();
+    if let Command::Guard(options) = &cli.command {
+        let cpus = options.cpus.as_ref().map(|CpuList(cpus)| cpus.as_slice());
+        guard::run(cpus.unwrap_or_default(), &options.command);
+        return ExitCode::SUCCESS;
+    }
     let watched = Stop::new().and_then(|stop| stop.watch_signals().map(|()| stop));
     let stop = match watched {
         Ok(stop) => stop,
@@ -24,6 +31,7 @@ fn main() -> ExitCode {
         Command::Merge(options) => commands::merge(options, &mut output),
         Command::Report(options) => commands::report(options),
         Command::Floor(options) => commands::floor(options, &mut output),
+        Command::Guard(_) => unreachable!("it has run already"),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

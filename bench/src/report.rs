@@ -15,6 +15,8 @@ use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use crate::latency::{Latencies, PERCENTILES};
 use crate::results::{Cost, Floor, Kind, Measurement, Ratio, Results};
+use crate::statistics::Verdict;
+use crate::tables;
 
 const STYLE: &str = include_str!("report/style.css");
 
@@ -371,20 +373,24 @@ fn costs(result: &Results) -> Markup {
                 @for (measurement, cost) in costs {
                     tr {
                         th scope="row" { (measurement.name) }
-                        td { (text::grouped(cost.user_us, 2)) }
-                        td { (text::grouped(cost.system_us, 2)) }
-                        td { (cost.machine_us.map_or("–".to_owned(), |it| text::grouped(it, 2))) }
-                        td { (text::grouped(cost.context_switches, 3)) }
-                        td { (cost.syscalls.map_or("–".to_owned(), |it| text::grouped(it, 3))) }
-                        td { (text::grouped(cost.resident_octets as f64 / f64::from(1 << 20), 1)) }
+                        @for (figure, decimals) in [
+                            (cost.user_us, 2),
+                            (cost.system_us, 2),
+                            (cost.machine_us, 2),
+                            (cost.context_switches, 3),
+                            (cost.syscalls, 3),
+                        ] {
+                            td { (figure.map_or("–".into(), |it| text::grouped(it, decimals))) }
+                        }
+                        td { (text::grouped(cost.resident_bytes as f64 / f64::from(1 << 20), 1)) }
                     }
                 }
             }
         }))
         p.note {
-            "All but the memory are of one message: processor time in user mode and in the kernel, \
-             that of everything on the machine with the client in it, times that a thread gave up or lost its processor, and system calls. The memory is what \
-             was resident at the end."
+            "Per message, but for the memory: CPU time of the server in user mode and in the kernel, \
+             CPU time of the whole machine with the client, context switches, and system calls. The \
+             memory is what was resident at the end."
         }
     }
 }
@@ -395,9 +401,10 @@ fn ratios(ratios: &[Ratio]) -> Markup {
     let draw = |width| charts::ratios(ratios, width);
     let caption = html! {
         strong { "Ratios to " (firsts) "." }
-        " The bar goes from 1 to the ratio, the line across its end is the 95 % interval. Grey and \
-         without a dot: the interval holds 1, no difference is shown."
+        " The bar goes from 1 to the ratio, the line across its end is the interval. Grey and without \
+         a dot: no difference is shown."
     };
+    let interval = ratios.iter().find_map(|ratio| ratio.estimate.interval);
     let label = format!("Chart: ratios to {firsts}; the figures stand in the table");
     html! {
         h2 { "Comparison" }
@@ -407,8 +414,8 @@ fn ratios(ratios: &[Ratio]) -> Markup {
                     th scope="col" { "target" }
                     th scope="col" { "figure" }
                     th scope="col" { "ratio" }
-                    th scope="col" { "95 % interval" }
-                    th.words scope="col" { "that is" }
+                    th scope="col" { "interval" }
+                    th.words scope="col" { "difference" }
                 }
             }
             tbody {
@@ -417,12 +424,20 @@ fn ratios(ratios: &[Ratio]) -> Markup {
                         th scope="row" { (of) small { "to " (to) } }
                         td { (figure) }
                         td { (format!("{:.3}", estimate.median)) }
-                        td { (format!("{:.3} to {:.3}", estimate.low, estimate.high)) }
-                        td.words.doubt[estimate.holds(1.0)] { (text::difference(estimate)) }
+                        td { (text::interval(estimate)) }
+                        td.words.doubt[estimate.verdict() != Verdict::Different] {
+                            (text::difference(estimate))
+                        }
                     }
                 }
             }
         }))
+        @if let Some(interval) = interval {
+            p.note {
+                "Each ratio is the median of ratios between figures of the same round. Confidence of \
+                 the intervals: " (tables::confidence(&interval, ratios.len())) "."
+            }
+        }
         (figure(&caption, &html! { div.panel { (chart(&label, Width::Whole, &draw)) } },
             draw(Width::Whole)))
     }
@@ -471,7 +486,6 @@ mod tests {
     use super::*;
     use crate::environment::Environment;
     use crate::results::Round;
-    use crate::statistics::Estimate;
 
     fn empty(kind: Kind) -> Results {
         Results::new(kind, vec!["ringbench".to_owned()], Environment::default())
@@ -536,14 +550,16 @@ mod tests {
                     assert_holds(&page, &format!("<td>{times:.2}</td>"));
                 }
                 if let Some(cost) = each.cost {
-                    assert_holds(&page, &format!("<td>{:.2}</td>", cost.user_us));
-                    assert_holds(&page, &format!("<td>{:.2}</td>", cost.system_us));
-                    assert_holds(&page, &format!("<td>{:.3}</td>", cost.context_switches));
+                    for us in [cost.user_us, cost.system_us] {
+                        assert_holds(&page, &format!("<td>{:.2}</td>", us.expect("a figure")));
+                    }
+                    let switches = cost.context_switches.expect("a figure");
+                    assert_holds(&page, &format!("<td>{switches:.3}</td>"));
                 }
             }
             for ratio in &result.ratios {
-                let Estimate { median, low, high } = ratio.estimate;
-                assert_holds(&page, &format!("<td>{median:.3}</td><td>{low:.3} to {high:.3}</td>"));
+                let (median, interval) = (ratio.estimate.median, text::interval(&ratio.estimate));
+                assert_holds(&page, &format!("<td>{median:.3}</td><td>{interval}</td>"));
             }
         }
     }
@@ -646,7 +662,7 @@ mod tests {
             figure: "p50".to_owned(),
             of: "b".to_owned(),
             to: "a".to_owned(),
-            estimate: Estimate { median, low, high },
+            estimate: text::tests::certain(low, median, high),
         };
         let page = |ratio| page(&[Results { ratios: vec![ratio], ..empty(Kind::Compare) }]);
         assert_holds(&page(ratio(0.98, 1.01, 1.03)), ">no difference shown</td>");

@@ -13,7 +13,7 @@ use crate::latency::Latencies;
 use crate::statistics::Estimate;
 
 /// The version of this form; a result of another one is refused.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 
 /// Which command measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -141,23 +141,29 @@ impl Round {
     }
 }
 
-/// What a measurement cost a server on this machine.
+/// What a measurement cost a server on this machine. A figure is there if every round had it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct Cost {
-    /// Processor time in user mode, in microseconds a message.
-    pub user_us: f64,
-    /// Processor time in the kernel, in microseconds a message.
-    pub system_us: f64,
-    /// Processor time of the whole machine, the client's and the kernel's threads' included, in
-    /// microseconds a message, where a round was long enough to know it.
-    #[serde(default)]
+    /// CPU time of the server in user mode, in microseconds per message.
+    pub user_us: Option<f64>,
+    /// CPU time of the server in the kernel, in microseconds per message.
+    pub system_us: Option<f64>,
+    /// CPU time of the whole machine, with the client's and the kernel's own, in microseconds per
+    /// message.
     pub machine_us: Option<f64>,
-    /// Times that a thread gave its processor up or lost it, a message.
-    pub context_switches: f64,
-    /// System calls a message, where something could count them.
+    /// Times that a thread of the server gave its CPU up or lost it, per message.
+    pub context_switches: Option<f64>,
+    /// System calls per message.
     pub syscalls: Option<f64>,
-    /// Resident memory at the end, in octets.
-    pub resident_octets: u64,
+    /// Resident memory of all the server's processes at the end, in bytes.
+    pub resident_bytes: u64,
+}
+
+impl Cost {
+    /// CPU time of the server, in microseconds per message.
+    pub fn cpu_us(&self) -> Option<f64> {
+        Some(self.user_us? + self.system_us?)
+    }
 }
 
 /// One figure of a target against the same of the first.

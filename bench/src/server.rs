@@ -1,48 +1,158 @@
-//! A server that is measured, as a process of its own.
+//! A server that is started here: a process with a guard ([`crate::guard`]) above it.
+//!
+//! What it prints is kept, the last lines of it, for the message when something goes wrong. Nothing
+//! here knows what is measured.
 
-use std::io::{BufRead, BufReader, Error, Result};
+use std::collections::VecDeque;
+use std::fmt;
+use std::io::{BufRead as _, BufReader, PipeReader, Read as _, pipe};
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
-use crate::results::Cost;
+use ringecho::cpus;
+use rustix::process::Signal;
 
-/// Ticks of the machine below which its processor time is not known well enough: a tick is a
-/// twentieth part of them.
-const MACHINE_TICKS_MIN: u64 = 20;
+use crate::guard::{END_TIMEOUT, ENDED, FAILED};
+use crate::listening;
+use crate::process::{descendants, signal_descendants};
+use crate::stop::Stop;
+use crate::usage::Usage;
 
-/// The server's program, which stands beside the program of the benchmark.
-pub fn program() -> PathBuf {
-    std::env::current_exe().expect("this program").with_file_name("ringecho")
+/// How long a server may take until it listens.
+pub const START_TIMEOUT: Duration = Duration::from_secs(20);
+/// How much longer than the server its guard may take to end.
+const GUARD_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often something that is waited for is looked at.
+const LOOK: Duration = Duration::from_millis(20);
+/// Time for a server to fall asleep, after which its accounts are complete.
+const REST: Duration = Duration::from_millis(20);
+/// How long the last lines of a server that has ended are waited for.
+const LINES_TIMEOUT: Duration = Duration::from_secs(1);
+/// Lines that are kept of what a server prints, and the bytes of each.
+const LINES_MAX: usize = 10;
+const LINE_BYTES_MAX: u64 = 1000;
+
+/// A program of this project that stands beside this one.
+pub fn program(name: &str) -> PathBuf {
+    std::env::current_exe().unwrap_or_default().with_file_name(name)
+}
+
+/// What to start, and where.
+#[derive(Debug, Clone, Copy)]
+pub struct Launch<'a> {
+    /// The program and its arguments.
+    pub words: &'a [String],
+    /// The CPUs that it may use; none: as this process.
+    pub cpus: &'a [usize],
+    /// Ends the wait for it.
+    pub stop: &'a Stop,
+}
+
+/// How it is known that a server serves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ready {
+    /// It prints an address, behind `://`.
+    Prints,
+    /// It listens on this port.
+    Listens(u16),
 }
 
 /// A server that ends with this value.
 #[derive(Debug)]
 pub struct Server {
-    child: Child,
+    guard: Child,
+    /// The guard ends when this does.
+    lifeline: UnixStream,
+    /// What the guard has said, and has not been looked at.
+    said: Vec<u8>,
+    /// How the server ended, if it has.
+    ended: Option<String>,
+    output: Arc<Mutex<Output>>,
+    reader: Option<JoinHandle<()>>,
+    program: String,
     address: String,
 }
 
+/// What a server has printed.
+#[derive(Debug, Default)]
+struct Output {
+    lines: VecDeque<String>,
+    /// The first address in it.
+    address: Option<String>,
+}
+
 impl Server {
-    /// Starts a server and waits until it prints where it listens: its first line has an address
-    /// behind `ws://` or `tcp://`.
-    pub fn start(command: &mut Command) -> Result<Server> {
-        let name = command.get_program().display().to_string();
-        let mut child = command
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
+    /// Starts a server and waits until it serves.
+    ///
+    /// # Errors
+    ///
+    /// What went wrong, with the last lines that it printed. It has ended then.
+    pub fn start(launch: Launch<'_>, ready: Ready) -> Result<Server, String> {
+        let mut server = Server::spawn(launch)?;
+        let until = Instant::now() + START_TIMEOUT;
+        loop {
+            let address = match ready {
+                Ready::Prints => server.output().address.clone(),
+                Ready::Listens(port) => {
+                    listening::address_on(port).map(|ip| SocketAddr::new(ip, port).to_string())
+                }
+            };
+            if let Some(ended) = server.ended() {
+                return Err(format!("{} {ended}{}", server.program, server.last_lines()));
+            }
+            if let Some(address) = address {
+                server.address = address;
+                return Ok(server);
+            }
+            if launch.stop.is_requested() {
+                return Err(format!("{} was ended by a signal before it served", server.program));
+            }
+            if Instant::now() > until {
+                let not_ready = server.not_ready(ready);
+                return Err(format!("{not_ready}{}", server.last_lines()));
+            }
+            thread::sleep(LOOK);
+        }
+    }
+
+    fn spawn(launch: Launch<'_>) -> Result<Server, String> {
+        let program = launch.words.first().cloned().unwrap_or_default();
+        let failed = |error: &dyn fmt::Display| format!("cannot start {program}: {error}");
+        let (lifeline, end) = UnixStream::pair().map_err(|error| failed(&error))?;
+        let (printed, output) = pipe().map_err(|error| failed(&error))?;
+        let errors = output.try_clone().map_err(|error| failed(&error))?;
+        let mut command = Command::new(self::program("ringbench"));
+        command.arg("guard");
+        if !launch.cpus.is_empty() {
+            command.args(["--cpus", &cpus::list(launch.cpus)]);
+        }
+        let guard = command
+            .arg("--")
+            .args(launch.words)
+            .process_group(0)
+            .stdin(Stdio::from(OwnedFd::from(end)))
+            .stdout(Stdio::from(output))
+            .stderr(Stdio::from(errors))
             .spawn()
-            .map_err(|error| Error::other(format!("cannot start {name}: {error}")))?;
-        let mut line = String::new();
-        let output = child.stdout.as_mut().expect("piped");
-        BufReader::new(output).read_line(&mut line)?;
-        let mut server = Server { child, address: String::new() };
-        let Some((_, rest)) = line.split_once("://") else {
-            // It printed why on standard error, which is the benchmark's too.
-            return Err(Error::other(format!("{name} does not listen")));
-        };
-        server.address = rest.split_whitespace().next().unwrap_or_default().to_owned();
-        Ok(server)
+            .map_err(|error| failed(&format_args!("its guard: {error}")))?;
+        // The command holds this program's ends of the socket and the pipe as long as it is there.
+        drop(command);
+        lifeline.set_nonblocking(true).map_err(|error| failed(&error))?;
+        let output = Arc::<Mutex<Output>>::default();
+        let kept = Arc::clone(&output);
+        let reader = thread::Builder::new()
+            .name("output".to_owned())
+            .spawn(move || keep(printed, &kept))
+            .map_err(|error| failed(&error))?;
+        let (said, ended, reader, address) = (Vec::new(), None, Some(reader), String::new());
+        Ok(Server { guard, lifeline, said, ended, output, reader, program, address })
     }
 
     /// Where it listens, as `address:port`.
@@ -50,146 +160,127 @@ impl Server {
         &self.address
     }
 
-    /// Asks the server to end, and waits until it has.
-    pub fn end(mut self) -> Result<()> {
-        let pid = rustix::process::Pid::from_child(&self.child);
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM)?;
-        let status = self.child.wait()?;
-        if status.success() { Ok(()) } else { Err(Error::other(format!("it ended with {status}"))) }
-    }
-
-    /// The processor time, user's and system's, that the process has taken so far.
-    ///
-    /// # Errors
-    ///
-    /// When the process is gone.
-    pub fn cpu_time(&self) -> Result<Duration> {
-        cpu_time_of(self.child.id())
-    }
-}
-
-/// The processor time, user's and system's, that a process has taken so far.
-///
-/// It is the sum of the first field of `/proc/PID/task/*/schedstat`, which is in nanoseconds:
-/// `/proc/PID/stat` counts ticks of 10 ms, too coarse for a round, and `/proc/PID/schedstat` is that
-/// of the first thread alone. The time of a running thread is brought up to date at the next tick
-/// only, and that of a thread that ended is lost, so the server has to be idle and its threads have
-/// to stay.
-fn cpu_time_of(pid: u32) -> Result<Duration> {
-    let mut sum_ns = 0;
-    for task in std::fs::read_dir(format!("/proc/{pid}/task"))? {
-        let account = std::fs::read_to_string(task?.path().join("schedstat"))?;
-        let ran_ns = account.split(' ').next().and_then(|field| field.parse::<u64>().ok());
-        sum_ns += ran_ns.ok_or_else(|| Error::other("schedstat has no number"))?;
-    }
-    Ok(Duration::from_nanos(sum_ns))
-}
-
-/// What a process has taken so far.
-///
-/// Processor time is parted into user's and system's as the ticks of `/proc/PID/stat` are; context
-/// switches are the sums over its threads.
-///
-/// # Errors
-///
-/// When the process is gone.
-pub fn usage_of(pid: u32) -> Result<Usage> {
-    let directory = format!("/proc/{pid}");
-    let mut usage = Usage { cpu_time: cpu_time_of(pid)?, ..Usage::default() };
-    for task in std::fs::read_dir(format!("{directory}/task"))? {
-        let status = std::fs::read_to_string(task?.path().join("status"))?;
-        usage.context_switches += field(&status, "voluntary_ctxt_switches:");
-        usage.context_switches += field(&status, "nonvoluntary_ctxt_switches:");
-    }
-    let status = std::fs::read_to_string(format!("{directory}/status"))?;
-    usage.machine_ticks = busy_ticks(&std::fs::read_to_string("/proc/stat")?);
-    usage.resident_octets = field(&status, "VmRSS:") * 1024;
-    let stat = std::fs::read_to_string(format!("{directory}/stat"))?;
-    // Fields 14 and 15, counted from the name in parentheses, which is the second (proc(5)).
-    let behind_name = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
-    let mut ticks = behind_name.split_whitespace().skip(11).map(|ticks| ticks.parse().unwrap_or(0));
-    (usage.user_ticks, usage.system_ticks) = (ticks.next().unwrap_or(0), ticks.next().unwrap_or(0));
-    Ok(usage)
-}
-
-/// What a process has taken.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Usage {
-    /// Processor time, user's and system's.
-    pub cpu_time: Duration,
-    /// Ticks in user mode, of a hundredth of a second.
-    pub user_ticks: u64,
-    /// Ticks in the kernel.
-    pub system_ticks: u64,
-    /// Times that a thread gave its processor up or lost it.
-    pub context_switches: u64,
-    /// Ticks in which a processor of the machine was busy, with whatever.
-    pub machine_ticks: u64,
-    /// Memory in use now.
-    pub resident_octets: u64,
-}
-
-impl Usage {
-    /// What was taken since `before`, a message.
-    pub fn since(&self, before: &Usage, messages: u64) -> Cost {
-        let messages = messages.max(1) as f64;
-        let total_us = self.cpu_time.saturating_sub(before.cpu_time).as_secs_f64() * 1e6;
-        let [user, system] = [
-            self.user_ticks.saturating_sub(before.user_ticks) as f64,
-            self.system_ticks.saturating_sub(before.system_ticks) as f64,
-        ];
-        let user_part = if user + system > 0.0 { user / (user + system) } else { 0.0 };
-        let machine_ticks = self.machine_ticks.saturating_sub(before.machine_ticks);
-        let switches = self.context_switches.saturating_sub(before.context_switches);
-        Cost {
-            user_us: total_us * user_part / messages,
-            system_us: total_us * (1.0 - user_part) / messages,
-            machine_us: (machine_ticks >= MACHINE_TICKS_MIN).then(|| {
-                let ticks_per_second = rustix::param::clock_ticks_per_second() as f64;
-                machine_ticks as f64 / ticks_per_second * 1e6 / messages
-            }),
-            context_switches: switches as f64 / messages,
-            syscalls: None,
-            resident_octets: self.resident_octets,
+    /// How it ended, if it has: words that follow its name.
+    pub fn ended(&mut self) -> Option<String> {
+        // It fails where nothing has come, which leaves what came before.
+        let _ = self.lifeline.read_to_end(&mut self.said);
+        let said = String::from_utf8_lossy(&self.said);
+        for line in said.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n')) {
+            if let Some(why) = line.strip_prefix(FAILED) {
+                self.ended = Some(format!("cannot be started: {why}"));
+            }
+            if let Some(how) = line.strip_prefix(ENDED) {
+                self.ended = Some(format!("has ended, with {how}"));
+            }
         }
+        if self.ended.is_none() && matches!(self.guard.try_wait(), Ok(Some(_))) {
+            self.ended = Some("has lost its guard".to_owned());
+        }
+        self.ended.clone()
     }
-}
 
-/// The ticks of all processors that were neither idle nor lost to other machines: of the first line
-/// of `/proc/stat` those for user, nice, system, irq and softirq (proc_stat(5)).
-fn busy_ticks(stat: &str) -> u64 {
-    let line = stat.lines().next().unwrap_or_default();
-    let ticks: Vec<u64> =
-        line.split_whitespace().skip(1).map(|ticks| ticks.parse().unwrap_or(0)).collect();
-    [0, 1, 2, 5, 6].iter().filter_map(|&at| ticks.get(at)).sum()
-}
+    /// The last lines that it printed, to stand below a message; empty if it printed nothing.
+    pub fn last_lines(&self) -> String {
+        let until = Instant::now() + LINES_TIMEOUT;
+        let is_reading = || self.reader.as_ref().is_some_and(|reader| !reader.is_finished());
+        while self.ended.is_some() && is_reading() && Instant::now() < until {
+            thread::sleep(LOOK);
+        }
+        let output = self.output();
+        if output.lines.is_empty() {
+            return String::new();
+        }
+        let lines = output.lines.iter().map(|line| format!("\n  {line}"));
+        format!("; the last it printed:{}", lines.collect::<String>())
+    }
 
-/// The number in the line of `status` that begins with `name`; 0 if there is none.
-fn field(status: &str, name: &str) -> u64 {
-    let value = status.lines().find_map(|line| line.strip_prefix(name));
-    let number = value.and_then(|value| value.split_whitespace().next());
-    number.and_then(|number| number.parse().ok()).unwrap_or(0)
+    /// Stops all of its processes, until [`Server::resume`].
+    pub fn pause(&self) {
+        signal_descendants(self.guard.id(), Signal::STOP);
+    }
+
+    /// Lets its processes go on.
+    pub fn resume(&self) {
+        signal_descendants(self.guard.id(), Signal::CONT);
+    }
+
+    /// Its processes.
+    pub fn processes(&self) -> Vec<u32> {
+        descendants(self.guard.id())
+    }
+
+    /// What it has taken so far, once it is idle; nothing where that cannot be seen.
+    pub fn usage(&self) -> Option<Usage> {
+        thread::sleep(REST);
+        Usage::below(self.guard.id()).ok()
+    }
+
+    fn output(&self) -> std::sync::MutexGuard<'_, Output> {
+        self.output.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn not_ready(&self, ready: Ready) -> String {
+        let (program, seconds) = (&self.program, START_TIMEOUT.as_secs());
+        let port = match ready {
+            Ready::Prints => return format!("{program} printed no address in {seconds} s"),
+            Ready::Listens(port) => port,
+        };
+        let elsewhere = listening::addresses_of(&self.processes());
+        let elsewhere: Vec<String> = elsewhere.iter().map(ToString::to_string).collect();
+        let elsewhere = match elsewhere.as_slice() {
+            [] => "it does not listen at all".to_owned(),
+            some => format!("it listens on {}", some.join(", ")),
+        };
+        format!(
+            "{program} did not listen on port {port} in {seconds} s ({elsewhere}); it must listen on \
+             127.0.0.1 or ::1 and the port that replaces {{port}} in the command"
+        )
+    }
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // The figures are taken; how it ends does not matter.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        // Its guard sees this and ends everything below it.
+        let _ = self.lifeline.shutdown(std::net::Shutdown::Both);
+        let until = Instant::now() + END_TIMEOUT + GUARD_TIMEOUT;
+        while matches!(self.guard.try_wait(), Ok(None)) {
+            if Instant::now() > until {
+                signal_descendants(self.guard.id(), Signal::KILL);
+                let _ = self.guard.kill();
+                let _ = self.guard.wait();
+                return;
+            }
+            thread::sleep(LOOK);
+        }
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn idle_and_stolen_ticks_are_not_busy() {
-        let stat = "cpu  1 20 300 4000 50000 600000 7000000 80000000 900000000 0\ncpu0 1 1 1 1";
-        assert_eq!(busy_ticks(stat), 7_600_321);
-        let before = Usage { machine_ticks: 100, ..Usage::default() };
-        let after = |machine_ticks| Usage { machine_ticks, ..before };
-        assert_eq!(after(119).since(&before, 10).machine_us, None);
-        assert!(after(120).since(&before, 10).machine_us.is_some());
+/// Keeps the last lines of what a server prints, as long as it does.
+fn keep(printed: PipeReader, kept: &Mutex<Output>) {
+    let mut printed = BufReader::new(printed);
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        match printed.by_ref().take(LINE_BYTES_MAX).read_until(b'\n', &mut line) {
+            Ok(1..) => {}
+            Ok(0) | Err(_) => return,
+        }
+        let line = String::from_utf8_lossy(&line).trim_end().to_owned();
+        let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
+        if kept.address.is_none() {
+            kept.address = address_in(&line);
+        }
+        if kept.lines.len() == LINES_MAX {
+            kept.lines.pop_front();
+        }
+        if !line.is_empty() {
+            kept.lines.push_back(line);
+        }
     }
+}
+
+/// The address behind `://` in a line.
+fn address_in(line: &str) -> Option<String> {
+    let (_, rest) = line.split_once("://")?;
+    Some(rest.split_whitespace().next()?.trim_end_matches('/').to_owned())
 }

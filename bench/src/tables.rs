@@ -3,11 +3,10 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use crate::compare::verdict;
 use crate::latency::PERCENTILES;
 use crate::load::Progress;
 use crate::results::{Kind, Results};
-use crate::statistics::median;
+use crate::statistics::{CONFIDENCE, Estimate, Interval, Verdict, median};
 
 /// Nanoseconds as microseconds, with as many digits as mean something.
 pub fn us(ns: f64) -> String {
@@ -31,7 +30,7 @@ pub fn page(results: &Results) -> String {
         if let Some(floor) = &results.floor {
             writeln!(
                 text,
-                "\nfloor, a plain TCP echo of 16 octets: p50 {} µs asleep, {} µs spinning",
+                "\nfloor, a plain TCP echo of 16 bytes: p50 {} µs asleep, {} µs spinning",
                 us(floor.block_ns as f64),
                 us(floor.spin_ns as f64)
             )?;
@@ -74,27 +73,34 @@ fn latencies(results: &Results, text: &mut String) -> std::fmt::Result {
     if results.floor.is_some() {
         write!(text, " {:>8} {:>8}", "/ asleep", "/ spin")?;
     }
-    writeln!(text, "   (µs; ms: a round, median)")?;
+    writeln!(text, "   (µs; ms: median round)")?;
     for measurement in &results.measurements {
         let latencies = &measurement.latencies;
+        let shown = |shown: String| if latencies.count() == 0 { "-".to_owned() } else { shown };
         let durations: Vec<f64> =
             measurement.rounds.iter().map(|round| round.duration_s * 1000.0).collect();
         write!(
             text,
-            "{:width$} {:>9} {:>6} {:>9.1}",
+            "{:width$} {:>9} {:>6} {:>9}",
             measurement.name,
             measurement.messages,
             measurement.lost,
-            median(&durations)
+            if durations.is_empty() {
+                "-".to_owned()
+            } else {
+                format!("{:.1}", median(&durations))
+            }
         )?;
         for percent in PERCENTILES {
-            write!(text, " {:>8}", us(latencies.percentile_ns(percent) as f64))?;
+            write!(text, " {:>8}", shown(us(latencies.percentile_ns(percent) as f64)))?;
         }
-        write!(text, " {:>8} {:>8}", us(latencies.max_ns() as f64), us(latencies.mean_ns()))?;
+        let [max, mean] = [latencies.max_ns() as f64, latencies.mean_ns()].map(|ns| shown(us(ns)));
+        write!(text, " {max:>8} {mean:>8}")?;
         if let Some(floor) = &results.floor {
             let p50_ns = latencies.percentile_ns(50.0) as f64;
-            let [asleep, spinning] = [floor.block_ns, floor.spin_ns].map(|ns| p50_ns / ns as f64);
-            write!(text, " {asleep:>8.2} {spinning:>8.2}")?;
+            let [asleep, spinning] = [floor.block_ns, floor.spin_ns]
+                .map(|ns| shown(format!("{:.2}", p50_ns / ns as f64)));
+            write!(text, " {asleep:>8} {spinning:>8}")?;
         }
         writeln!(text)?;
     }
@@ -102,7 +108,7 @@ fn latencies(results: &Results, text: &mut String) -> std::fmt::Result {
 }
 
 fn counted(figure: Option<f64>) -> String {
-    figure.map_or("not counted".to_owned(), |figure| format!("{figure:.2}"))
+    figure.map_or("unknown".to_owned(), |figure| format!("{figure:.2}"))
 }
 
 fn costs(results: &Results, text: &mut String) -> std::fmt::Result {
@@ -111,21 +117,21 @@ fn costs(results: &Results, text: &mut String) -> std::fmt::Result {
     }
     writeln!(
         text,
-        "\nserver, a message: processor time in µs (machine: of everything on it, client included), context \
-         switches, system calls; resident memory"
+        "\nserver, per message: CPU time in µs (machine: of everything on it, client included), \
+         context switches, system calls; resident memory"
     )?;
     for measurement in &results.measurements {
         let Some(cost) = &measurement.cost else { continue };
         writeln!(
             text,
-            "{}: user {:.2}, system {:.2}, machine {}, switches {:.2}, calls {}; {:.1} MiB",
+            "{}: user {}, system {}, machine {}, switches {}, calls {}; {:.1} MiB",
             measurement.name,
-            cost.user_us,
-            cost.system_us,
+            counted(cost.user_us),
+            counted(cost.system_us),
             counted(cost.machine_us),
-            cost.context_switches,
+            counted(cost.context_switches),
             counted(cost.syscalls),
-            cost.resident_octets as f64 / f64::from(1 << 20)
+            cost.resident_bytes as f64 / f64::from(1 << 20)
         )?;
     }
     Ok(())
@@ -135,22 +141,44 @@ fn ratios(results: &Results, text: &mut String) -> std::fmt::Result {
     if results.kind != Kind::Compare {
         return Ok(());
     }
-    if let Some(first) = results.ratios.first() {
-        writeln!(text, "\nratios to {}, paired by round: median (95 % interval)", first.to)?;
+    let Some(first) = results.ratios.first() else { return Ok(()) };
+    let rounds = first.estimate.rounds;
+    match first.estimate.interval {
+        Some(interval) => writeln!(
+            text,
+            "\nratios to {}, paired by round: median of {rounds} rounds (interval, {})",
+            first.to,
+            confidence(&interval, results.ratios.len())
+        )?,
+        None => writeln!(text, "\nratios to {}, paired by round: median", first.to)?,
     }
     let width = results.ratios.iter().map(|ratio| ratio.of.chars().count()).max().unwrap_or(0);
     for ratio in &results.ratios {
-        let estimate = &ratio.estimate;
-        writeln!(
-            text,
-            "{:width$}  {:10} {:.3} ({:.3} to {:.3})  {}",
-            ratio.of,
-            ratio.figure,
-            estimate.median,
-            estimate.low,
-            estimate.high,
-            verdict(estimate)
-        )?;
+        let Estimate { median, interval, .. } = ratio.estimate;
+        write!(text, "{:width$}  {:12} {median:.3}", ratio.of, ratio.figure)?;
+        if let Some(Interval { low, high, .. }) = interval {
+            write!(text, " ({low:.3} to {high:.3})")?;
+        }
+        match ratio.estimate.verdict() {
+            Verdict::Different => writeln!(text)?,
+            Verdict::NotShown => writeln!(text, "  no difference shown")?,
+            Verdict::TooFew => writeln!(text, "  too few rounds to tell")?,
+        }
     }
     Ok(())
+}
+
+/// How far one of so many intervals, and all of them, can be trusted.
+pub fn confidence(interval: &Interval, intervals: usize) -> String {
+    let percent = |part: f64| {
+        // Rounded down, so that it is never said to be more than it is.
+        let written = format!("{:.2}", (part * 1e4).floor() / 100.0);
+        format!("{} %", written.trim_end_matches('0').trim_end_matches('.'))
+    };
+    let each = percent(interval.confidence);
+    if intervals > 1 && interval.confidence >= interval.wanted {
+        format!("{each} each, at least {} for all {intervals} at once", percent(CONFIDENCE))
+    } else {
+        format!("{each} each")
+    }
 }

@@ -2,13 +2,13 @@
 //! processor that a neighbour gets which computes without pause, and the round trip of the reference
 //! case meanwhile, as a ratio to `block` paired by round.
 
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use core_affinity::CoreId;
 use ringbench::rtt::{self, Case, Wait};
-use ringbench::server::{Server, program};
+use ringbench::server::{Launch, Ready, Server, program};
 use ringbench::spread;
 use ringbench::stop::Stop;
 use ringbench::target::Target;
@@ -49,16 +49,16 @@ fn beside_neighbour<T>(cpu: usize, work: impl FnOnce() -> T) -> (T, f64) {
 }
 
 fn measure(strategy: &str, [server_cpu, client_cpu]: [usize; 2]) -> Result<Round, String> {
-    let mut command = Command::new(program());
-    let cpu = server_cpu.to_string();
-    command.args(["--listen", "127.0.0.1:0", "--cpus", &cpu, "--wait", strategy]);
-    let server = ringbench::compare::on(&[server_cpu], || Server::start(&mut command))
-        .map_err(|error| error.to_string())?;
+    let stop = Stop::new().map_err(|error| error.to_string())?;
+    let (program, cpu) = (program("ringecho").display().to_string(), server_cpu.to_string());
+    let words = [&program, "--listen", "127.0.0.1:0", "--cpus", &cpu, "--wait", strategy];
+    let words = words.map(ToOwned::to_owned);
+    let launch = Launch { words: &words, cpus: &[server_cpu], stop: &stop };
+    let server = Server::start(launch, Ready::Prints)?;
     let target: Target = format!("ws://{}/", server.address()).parse()?;
     let Some(case) = Case::autobahn(MESSAGES).into_iter().find(|case| case.name == "9.7.2") else {
         unreachable!("the reference case is among the suite's")
     };
-    let stop = Stop::new().map_err(|error| error.to_string())?;
     let run = || rtt::run(&target, &case, Wait::Block, 1, &stop);
     let ((), alone) = beside_neighbour(client_cpu, || std::thread::sleep(ALONE));
     let (outcome, rate) = beside_neighbour(server_cpu, run);

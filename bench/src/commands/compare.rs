@@ -3,15 +3,17 @@
 use std::io::Write;
 use std::time::{Duration, Instant};
 
-use super::cpus::cpus;
+use super::cpus::{Cpus, cpus};
 use super::load::plan;
 use super::output::finish;
 use super::rtt::{add, cases};
 use super::{Outcome, command_line};
+use crate::candidate::Candidate;
 use crate::cli::Compare;
-use crate::compare::{self, Contestant};
+use crate::compare;
 use crate::environment::Environment;
 use crate::results::{Kind, Measurement, Results, Round};
+use crate::rtt::Case;
 use crate::stop::Stop;
 use crate::{load, rtt};
 
@@ -19,85 +21,146 @@ use crate::{load, rtt};
 ///
 /// # Errors
 ///
-/// What went wrong.
+/// What went wrong, after what was measured until then is printed and written.
 pub fn compare(options: &Compare, stop: &Stop, output: &mut impl Write) -> Outcome {
     let names = if options.messages.size.is_none() { vec!["9.7.2".to_owned()] } else { vec![] };
     let [case] = &cases(&options.messages, &names)?[..] else {
         unreachable!("one case was asked for")
     };
     let cpus = cpus(&options.common)?;
+    let mut candidates = candidates(&options.targets)?;
     let mut results = Results::new(Kind::Compare, command_line(), Environment::here());
     if options.load.is_none() {
         cpus.pin();
     }
-    if options.targets.iter().any(|target| compare::is_command(target)) {
+    if candidates.iter().any(Candidate::is_started_here) {
         cpus.warn(&mut results.warnings);
     }
-    let mut said: Vec<String> = Vec::new();
-    let contestants: Vec<Contestant> = options
-        .targets
-        .iter()
-        .map(|text| Contestant::new(text, &cpus.servers))
-        .collect::<Result<_, _>>()?;
-    let mut turn = |contestant: &Contestant, round: usize| {
+    let plan = compare::Plan {
+        rounds: options.rounds as usize,
+        seed: options.common.seed,
+        cpus: &cpus.servers,
+        between: options.between(),
+        stop,
+    };
+    let turns = Turns { options, case, cpus: &cpus, stop };
+    let mut warnings = Vec::new();
+    let mut measure =
+        |candidate: &Candidate, round: usize| turns.measure(candidate, round, &mut warnings);
+    let mut compared = compare::run(&mut candidates, &plan, &mut measure);
+    if compared.problem.is_none() && !stop.is_requested() {
+        let measurements = &mut compared.measurements;
+        compare::count_syscalls(&mut candidates, measurements, &plan, &mut measure);
+    }
+    drop(candidates);
+    (results.measurements, results.ratios) = (compared.measurements, compared.ratios);
+    results.warnings.extend(warnings);
+    results.warnings.extend(compared.warnings);
+    results.measurements.retain(|measurement| measurement.messages > 0);
+    let problem = compared.problem.filter(|_| !stop.is_requested());
+    results.cut_short = match (&problem, results.measurements.is_empty()) {
+        (Some(problem), _) => Some(problem.clone()),
+        (None, _) if !stop.is_requested() => None,
+        (None, false) => Some("ended by a signal".to_owned()),
+        (None, true) => Some("ended by a signal before the first round that counts".to_owned()),
+    };
+    finish(&mut results, options.common.output.as_deref(), output)?;
+    problem.map_or(Ok(()), Err)
+}
+
+fn candidates(texts: &[String]) -> Result<Vec<Candidate>, String> {
+    let mut candidates: Vec<Candidate> = Vec::new();
+    for text in texts {
+        let candidate = Candidate::parse(text)?;
+        if candidates.iter().any(|other| other.name == candidate.name) {
+            return Err(format!(
+                "two targets have the name {:?}; write NAME=TARGET to tell them apart",
+                candidate.name
+            ));
+        }
+        candidates.push(candidate);
+    }
+    Ok(candidates)
+}
+
+/// How each candidate is measured once in each round.
+struct Turns<'a> {
+    options: &'a Compare,
+    case: &'a Case,
+    cpus: &'a Cpus,
+    stop: &'a Stop,
+}
+
+impl Turns<'_> {
+    /// Measures round trips, or the load; nothing if that was interrupted.
+    fn measure(
+        &self,
+        candidate: &Candidate,
+        round: usize,
+        warnings: &mut Vec<String>,
+    ) -> Result<Option<Measurement>, String> {
+        if self.stop.is_requested() {
+            return Ok(None);
+        }
+        let seed = self.options.common.seed.wrapping_add(round as u64);
+        match self.options.load {
+            Some(duration) => self.load(candidate, duration, seed, warnings),
+            None => self.round_trips(candidate, seed),
+        }
+    }
+
+    fn load(
+        &self,
+        candidate: &Candidate,
+        duration: Duration,
+        seed: u64,
+        warnings: &mut Vec<String>,
+    ) -> Result<Option<Measurement>, String> {
+        let Turns { options, cpus, stop, .. } = self;
+        let mut plan = plan(candidate.target()?, &options.traffic, cpus, &options.common);
+        // The first round does not count, which warms up enough.
+        (plan.duration, plan.warm_up, plan.seed) = (duration, Duration::ZERO, seed);
+        let outcome = load::run(&plan, stop, &mut |_| {}).map_err(|error| error.to_string())?;
+        if outcome.cut_short.is_some() || stop.is_requested() {
+            return Ok(None);
+        }
+        if let Some(problem) = outcome.problems.into_iter().next() {
+            return Err(problem);
+        }
+        for warning in outcome.warnings {
+            // The figures in it change from round to round.
+            let begins = |known: &String| known.split(':').next() == warning.split(':').next();
+            if !warnings.iter().any(begins) {
+                warnings.push(warning);
+            }
+        }
+        Ok(Some(as_one_round(outcome.measurement)))
+    }
+
+    fn round_trips(&self, candidate: &Candidate, seed: u64) -> Result<Option<Measurement>, String> {
+        let Turns { options, case, stop, .. } = self;
+        let began = Instant::now();
+        let wait = options.messages.wait.wait();
+        let outcome = match rtt::run(candidate.target()?, case, wait, seed, stop) {
+            Ok(outcome) => outcome,
+            Err(_) if stop.is_requested() => return Ok(None),
+            Err(problem) => return Err(problem.to_string()),
+        };
         if stop.is_requested() {
             return Ok(None);
         }
-        let failed = |problem: &dyn std::fmt::Display| format!("{}: {problem}", contestant.name);
-        let seed = options.common.seed.wrapping_add(round as u64);
-        if let Some(duration) = options.load {
-            let mut plan = plan(&contestant.target, &options.traffic, &cpus, &options.common);
-            // The first round does not count, which warms up enough.
-            (plan.duration, plan.warm_up, plan.seed) = (duration, Duration::ZERO, seed);
-            let outcome = load::run(&plan, stop, &mut |_| {}).map_err(|error| failed(&error))?;
-            if let Some(problem) = outcome.problems.first() {
-                return Err(failed(problem));
-            }
-            for warning in outcome.warnings {
-                // The figures in it change from round to round.
-                let begins = |known: &String| known.split(':').next() == warning.split(':').next();
-                if round > 0 && !said.iter().any(begins) {
-                    said.push(warning);
-                }
-            }
-            return Ok(outcome.cut_short.is_none().then(|| whole(outcome.measurement)));
-        }
-        let began = Instant::now();
-        let wait = options.messages.wait.wait();
-        let outcome = rtt::run(&contestant.target, case, wait, seed, stop)
-            .map_err(|problem| failed(&problem))?;
         if let Some(problem) = outcome.problem {
-            return Err(failed(&problem));
+            return Err(problem.to_string());
         }
         let mut measurement =
             Measurement { description: case.description(), ..Measurement::default() };
         add(&mut measurement, case, &outcome, began.elapsed() - outcome.duration);
         Ok((outcome.latencies.count() == case.messages).then_some(measurement))
-    };
-    let rounds = options.rounds as usize;
-    let mut compared = compare::run(&contestants, rounds, options.common.seed, &mut turn);
-    if compared.problem.is_none() && !stop.is_requested() {
-        compare::count_syscalls(&contestants, &mut compared.measurements, |contestant| {
-            turn(contestant, 0)
-        });
-    }
-    (results.measurements, results.ratios) = (compared.measurements, compared.ratios);
-    results.warnings.extend(said);
-    results.warnings.extend(compared.warning);
-    results.cut_short.clone_from(&compared.problem);
-    if stop.is_requested() {
-        results.cut_short = Some("ended by a signal".to_owned());
-    }
-    results.measurements.retain(|measurement| measurement.messages > 0);
-    finish(&mut results, options.common.output.as_deref(), output)?;
-    match compared.problem {
-        Some(problem) => Err(problem),
-        None => Ok(()),
     }
 }
 
 /// A load as one round, as which it is compared.
-fn whole(mut measurement: Measurement) -> Measurement {
+fn as_one_round(mut measurement: Measurement) -> Measurement {
     let seconds = measurement.rounds.iter().map(|round| round.duration_s).sum();
     measurement.rounds = vec![Round::new(0.0, seconds, &measurement.latencies)];
     measurement

@@ -2,15 +2,14 @@
 
 use std::io::{self, Read as _, Write};
 use std::net::{Ipv4Addr, TcpListener};
-use std::process::Command;
 
 use super::Outcome;
 use crate::cli::{Floor, WaitChoice};
+use crate::results;
 use crate::rtt::{self, Case, Wait};
-use crate::server::Server;
+use crate::server::{Launch, Ready, Server, program};
 use crate::stop::Stop;
 use crate::target::Target;
-use crate::{compare, results};
 
 /// Messages of each kind of floor.
 const FLOOR_MESSAGES: u64 = 5000;
@@ -24,9 +23,9 @@ pub(super) fn calibrate(cpus: &[usize], seed: u64, stop: &Stop) -> Result<result
             WaitChoice::Block => "block",
             WaitChoice::Spin => "spin",
         };
-        let program = std::env::current_exe().map_err(|error| failed(&error))?;
-        let mut command = Command::new(program);
-        let server = compare::on(cpus, || Server::start(command.args(["floor", "--wait", name])))
+        let program = program("ringbench").display().to_string();
+        let words = [&program, "floor", "--wait", name].map(ToOwned::to_owned);
+        let server = Server::start(Launch { words: &words, cpus, stop }, Ready::Prints)
             .map_err(|error| failed(&error))?;
         let target: Target = format!("tcp://{}", server.address()).parse()?;
         let case = Case {

@@ -1,7 +1,6 @@
 //! `ringbench rtt`
 
 use std::io::Write;
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use ringecho::cpus;
@@ -11,11 +10,10 @@ use super::floor::calibrate;
 use super::output::{finish, written};
 use super::{Outcome, command_line};
 use crate::cli::{Messages, Rtt};
-use crate::compare;
 use crate::environment::Environment;
 use crate::results::{Kind, Measurement, Results, Round};
 use crate::rtt::{self, Case};
-use crate::server::{Server, program};
+use crate::server::{Launch, Ready, Server, program};
 use crate::stop::Stop;
 use crate::target::Target;
 use crate::wire_report;
@@ -46,7 +44,7 @@ pub fn rtt(options: &Rtt, stop: &Stop, output: &mut impl Write) -> Outcome {
     if options.calibrate {
         results.floor = Some(calibrate(&cpus.servers, options.common.seed, stop)?);
     }
-    let (target, _sibling) = target_of(options, &cpus)?;
+    let (target, _sibling) = target_of(options, &cpus, stop)?;
     results.measurements = cases
         .iter()
         .map(|case| Measurement {
@@ -76,28 +74,28 @@ pub fn rtt(options: &Rtt, stop: &Stop, output: &mut impl Write) -> Outcome {
 }
 
 /// The target, and the server behind it if it is started here.
-fn target_of(options: &Rtt, cpus: &Cpus) -> Result<(Target, Option<Server>), String> {
+fn target_of(options: &Rtt, cpus: &Cpus, stop: &Stop) -> Result<(Target, Option<Server>), String> {
     if let Some(target) = &options.target {
         return Ok((target.clone(), None));
     }
-    let sibling = start_sibling(&cpus.servers)?;
+    let sibling = start_sibling(&cpus.servers, stop)?;
     let target = format!("ws://{}/", sibling.address()).parse()?;
     Ok((target, Some(sibling)))
 }
 
 /// The ringecho beside this program.
-fn start_sibling(cpus: &[usize]) -> Result<Server, String> {
-    let program = program();
+fn start_sibling(cpus: &[usize], stop: &Stop) -> Result<Server, String> {
+    let program = program("ringecho");
     if !program.exists() {
         return Err(format!(
             "there is no {}; build it (cargo build --release --workspace), or name a target",
             program.display()
         ));
     }
-    let mut command = Command::new(program);
-    command.args(["--listen", "127.0.0.1:0", "--workers", "1", "--cpus", &cpus::list(cpus)]);
-    // It may use only the processors of the thread that starts it.
-    compare::on(cpus, || Server::start(&mut command)).map_err(|error| error.to_string())
+    let (program, list) = (program.display().to_string(), cpus::list(cpus));
+    let words = [&program, "--listen", "127.0.0.1:0", "--workers", "1", "--cpus", &list];
+    let words = words.map(ToOwned::to_owned);
+    Server::start(Launch { words: &words, cpus, stop }, Ready::Prints)
 }
 
 pub(super) fn cases(messages: &Messages, names: &[String]) -> Result<Vec<Case>, String> {

@@ -14,7 +14,7 @@ use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 use super::text;
 use crate::results::{Floor, Measurement, Ratio};
-use crate::statistics;
+use crate::statistics::{self, Estimate, Verdict};
 
 /// Lines that one chart can hold and still be told apart, by colour and by dashes.
 pub(super) const LINES_MAX: usize = 6;
@@ -186,7 +186,11 @@ pub(super) fn ratios(all: &[Ratio], width: Width) -> Option<Drawing> {
         let of_figure = all.iter().filter(|ratio| ratio.figure == figure);
         rows.extend(of_figure.map(|ratio| (ratio.of.clone(), Some(ratio))));
     }
-    let ends = |ratio: &Ratio| [ratio.estimate.low, ratio.estimate.median, ratio.estimate.high];
+    let ends = |ratio: &Ratio| {
+        let Estimate { median, interval, .. } = ratio.estimate;
+        let [low, high] = interval.map_or([median; 2], |interval| [interval.low, interval.high]);
+        [low, median, high]
+    };
     let usable = |ratio: &&Ratio| ends(ratio).iter().all(|end| end.is_finite() && *end > 0.0);
     let values = all.iter().filter(usable).flat_map(ends);
     span(values.clone())?;
@@ -226,7 +230,7 @@ pub(super) fn ratios(all: &[Ratio], width: Width) -> Option<Drawing> {
                 continue;
             }
             let [low, median, high] = ends(ratio).map(|end| axis.place(end));
-            let shown = !ratio.estimate.holds(1.0);
+            let shown = ratio.estimate.verdict() == Verdict::Different;
             let colour = if shown { ACCENT } else { SOFT };
             let bar = [(one.min(median), middle - 0.28), (one.max(median), middle + 0.28)];
             let interval = [

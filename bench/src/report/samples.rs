@@ -49,12 +49,12 @@ pub(super) fn load() -> Results {
     measurement.description = "text of 16 octets, as fast as they come back".to_owned();
     measurement.lost = 3;
     measurement.cost = Some(Cost {
-        user_us: 0.412,
-        system_us: 3.871,
+        user_us: Some(0.412),
+        system_us: Some(3.871),
         machine_us: None,
-        context_switches: 0.0312,
+        context_switches: Some(0.0312),
         syscalls: Some(0.204),
-        resident_octets: 9_437_184,
+        resident_bytes: 9_437_184,
     });
     results.measurements.push(measurement);
     results
@@ -78,12 +78,12 @@ pub(super) fn comparison() -> Results {
         measurement.name = name.to_owned();
         measurement.description = "text of 16 octets, one at a time".to_owned();
         measurement.cost = Some(Cost {
-            user_us: median_us / 20.0,
-            system_us: median_us / 4.0,
+            user_us: Some(median_us / 20.0),
+            system_us: Some(median_us / 4.0),
             machine_us: Some(median_us),
-            context_switches: 1.0 + median_us / 1000.0,
+            context_switches: Some(1.0 + median_us / 1000.0),
             syscalls,
-            resident_octets: (median_us * 400_000.0) as u64,
+            resident_bytes: (median_us * 400_000.0) as u64,
         });
         results.measurements.push(measurement);
     }
@@ -101,7 +101,7 @@ pub(super) fn comparison() -> Results {
                 figure: figure.to_owned(),
                 of: other.name.clone(),
                 to: first.name.clone(),
-                estimate: statistics::bootstrap(&ratios, 4),
+                estimate: statistics::estimate(&ratios, 9),
             });
         }
     }

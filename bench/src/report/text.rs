@@ -2,7 +2,7 @@
 
 use std::time::{Duration, UNIX_EPOCH};
 
-use crate::statistics::Estimate;
+use crate::statistics::{Estimate, Interval, Verdict};
 
 /// A latency in microseconds, with three or more significant digits.
 pub(super) fn us(ns: f64) -> String {
@@ -45,15 +45,30 @@ pub(super) fn count(value: u64) -> String {
 }
 
 /// A ratio with its interval.
-pub(super) fn ratio(Estimate { median, low, high }: &Estimate) -> String {
-    format!("{median:.3} ({low:.3} to {high:.3})")
+pub(super) fn ratio(Estimate { median, interval, .. }: &Estimate) -> String {
+    match interval {
+        Some(Interval { low, high, .. }) => format!("{median:.3} ({low:.3} to {high:.3})"),
+        None => format!("{median:.3}"),
+    }
 }
 
-/// What a ratio comes to, in words.
+/// An interval by itself.
+pub(super) fn interval(Estimate { interval, .. }: &Estimate) -> String {
+    match interval {
+        Some(Interval { low, high, .. }) => format!("{low:.3} to {high:.3}"),
+        None => "–".to_owned(),
+    }
+}
+
+/// What a ratio says, in words.
 pub(super) fn difference(estimate: &Estimate) -> String {
+    match estimate.verdict() {
+        Verdict::NotShown => return "no difference shown".to_owned(),
+        Verdict::TooFew => return "too few rounds to tell".to_owned(),
+        Verdict::Different => {}
+    }
     let ratio = estimate.median;
     match ratio {
-        _ if estimate.holds(1.0) => "no difference shown".to_owned(),
         ..1.0 => format!("{:.1} % less", (1.0 - ratio) * 100.0),
         ..2.0 => format!("{:.1} % more", (ratio - 1.0) * 100.0),
         _ => format!("{ratio:.2} times as much"),
@@ -94,8 +109,14 @@ pub(super) fn command(words: &[String]) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
+
+    /// An estimate that is as sure as it was to be.
+    pub(in crate::report) fn certain(low: f64, median: f64, high: f64) -> Estimate {
+        let interval = Interval { low, high, confidence: 0.99, wanted: 0.99 };
+        Estimate { median, rounds: 15, interval: Some(interval) }
+    }
 
     #[test]
     fn latencies_have_three_digits_or_more() {
@@ -113,11 +134,14 @@ mod tests {
 
     #[test]
     fn a_difference_is_told_only_where_it_is_shown() {
-        let of = |low, median, high| difference(&Estimate { median, low, high });
+        let of = |low, median, high| difference(&certain(low, median, high));
         assert_eq!(of(0.98, 1.01, 1.02), "no difference shown");
         assert_eq!(of(1.1, 1.2, 1.3), "20.0 % more");
         assert_eq!(of(0.7, 0.75, 0.8), "25.0 % less");
         assert_eq!(of(2.0, 3.0, 4.0), "3.00 times as much");
+        let few = Estimate { median: 2.0, rounds: 5, interval: None };
+        assert_eq!(difference(&few), "too few rounds to tell");
+        assert_eq!([ratio(&few), interval(&few)], ["2.000", "–"]);
     }
 
     #[test]

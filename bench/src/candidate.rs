@@ -1,0 +1,219 @@
+//! A server in a comparison: one that runs already, or a command that starts one.
+//!
+//! Only the server whose turn it is may run, since one that spins while it is idle would slow the
+//! others down on the CPUs that they share: the others are stopped, or not started.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+
+use crate::server::{Launch, Ready, Server};
+use crate::stop::Stop;
+use crate::target::Target;
+use crate::usage::Usage;
+
+/// What stands for a free port in a command: where the server speaks WebSocket, or echoes bytes.
+const PORTS: [&str; 2] = ["{port}", "{tcp-port}"];
+
+/// What becomes of a server between its turns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Between {
+    /// Its processes are stopped (SIGSTOP).
+    Stopped,
+    /// It is ended, and started again for each turn.
+    Ended,
+}
+
+/// A server in a comparison.
+#[derive(Debug)]
+pub struct Candidate {
+    /// Its name in tables.
+    pub name: String,
+    source: Source,
+    server: Option<Server>,
+    target: Option<Target>,
+}
+
+/// Where a server comes from.
+#[derive(Debug)]
+enum Source {
+    /// It runs already.
+    Address,
+    /// It is started by a command, of these words, and speaks WebSocket or echoes bytes.
+    Command { words: Vec<String>, scheme: Scheme },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Scheme {
+    WebSocket,
+    Tcp,
+}
+
+impl Candidate {
+    /// A candidate as it is written on the command line: `[NAME=]TARGET`, or `[NAME=]COMMAND` with
+    /// `{port}` (WebSocket) or `{tcp-port}` (plain bytes) in it. Nothing is started.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with it, and what to write.
+    pub fn parse(text: &str) -> Result<Candidate, String> {
+        let (name, what) = match text.split_once('=') {
+            Some((name, what)) if !name.contains(['/', ' ', ':', '{']) => (name, what),
+            Some(_) | None => (text, text),
+        };
+        let name = name.to_owned();
+        if !is_command(what) {
+            let target = what.parse().map_err(|error| {
+                format!(
+                    "{error}; a command that starts a server has {{port}} or {{tcp-port}} in it"
+                )
+            })?;
+            let (source, target) = (Source::Address, Some(target));
+            return Ok(Candidate { name, source, server: None, target });
+        }
+        let words = shell_words::split(what).map_err(|error| format!("{what}: {error}"))?;
+        let first = words.first().map(String::as_str).unwrap_or_default();
+        if is_command(first) || is_assignment(first) {
+            return Err(format!(
+                "{text:?} sets a variable, and there is no shell to do that; write NAME=env \
+                 VARIABLE={{port}} COMMAND"
+            ));
+        }
+        let scheme = if what.contains(PORTS[0]) { Scheme::WebSocket } else { Scheme::Tcp };
+        let source = Source::Command { words, scheme };
+        Ok(Candidate { name, source, server: None, target: None })
+    }
+
+    /// Whether it is started here.
+    pub fn is_started_here(&self) -> bool {
+        matches!(self.source, Source::Command { .. })
+    }
+
+    /// Starts it on the CPUs `cpus`, if it is not there; has it go on, if it was stopped.
+    ///
+    /// # Errors
+    ///
+    /// Why it does not start.
+    pub fn begin_turn(&mut self, cpus: &[usize], stop: &Stop) -> Result<(), String> {
+        let Source::Command { words, scheme } = &self.source else { return Ok(()) };
+        if let Some(server) = &self.server {
+            server.resume();
+            return Ok(());
+        }
+        let port = free_port().map_err(|error| format!("{}: no free port: {error}", self.name))?;
+        let fill_in =
+            |word: &String| PORTS.iter().fold(word.clone(), |word, it| word.replace(it, &port));
+        let words: Vec<String> = words.iter().map(fill_in).collect();
+        let ready = Ready::Listens(port.parse().unwrap_or_default());
+        let server = Server::start(Launch { words: &words, cpus, stop }, ready)
+            .map_err(|error| format!("{}: {error}{}", self.name, hint(&self.name)))?;
+        let target = match scheme {
+            Scheme::WebSocket => format!("ws://{}/", server.address()),
+            Scheme::Tcp => format!("tcp://{}", server.address()),
+        };
+        self.target = Some(target.parse()?);
+        self.server = Some(server);
+        Ok(())
+    }
+
+    /// Stops or ends it, if it was started here.
+    pub fn end_turn(&mut self, between: Between) {
+        match between {
+            Between::Stopped => {
+                if let Some(server) = &self.server {
+                    server.pause();
+                }
+            }
+            Between::Ended => self.server = None,
+        }
+    }
+
+    /// Where it is measured, while it has its turn.
+    ///
+    /// # Errors
+    ///
+    /// When it has not been started.
+    pub fn target(&self) -> Result<&Target, String> {
+        self.target.as_ref().ok_or_else(|| format!("{} is not running", self.name))
+    }
+
+    /// What it has taken so far, where that can be seen.
+    pub fn usage(&self) -> Option<Usage> {
+        self.server.as_ref()?.usage()
+    }
+
+    /// Its processes; none if it was not started here.
+    pub fn processes(&self) -> Vec<u32> {
+        self.server.as_ref().map(Server::processes).unwrap_or_default()
+    }
+
+    /// Says of a problem whose it is, and of a server that has ended how.
+    pub fn blamed(&mut self, problem: &str) -> String {
+        let name = &self.name;
+        match &mut self.server {
+            Some(server) => match server.ended() {
+                Some(how) => format!("{name}: {problem}; it {how}{}", server.last_lines()),
+                None => format!("{name}: {problem}"),
+            },
+            None => format!("{name}: {problem}"),
+        }
+    }
+}
+
+/// Whether this is a command that starts a server.
+fn is_command(text: &str) -> bool {
+    PORTS.iter().any(|name| text.contains(name))
+}
+
+/// Whether a shell would take this word as a variable to set.
+fn is_assignment(word: &str) -> bool {
+    let is_part = |letter: char| letter.is_ascii_alphanumeric() || letter == '_';
+    word.split_once('=').is_some_and(|(name, _)| !name.is_empty() && name.chars().all(is_part))
+}
+
+/// What may be wrong with a command that does not start, if its name looks like a variable.
+fn hint(name: &str) -> String {
+    let is_variable = name.chars().all(|c| c.is_ascii_uppercase() || c == '_');
+    if !is_variable {
+        return String::new();
+    }
+    format!("\n{name} is its name here; to set a variable, write NAME=env {name}=VALUE COMMAND")
+}
+
+fn free_port() -> std::io::Result<String> {
+    let any = SocketAddr::new(IpAddr::from(Ipv4Addr::LOCALHOST), 0);
+    Ok(TcpListener::bind(any)?.local_addr()?.port().to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_targets_and_commands() {
+        let plain = Candidate::parse("ws://127.0.0.1:9001/?a=b").expect("a target");
+        assert_eq!(plain.name, "ws://127.0.0.1:9001/?a=b");
+        let named = Candidate::parse("peer=ws://127.0.0.1:9001/").expect("a target");
+        assert_eq!(named.name, "peer");
+        assert_eq!(named.target().expect("a target").to_string(), "ws://127.0.0.1:9001/");
+        let command = Candidate::parse("a=server --name 'b c' {port}").expect("a command");
+        assert!(command.is_started_here() && command.target().is_err());
+        let Source::Command { words, scheme } = command.source else { panic!("a command") };
+        assert_eq!(words, ["server", "--name", "b c", "{port}"]);
+        assert_eq!(scheme, Scheme::WebSocket);
+        let set = Candidate::parse("a=env PORT={tcp-port} server").expect("a command");
+        assert!(matches!(set.source, Source::Command { scheme: Scheme::Tcp, .. }));
+    }
+
+    #[test]
+    fn what_cannot_be_started_says_what_to_write() {
+        for (text, advice) in [
+            ("sleep 10", "{port}"),
+            ("PORT={port} server", "env"),
+            ("a=PORT={port} server", "env"),
+            ("a=HOST=::1 server {port}", "env"),
+            ("a=server '{port}", "quote"),
+        ] {
+            let error = Candidate::parse(text).expect_err(text);
+            assert!(error.contains(advice), "{error}");
+        }
+    }
+}
