@@ -15,7 +15,7 @@ use crate::engine::wait::WaitStrategy;
 use crate::engine::{BufferConfig, Engine};
 use crate::listen::{self, Address};
 use crate::offload;
-use crate::protocol::{Policy, Protocol, Settings};
+use crate::protocol::{Policy, Protocol, Settings, Subprotocol};
 use crate::server::{Config, Server, Statistics};
 
 /// The largest `--message-max`, in octets: 1 GiB.
@@ -92,6 +92,10 @@ pub struct Cli {
     #[arg(long, value_name = "N", default_value_t = 6,
           value_parser = clap::value_parser!(u8).range(1..=9))]
     pub compression_level: u8,
+
+    /// Subprotocol to accept: one by name, or any, which accepts the first one that a client offers.
+    #[arg(long, value_name = "NAME|any", default_value = "any")]
+    pub subprotocol: Subprotocol,
 
     /// Connections open at a time, over all workers; a further one is answered with status 503.
     #[arg(long, value_name = "N", default_value_t = 100_000,
@@ -192,6 +196,11 @@ impl Cli {
         let complain = |text| {
             Err(<Cli as clap::CommandFactory>::command().error(ErrorKind::ArgumentConflict, text))
         };
+        if self.protocol == ProtocolChoice::Tcp && self.subprotocol != Subprotocol::Any {
+            return complain(
+                "--subprotocol has no effect with --protocol tcp; leave one of them out",
+            );
+        }
         match (self.engine, self.wait) {
             (EngineChoice::Epoll, Some(Wait::Sqpoll)) => {
                 complain("--wait sqpoll is io_uring's; use it with --engine uring")
@@ -254,6 +263,7 @@ impl Cli {
                 },
                 level: self.compression_level,
             },
+            subprotocol: self.subprotocol.clone(),
             connections_max: self.connections_max as usize,
             buffers: BufferConfig { count: self.buffers, bytes: self.buffer_size },
             offload: match self.offload {

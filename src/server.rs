@@ -21,7 +21,7 @@ use crate::linux;
 use crate::listen::{self, Address, SocketFile};
 use crate::metrics::{Counters, Snapshot};
 use crate::offload::{self, program::Program};
-use crate::protocol::{Protocol, Settings};
+use crate::protocol::{Protocol, Settings, Subprotocol};
 use crate::workers::{self, Memory, Serving, Worker, Workers};
 
 /// What to serve, and how.
@@ -42,6 +42,8 @@ pub struct Config {
     pub wait: WaitStrategy,
     /// What is done for every connection.
     pub settings: Settings,
+    /// Which subprotocol is accepted.
+    pub subprotocol: Subprotocol,
     /// Connections open at a time, over all workers.
     pub connections_max: usize,
     /// The pinned memory of each worker.
@@ -313,6 +315,7 @@ fn prepare(
             wait: config.wait,
             offload,
             settings: config.settings,
+            subprotocol: config.subprotocol.clone(),
             stop: control.stop.clone(),
             counters: counters.clone(),
             limit: limit.clone(),

@@ -7,7 +7,7 @@ use super::pump::Limit;
 use super::wait::WaitStrategy;
 use crate::metrics::Counters;
 use crate::offload;
-use crate::protocol::Settings;
+use crate::protocol::{Context, Settings, Subprotocol};
 
 /// How much pinned memory a worker has for messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,12 +41,21 @@ pub struct WorkerConfig {
     pub offload: offload::Policy,
     /// What is done for every connection.
     pub settings: Settings,
+    /// Which subprotocol is accepted.
+    pub subprotocol: Subprotocol,
     /// Becomes readable when the worker is to stop.
     pub stop: Arc<OwnedFd>,
     /// Where the worker counts.
     pub counters: Arc<Counters>,
     /// The connections of all workers.
     pub limit: Arc<Limit>,
+}
+
+impl WorkerConfig {
+    /// What the connections of the worker have in common.
+    pub(in crate::engine) fn context(&self) -> Context<'_> {
+        Context::new(self.settings, &self.counters).with_subprotocol(self.subprotocol.clone())
+    }
 }
 
 #[cfg(test)]
@@ -66,6 +75,7 @@ impl WorkerConfig {
                 policy: Policy::Off,
                 level: 1,
             },
+            subprotocol: Subprotocol::Any,
             stop: Arc::new(rustix::event::eventfd(0, flags).expect("an eventfd")),
             counters: Arc::default(),
             limit: Arc::new(Limit::new(1)),

@@ -34,7 +34,6 @@ use crate::buffer::HEADROOM;
 use crate::memory::Mapping;
 use crate::metrics::Counters;
 use crate::offload::record::Record;
-use crate::protocol::Context;
 use crate::slab::ConnectionId;
 
 /// Edges taken in one call.
@@ -80,7 +79,7 @@ impl PreparedEpoll {
         listeners: Vec<OwnedFd>,
         started: impl FnOnce(),
     ) -> Result<(), EngineError> {
-        let context = Context::new(worker.settings, &worker.counters);
+        let context = worker.context();
         let ring = EpollRing::new(self, worker, listeners)?;
         let pump = Pump::new(ring, context, &worker.limit);
         started();

@@ -91,7 +91,6 @@ use super::{BufferConfig, EngineError, WorkerConfig};
 use crate::buffer::HEADROOM;
 use crate::metrics::Counters;
 use crate::offload::record::Record;
-use crate::protocol::Context;
 use crate::slab::ConnectionId;
 
 /// Entries of the submission queue. When it is full, it is submitted.
@@ -155,8 +154,7 @@ impl PreparedRuntime {
         runtime.block_on(async {
             let ready = (0..count.into()).filter_map(|index| buffers.check_out(index)).collect();
             let ring = TokioRing::new(worker, listeners, ready)?;
-            let pump =
-                Pump::new(ring, Context::new(worker.settings, &worker.counters), &worker.limit);
+            let pump = Pump::new(ring, worker.context(), &worker.limit);
             started();
             let serving = tokio_uring::spawn(work(pump));
             count_calls(&worker.counters, serving).await;

@@ -19,7 +19,6 @@ use crate::engine::wait::WaitStrategy;
 use crate::engine::{EngineError, WorkerConfig};
 use crate::offload::program::Program;
 use crate::offload::{self, AUTO_RUN};
-use crate::protocol::Context;
 
 /// Entries of the submission queue. When it is full, it is submitted without waiting.
 const SUBMISSIONS: u32 = 1024;
@@ -73,7 +72,7 @@ impl PreparedRing {
         listeners: Vec<OwnedFd>,
         started: impl FnOnce(),
     ) -> Result<(), EngineError> {
-        let context = Context::new(worker.settings, &worker.counters);
+        let context = worker.context();
         let ring = KernelRing::new(&mut self, worker, listeners);
         let pump = Pump::new(ring, context, &worker.limit).with_offload(worker.offload, AUTO_RUN);
         started();
