@@ -10,7 +10,7 @@ use clap::{ArgMatches, Args, CommandFactory, FromArgMatches as _, Parser, Subcom
 use ringecho::cpus::CpuList;
 
 use crate::candidate::Between;
-use crate::load::{CONNECTIONS_MAX, Mix, PIPELINE_MAX, Rate};
+use crate::load::{CONNECTIONS_MAX, Kind, Mix, PIPELINE_MAX, Rate, SIZE_MAX};
 use crate::rtt::Wait;
 use crate::session::Form;
 use crate::target::Target;
@@ -222,13 +222,36 @@ pub struct Load {
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration)]
     pub duration: Duration,
 
-    /// How long they do not count before that.
+    /// Warm-up before that; its messages do not count.
     #[arg(long, value_name = "TIME", default_value = "1s", value_parser = duration_or_none)]
     pub warm_up: Duration,
+
+    /// How long to wait for echoes after the last message; what is not back by then is lost.
+    #[arg(long, value_name = "TIME", default_value = "3s", value_parser = duration_or_none)]
+    pub drain: Duration,
+
+    /// One kind of message, of this many bytes, instead of --mix.
+    #[arg(long, value_name = "BYTES", conflicts_with = "mix",
+          value_parser = clap::value_parser!(u32).range(0..=SIZE_MAX as i64))]
+    pub size: Option<u32>,
+
+    /// With --size: binary messages instead of text.
+    #[arg(long, requires = "size")]
+    pub binary: bool,
 
     #[command(flatten)]
     #[expect(missing_docs, reason = "its fields are documented")]
     pub common: Common,
+}
+
+impl Load {
+    /// The messages asked for, by --mix or by --size.
+    pub fn mix(&self) -> Mix {
+        let Some(size) = self.size else { return self.traffic.mix.clone() };
+        let form = if self.binary { Form::Binary } else { Form::Text };
+        let kind = Kind { size: size as usize, form, fragments: 1, weight: 1 };
+        Mix::new(vec![kind]).expect("the size was checked")
+    }
 }
 
 /// `ringbench report`

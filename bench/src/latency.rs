@@ -64,6 +64,11 @@ impl Latencies {
         if self.0.is_empty() { 0 } else { self.0.max() }
     }
 
+    /// The least, in nanoseconds; 0 where there are none.
+    pub fn min_ns(&self) -> u64 {
+        if self.0.is_empty() { 0 } else { self.0.min() }
+    }
+
     /// The mean, in nanoseconds.
     pub fn mean_ns(&self) -> f64 {
         self.0.mean()

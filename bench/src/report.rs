@@ -495,13 +495,11 @@ mod tests {
         let round = Round::new(0.0, 1.0, &latencies);
         Measurement {
             name: "a case".to_owned(),
-            description: String::new(),
             messages: latencies.count(),
-            lost: 0,
             payload_octets: 16,
             latencies,
             rounds: vec![round],
-            cost: None,
+            ..Measurement::default()
         }
     }
 

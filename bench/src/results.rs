@@ -45,11 +45,28 @@ pub struct Results {
     /// What to keep in mind when reading the figures, in sentences.
     pub warnings: Vec<String>,
     /// A measurement for each case, or for each target.
+    #[serde(serialize_with = "crate::summary::serialize")]
     pub measurements: Vec<Measurement>,
     /// What is drawn from several targets together; empty but for a comparison.
     pub ratios: Vec<Ratio>,
     /// The floor of this machine, if it was measured: the median round trip of a plain TCP echo.
     pub floor: Option<Floor>,
+    /// The results that this one is the sum of; empty if it is none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub parts: Vec<Part>,
+}
+
+/// A result that became a part of a sum.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Part {
+    /// Its file.
+    pub file: String,
+    /// Its command line.
+    pub command: Vec<String>,
+    /// Where it was measured.
+    pub environment: Environment,
+    /// When it began, in seconds since 1970.
+    pub started_at_s: f64,
 }
 
 /// What was measured of one target in one case.
@@ -61,8 +78,17 @@ pub struct Measurement {
     pub description: String,
     /// Messages echoed.
     pub messages: u64,
+    /// Messages whose echo was wrong.
+    #[serde(default)]
+    pub wrong: u64,
     /// Messages that were sent and did not come back.
     pub lost: u64,
+    /// Messages that were due and did not leave.
+    #[serde(default)]
+    pub unsent: u64,
+    /// Messages of the server that answer none of the client's.
+    #[serde(default)]
+    pub unasked: u64,
     /// Octets of payload echoed.
     pub payload_octets: u64,
     /// All latencies.
@@ -71,30 +97,47 @@ pub struct Measurement {
     pub rounds: Vec<Round>,
     /// What it cost the server, where that can be seen.
     pub cost: Option<Cost>,
+    /// What only a load has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub load: Option<LoadFigures>,
 }
 
 impl Measurement {
-    /// Adds another one of the same, as a merged log would have it.
+    /// Adds another one of the same, whose rounds came after these.
     pub fn add(&mut self, other: Measurement) {
         self.messages += other.messages;
+        self.wrong += other.wrong;
         self.lost += other.lost;
+        self.unsent += other.unsent;
+        self.unasked += other.unasked;
         self.payload_octets += other.payload_octets;
         self.latencies.add(&other.latencies);
         self.rounds.extend(other.rounds);
-    }
-
-    /// Adds another one that ran at the same time: rounds with the same number become one, with the
-    /// messages of both and the slower one's latencies.
-    pub fn add_beside(&mut self, mut other: Measurement) {
-        let others = std::mem::take(&mut other.rounds);
-        for (at, round) in others.into_iter().enumerate() {
-            match self.rounds.get_mut(at) {
-                Some(known) => known.add_beside(&round),
-                None => self.rounds.push(round),
+        match (&mut self.load, other.load) {
+            (Some(load), Some(other)) => {
+                load.connections_failed += other.connections_failed;
+                load.reconnects += other.reconnects;
+                load.lags.add(&other.lags);
             }
+            (load @ None, other) => *load = other,
+            (Some(_), None) => {}
         }
-        self.add(other);
     }
+}
+
+/// What a load was asked for, and how it went beside its messages.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct LoadFigures {
+    /// Messages a second that were asked for; nothing for as many as possible.
+    pub rate_asked: Option<f64>,
+    /// Connections that were asked for.
+    pub connections: u64,
+    /// Connections that could not be opened, or failed later.
+    pub connections_failed: u64,
+    /// How often connections were closed and opened again as planned.
+    pub reconnects: u64,
+    /// How late each message was sent, which its latency includes; empty for a closed loop.
+    pub lags: Latencies,
 }
 
 /// A part of a measurement: a round, or a second of a load.
@@ -125,14 +168,6 @@ impl Round {
             p99_ns: latencies.percentile_ns(99.0),
             max_ns: latencies.max_ns(),
         }
-    }
-
-    fn add_beside(&mut self, other: &Round) {
-        self.messages += other.messages;
-        self.duration_s = self.duration_s.max(other.duration_s);
-        self.p50_ns = self.p50_ns.max(other.p50_ns);
-        self.p99_ns = self.p99_ns.max(other.p99_ns);
-        self.max_ns = self.max_ns.max(other.max_ns);
     }
 
     /// Messages a second.
@@ -203,6 +238,7 @@ impl Results {
             measurements: Vec::new(),
             ratios: Vec::new(),
             floor: None,
+            parts: Vec::new(),
         }
     }
 
@@ -238,32 +274,5 @@ impl Results {
     /// When the file cannot be written.
     pub fn write(&self, path: &Path) -> io::Result<()> {
         fs::write(path, serde_json::to_string_pretty(self)? + "\n")
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use super::*;
-
-    fn second(us: u64, messages: u64) -> Measurement {
-        let mut latencies = Latencies::default();
-        for _ in 0..messages {
-            latencies.record(Duration::from_micros(us));
-        }
-        let rounds = vec![Round::new(0.0, 1.0, &latencies)];
-        Measurement { messages, latencies, rounds, ..Measurement::default() }
-    }
-
-    #[test]
-    fn what_ran_at_the_same_time_has_the_rate_of_all() {
-        let mut sum = second(100, 1000);
-        sum.add_beside(second(300, 2000));
-        assert_eq!((sum.messages, sum.latencies.count(), sum.rounds.len()), (3000, 3000, 1));
-        assert_eq!(sum.rounds[0].rate(), 3000.0);
-        assert!(sum.rounds[0].p50_ns >= 300_000);
-        sum.add(second(100, 1));
-        assert_eq!((sum.messages, sum.rounds.len()), (3001, 2));
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::latency::PERCENTILES;
 use crate::load::Progress;
-use crate::results::{Kind, Results};
+use crate::results::{Kind, Measurement, Results};
 use crate::statistics::{CONFIDENCE, Estimate, Interval, Verdict, median};
 
 /// Nanoseconds as microseconds, with as many digits as mean something.
@@ -103,8 +103,23 @@ fn latencies(results: &Results, text: &mut String) -> std::fmt::Result {
             write!(text, " {asleep:>8} {spinning:>8}")?;
         }
         writeln!(text)?;
+        lag(measurement, width, text)?;
     }
     Ok(())
+}
+
+/// How late a load sent its messages, below the latencies that include that.
+fn lag(measurement: &Measurement, width: usize, text: &mut String) -> std::fmt::Result {
+    let Some(load) = &measurement.load else { return Ok(()) };
+    let lags = &load.lags;
+    if lags.count() == 0 {
+        return Ok(());
+    }
+    write!(text, "{:>width$} {:>9} {:>6} {:>9}", "lag", "", "", "")?;
+    for percent in PERCENTILES {
+        write!(text, " {:>8}", us(lags.percentile_ns(percent) as f64))?;
+    }
+    writeln!(text, " {:>8} {:>8}", us(lags.max_ns() as f64), us(lags.mean_ns()))
 }
 
 fn counted(figure: Option<f64>) -> String {

@@ -162,6 +162,8 @@ impl Turns<'_> {
 /// A load as one round, as which it is compared.
 fn as_one_round(mut measurement: Measurement) -> Measurement {
     let seconds = measurement.rounds.iter().map(|round| round.duration_s).sum();
-    measurement.rounds = vec![Round::new(0.0, seconds, &measurement.latencies)];
+    let messages = measurement.messages;
+    measurement.rounds =
+        vec![Round { messages, ..Round::new(0.0, seconds, &measurement.latencies) }];
     measurement
 }

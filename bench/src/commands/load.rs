@@ -1,7 +1,7 @@
 //! `ringbench load`
 
 use std::io::{self, IsTerminal as _, Write};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, UNIX_EPOCH};
 
 use ringecho::cpus::CpuList;
 
@@ -20,7 +20,8 @@ use crate::target::Target;
 ///
 /// # Errors
 ///
-/// What went wrong; what some connections suffered is printed and is none of that.
+/// When nothing could be measured, all connections failed, or an echo was wrong. Other problems of
+/// connections are printed as warnings.
 pub fn load(options: &Load, stop: &Stop, output: &mut impl Write) -> Outcome {
     if options.traffic.pipeline > 1 && options.traffic.rate != Rate::Max {
         return Err("--pipeline goes with --rate max".to_owned());
@@ -28,25 +29,16 @@ pub fn load(options: &Load, stop: &Stop, output: &mut impl Write) -> Outcome {
     let cpus = cpus(&options.common)?;
     let mut plan = plan(&options.target, &options.traffic, &cpus, &options.common);
     (plan.duration, plan.warm_up) = (options.duration, options.warm_up);
+    (plan.drain, plan.mix) = (options.drain, options.mix());
     // A server that somebody else has started runs where that one has put it.
     plan.server_cpus = options.common.server_cpus.clone().map(|CpuList(cpus)| cpus);
     let mut results = Results::new(Kind::Load, command_line(), Environment::here());
-    let is_terminal = io::stderr().is_terminal();
-    let mut begin = None;
-    let mut live = |progress: &Progress| {
-        if begin.is_none() && !progress.elapsed.is_zero() {
-            begin = Some(SystemTime::now() - progress.elapsed);
-        }
-        if is_terminal {
-            eprint!("\r\x1b[K{}", tables::progress(progress, plan.duration));
-        }
-    };
-    let outcome = load::run(&plan, stop, &mut live);
-    if is_terminal {
-        eprint!("\r\x1b[K");
-    }
+    let live = LiveLine::on_terminal(plan.duration);
+    let outcome = load::run(&plan, stop, &mut |progress| live.show(progress));
+    live.clear();
     let outcome = outcome.map_err(|error| format!("{}: {error}", options.target))?;
-    if let Some(begin) = begin.and_then(|begin| begin.duration_since(UNIX_EPOCH).ok()) {
+    let verdict = verdict(&outcome);
+    if let Ok(begin) = outcome.started_at.duration_since(UNIX_EPOCH) {
         results.started_at_s = begin.as_secs_f64();
     }
     results.cut_short.clone_from(&outcome.cut_short);
@@ -56,27 +48,77 @@ pub fn load(options: &Load, stop: &Stop, output: &mut impl Write) -> Outcome {
             results.warnings.push(problem);
         }
     }
-    let echoed = outcome.measurement.messages;
     let name = outcome.measurement.name.clone();
+    let summary = summary(&outcome.measurement);
     results.measurements.push(outcome.measurement);
     finish(&mut results, options.common.output.as_deref(), output)?;
-    written(writeln!(
-        output,
-        "wrong echoes {}, connections failed {}, opened again {}",
-        outcome.wrong, outcome.connections_failed, outcome.reconnects
-    ))?;
+    written(writeln!(output, "{summary}"))?;
     if let Some(prefix) = &options.common.output {
-        // The log has an interval for each second, not one for all.
-        let log = write_log(&results, prefix, &name, &outcome.seconds);
+        // The log has an interval for each part, not one for all.
+        let log = write_log(&results, prefix, &name, &outcome.parts);
         log.map_err(|error| format!("cannot write --output {}: {error}", prefix.display()))?;
     }
-    if outcome.wrong > 0 {
-        return Err(format!("{} echoes were wrong", outcome.wrong));
+    verdict
+}
+
+/// The line below the table: what a reader looks for when something went wrong.
+fn summary(measurement: &crate::results::Measurement) -> String {
+    let load = measurement.load.as_ref().expect("a load has figures of its own");
+    format!(
+        "wrong echoes {}, failed connections {}, reconnects {}, unsent messages {}",
+        measurement.wrong + measurement.unasked,
+        load.connections_failed,
+        load.reconnects,
+        measurement.unsent
+    )
+}
+
+/// Whether the server was measured and right.
+fn verdict(outcome: &load::Outcome) -> Outcome {
+    let counts = outcome.counts();
+    let wrong = counts.wrong_echoes() + outcome.warm_up.wrong_echoes();
+    match &outcome.cut_short {
+        _ if wrong > 0 => Err(format!("{wrong} echoes were wrong")),
+        Some(reason) if outcome.has_failed() => Err(reason.clone()),
+        None if counts.echoed == 0 && counts.due() > 0 => Err("no echo came back".to_owned()),
+        Some(_) | None => Ok(()),
     }
-    if echoed == 0 {
-        return Err("no echo came back".to_owned());
+}
+
+/// The line on standard error that says how far a load is; nothing where that is no terminal.
+struct LiveLine {
+    is_shown: bool,
+    duration: Duration,
+}
+
+impl LiveLine {
+    fn on_terminal(duration: Duration) -> LiveLine {
+        LiveLine { is_shown: io::stderr().is_terminal(), duration }
     }
-    Ok(())
+
+    fn show(&self, progress: &Progress) {
+        if self.is_shown {
+            // Asked each time, for a window may be resized. The last column stays free: writing
+            // there may begin a new line.
+            let columns = rustix::termios::tcgetwinsize(io::stderr())
+                .map_or(0, |size| usize::from(size.ws_col))
+                .checked_sub(1)
+                .unwrap_or(usize::MAX);
+            let line = tables::progress(progress, self.duration);
+            self.write(&line.chars().take(columns).collect::<String>());
+        }
+    }
+
+    fn clear(&self) {
+        if self.is_shown {
+            self.write("");
+        }
+    }
+
+    /// Replaces the line. A terminal that has gone away is no reason to end.
+    fn write(&self, line: &str) {
+        let _ = write!(io::stderr(), "\r\x1b[K{line}");
+    }
 }
 
 pub(super) fn plan(target: &Target, traffic: &Traffic, cpus: &Cpus, common: &Common) -> Plan {

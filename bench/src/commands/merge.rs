@@ -1,52 +1,58 @@
 //! `ringbench merge`
 
+use std::fs;
 use std::io::Write;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
 
 use super::Outcome;
 use super::output::{TOO_FEW, finish};
 use crate::cli::Merge;
-use crate::results::{Kind, Results};
+use crate::merge::{self, Source};
+use crate::results::Results;
 
 /// `ringbench merge`
 ///
 /// # Errors
 ///
-/// When a result cannot be read, or the sum cannot be written.
+/// When a result cannot be read, is given twice, cannot be added, or would be written over; and when
+/// the sum cannot be written.
 pub fn merge(options: &Merge, output: &mut impl Write) -> Outcome {
-    let mut all = options.results.iter().map(|path| Results::read(path));
-    let mut sum = all.next().expect("one at least is asked for")?;
-    for other in all {
-        let other = other?;
-        if other.kind != sum.kind {
-            return Err("results of different commands cannot be added up".to_owned());
-        }
-        if other.environment != sum.environment {
-            let warning = "The parts were measured on different machines.".to_owned();
-            if !sum.warnings.contains(&warning) {
-                sum.warnings.push(warning);
-            }
-        }
-        for warning in other.warnings {
-            if !sum.warnings.contains(&warning) {
-                sum.warnings.push(warning);
-            }
-        }
-        sum.cut_short = sum.cut_short.or(other.cut_short);
-        // Ratios, floors and costs are one machine's and do not add up.
-        sum.ratios.clear();
-        sum.floor = None;
-        sum.measurements.iter_mut().for_each(|measurement| measurement.cost = None);
-        for mut measurement in other.measurements {
-            measurement.cost = None;
-            match sum.measurements.iter_mut().find(|known| known.name == measurement.name) {
-                // The seconds of a load run at the same time, rounds one after the other.
-                Some(known) if sum.kind == Kind::Load => known.add_beside(measurement),
-                Some(known) => known.add(measurement),
-                None => sum.measurements.push(measurement),
-            }
-        }
-    }
+    check_files(&options.results, &options.output)?;
+    let sources = options.results.iter().map(|path| {
+        let results = Results::read(path)?;
+        Ok(Source { file: path.display().to_string(), results })
+    });
+    let mut sum = merge::merge(sources.collect::<Result<_, String>>()?)?;
     // What was too little for a part may be enough for the sum.
     sum.warnings.retain(|warning| !warning.starts_with(TOO_FEW));
     finish(&mut sum, Some(&options.output), output)
+}
+
+/// Sees that no file is read twice, also by another path or a link, and that none is written over.
+fn check_files(files: &[PathBuf], prefix: &Path) -> Outcome {
+    // A file that cannot be found is an error when it is read.
+    let identity = |path: &Path| fs::metadata(path).ok().map(|file| (file.dev(), file.ino()));
+    let known: Vec<_> = files.iter().map(|path| identity(path)).collect();
+    for (at, file) in files.iter().enumerate() {
+        let earlier = known[..at].iter().position(|it| it.is_some() && *it == known[at]);
+        if let Some(earlier) = earlier {
+            return Err(format!(
+                "{} and {} are the same file, which would count twice",
+                files[earlier].display(),
+                file.display()
+            ));
+        }
+    }
+    let mut written = prefix.as_os_str().to_owned();
+    written.push(".json");
+    let over = identity(Path::new(&written));
+    match known.iter().position(|it| it.is_some() && *it == over) {
+        Some(at) => Err(format!(
+            "--output {} would write over {}; choose another prefix",
+            prefix.display(),
+            files[at].display()
+        )),
+        None => Ok(()),
+    }
 }

@@ -1,17 +1,17 @@
-//! Connections are opened here: all at the beginning, and again those that are closed after a number
-//! of messages.
+//! Threads that open connections: all at the beginning, and again those that were closed after a
+//! number of messages.
 //!
-//! Opening waits, and so it is done on threads of its own, of which there are few enough that no
-//! server's backlog of connections overflows and enough that a long way to it does not add up.
+//! Opening waits, in the resolver even in a way that nothing can interrupt. So it has threads of its
+//! own that nobody waits for: they end when they have no more work, and a load that is over or was
+//! told to stop leaves them behind. There are few enough that no server's backlog of connections
+//! overflows, and enough that a long way to it does not add up.
 
-use std::collections::VecDeque;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
+use std::time::Duration;
 
-use core_affinity::CoreId;
 use rustix::event::EventfdFlags;
 
 use super::{LoadError, Plan};
@@ -21,6 +21,8 @@ use crate::target::Stream;
 
 /// Connections that are being opened at a time, at most.
 const OPENERS: usize = 16;
+/// How often it is seen, while connections are opened, whether the load is to stop.
+const STOP_CHECK: Duration = Duration::from_millis(20);
 
 /// A connection that is open and does not wait.
 pub(super) struct Link {
@@ -37,130 +39,140 @@ fn open(plan: &Plan, number: usize, life: u64) -> Result<Link, Problem> {
     Ok(Link { stream, session })
 }
 
-/// Opens all connections of a plan, in their order. What the first one meets, all would.
-pub(super) fn open_all(plan: &Plan, stop: &Stop) -> Result<Vec<Result<Link, Problem>>, LoadError> {
-    let mut links = vec![Ok(open(plan, 0, 0).map_err(LoadError::Server)?)];
-    let next = AtomicUsize::new(1);
-    let opened = Mutex::new(Vec::new());
-    let work = || {
-        loop {
-            let number = next.fetch_add(1, Ordering::Relaxed);
-            if number >= plan.connections || stop.is_requested() {
-                return;
-            }
-            let link = open(plan, number, 0);
-            opened.lock().expect("no opener panics").push((number, link));
+/// Which of the connections of whoever asked, and what became of opening it.
+type Opened = (usize, Result<Link, Problem>);
+
+/// A connection to open.
+struct Job {
+    number: usize,
+    life: u64,
+    /// What the connection is called in the reply.
+    index: usize,
+    reply: mpsc::Sender<Opened>,
+    /// Rung after the reply, for those who wait for other things too.
+    bell: Option<Arc<OwnedFd>>,
+}
+
+/// The threads, as long as anybody may have work for them.
+#[derive(Clone)]
+pub(super) struct Openers {
+    jobs: mpsc::Sender<Job>,
+}
+
+impl Openers {
+    /// Starts them. They inherit the CPUs of this thread.
+    pub(super) fn start(plan: &Arc<Plan>) -> Result<Openers, LoadError> {
+        let (jobs, queue) = mpsc::channel();
+        let queue = Arc::new(Mutex::new(queue));
+        for at in 0..plan.connections.min(OPENERS) {
+            let (plan, queue) = (Arc::clone(plan), Arc::clone(&queue));
+            thread::Builder::new()
+                .name(format!("opener-{at}"))
+                .spawn(move || work(&plan, &queue))
+                .map_err(LoadError::no_thread)?;
         }
-    };
-    thread::scope(|scope| {
-        for _ in 1..plan.connections.min(OPENERS + 1) {
-            scope.spawn(work);
-        }
-    });
-    let mut opened = opened.into_inner().expect("no opener panics");
-    opened.sort_unstable_by_key(|&(number, _)| number);
-    links.extend(opened.into_iter().map(|(_, link)| link));
-    for link in &links {
-        if let Err(Problem::NoServer(error) | Problem::Lost(error)) = link
-            && matches!(error.raw_os_error(), Some(EMFILE | ENFILE))
-        {
-            let needed = plan.connections as u64;
-            return Err(LoadError::Descriptors(needed, links.iter().flatten().count() as u64));
-        }
+        Ok(Openers { jobs })
     }
-    // Told to stop before all were open.
-    let stopped = || Err(Problem::Lost(io::ErrorKind::Interrupted.into()));
-    links.resize_with(plan.connections, stopped);
-    Ok(links)
+
+    /// Opens all connections of a plan; gives them in their order, or nothing if it was told to stop
+    /// before.
+    ///
+    /// # Errors
+    ///
+    /// What the first connection meets, for all would; and that there are too few descriptors.
+    pub(super) fn open_all(
+        &self,
+        plan: &Plan,
+        stop: &Stop,
+    ) -> Result<Option<Vec<Result<Link, Problem>>>, LoadError> {
+        let (reply, opened) = mpsc::channel();
+        let ask = |number| {
+            let job = Job { number, life: 0, index: number, reply: reply.clone(), bell: None };
+            self.jobs.send(job).expect("the openers are there as long as this");
+        };
+        ask(0);
+        let Some((_, first)) = receive(&opened, stop) else { return Ok(None) };
+        let mut links = vec![(0, Ok(first.map_err(LoadError::Server)?))];
+        (1..plan.connections).for_each(ask);
+        while links.len() < plan.connections {
+            let Some(link) = receive(&opened, stop) else { return Ok(None) };
+            if let (_, Err(Problem::NoServer(error) | Problem::Lost(error))) = &link
+                && matches!(error.raw_os_error(), Some(EMFILE | ENFILE))
+            {
+                let allowed = links.iter().filter(|(_, link)| link.is_ok()).count() as u64;
+                return Err(LoadError::Descriptors { needed: plan.connections as u64, allowed });
+            }
+            links.push(link);
+        }
+        links.sort_unstable_by_key(|&(number, _)| number);
+        Ok(Some(links.into_iter().map(|(_, link)| link).collect()))
+    }
 }
 
 /// This process may have no more descriptors, or the system has none.
 const EMFILE: i32 = 24;
 const ENFILE: i32 = 23;
 
-/// A connection to open again.
-struct Job {
-    /// Which worker it belongs to, and which of its connections it is.
-    worker: usize,
-    index: usize,
-    number: usize,
-    life: u64,
+/// The next reply, or nothing if the load is to stop.
+fn receive(opened: &mpsc::Receiver<Opened>, stop: &Stop) -> Option<Opened> {
+    loop {
+        if stop.is_requested() {
+            return None;
+        }
+        match opened.recv_timeout(STOP_CHECK) {
+            Ok(opened) => return Some(opened),
+            Err(mpsc::RecvTimeoutError::Timeout) => {}
+            Err(mpsc::RecvTimeoutError::Disconnected) => unreachable!("this side holds a sender"),
+        }
+    }
 }
 
-/// Which of a worker's connections, and what became of it.
-type Opened = (usize, Result<Link, Problem>);
+/// Works until there can be no more jobs.
+fn work(plan: &Plan, queue: &Mutex<mpsc::Receiver<Job>>) {
+    loop {
+        // Whoever waits for the next job holds the lock, and the others wait for it.
+        let job = queue.lock().expect("no opener panics").recv();
+        let Ok(Job { number, life, index, reply, bell }) = job else { return };
+        let link = open(plan, number, life);
+        // Whoever asked may be gone.
+        if reply.send((index, link)).is_ok()
+            && let Some(bell) = bell
+        {
+            let _ = rustix::io::write(&*bell, &1u64.to_ne_bytes());
+        }
+    }
+}
 
 /// A worker's way to have connections opened again.
 pub(super) struct Reopening {
-    worker: usize,
-    jobs: mpsc::Sender<Job>,
+    openers: Openers,
+    reply: mpsc::Sender<Opened>,
     opened: mpsc::Receiver<Opened>,
     /// Readable when something was opened.
     pub(super) bell: Arc<OwnedFd>,
 }
 
 impl Reopening {
-    /// One for each worker, and the openers behind them; none where the plan needs none.
-    pub(super) fn of(plan: &Plan) -> Result<(Vec<Option<Reopening>>, Vec<Opener>), LoadError> {
-        let threads = plan.threads();
-        if plan.reconnect_every.is_none() {
-            return Ok(((0..threads).map(|_| None).collect(), Vec::new()));
-        }
-        let (jobs, queue) = mpsc::channel();
-        let queue = Arc::new(Mutex::new(queue));
-        let (mut workers, mut replies) = (Vec::new(), Vec::new());
-        for worker in 0..threads {
-            let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
-            let bell = rustix::event::eventfd(0, flags)
-                .map_err(|error| LoadError::System("make an eventfd", error.into()))?;
-            let bell = Arc::new(bell);
-            let (reply, opened) = mpsc::channel();
-            replies.push((reply, bell.clone()));
-            workers.push(Some(Reopening { worker, jobs: jobs.clone(), opened, bell }));
-        }
-        let openers = (0..plan.connections.min(OPENERS))
-            .map(|_| Opener { queue: queue.clone(), replies: replies.clone() })
-            .collect();
-        Ok((workers, openers))
+    /// One for a worker.
+    pub(super) fn new(openers: &Openers) -> Result<Reopening, LoadError> {
+        let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
+        let bell = rustix::event::eventfd(0, flags)
+            .map_err(|error| LoadError::System("make an eventfd", io::Error::from(error)))?;
+        let (reply, opened) = mpsc::channel();
+        Ok(Reopening { openers: openers.clone(), reply, opened, bell: Arc::new(bell) })
     }
 
     /// Has a connection opened again.
     pub(super) fn reopen(&self, index: usize, number: usize, life: u64) {
-        let job = Job { worker: self.worker, index, number, life };
-        self.jobs.send(job).expect("openers outlive the workers");
+        let (reply, bell) = (self.reply.clone(), Some(Arc::clone(&self.bell)));
+        let job = Job { number, life, index, reply, bell };
+        self.openers.jobs.send(job).expect("the openers are there as long as this");
     }
 
     /// What was opened since the last time.
-    pub(super) fn opened(&self) -> VecDeque<Opened> {
+    pub(super) fn opened(&self) -> Vec<Opened> {
         // Only the bell matters, and not how often it rang.
         let _ = rustix::io::read(&*self.bell, &mut [0; 8]);
         self.opened.try_iter().collect()
-    }
-}
-
-/// A thread that opens connections again.
-pub(super) struct Opener {
-    queue: Arc<Mutex<mpsc::Receiver<Job>>>,
-    replies: Vec<(mpsc::Sender<Opened>, Arc<OwnedFd>)>,
-}
-
-impl Opener {
-    /// Works until all workers have ended.
-    pub(super) fn run(self, plan: &Plan, at: usize) {
-        // The client's work belongs on the client's processors.
-        if let Some(&id) = plan.cpus.get(at % plan.cpus.len().max(1)) {
-            core_affinity::set_for_current(CoreId { id });
-        }
-        loop {
-            // Whoever waits for the next job holds the lock, and the others wait for it.
-            let job = self.queue.lock().expect("no opener panics").recv();
-            let Ok(job) = job else { return };
-            let link = open(plan, job.number, job.life);
-            let (reply, bell) = &self.replies[job.worker];
-            // A worker that has ended needs no connection.
-            if reply.send((job.index, link)).is_ok() {
-                let _ = rustix::io::write(&**bell, &1u64.to_ne_bytes());
-            }
-        }
     }
 }

@@ -1,98 +1,155 @@
-//! What is to be kept in mind when reading the figures of a load: where they say less than they seem
-//! to, and what to do about it. Which percentiles have too few messages behind them is said elsewhere,
-//! for all kinds of measurement at once.
+//! What to keep in mind when reading the figures of a load: where they say less than they seem to,
+//! and what to do about it. That there are too few messages for a percentile is said elsewhere, for
+//! all kinds of measurement at once.
+//!
+//! Each warning begins with words that do not change from run to run, followed by a colon.
+
+use std::time::Duration;
 
 use super::worker::Ended;
-use super::{DRAIN_TIMEOUT, Outcome, Plan, Rate};
+use super::{CLOSE_TIMEOUT, Closings, Counts, Outcome, Plan, Rate};
+use crate::latency::PERCENTILES;
 
-/// A generator that is later than this distorts any figure, in nanoseconds.
-const LAG_NS_MAX: u64 = 1_000_000;
-/// The part of the median latency that the generator's lag may be.
-const LAG_PART: u64 = 10;
-/// The part of its time that a thread may run.
+/// The share of a latency that the client's own lag may be, at any percentile.
+const LAG_SHARE: f64 = 0.1;
+/// The share of its time that a thread may run.
 const UTILISATION_MAX: f64 = 0.95;
-/// The part of the rate asked for that has to be reached.
-const RATE_PART: f64 = 0.99;
+/// The share of the messages due that has to be echoed.
+const RATE_SHARE: f64 = 0.99;
+
+/// The time in which the client did not run.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Pause {
+    /// As far as it was noticed.
+    pub(super) lost: Duration,
+    /// Whether the process was stopped and continued by signals.
+    pub(super) was_suspended: bool,
+}
 
 /// The warnings about an outcome, as sentences.
-pub(super) fn about(plan: &Plan, outcome: &Outcome, ended: &[Ended]) -> Vec<String> {
+pub(super) fn about(plan: &Plan, outcome: &Outcome, ended: &[Ended], pause: Pause) -> Vec<String> {
     let all = [
         failures(plan, outcome),
-        losses(outcome),
+        losses(plan, outcome),
+        unsent(outcome),
+        nothing_due(plan, outcome),
+        warm_up(outcome),
         lag(outcome),
-        unsent(ended),
         rate(plan, outcome),
+        paused(pause),
         utilisation(plan, ended),
         sharing(plan),
+        closings(&outcome.closings),
     ];
     all.into_iter().flatten().collect()
 }
 
-fn losses(outcome: &Outcome) -> Option<String> {
-    let lost = outcome.measurement.lost;
-    let seconds = DRAIN_TIMEOUT.as_secs();
-    (lost > 0).then(|| {
-        format!(
-            "{lost} messages were lost: their connections failed, or their echoes did not come \
-             within {seconds} seconds after the last message."
-        )
-    })
-}
-
 fn failures(plan: &Plan, outcome: &Outcome) -> Option<String> {
     let first = outcome.problems.first()?;
-    let Outcome { connections_failed, wrong, .. } = outcome;
+    let failed = outcome.figures().connections_failed;
+    let wrong = outcome.counts().wrong_echoes();
     Some(format!(
-        "{connections_failed} of {} connections failed and {wrong} echoes were wrong; the first \
-         problem: {first}.",
+        "Problems with the server: {failed} of {} connections failed and {wrong} echoes were wrong; \
+         the first problem: {first}.",
         plan.connections
     ))
 }
 
-fn lag(outcome: &Outcome) -> Option<String> {
-    let Outcome { lag, measurement, .. } = outcome;
-    let p99_ns = lag.percentile_ns(99.0);
-    let limit_ns = LAG_NS_MAX.min(measurement.latencies.percentile_ns(50.0) / LAG_PART);
-    if lag.count() == 0 || p99_ns <= limit_ns {
-        return None;
-    }
-    let late = lag.counts().into_iter().filter(|&(lag_ns, _)| lag_ns > limit_ns);
-    let late: u64 = late.map(|(_, count)| count).sum();
-    let us = |ns: u64| ns as f64 / 1e3;
-    Some(format!(
-        "The generator missed its schedule: {late} of {} messages were more than {:.1} µs late, p99 \
-         {:.1} µs, at most {:.1} µs, and the latencies contain that; let it spin, give it more \
-         threads or processors of its own, or lower the rate.",
-        lag.count(),
-        us(limit_ns),
-        us(p99_ns),
-        us(lag.max_ns())
-    ))
+fn losses(plan: &Plan, outcome: &Outcome) -> Option<String> {
+    let lost = outcome.counts().lost;
+    (lost > 0).then(|| {
+        format!(
+            "Messages were lost: no echo of {lost} came within {:?} after the last message; the \
+             latencies have them with the time that they were waited for, which is at least what \
+             they took.",
+            plan.drain
+        )
+    })
 }
 
-fn unsent(ended: &[Ended]) -> Option<String> {
-    let unsent: u64 = ended.iter().map(|ended| ended.unsent).sum();
+fn unsent(outcome: &Outcome) -> Option<String> {
+    let unsent = outcome.counts().unsent;
     (unsent > 0).then(|| {
         format!(
-            "The generator was so far behind its schedule at the end that it did not send about \
-             {unsent} messages; give it more threads, or lower the rate."
+            "Messages were not sent: {unsent} were due, but their connections had failed or had no \
+             room, or the client was too far behind. No latency includes them."
         )
     })
 }
 
-fn rate(plan: &Plan, outcome: &Outcome) -> Option<String> {
-    let Rate::PerSecond(asked) = plan.rate else { return None };
-    let (_, end, _) = outcome.seconds.last()?;
-    let mut messages = outcome.measurement.messages as f64;
-    let seconds = end.as_secs_f64();
-    let achieved = messages / seconds;
-    // Of few messages a second, one more or less is no shortfall.
-    messages += 1.0;
-    (messages < asked * seconds * RATE_PART).then(|| {
+fn nothing_due(plan: &Plan, outcome: &Outcome) -> Option<String> {
+    let Rate::PerSecond(rate) = plan.rate else { return None };
+    (outcome.counts().due() == 0 && outcome.cut_short.is_none()).then(|| {
         format!(
-            "The rate was not reached: {achieved:.1} messages a second came back of {asked} asked for."
+            "No message was due: at {rate} messages a second the first one is due {:.3e} s after \
+             the beginning.",
+            0.5 / rate
         )
     })
+}
+
+fn warm_up(outcome: &Outcome) -> Option<String> {
+    let counts = &outcome.warm_up;
+    let Counts { lost, unsent, .. } = *counts;
+    let wrong = counts.wrong_echoes();
+    (wrong + lost + unsent > 0).then(|| {
+        format!(
+            "The warm-up had problems too: wrong echoes {wrong}, lost messages {lost}, unsent \
+             messages {unsent}."
+        )
+    })
+}
+
+fn lag(outcome: &Outcome) -> Option<String> {
+    let lags = &outcome.figures().lags;
+    let latencies = &outcome.measurement.latencies;
+    let us = |ns: u64| ns as f64 / 1e3;
+    let late: Vec<String> = PERCENTILES
+        .iter()
+        .map(|&percent| (percent, lags.percentile_ns(percent), latencies.percentile_ns(percent)))
+        .filter(|&(_, lag_ns, latency_ns)| lag_ns as f64 > latency_ns as f64 * LAG_SHARE)
+        .map(|(percent, lag_ns, latency_ns)| {
+            format!("{:.1} of {:.1} µs at p{percent}", us(lag_ns), us(latency_ns))
+        })
+        .collect();
+    (lags.count() > 0 && !late.is_empty()).then(|| {
+        format!(
+            "The client sent late: its own lag is more than a tenth of the latency, {}. Use --spin, \
+             more --threads or CPUs that nothing else uses, or a lower rate.",
+            late.join(", ")
+        )
+    })
+}
+
+/// The rate falls short only by messages that did not come back or did not leave, never by how long
+/// their echoes took.
+fn rate(plan: &Plan, outcome: &Outcome) -> Option<String> {
+    let Rate::PerSecond(asked) = plan.rate else { return None };
+    let counts = outcome.counts();
+    let Counts { echoed, wrong, lost, unsent, .. } = counts;
+    let (_, end, _) = outcome.parts.last()?;
+    ((echoed as f64) < counts.due() as f64 * RATE_SHARE).then(|| {
+        format!(
+            "The rate was not reached: {:.1} messages a second were echoed of {asked} asked for \
+             (of {}, {wrong} wrong, {lost} lost, {unsent} unsent).",
+            echoed as f64 / end.as_secs_f64().max(f64::MIN_POSITIVE),
+            counts.due()
+        )
+    })
+}
+
+fn paused(pause: Pause) -> Option<String> {
+    let lost = pause.lost.as_secs_f64();
+    let why = match (pause.was_suspended, pause.lost.is_zero()) {
+        (false, true) => return None,
+        (true, true) => "the client was suspended for a moment".to_owned(),
+        (true, false) => format!("the client was suspended for about {lost:.1} s"),
+        (false, false) => format!("the client did not run for about {lost:.1} s"),
+    };
+    Some(format!(
+        "Time was lost: {why}. Messages that were due meanwhile were sent late, and their latencies \
+         include that."
+    ))
 }
 
 fn utilisation(plan: &Plan, ended: &[Ended]) -> Option<String> {
@@ -104,8 +161,8 @@ fn utilisation(plan: &Plan, ended: &[Ended]) -> Option<String> {
     let most = ended.iter().map(|ended| ended.utilisation).fold(0.0, f64::max);
     (busy > 0).then(|| {
         format!(
-            "{busy} of the generator's {} threads ran out of processor time ({:.0} %), so the \
-             figures may be its own and not the server's; give it more threads.",
+            "The client ran out of CPU time: {busy} of its {} threads ran for more than 95 % of the \
+             time ({:.0} %), so the figures may be its own and not the server's. Use more --threads.",
             ended.len(),
             most * 100.0
         )
@@ -117,41 +174,69 @@ fn sharing(plan: &Plan) -> Option<String> {
     if plan.cpus.is_empty() {
         let allowed = core_affinity::get_core_ids().unwrap_or_default();
         return allowed.iter().any(|cpu| server.contains(&cpu.id)).then(|| {
-            "The generator is not pinned and may run on the server's processors; pin it to others."
+            "The client is not pinned: it may run on the server's CPUs; pin it to others."
                 .to_owned()
         });
     }
-    let cpu = plan.cpus.iter().take(plan.threads()).find(|cpu| server.contains(cpu))?;
+    let cpu = plan.thread_cpus().iter().find(|cpu| server.contains(cpu))?;
     Some(format!(
-        "The generator and the server share processor {cpu}, so each waits for the other; give them \
-         processors of their own."
+        "Client and server share a CPU: on CPU {cpu}, each waits for the other; set --client-cpu \
+         and --server-cpus apart."
     ))
+}
+
+fn closings(closings: &Closings) -> Option<String> {
+    let Closings { reset, silent, without_frame, early, talkative } = *closings;
+    let timeout = CLOSE_TIMEOUT.as_secs();
+    let kinds = [
+        (reset, "were reset".to_owned()),
+        (silent, format!("were not closed within {timeout} s")),
+        (without_frame, "ended without a close frame".to_owned()),
+        (early, "were closed before the client did".to_owned()),
+        (talkative, "had something else than a close frame after the client's".to_owned()),
+    ];
+    let kinds: Vec<String> = kinds
+        .into_iter()
+        .filter(|(count, _)| *count > 0)
+        .map(|(count, what)| format!("{count} {what}"))
+        .collect();
+    (!kinds.is_empty()).then(|| {
+        format!(
+            "Connections were not closed properly: after their last echo, {}. The figures stand.",
+            kinds.join(", ")
+        )
+    })
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use std::time::SystemTime;
 
     use super::*;
     use crate::latency::Latencies;
-    use crate::results::Measurement;
+    use crate::results::{LoadFigures, Measurement};
 
-    /// A second of so many messages, each of 100 µs, that the generator was late for by this.
+    /// A second of this many messages of 100 µs each, sent this late.
     fn outcome(messages: u64, lag: Duration) -> Outcome {
         let (mut latencies, mut lags) = (Latencies::default(), Latencies::default());
         for _ in 0..messages {
             latencies.record(Duration::from_micros(100));
             lags.record(lag);
         }
+        let load = LoadFigures { connections: 1, lags, ..LoadFigures::default() };
         Outcome {
-            seconds: vec![(Duration::ZERO, Duration::from_secs(1), latencies.clone())],
-            measurement: Measurement { messages, latencies, ..Measurement::default() },
+            parts: vec![(Duration::ZERO, Duration::from_secs(1), latencies.clone())],
+            measurement: Measurement {
+                messages,
+                latencies,
+                load: Some(load),
+                ..Measurement::default()
+            },
+            started_at: SystemTime::UNIX_EPOCH,
+            warm_up: Counts::default(),
             warnings: Vec::new(),
             cut_short: None,
-            connections_failed: 0,
-            reconnects: 0,
-            wrong: 0,
-            lag: lags,
+            closings: Closings::default(),
             problems: Vec::new(),
         }
     }
@@ -160,48 +245,82 @@ mod tests {
         Plan::new("ws://127.0.0.1:9001/".parse().expect("a target"))
     }
 
-    fn ended(utilisation: f64, unsent: u64) -> Ended {
-        Ended { lag: Latencies::default(), utilisation, unsent, end_ns: 0 }
+    fn ended(utilisation: f64) -> Ended {
+        let (lag, sent) = (Latencies::default(), Vec::new());
+        Ended { lag, utilisation, end_ns: 0, has_failed: false, sent }
     }
 
     #[test]
     fn what_is_well_is_not_warned_of() {
         let outcome = outcome(1000, Duration::from_micros(9));
-        assert_eq!(about(&plan(), &outcome, &[ended(0.5, 0)]), Vec::<String>::new());
+        let warnings = about(&plan(), &outcome, &[ended(0.5)], Pause::default());
+        assert_eq!(warnings, Vec::<String>::new());
     }
 
     #[test]
     fn each_warning_says_what_and_how_much() {
         let late = outcome(1000, Duration::from_micros(11));
-        let few = outcome(980, Duration::from_micros(9));
         let well = outcome(1000, Duration::from_micros(9));
-        let lossy = Outcome {
-            measurement: Measurement { lost: 3, ..well.measurement.clone() },
-            ..well.clone()
+        let with = |change: fn(&mut Outcome)| {
+            let mut outcome = well.clone();
+            change(&mut outcome);
+            outcome
         };
-        let failed = Outcome {
-            connections_failed: 1,
-            problems: vec!["connection 0: no answer in time".to_owned()],
-            ..well.clone()
-        };
+        let few = with(|it| it.measurement.unsent = 20);
+        let lossy = with(|it| it.measurement.lost = 3);
+        let failed = with(|it| it.problems = vec!["connection 0: no answer in time".to_owned()]);
+        let early = with(|it| it.warm_up.wrong = 2);
+        let rude = with(|it| it.closings.reset = 4);
+        let none = with(|it| it.measurement.messages = 0);
         let shared = Plan { cpus: vec![2, 3], threads: 1, server_cpus: Some(vec![2]), ..plan() };
-        for (plan, outcome, ended, warning) in [
-            (plan(), &late, ended(0.5, 0), "1000 of 1000 messages were more than 10.0 µs late"),
-            (plan(), &few, ended(0.5, 0), "980.0 messages a second came back of 1000 asked for"),
-            (plan(), &lossy, ended(0.5, 0), "3 messages were lost"),
-            (plan(), &failed, ended(0.5, 0), "1 of 1 connections failed"),
-            (plan(), &well, ended(0.96, 0), "1 of the generator's 1 threads ran out"),
-            (plan(), &well, ended(0.5, 7), "did not send about 7 messages"),
-            (shared, &well, ended(0.5, 0), "share processor 2"),
+        let slow = Plan { rate: Rate::PerSecond(1e-11), ..plan() };
+        let paused = Pause { lost: Duration::from_secs(2), was_suspended: true };
+        let no = Pause::default();
+        for (plan, outcome, utilisation, pause, warnings) in [
+            (plan(), &late, 0.5, no, &["11.0 of 100.0 µs at p50"][..]),
+            (
+                plan(),
+                &few,
+                0.5,
+                no,
+                &["20 were due", "1000.0 messages a second were echoed of 1000 asked for"],
+            ),
+            (plan(), &lossy, 0.5, no, &["no echo of 3 came within 3s"]),
+            (plan(), &failed, 0.5, no, &["0 of 1 connections failed"]),
+            (plan(), &early, 0.5, no, &["wrong echoes 2, lost messages 0"]),
+            (plan(), &rude, 0.5, no, &["4 were reset"]),
+            (slow, &none, 0.5, no, &["due 5.000e10 s after"]),
+            (plan(), &well, 0.96, no, &["1 of its 1 threads ran"]),
+            (plan(), &well, 0.5, paused, &["suspended for about 2.0 s"]),
+            (shared, &well, 0.5, no, &["on CPU 2"]),
         ] {
-            let warnings = about(&plan, outcome, &[ended]);
-            assert_eq!(warnings.len(), 1, "{warnings:?}");
-            assert!(warnings[0].contains(warning) && warnings[0].ends_with('.'), "{warnings:?}");
+            let said = about(&plan, outcome, &[ended(utilisation)], pause);
+            assert_eq!(said.len(), warnings.len(), "{said:?}");
+            for (said, warning) in said.iter().zip(warnings) {
+                assert!(said.contains(warning) && said.ends_with('.'), "{said}");
+                assert!(said.contains(": "), "{said}");
+            }
         }
     }
 
+    /// Twenty milliseconds once in eight seconds are in p99.9 and in nothing below.
     #[test]
-    fn only_processors_that_are_used_are_shared() {
+    fn a_lag_of_few_messages_is_warned_of_at_the_percentile_that_it_decides() {
+        let mut outcome = outcome(8000, Duration::from_micros(9));
+        let Some(figures) = &mut outcome.measurement.load else { unreachable!() };
+        for ms in 0..20 {
+            figures.lags.record(Duration::from_millis(ms));
+            outcome.measurement.latencies.record(Duration::from_millis(50 + ms));
+        }
+        let said = lag(&outcome).expect("a warning");
+        assert!(
+            said.contains("p99.9") && !said.contains("p99,") && !said.contains("p50"),
+            "{said}"
+        );
+    }
+
+    #[test]
+    fn only_cpus_that_are_used_are_shared() {
         let used = Plan { cpus: vec![2, 3], threads: 1, server_cpus: Some(vec![3]), ..plan() };
         assert_eq!(sharing(&Plan { connections: 2, ..used.clone() }), None);
         assert!(sharing(&Plan { connections: 2, threads: 2, ..used }).is_some());

@@ -151,14 +151,11 @@ impl Rounds {
             all.add(&latencies);
         }
         Measurement {
-            name: String::new(),
-            description: String::new(),
             messages: all.count(),
-            lost: 0,
             payload_octets: all.count() * 16,
             latencies: all,
             rounds,
-            cost: None,
+            ..Measurement::default()
         }
     }
 }

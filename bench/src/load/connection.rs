@@ -1,0 +1,172 @@
+//! One connection of a load: what it is about to do, what waits to be written, and its account.
+//!
+//! A connection that is behind takes no more memory than [`OUTPUT_MAX`] and one message, however
+//! far behind it is: messages that are due are counted and made when there is room for them. The
+//! connection does not know epoll, and it decides neither when to send nor when to end.
+
+use std::io::{self, ErrorKind, Write as _};
+
+use super::Plan;
+use super::ledger::{Ledger, Pace};
+use super::opener::Link;
+use super::payloads::Payloads;
+use super::schedule::now_ns;
+
+/// Bytes that wait for the socket to have room, at most, before a message is added.
+const OUTPUT_MAX: usize = 256 << 10;
+
+/// What a connection is about to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum State {
+    /// Send and receive.
+    Open,
+    /// Close, as soon as all echoes have come.
+    Leaving,
+    /// Wait for the server to close, since this time.
+    Closing(u64),
+    /// Go on as soon as it is open again.
+    Reopening,
+    /// Nothing more.
+    Ended,
+    /// Nothing more, for there was a problem.
+    Failed,
+}
+
+/// Whether there are more messages that could be written now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum More {
+    Yes,
+    No,
+}
+
+/// A connection and what it owes and is owed.
+pub(super) struct Connection {
+    /// Among those of all workers.
+    pub(super) number: usize,
+    pub(super) state: State,
+    pub(super) link: Option<Link>,
+    pub(super) ledger: Ledger,
+    /// Messages that are to be sent by now, in an open loop; those below are sent or wait for room.
+    pub(super) due: u64,
+    /// Whether the server has answered our close frame.
+    pub(super) is_close_answered: bool,
+    /// Whether the event is wanted that the socket has room.
+    pub(super) wants_room: bool,
+    /// How often it was opened again, and how many messages were sent since.
+    pub(super) life: u64,
+    life_sent: u64,
+    /// Bytes for the socket, of which those before `written` are gone.
+    output: Vec<u8>,
+    written: usize,
+}
+
+impl Connection {
+    pub(super) fn new(number: usize, pace: Pace) -> Connection {
+        Connection {
+            number,
+            state: State::Open,
+            link: None,
+            ledger: Ledger::new(number, pace),
+            due: 0,
+            is_close_answered: false,
+            wants_room: false,
+            life: 0,
+            life_sent: 0,
+            output: Vec::new(),
+            written: 0,
+        }
+    }
+
+    /// Whether it will not do anything any more.
+    pub(super) fn is_over(&self) -> bool {
+        matches!(self.state, State::Ended | State::Failed)
+    }
+
+    /// Whether all messages that are due were sent and answered, or it is over.
+    pub(super) fn is_settled(&self) -> bool {
+        self.is_over() || (self.ledger.in_flight() == 0 && self.ledger.sent() >= self.due)
+    }
+
+    /// Whether bytes wait for the socket to have room.
+    pub(super) fn has_output(&self) -> bool {
+        self.written < self.output.len()
+    }
+
+    /// Makes bytes of messages until there are enough of them. A closed loop sends while `goes_on`.
+    pub(super) fn compose(
+        &mut self,
+        plan: &Plan,
+        pace: &Pace,
+        goes_on: bool,
+        payloads: &mut Payloads,
+    ) -> More {
+        while self.state == State::Open {
+            let may_send = match pace {
+                Pace::Open(_) => self.ledger.sent() < self.due,
+                Pace::Closed { .. } => goes_on && self.ledger.in_flight() < plan.pipeline as u64,
+            };
+            if !may_send {
+                return More::No;
+            }
+            if self.output.len() - self.written >= OUTPUT_MAX {
+                return More::Yes;
+            }
+            let Some(link) = &mut self.link else { return More::No };
+            let number = self.ledger.sent();
+            let kind = payloads.kind(self.number, number);
+            let payload = payloads.payload(&kind, self.number, number);
+            link.session.message(&mut self.output, kind.form, payload, kind.fragments);
+            self.ledger.send(now_ns);
+            self.life_sent += 1;
+            if plan.reconnect_every == Some(self.life_sent) {
+                self.state = State::Leaving;
+            }
+        }
+        More::No
+    }
+
+    /// Appends a control frame to what is to be written.
+    pub(super) fn control(&mut self, opcode: ringecho::protocol::frame::Opcode, payload: &[u8]) {
+        if let Some(link) = &mut self.link {
+            link.session.control(&mut self.output, opcode, payload);
+        }
+    }
+
+    /// Writes what waits, as far as the socket has room.
+    pub(super) fn flush(&mut self) -> io::Result<()> {
+        let Some(link) = &mut self.link else { return Ok(()) };
+        while self.written < self.output.len() {
+            match link.stream.write(&self.output[self.written..]) {
+                Ok(count) => self.written += count,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(error) => return Err(error),
+            }
+        }
+        if self.written == self.output.len() {
+            self.output.clear();
+            self.written = 0;
+        } else if self.written >= OUTPUT_MAX {
+            self.output.drain(..self.written);
+            self.written = 0;
+        }
+        Ok(())
+    }
+
+    /// Lets go of the socket and of what was to be written; what comes next is `state`.
+    pub(super) fn disconnect(&mut self, state: State) {
+        self.state = state;
+        self.link = None;
+        self.output = Vec::new();
+        self.written = 0;
+        self.wants_room = false;
+        self.is_close_answered = false;
+    }
+
+    /// Lets go of the socket, to be opened once more.
+    pub(super) fn begin_life(&mut self) {
+        self.disconnect(State::Reopening);
+        self.life += 1;
+        self.life_sent = 0;
+    }
+}
