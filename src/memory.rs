@@ -12,6 +12,7 @@
 use std::io;
 use std::ptr::{self, NonNull};
 
+use rustix::io::Errno;
 use rustix::mm::{self, Advice, MapFlags, ProtFlags};
 
 /// The size of a huge page on the processors that Linux calls x86-64 and aarch64 (with pages of
@@ -68,14 +69,28 @@ impl Mapping {
             // SAFETY: invariant 1; this advice changes no content.
             let _ = unsafe { mm::madvise(start, self.length, Advice::LinuxHugepage) };
             // SAFETY: invariant 1; this advice changes no content.
-            unsafe { mm::madvise(start, self.length, Advice::LinuxPopulateWrite)? };
+            match unsafe { mm::madvise(start, self.length, Advice::LinuxPopulateWrite) } {
+                Ok(()) => {}
+                // The kernel has tried, and there is no memory (madvise(2)).
+                Err(error @ (Errno::NOMEM | Errno::FAULT | Errno::HWPOISON)) => {
+                    return Err(error.into());
+                }
+                // It does not know this advice, which came with Linux 5.14, or a filter forbids it.
+                Err(_) => self.touch(),
+            }
         }
         // SAFETY: invariant 1; locking changes no content.
         self.is_locked = unsafe { mm::mlock(start, self.length) }.is_ok();
         Ok(())
     }
 
-    /// The first octet, at the beginning of a page.
+    /// Writes to every page, so that the kernel allocates it.
+    fn touch(&mut self) {
+        let page = rustix::param::page_size();
+        self.bytes().iter_mut().step_by(page).for_each(|byte| *byte = 0);
+    }
+
+    /// The first byte, at the beginning of a page.
     pub fn start(&self) -> NonNull<u8> {
         self.start
     }
@@ -109,6 +124,8 @@ impl Drop for Mapping {
 
 #[cfg(test)]
 mod tests {
+    use testkit::seccomp::{Calls, refusing};
+
     use super::*;
 
     #[test]
@@ -119,6 +136,55 @@ mod tests {
         let bytes = mapping.bytes();
         assert!(bytes.iter().all(|&octet| octet == 0));
         bytes.fill(0xa5);
+    }
+
+    /// Pages of a mapping that are in memory.
+    fn resident_pages(mapping: &Mapping) -> usize {
+        let start = mapping.start().as_ptr() as usize;
+        let smaps = std::fs::read_to_string("/proc/self/smaps").expect("the mappings");
+        let mut is_wanted = false;
+        for line in smaps.lines() {
+            if let Some((first, _)) = line.split_once('-').filter(|(first, _)| !first.contains(' '))
+                && let Ok(first) = usize::from_str_radix(first, 16)
+            {
+                let end = line
+                    .split([' ', '-'])
+                    .nth(1)
+                    .and_then(|end| usize::from_str_radix(end, 16).ok());
+                is_wanted = (first..end.expect("an end")).contains(&start);
+            } else if let Some(size) = line.strip_prefix("Rss:").filter(|_| is_wanted) {
+                let kilobytes = size.trim().trim_end_matches(" kB").parse::<usize>();
+                return kilobytes.expect("a size") * 1024 / rustix::param::page_size();
+            }
+        }
+        panic!("the mapping is not there")
+    }
+
+    #[test]
+    fn a_kernel_that_cannot_populate_memory_has_its_pages_touched() {
+        const PAGES: usize = 100;
+        let populate = Calls::with(libc::SYS_madvise, 2, Advice::LinuxPopulateWrite as u64);
+        for errno in [Errno::INVAL, Errno::NOSYS, Errno::PERM] {
+            refusing(populate, errno, || {
+                let mapping = Mapping::new(PAGES * rustix::param::page_size()).expect("memory");
+                assert!(resident_pages(&mapping) >= PAGES, "{errno}");
+            });
+        }
+    }
+
+    #[test]
+    fn memory_that_the_kernel_could_not_populate_is_an_error() {
+        let populate = Calls::with(libc::SYS_madvise, 2, Advice::LinuxPopulateWrite as u64);
+        let error = refusing(populate, Errno::NOMEM, || Mapping::new(100_000).map(drop));
+        assert_eq!(error.expect_err("no memory").kind(), io::ErrorKind::OutOfMemory);
+    }
+
+    #[test]
+    fn memory_that_cannot_be_locked_is_taken_unlocked() {
+        let mapping = refusing(Calls::all(libc::SYS_mlock), Errno::PERM, || {
+            Mapping::new(100_000).map(|mapping| mapping.is_locked())
+        });
+        assert!(!mapping.expect("memory"));
     }
 
     #[test]

@@ -38,6 +38,33 @@ fn loaded() -> Option<Program> {
     }
 }
 
+/// Mappings of this process that a BPF map stands behind.
+fn bpf_mappings() -> usize {
+    let maps = std::fs::read_to_string("/proc/self/maps").expect("the mappings");
+    maps.lines().filter(|line| line.contains("bpf-map")).count()
+}
+
+#[test]
+fn a_program_leaves_no_mapping_behind() {
+    // Other tests of this process have programs of their own.
+    let Some(program) = loaded() else { return };
+    assert!(bpf_mappings() > 0, "a program has mappings");
+    drop(program);
+    const LOADS: usize = 50;
+    for _ in 0..LOADS {
+        assert!(Program::load().is_ok());
+    }
+    assert!(bpf_mappings() < LOADS, "{} mappings", bpf_mappings());
+}
+
+#[test]
+fn what_a_program_has_echoed_can_be_read_when_it_is_gone() {
+    let Some(program) = loaded() else { return };
+    let totals = program.totals();
+    drop(program);
+    assert_eq!(totals.read().frames, 0);
+}
+
 /// Numbers that depend on the seed only (xorshift64*).
 struct Random(u64);
 

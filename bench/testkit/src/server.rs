@@ -64,7 +64,13 @@ impl Server {
 
     /// Starts it with a command that takes the program's arguments at its end and has a `--listen` but no
     /// `--stats-file`. The command must keep its process id.
-    pub fn start_by(mut command: Command) -> Server {
+    pub fn start_by(command: Command) -> Server {
+        Server::try_start_by(command)
+            .unwrap_or_else(|ended| panic!("the server did not start: {ended}"))
+    }
+
+    /// Starts it likewise, or returns what it printed on standard error instead of listening.
+    pub fn try_start_by(mut command: Command) -> Result<Server, String> {
         let stats_file = temporary_file("stats.json");
         command.arg("--stats-file").arg(&stats_file);
         let mut child = spawn(&mut command);
@@ -82,11 +88,10 @@ impl Server {
         let Some(address) = addresses_in(&greeting).first().copied() else {
             let _ = child.kill();
             let _ = child.wait();
-            let stderr = errors.join().expect("a reader");
-            panic!("the server did not start: {greeting:?} {stderr:?}");
+            return Err(errors.join().expect("a reader"));
         };
         let (output, errors) = (Some(output), Some(errors));
-        Server { child, greeting, address, output, errors, stats_file }
+        Ok(Server { child, greeting, address, output, errors, stats_file })
     }
 
     /// Where it listens: the first of its addresses.

@@ -146,6 +146,8 @@ fn negotiate<T>(
 
 #[cfg(test)]
 mod tests {
+    use testkit::seccomp::{Calls, IO_URING_ENTER, IO_URING_REGISTER, IO_URING_SETUP, refusing};
+
     use super::*;
 
     /// A kernel that knows only `known`.
@@ -183,5 +185,61 @@ mod tests {
         let error = negotiate(NEEDED, WELCOME, |_| Err::<(), _>(Errno::PERM.into()));
         let text = error.expect_err("refused").to_string();
         assert!(text.contains("kernel.io_uring_disabled"), "{text}");
+    }
+
+    /// `IORING_OFF_SQES`: where a ring's submissions are mapped from (io_uring_setup(2)).
+    const SUBMISSIONS_OFFSET: u64 = 0x1000_0000;
+    /// `MAP_SHARED | MAP_POPULATE`, which nothing but a ring is mapped with.
+    const RING_FLAGS: u64 = (libc::MAP_SHARED | libc::MAP_POPULATE) as u64;
+    /// `IORING_REGISTER_PBUF_RING` and `IORING_REGISTER_RING_FDS` (io_uring_register(2)).
+    const REGISTER_BUFFER_RING: u64 = 22;
+    const REGISTER_RING_FDS: u64 = 20;
+
+    /// Prepares a worker while `calls` fail with `errno`; the text of the error, if it cannot.
+    fn prepare(calls: Calls, errno: Errno) -> Result<(), String> {
+        refusing(calls, errno, || {
+            let worker = WorkerConfig::for_test(WaitStrategy::Block);
+            PreparedRing::new(&worker).map(drop).map_err(|error| error.to_string())
+        })
+    }
+
+    #[test]
+    fn every_refused_step_is_an_error_that_says_what_to_do() {
+        let buffers = WorkerConfig::for_test(WaitStrategy::Block).buffers;
+        let mapped = |bytes: usize| Calls::with(libc::SYS_mmap, 1, bytes as u64);
+        let with_offset = Calls::with(libc::SYS_mmap, 5, SUBMISSIONS_OFFSET);
+        let with_flags = Calls::with(libc::SYS_mmap, 3, RING_FLAGS);
+        let register = Calls::with(IO_URING_REGISTER, 1, REGISTER_BUFFER_RING);
+        for (calls, errno, step, remedy) in [
+            (Calls::all(IO_URING_SETUP), Errno::NOSYS, "set up io_uring", "no io_uring"),
+            (Calls::all(IO_URING_SETUP), Errno::PERM, "set up io_uring", "io_uring_disabled"),
+            (Calls::all(IO_URING_SETUP), Errno::NOMEM, "set up io_uring", "ulimit -l"),
+            (Calls::all(IO_URING_SETUP), Errno::MFILE, "set up io_uring", "ulimit -n"),
+            (Calls::all(IO_URING_SETUP), Errno::INVAL, "set up io_uring", "Linux 6.1 or newer"),
+            (with_flags, Errno::NOMEM, "set up io_uring", "ulimit -l"),
+            (with_offset, Errno::NOMEM, "set up io_uring", "ulimit -l"),
+            (with_offset, Errno::PERM, "set up io_uring", "seccomp"),
+            (mapped(buffers.memory_bytes()), Errno::NOMEM, "allocate", "--buffers"),
+            (mapped(buffers.entries_bytes()), Errno::NOMEM, "allocate", "--buffers"),
+            (register, Errno::PERM, "register the buffer ring", "seccomp"),
+            (register, Errno::NOMEM, "register the buffer ring", "ulimit -l"),
+            (register, Errno::INVAL, "register the buffer ring", "Linux 6.1 or newer"),
+            (Calls::all(IO_URING_ENTER), Errno::PERM, "receive with io_uring", "seccomp"),
+            (Calls::all(libc::SYS_socketpair), Errno::MFILE, "a pair of Unix sockets", "ulimit -n"),
+        ] {
+            let error = prepare(calls, errno).expect_err(step);
+            assert!(error.contains(step) && error.contains(remedy), "{calls:?} {errno}: {error}");
+        }
+    }
+
+    #[test]
+    fn what_only_saves_time_may_be_refused() {
+        for (calls, errno) in [
+            (Calls::all(libc::SYS_mlock), Errno::PERM),
+            (Calls::all(libc::SYS_madvise), Errno::INVAL),
+            (Calls::with(IO_URING_REGISTER, 1, REGISTER_RING_FDS), Errno::PERM),
+        ] {
+            prepare(calls, errno).unwrap_or_else(|error| panic!("{calls:?}: {error}"));
+        }
     }
 }
