@@ -1,31 +1,15 @@
 //! The counters of a worker.
 //!
-//! A worker alone writes its counters; anybody may read them at any time. Each worker's counters
-//! stand on cache lines of their own, so that counting costs a plain addition and no other
-//! worker's core ever waits for it.
+//! A worker alone writes its counters; any thread may read them at any time. Each worker's counters
+//! have cache lines of their own, so that counting costs a plain addition and no other core ever
+//! waits for it. This module does not know who counts what: it names the counters, once, in the table
+//! below.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 
 use serde::Serialize;
-
-/// What the kernel has echoed by itself, at one moment.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Echoed {
-    /// Frames, each a whole message.
-    pub frames: u64,
-    /// The bytes that came in, headers included.
-    pub bytes_in: u64,
-    /// The bytes of the echoes.
-    pub bytes_out: u64,
-}
-
-/// Where the kernel counts what it echoes by itself.
-pub trait EchoCounts: fmt::Debug + Send + Sync {
-    /// The counts at this moment.
-    fn read(&self) -> Echoed;
-}
 
 /// A count that one thread writes and any thread reads.
 #[derive(Debug, Default)]
@@ -39,7 +23,7 @@ impl Counter {
         self.0.store(self.0.load(Relaxed).wrapping_add(amount), Relaxed);
     }
 
-    /// Takes `amount` off again, for gauges. Only the owning worker may call this.
+    /// Subtracts `amount`, for gauges. Only the owning worker may call this.
     #[inline]
     pub fn subtract(&self, amount: u64) {
         self.0.store(self.0.load(Relaxed).wrapping_sub(amount), Relaxed);
@@ -52,129 +36,124 @@ impl Counter {
     }
 }
 
-/// What one worker counts while it serves. Bytes are octets of the TCP stream, the opening
-/// handshake included.
-#[derive(Debug, Default)]
-#[repr(align(128))]
-pub struct Counters {
+/// What the kernel has echoed by itself, at one moment.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Echoed {
+    /// Frames, each a whole message.
+    pub frames: u64,
+    /// Bytes received, headers included.
+    pub bytes_in: u64,
+    /// Bytes of the echoes.
+    pub bytes_out: u64,
+}
+
+/// Where the kernel counts what it echoes by itself.
+pub trait EchoCounts: fmt::Debug + Send + Sync {
+    /// The counts at this moment.
+    fn read(&self) -> Echoed;
+}
+
+/// Makes [`Counters`] and [`Snapshot`] from one table of names. A name is followed by the field of
+/// [`Echoed`] that is added to it, if there is one. The ratio stands between two parts of the
+/// table, as a reader wants it beside what it divides.
+macro_rules! counters {
+    (
+        $($(#[$documentation:meta])* $name:ident $(+ $echoed:ident)?),*;
+        ratio $ratio:ident;
+        $($(#[$later_documentation:meta])* $later:ident,)*
+    ) => {
+        /// What one worker counts while it serves. Bytes are those of the TCP stream, the opening
+        /// handshake included.
+        #[derive(Debug, Default)]
+        #[repr(align(128))]
+        pub struct Counters {
+            $($(#[$documentation])* pub $name: Counter,)*
+            $($(#[$later_documentation])* pub $later: Counter,)*
+            echoed: OnceLock<Arc<dyn EchoCounts>>,
+        }
+
+        impl Counters {
+            /// The counts at this moment, those of the kernel's echoes included.
+            pub fn snapshot(&self) -> Snapshot {
+                let echoed = self.echoed.get().map(|counts| counts.read()).unwrap_or_default();
+                Snapshot {
+                    $($name: self.$name.value() $(+ echoed.$echoed)?,)*
+                    $ratio: 0.0,
+                    $($later: self.$later.value(),)*
+                }
+                .with_ratio()
+            }
+        }
+
+        /// Counts at one moment, of one worker or summed.
+        #[derive(Debug, Default, Clone, PartialEq, Serialize)]
+        pub struct Snapshot {
+            $($(#[$documentation])* pub $name: u64,)*
+            /// `syscalls / messages`; 0 while there are no messages.
+            pub $ratio: f64,
+            $($(#[$later_documentation])* pub $later: u64,)*
+        }
+
+        impl Snapshot {
+            /// The sum over `workers`.
+            pub fn sum<'a>(workers: impl IntoIterator<Item = &'a Snapshot>) -> Snapshot {
+                let mut total = Snapshot::default();
+                for worker in workers {
+                    $(total.$name += worker.$name;)*
+                    $(total.$later += worker.$later;)*
+                }
+                total.with_ratio()
+            }
+        }
+    };
+}
+
+counters! {
     /// Connections taken from a listener.
-    pub connections_accepted: Counter,
+    connections_accepted,
     /// Connections open now.
-    pub connections_open: Counter,
-    /// Connections turned away: over the limit, or with an opening handshake that was refused.
-    pub connections_rejected: Counter,
-    /// Offloaded connections given up because their peer had sent too much that was not received.
-    pub connections_overrun: Counter,
+    connections_open,
+    /// Connections refused: over the limit, or with an invalid opening handshake.
+    connections_rejected,
+    /// Offloaded connections dropped because their peer had sent too much that was not received.
+    connections_overrun,
     /// Whole data messages echoed: frames with FIN, text or binary.
-    pub messages: Counter,
-    /// Compressed messages echoed by the octets that they came in.
-    pub messages_mirrored: Counter,
-    /// Compressed messages inflated and compressed again.
-    pub messages_recompressed: Counter,
-    /// Frames read whole from peers, control frames included.
-    pub frames_in: Counter,
+    messages + frames,
+    /// Messages echoed by the kernel itself; they are counted as messages, frames and bytes too.
+    messages_offloaded + frames,
+    /// Compressed messages whose compressed bytes were echoed as they were.
+    messages_mirrored,
+    /// Compressed messages inflated and recompressed.
+    messages_recompressed,
+    /// Whole frames read from peers, control frames included.
+    frames_in + frames,
     /// Frames written for peers, control frames included.
-    pub frames_out: Counter,
-    /// Octets received.
-    pub bytes_in: Counter,
-    /// Octets the kernel took for sending.
-    pub bytes_out: Counter,
-    /// System calls that the worker made while serving; what the allocator does for messages larger
-    /// than a buffer is not in it.
-    pub syscalls: Counter,
-    /// Receives that found no pinned buffer, and had to be started again or took heap memory.
-    pub buffers_exhausted: Counter,
+    frames_out + frames,
+    /// Bytes received.
+    bytes_in + bytes_in,
+    /// Bytes the kernel accepted for sending.
+    bytes_out + bytes_out,
+    /// System calls that the worker made while serving, without those of the allocator for messages
+    /// larger than a buffer.
+    syscalls;
+    ratio syscalls_per_message;
+    /// Receives that found no pinned buffer, and were started again or took heap memory.
+    buffers_exhausted,
     /// Connections failed because the peer broke a rule of the protocol.
-    pub protocol_violations: Counter,
+    protocol_violations,
     /// Polls of the completion queue that found nothing, made instead of sleeping.
-    pub spins: Counter,
-    /// What the kernel has echoed by itself for this worker; its messages, frames and octets are
-    /// counted among those above too.
-    echoed: OnceLock<Arc<dyn EchoCounts>>,
+    spins,
 }
 
 impl Counters {
-    /// Counts from now on what the kernel echoes by itself.
+    /// Adds what the kernel echoes by itself from now on. A second call is ignored: a worker has one
+    /// program in the kernel.
     pub fn add_echoed(&self, counts: Arc<dyn EchoCounts>) {
-        // A worker has one program.
         let _ = self.echoed.set(counts);
     }
-
-    /// The counts at this moment.
-    pub fn snapshot(&self) -> Snapshot {
-        let echoed = self.echoed.get().map(|counts| counts.read()).unwrap_or_default();
-        Snapshot {
-            connections_accepted: self.connections_accepted.value(),
-            connections_open: self.connections_open.value(),
-            connections_rejected: self.connections_rejected.value(),
-            connections_overrun: self.connections_overrun.value(),
-            messages: self.messages.value() + echoed.frames,
-            messages_offloaded: echoed.frames,
-            messages_mirrored: self.messages_mirrored.value(),
-            messages_recompressed: self.messages_recompressed.value(),
-            frames_in: self.frames_in.value() + echoed.frames,
-            frames_out: self.frames_out.value() + echoed.frames,
-            bytes_in: self.bytes_in.value() + echoed.bytes_in,
-            bytes_out: self.bytes_out.value() + echoed.bytes_out,
-            syscalls: self.syscalls.value(),
-            syscalls_per_message: 0.0,
-            buffers_exhausted: self.buffers_exhausted.value(),
-            protocol_violations: self.protocol_violations.value(),
-            spins: self.spins.value(),
-        }
-        .with_ratio()
-    }
-}
-
-/// Counts at one moment, of one worker or summed; the fields are those of [`Counters`].
-#[expect(missing_docs, reason = "each field is documented where it is counted")]
-#[derive(Debug, Default, Clone, PartialEq, Serialize)]
-pub struct Snapshot {
-    pub connections_accepted: u64,
-    pub connections_open: u64,
-    pub connections_rejected: u64,
-    pub connections_overrun: u64,
-    pub messages: u64,
-    pub messages_offloaded: u64,
-    pub messages_mirrored: u64,
-    pub messages_recompressed: u64,
-    pub frames_in: u64,
-    pub frames_out: u64,
-    pub bytes_in: u64,
-    pub bytes_out: u64,
-    pub syscalls: u64,
-    /// `syscalls / messages`, 0 while there are no messages.
-    pub syscalls_per_message: f64,
-    pub buffers_exhausted: u64,
-    pub protocol_violations: u64,
-    pub spins: u64,
 }
 
 impl Snapshot {
-    /// The sum over `workers`.
-    pub fn sum<'a>(workers: impl IntoIterator<Item = &'a Snapshot>) -> Snapshot {
-        let mut total = Snapshot::default();
-        for worker in workers {
-            total.connections_accepted += worker.connections_accepted;
-            total.connections_open += worker.connections_open;
-            total.connections_rejected += worker.connections_rejected;
-            total.connections_overrun += worker.connections_overrun;
-            total.messages += worker.messages;
-            total.messages_offloaded += worker.messages_offloaded;
-            total.messages_mirrored += worker.messages_mirrored;
-            total.messages_recompressed += worker.messages_recompressed;
-            total.frames_in += worker.frames_in;
-            total.frames_out += worker.frames_out;
-            total.bytes_in += worker.bytes_in;
-            total.bytes_out += worker.bytes_out;
-            total.syscalls += worker.syscalls;
-            total.buffers_exhausted += worker.buffers_exhausted;
-            total.protocol_violations += worker.protocol_violations;
-            total.spins += worker.spins;
-        }
-        total.with_ratio()
-    }
-
     fn with_ratio(mut self) -> Snapshot {
         if self.messages > 0 {
             self.syscalls_per_message = self.syscalls as f64 / self.messages as f64;
@@ -186,6 +165,33 @@ impl Snapshot {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[derive(Debug)]
+    struct Elsewhere;
+
+    impl EchoCounts for Elsewhere {
+        fn read(&self) -> Echoed {
+            Echoed { frames: 3, bytes_in: 50, bytes_out: 40 }
+        }
+    }
+
+    #[test]
+    fn echoes_of_the_kernel_are_messages_frames_and_bytes_too() {
+        let counters = Counters::default();
+        counters.messages.add(1);
+        counters.bytes_in.add(7);
+        counters.add_echoed(Arc::new(Elsewhere));
+        let expected = Snapshot {
+            messages: 4,
+            messages_offloaded: 3,
+            frames_in: 3,
+            frames_out: 3,
+            bytes_in: 57,
+            bytes_out: 40,
+            ..Snapshot::default()
+        };
+        assert_eq!(counters.snapshot(), expected);
+    }
 
     #[test]
     fn counters_of_two_workers_share_no_cache_line() {
