@@ -20,4 +20,5 @@ pub mod offload;
 pub mod protocol;
 pub mod server;
 pub mod slab;
+pub mod statistics_file;
 pub mod workers;

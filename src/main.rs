@@ -1,21 +1,26 @@
-//! The command `ringecho`: starts the server and waits for signals, or shows what the doctor finds.
+//! The program `ringecho`: starts the server and obeys signals, or prints the doctor's report.
+//!
+//! Only this file prints, reads the arguments and decides the exit status: 0 after a stop by a
+//! signal, 1 when the server cannot start or go on or an output cannot be written, 2 for a usage
+//! error, and 128 plus the signal's number when a second signal ends the server at once.
 
-use std::fs;
+use std::env;
 use std::io::{self, Write as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{ExitCode, exit};
 use std::thread;
 
-use clap::Parser;
 use ringecho::cli::{self, Cli, Command, summary};
 use ringecho::doctor::{self, Facts};
 use ringecho::server::{Control, Server, Statistics};
+use ringecho::statistics_file::StatisticsFile;
 use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
 
 fn main() -> ExitCode {
     tracing_subscriber::fmt().with_writer(io::stderr).with_target(false).without_time().init();
-    let cli = Cli::try_parse().and_then(Cli::checked).unwrap_or_else(|error| error.exit());
+    // A usage error ends the process with status 2.
+    let cli = Cli::read(env::args_os()).unwrap_or_else(|error| error.exit());
     let outcome = match cli.command {
         Some(Command::Doctor { json }) => examine(json),
         None => serve(&cli),
@@ -29,44 +34,40 @@ fn main() -> ExitCode {
     }
 }
 
-/// Prints what matters for latency here, for a server without options.
+/// Prints what affects latency on this machine, for a server with default options.
 fn examine(as_json: bool) -> Result<(), String> {
-    let report = doctor::examine(Path::new("/"), &Facts::gather(&cli::defaults()?));
+    let report = doctor::examine(Path::new("/"), &Facts::gather(&cli::defaults()));
     if as_json {
         return print(&(serde_json::to_string_pretty(&report).expect("text") + "\n"));
     }
     let size = rustix::termios::tcgetwinsize(io::stdout());
     let width = size.map_or(0, |size| usize::from(size.ws_col));
-    // A terminal that does not know its width has none.
+    // A terminal that does not know its width reports 0.
     print(&if width == 0 { report.to_string() } else { format!("{report:width$}") })
 }
 
 fn serve(cli: &Cli) -> Result<(), String> {
-    let config = cli.config()?;
+    let output = cli.stats_file.as_deref().map(Output::open).transpose()?;
     raise_descriptor_limit();
     let signals = Signals::new([SIGINT, SIGTERM, SIGUSR1])
         .map_err(|error| format!("cannot watch for signals: {error}"))?;
-    let server = Server::start(&config).map_err(|error| error.to_string())?;
+    let server = Server::start(&cli.config()).map_err(|error| error.to_string())?;
     print(&format!("{}\n", cli.greeting(&server)))?;
     let control = server.control();
-    let stats_file = cli.stats_file.clone();
     let watch = signals.handle();
     let watcher = thread::Builder::new()
         .name("signals".into())
-        .spawn(move || obey(signals, &control, stats_file.as_deref()))
+        .spawn(move || obey(signals, &control, output))
         .map_err(|error| format!("cannot start a thread: {error}"))?;
     let statistics = server.join().map_err(|error| error.to_string())?;
-    // From here on there is one writer of the statistics file.
+    // The watcher gives the statistics file back, so that there is one writer at a time.
     watch.close();
-    watcher.join().expect("a panic ends the process");
+    let output = watcher.join().expect("a panic ends the process");
     print(&summary(&statistics))?;
-    match &cli.stats_file {
-        Some(path) => write_statistics(path, &statistics),
-        None => Ok(()),
-    }
+    output.map_or(Ok(()), |mut output| output.write(&statistics))
 }
 
-/// A reader that has gone away is no reason to end.
+/// Prints to standard output. A reader that has gone away is not an error.
 fn print(text: &str) -> Result<(), String> {
     let mut output = io::stdout().lock();
     match output.write_all(text.as_bytes()).and_then(|()| output.flush()) {
@@ -77,40 +78,54 @@ fn print(text: &str) -> Result<(), String> {
     }
 }
 
-fn obey(mut signals: Signals, control: &Control, stats_file: Option<&Path>) {
+/// Obeys signals until the server has ended, and gives the statistics file back.
+fn obey(mut signals: Signals, control: &Control, mut output: Option<Output>) -> Option<Output> {
     let mut is_stopping = false;
     for signal in signals.forever() {
         if signal == SIGUSR1 {
-            if let Some(path) = stats_file
-                && let Err(problem) = write_statistics(path, &control.statistics())
+            if let Some(Err(problem)) =
+                output.as_mut().map(|output| output.write(&control.statistics()))
             {
                 eprintln!("ringecho: {problem}");
             }
             continue;
         }
         if is_stopping {
-            // As if the signal had not been caught, to a shell.
+            // The status that a shell reports for a process that the signal has killed.
             exit(128 + signal);
         }
         is_stopping = true;
         control.stop();
     }
+    output
 }
 
-/// Writes a file beside `path` and renames it, so that a reader finds the old one or the new one.
-fn write_statistics(path: &Path, statistics: &Statistics) -> Result<(), String> {
-    let text = serde_json::to_string_pretty(statistics).expect("numbers") + "\n";
-    let mut beside = path.as_os_str().to_owned();
-    beside.push(".new");
-    fs::write(&beside, text)
-        .and_then(|()| fs::rename(&beside, path))
-        .map_err(|error| format!("cannot write --stats-file {}: {error}", path.display()))
+/// Where `--stats-file` writes.
+struct Output {
+    path: PathBuf,
+    file: StatisticsFile,
 }
 
-/// Each connection takes a descriptor, so the soft limit goes up to the hard one.
+impl Output {
+    fn open(path: &Path) -> Result<Output, String> {
+        let file = StatisticsFile::open(path).map_err(|error| refused(path, &error))?;
+        Ok(Output { path: path.to_owned(), file })
+    }
+
+    fn write(&mut self, statistics: &Statistics) -> Result<(), String> {
+        let text = serde_json::to_string_pretty(statistics).expect("numbers") + "\n";
+        self.file.write(text.as_bytes()).map_err(|error| refused(&self.path, &error))
+    }
+}
+
+fn refused(path: &Path, error: &io::Error) -> String {
+    format!("cannot write --stats-file {}: {error}", path.display())
+}
+
+/// Raises the soft limit on descriptors to the hard one: each connection needs a descriptor.
 fn raise_descriptor_limit() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
-    // Where it is refused, running out is noticed and said.
+    // If it is refused, the engine says so once descriptors run out.
     let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
 }

@@ -18,7 +18,7 @@ use crate::engine::pump::Limit;
 use crate::engine::wait::WaitStrategy;
 use crate::engine::{BufferConfig, Engine, EngineError, WorkerConfig};
 use crate::linux;
-use crate::listen::{self, Address, SocketFile};
+use crate::listen::{self, Address, DualStack, ListenError, Listening, SocketFile};
 use crate::metrics::{Counters, Snapshot};
 use crate::offload::{self, program::Program};
 use crate::protocol::{Protocol, Settings, Subprotocol};
@@ -29,6 +29,8 @@ use crate::workers::{self, Memory, Serving, Worker, Workers};
 pub struct Config {
     /// Where to listen; port 0 becomes a free port.
     pub listen: Vec<Address>,
+    /// Whether `[::]` takes IPv4 too.
+    pub dual_stack: DualStack,
     /// The mode of Unix sockets' files, if not what the umask leaves.
     pub unix_mode: Option<u32>,
     /// How many workers; as many as processors if not given.
@@ -55,8 +57,8 @@ pub struct Config {
 /// Why the server could not start or go on.
 #[derive(Debug)]
 pub enum ServerError {
-    /// An address to listen on could not be had.
-    Listen(Address, io::Error),
+    /// An address cannot be listened on.
+    Listen(ListenError),
     /// The kernel refuses to run a thread on a CPU that was asked for.
     CpuRefused(usize, io::Error),
     /// A worker could not start, or its ring broke.
@@ -70,27 +72,7 @@ pub enum ServerError {
 impl fmt::Display for ServerError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            ServerError::Listen(address, source) => {
-                write!(f, "cannot listen on {address}: {source}")?;
-                match (address, source.kind()) {
-                    (Address::Tcp(_), io::ErrorKind::AddrInUse) => {
-                        f.write_str("; end the process that listens there, or choose another port")
-                    }
-                    (Address::Tcp(_), io::ErrorKind::PermissionDenied) => {
-                        f.write_str("; ports below 1024 need CAP_NET_BIND_SERVICE")
-                    }
-                    (Address::Unix(_), io::ErrorKind::AddrInUse) => {
-                        f.write_str("; end the process that listens there, or choose another path")
-                    }
-                    (Address::Unix(_), io::ErrorKind::AlreadyExists) => {
-                        f.write_str("; the file there is no socket: choose another path")
-                    }
-                    (Address::Unix(_), io::ErrorKind::NotFound) => {
-                        f.write_str("; make the directory first")
-                    }
-                    _ => Ok(()),
-                }
-            }
+            ServerError::Listen(error) => error.fmt(f),
             ServerError::CpuRefused(cpu, source) => {
                 write!(f, "cannot run on CPU {cpu}: {source}; choose other CPUs with --cpus")?;
                 match cpus::online() {
@@ -172,7 +154,7 @@ impl Server {
             counters: cpus.iter().map(|_| Arc::default()).collect(),
         };
         let chosen = choose(config, &cpus, &control)?;
-        let (addresses, files, listeners) = match listen(config, cpus.len()) {
+        let listening = match listen(config, cpus.len()) {
             Ok(opened) => opened,
             Err(error) => {
                 chosen.workers.give_up();
@@ -181,6 +163,16 @@ impl Server {
         };
         chosen.say_what_is_missing();
         let Chosen { engine, offload, workers, .. } = chosen;
+        let mut addresses = Vec::new();
+        let mut files = Vec::new();
+        let mut listeners: Vec<Vec<OwnedFd>> = cpus.iter().map(|_| Vec::new()).collect();
+        for opened in listening {
+            addresses.push(opened.address);
+            files.extend(opened.file);
+            for (listeners, listener) in listeners.iter_mut().zip(opened.listeners) {
+                listeners.push(listener);
+            }
+        }
         let serving = workers.serve(listeners)?;
         Ok(Server { engine, offload, addresses, files, cpus, serving, control })
     }
@@ -223,37 +215,12 @@ impl Server {
     }
 }
 
-/// Opens the listeners of every worker. The addresses have real ports; the files are removed when
-/// they are dropped.
-#[expect(clippy::type_complexity, reason = "it is taken apart at once")]
-fn listen(
-    config: &Config,
-    workers: usize,
-) -> Result<(Vec<Address>, Vec<SocketFile>, Vec<Vec<OwnedFd>>), ServerError> {
-    let mut addresses = Vec::new();
-    let mut files = Vec::new();
-    let mut listeners: Vec<Vec<OwnedFd>> = (0..workers).map(|_| Vec::new()).collect();
-    for asked in &config.listen {
-        let failed = |error| ServerError::Listen(asked.clone(), error);
-        let opened = match asked {
-            Address::Tcp(address) => {
-                let (opened, address) = listen::listen(*address, workers).map_err(failed)?;
-                addresses.push(Address::Tcp(address));
-                opened
-            }
-            Address::Unix(path) => {
-                let (opened, file) =
-                    listen::listen_unix(path, config.unix_mode, workers).map_err(failed)?;
-                addresses.push(asked.clone());
-                files.push(file);
-                opened
-            }
-        };
-        for (listeners, opened) in listeners.iter_mut().zip(opened) {
-            listeners.push(opened);
-        }
-    }
-    Ok((addresses, files, listeners))
+/// Opens the listeners on every address.
+fn listen(config: &Config, workers: usize) -> Result<Vec<Listening>, ServerError> {
+    let options =
+        listen::Options { workers, dual_stack: config.dual_stack, unix_mode: config.unix_mode };
+    let opened = config.listen.iter().map(|address| listen::open(address, options));
+    opened.collect::<Result<Vec<Listening>, ListenError>>().map_err(ServerError::Listen)
 }
 
 /// An engine that all workers are prepared for.

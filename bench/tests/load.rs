@@ -32,7 +32,7 @@ impl Echo {
     }
 
     fn listen(scheme: &str, address: Address) -> Echo {
-        let mut config: Config = cli::defaults().expect("no options");
+        let mut config: Config = cli::defaults();
         config.listen = vec![address];
         config.workers = Some(1);
         config.engine = Some(Engine::Epoll);

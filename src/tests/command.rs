@@ -2,10 +2,10 @@
 
 mod support;
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read as _, Write as _};
-use std::net::{Ipv6Addr, Shutdown, TcpListener};
-use std::os::unix::fs::PermissionsExt as _;
+use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, TcpListener, TcpStream};
+use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::os::unix::net::UnixStream;
 use std::process::{Child, Command};
 use std::thread;
@@ -146,19 +146,79 @@ fn it_listens_on_ipv6_and_ipv4_at_once() {
 }
 
 #[test]
-fn an_address_in_use_is_told_and_the_other_listener_is_left_alone() {
+fn an_address_in_use_is_an_error_that_names_the_process() {
     let other = TcpListener::bind("127.0.0.1:0").expect("a port");
-    let address = other.local_addr().expect("an address").to_string();
-    let line = refusal(run(&["--listen", &address]));
-    assert!(line.contains(&address) && line.contains("choose another port"), "{line}");
-
-    // Both would share the port if they could.
+    let address = other.local_addr().expect("an address");
+    let here = format!("in use by process {} (", std::process::id());
+    for listen in [address.to_string(), format!("0.0.0.0:{}", address.port())] {
+        let line = refusal(run(&["--listen", &listen]));
+        assert!(line.contains(&listen) && line.contains(&here), "{line}");
+        assert!(line.contains("choose another port"), "{line}");
+    }
+    // Two servers would share the port if they could.
     let server = Server::start(&[]);
     let address = server.address().to_string();
     let line = refusal(run(&["--listen", &address]));
-    assert!(line.contains(&address) && line.contains("choose another port"), "{line}");
+    let holder = format!("in use by process {} (ringecho)", server.pid().as_raw_pid());
+    assert!(line.contains(&address) && line.contains(&holder), "{line}");
     let mut client = Client::connect(server.address());
     client.echo(TEXT, b"still here");
+}
+
+#[test]
+fn the_ipv6_wildcard_takes_ipv4_unless_told_otherwise() {
+    if TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).is_err() {
+        return say("SKIPPED the_ipv6_wildcard_takes_ipv4: there is no IPv6 here");
+    }
+    for (options, takes_ipv4) in [(&[][..], true), (&["--ipv6-only"][..], false)] {
+        let server = Server::start(&[&["--listen", "[::]:0", "--workers", "2"], options].concat());
+        let port = server.address().port();
+        let mut client = Client::connect((Ipv6Addr::LOCALHOST, port).into());
+        client.echo(TEXT, b"six");
+        let ipv4 = (Ipv4Addr::LOCALHOST, port);
+        assert_eq!(TcpStream::connect(ipv4).is_ok(), takes_ipv4, "{options:?}");
+        if takes_ipv4 {
+            let mut client = Client::connect(ipv4.into());
+            client.echo(TEXT, b"four");
+            let listen = format!("0.0.0.0:{port}");
+            let line = refusal(run(&["--listen", &listen]));
+            assert!(line.contains("(ringecho)"), "{line}");
+        }
+    }
+}
+
+#[test]
+fn an_address_given_twice_is_a_usage_error() {
+    for (first, second, told) in [
+        ("127.0.0.1:9001", "127.0.0.1:9001", "127.0.0.1:9001 is given twice"),
+        ("[::]:9001", "0.0.0.0:9001", "[::]:9001 already takes the connections to 0.0.0.0:9001"),
+        ("unix:/tmp/twice", "unix:/tmp/./twice", "unix:/tmp/twice is given twice"),
+    ] {
+        let ended = run(&["--listen", first, "--listen", second]);
+        assert_eq!(ended.status.code(), Some(2), "{ended:?}");
+        assert!(ended.stderr.contains(told), "{ended:?}");
+        assert!(ended.stderr.contains("leave one of them out"), "{ended:?}");
+    }
+}
+
+/// The kernel closes the sockets of a ring a moment after its process was killed.
+#[test]
+fn a_server_starts_where_one_was_killed_an_instant_before() {
+    let path = temporary_file("restart.sock");
+    let unix = format!("unix:{}", path.display());
+    let mut server =
+        Server::start(&["--workers", "2", "--listen", "127.0.0.1:0", "--listen", &unix]);
+    let address = server.address().to_string();
+    for _ in 0..10 {
+        let mut client = Client::connect(server.address());
+        client.echo(TEXT, b"before");
+        server.signal(Signal::KILL);
+        assert!(!server.wait().status.success());
+        let arguments = ["--workers", "2", "--listen", &address, "--listen", &unix];
+        server = Server::start(&arguments);
+        UnixStream::connect(&path).expect("a listener");
+    }
+    assert_eq!(server.terminate().status.code(), Some(0));
 }
 
 #[test]
@@ -209,27 +269,73 @@ fn a_cpu_outside_the_affinity_mask_is_used_when_it_is_named() {
     client.echo(TEXT, b"there");
 }
 
+/// What ends the program at once, with its status, and something that it says on standard output
+/// (status 0) or standard error. Signals have tests of their own.
+const STATUSES: &[(i32, &[&str], &str)] = &[
+    (0, &["--help"], "--listen"),
+    (0, &["-h"], "--listen"),
+    (0, &["help"], "--listen"),
+    (0, &["help", "doctor"], "--json"),
+    (0, &["doctor", "--help"], "--json"),
+    (0, &["doctor"], "verdict"),
+    (0, &["doctor", "--json"], "\"checks\""),
+    (0, &["--version"], env!("CARGO_PKG_VERSION")),
+    (1, &["--listen", "192.0.2.1:0"], "cannot listen on 192.0.2.1:0"),
+    (1, &["--listen", "unix:/nowhere/at/all.sock"], "create the directory first"),
+    (1, &["--listen", "127.0.0.1:0", "--cpus", "1023"], "cannot run on CPU 1023"),
+    (1, &["--stats-file", "/nowhere/at/all.json"], "cannot write --stats-file"),
+    (1, &["--stats-file", "/"], "cannot write --stats-file"),
+    (2, &["--nonsense"], "--nonsense"),
+    (2, &["nonsense"], "nonsense"),
+    (2, &["--listen"], "--listen <ADDRESS>"),
+    (2, &["--listen", "localhost"], "such as 127.0.0.1:9001"),
+    (2, &["--listen", "::1"], "[::]:9001"),
+    (2, &["--listen", "unix:"], "unix:/run/ringecho.sock"),
+    (2, &["--listen", "127.0.0.1:1", "--listen", "127.0.0.1:1"], "given twice"),
+    (2, &["--ipv6-only"], "--listen [::]:9001"),
+    (2, &["--unix-mode", "600"], "--listen unix:/PATH"),
+    (2, &["--unix-mode", "9"], "such as 660"),
+    (2, &["--workers", "0"], "1..=1024"),
+    (2, &["--cpus", "1-"], "such as 0,2-5"),
+    (2, &["--wait", "never"], "adaptive"),
+    (2, &["--engine", "uring2"], "epoll"),
+    (2, &["--offload", "maybe"], "auto"),
+    (2, &["--protocol", "udp"], "websocket"),
+    (2, &["--compression", "gzip"], "mirror"),
+    (2, &["--message-max", "0"], "such as 64KiB"),
+    (2, &["--message-max", "2GiB"], "1.0 GiB"),
+    (2, &["--connections-max", "0"], "--connections-max"),
+    (2, &["--buffers", "3"], "power of two"),
+    (2, &["--buffer-size", "1"], "such as 64KiB"),
+    (2, &["--buffer-size", "1025"], "multiple of 64"),
+    (2, &["--spin-us", "-1"], "-1"),
+    (2, &["--wait", "block", "--wait", "spin"], "--wait"),
+    (2, &["--wait", "block", "--spin-us", "9"], "no effect with --wait block"),
+    (2, &["--compression", "off", "--compression-level", "9"], "no effect with --compression off"),
+    (2, &["--message-max", "1KiB", "--offload", "on"], "at least 16KiB"),
+    (2, &["--protocol", "tcp", "--compression", "off"], "no effect with --protocol tcp"),
+    (2, &["--json"], "--json"),
+    (2, &["doctor", "--nonsense"], "Usage: ringecho doctor"),
+    (2, &["doctor", "--workers", "2"], "Usage: ringecho doctor"),
+    (2, &["help", "nonsense"], "nonsense"),
+];
+
 #[test]
-fn wrong_usage_ends_with_status_2() {
-    for arguments in [
-        &["--nonsense"][..],
-        &["nonsense"],
-        &["--listen"],
-        &["--listen", "localhost"],
-        &["--workers", "0"],
-        &["--wait", "never"],
-        &["--message-max", "0"],
-        &["--message-max", "2GiB"],
-        &["--connections-max", "0"],
-        &["--buffers", "3"],
-        &["--buffer-size", "1"],
-        &["--spin-us", "-1"],
-        &["--wait", "block", "--wait", "spin"],
-    ] {
+fn every_end_has_its_status() {
+    for &(status, arguments, told) in STATUSES {
         let ended = run(arguments);
-        assert_eq!(ended.status.code(), Some(2), "{arguments:?} {ended:?}");
-        assert_eq!(ended.stdout, "", "{arguments:?}");
-        assert!(ended.stderr.contains("--help"), "{arguments:?} {ended:?}");
+        assert_eq!(ended.status.code(), Some(status), "{arguments:?} {ended:?}");
+        let (used, unused) = match status {
+            0 => (&ended.stdout, &ended.stderr),
+            _ => (&ended.stderr, &ended.stdout),
+        };
+        assert!(used.contains(told), "{arguments:?} {ended:?}");
+        assert_eq!(unused, "", "{arguments:?}");
+        match status {
+            1 => assert!(used.starts_with("ringecho: ") && used.lines().count() == 1, "{used}"),
+            2 => assert!(used.starts_with("error: ") && used.contains("--help"), "{used}"),
+            _ => {}
+        }
     }
 }
 
@@ -239,12 +345,14 @@ fn help_names_every_option_and_the_version_is_told() {
     assert_eq!((help.status.code(), help.stderr.as_str()), (Some(0), ""));
     for word in [
         "--listen",
+        "--ipv6-only",
+        "--unix-mode",
         "--workers",
         "--cpus",
-        "--unix-mode",
         "--engine",
         "uring",
         "epoll",
+        "--offload",
         "--protocol",
         "--compression",
         "--compression-level",
@@ -308,19 +416,6 @@ fn without_io_uring_it_serves_by_epoll_and_says_why() {
     let arguments = ["--listen", "127.0.0.1:0", "--wait", "sqpoll"];
     let line = refusal(without_io_uring(Errno::PERM, || run(&arguments)));
     assert!(line.contains("kernel.io_uring_disabled"), "{line}");
-}
-
-#[test]
-fn engines_and_waits_that_do_not_go_together_are_told() {
-    let mut pairs = vec![("epoll", "sqpoll")];
-    if cfg!(feature = "tokio-uring") {
-        pairs.extend(["spin", "adaptive", "sqpoll"].map(|wait| ("tokio-uring", wait)));
-    }
-    for (engine, wait) in pairs {
-        let ended = run(&["--engine", engine, "--wait", wait]);
-        assert_eq!(ended.status.code(), Some(2), "{engine} {wait}");
-        assert!(ended.stderr.contains("--engine uring"), "{}", ended.stderr);
-    }
 }
 
 #[test]
@@ -599,10 +694,13 @@ fn a_reader_of_its_output_that_goes_away_is_no_reason_to_fail() {
 }
 
 #[test]
-fn a_statistics_file_that_cannot_be_written_is_told_after_the_summary() {
-    let stats_file = temporary_file("no-directory").join("stats.json");
+fn a_statistics_file_that_can_no_longer_be_written_is_an_error_after_the_summary() {
+    let directory = temporary_file("directory");
+    fs::create_dir(&directory).expect("a directory");
+    let stats_file = directory.join("stats.json");
     let path = stats_file.to_str().expect("a path in UTF-8");
     let (mut child, output, mut client) = start_by_hand(&["--workers", "1", "--stats-file", path]);
+    fs::remove_dir(&directory).expect("nothing is in it");
     client.echo(TEXT, b"uncounted");
     client.close();
     kill_process(rustix::process::Pid::from_child(&child), Signal::TERM).expect("a child");
@@ -611,6 +709,49 @@ fn a_statistics_file_that_cannot_be_written_is_told_after_the_summary() {
     child.stdout = None;
     let line = refusal(end(child));
     assert!(line.contains("--stats-file") && line.contains(path), "{line}");
+}
+
+#[test]
+fn statistics_go_through_links_and_fifos_and_to_standard_output() {
+    let directory = temporary_file("places");
+    fs::create_dir(&directory).expect("a directory");
+    let place = |name: &str| directory.join(name).to_str().expect("a path in UTF-8").to_owned();
+    // Runs a server with this statistics file, and gives what it printed behind its first line.
+    let run = |path: &str, status: i32| {
+        let (child, output, client) = start_by_hand(&["--workers", "1", "--stats-file", path]);
+        client.close();
+        kill_process(rustix::process::Pid::from_child(&child), Signal::TERM).expect("a child");
+        let lines: Vec<String> = output.lines().map_while(Result::ok).collect();
+        assert_eq!(end(child).status.code(), Some(status), "{path}");
+        lines.join("\n")
+    };
+    let parse = |text: &str| serde_json::from_str::<Value>(text).expect("JSON");
+
+    fs::write(place("file"), "old").expect("a file");
+    fs::set_permissions(place("file"), fs::Permissions::from_mode(0o604)).expect("a mode");
+    std::os::unix::fs::symlink("file", place("link")).expect("a link");
+    run(&place("link"), 0);
+    assert!(fs::symlink_metadata(place("link")).expect("a link").is_symlink());
+    assert_eq!(fs::metadata(place("file")).expect("a file").permissions().mode() & 0o777, 0o604);
+    parse(&fs::read_to_string(place("file")).expect("a file"));
+
+    let fifo = place("fifo");
+    assert!(Command::new("mkfifo").arg(&fifo).status().expect("mkfifo").success());
+    // Nobody reads: that is an error, and no reason to wait.
+    run(&fifo, 1);
+    // Opened for both, it has a reader at once (fifo(7)).
+    let mut reader = File::options().read(true).write(true).open(&fifo).expect("a FIFO");
+    run(&fifo, 0);
+    let mut text = vec![0; 1 << 16];
+    let length = reader.read(&mut text).expect("what the server wrote");
+    parse(str::from_utf8(&text[..length]).expect("UTF-8"));
+    assert!(fs::metadata(&fifo).expect("a FIFO").file_type().is_fifo());
+
+    let printed = run("/dev/stdout", 0);
+    let (summary, json) = printed.split_once('{').expect("JSON behind the summary");
+    assert_eq!(names_in(summary), COUNTERS);
+    parse(&format!("{{{json}"));
+    fs::remove_dir_all(&directory).expect("a directory");
 }
 
 #[test]
@@ -722,8 +863,6 @@ fn a_stale_unix_socket_is_replaced_and_nothing_else_is() {
     server.signal(Signal::KILL);
     server.wait();
     assert!(path.exists());
-    // The kernel ends the operations of a killed process a moment after the process.
-    wait_until("nobody listens", || UnixStream::connect(&path).is_err());
     let server = Server::start(&arguments);
     UnixStream::connect(&path).expect("a listener");
     // The file of whoever came after is not this server's to remove.
@@ -731,7 +870,7 @@ fn a_stale_unix_socket_is_replaced_and_nothing_else_is() {
     fs::write(&path, "another's").expect("a file");
     assert_eq!(server.terminate().status.code(), Some(0));
     let line = refusal(run(&["--listen", &listen]));
-    assert!(line.contains("no socket"), "{line}");
+    assert!(line.contains("not a socket"), "{line}");
     assert_eq!(fs::read_to_string(&path).expect("it is left alone"), "another's");
     let line = refusal(run(&["--listen", "unix:/nowhere/at/all.sock"]));
     assert!(line.contains("directory"), "{line}");

@@ -56,23 +56,22 @@ fn serves_without(server: Server, reason: &str) {
 }
 
 #[test]
-fn another_engine_and_plain_octets_are_refused_and_auto_serves() {
-    let listen = ["--listen", "127.0.0.1:0"];
-    let epoll = ["--engine", "epoll", "--offload"];
-    let ended = run(&[&epoll[..], &["on"], &listen].concat());
-    assert!(refusal(&ended).ends_with("use --engine uring"), "{ended:?}");
-    serves_without(Server::start(&[&epoll[..], &["auto"]].concat()), "use --engine uring");
-
-    let tcp = ["--engine", "uring", "--protocol", "tcp", "--offload"];
-    let ended = run(&[&tcp[..], &["on"], &listen].concat());
-    assert!(refusal(&ended).contains("--protocol tcp"), "{ended:?}");
-    let server = Server::start(&[&tcp[..], &["auto"]].concat());
-    let mut client = Client::open(server.address());
-    client.write(b"hello");
-    assert_eq!(client.read(5), b"hello");
-    let ended = server.terminate();
-    assert_eq!(ended.stderr.lines().count(), 1, "{ended:?}");
-    assert!(ended.stderr.contains("--protocol tcp"), "{ended:?}");
+fn options_that_rule_offload_out_are_usage_errors() {
+    for (options, told) in [
+        (&["--engine", "epoll"][..], "--engine uring"),
+        (&["--engine", "uring", "--protocol", "tcp"], "--protocol websocket"),
+        (&["--engine", "uring", "--message-max", "16383"], "--message-max of at least 16KiB"),
+        (&["--engine", "uring", "--listen", "unix:/nowhere/socket"], "TCP"),
+    ] {
+        for policy in ["on", "auto"] {
+            let ended = run(&[options, &["--offload", policy]].concat());
+            assert_eq!(ended.status.code(), Some(2), "{ended:?}");
+            let told = format!("--offload {policy} needs");
+            assert!(ended.stderr.contains(&told), "{ended:?}");
+        }
+        let ended = run(&[options, &["--offload", "on"]].concat());
+        assert!(ended.stderr.contains(told), "{ended:?}");
+    }
 }
 
 #[test]

@@ -143,11 +143,11 @@ fn conversations() -> Vec<Conversation> {
         open("wrong text", vec![Say([hello.clone(), frame(TEXT, b"ab\xffcd")].concat())]),
         opened(
             "too large",
-            &["--message-max", "1000"],
+            &["--message-max", "20000"],
             vec![
-                Say(frame(BINARY, &pattern(1000))),
-                Say(frame(BINARY & !FIN, &pattern(600))),
-                Say(frame(FIN, &pattern(401))),
+                Say(frame(BINARY, &pattern(20_000))),
+                Say(frame(BINARY & !FIN, &pattern(12_000))),
+                Say(frame(FIN, &pattern(8001))),
             ],
         ),
         Conversation {

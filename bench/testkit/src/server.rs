@@ -48,7 +48,8 @@ impl Server {
         if let Ok(engine) = std::env::var("RINGECHO_TEST_ENGINE") {
             let (engine, others): (&[&str], &[&str]) = match engine.as_str() {
                 "offload" => {
-                    (&["--engine", "uring", "--offload", "on"], &["--engine", "--protocol"])
+                    let others = &["--engine", "--protocol", "--message-max"];
+                    (&["--engine", "uring", "--offload", "on"], others)
                 }
                 "tokio-uring" => {
                     (&["--engine", "tokio-uring"], &["--engine", "sqpoll", "adaptive", "spin"])

@@ -1,0 +1,120 @@
+//! Options with named values: for each value its name, what the library calls it, and its help.
+//!
+//! A table is all there is to such an option: it is parsed by [`parser`] and printed by [`name`].
+
+use std::time::Duration;
+
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
+
+use crate::engine::Engine;
+use crate::engine::wait::WaitStrategy;
+use crate::offload;
+use crate::protocol::{Policy, Protocol};
+
+/// How long `adaptive` and `sqpoll` spin unless told otherwise, in microseconds.
+pub(super) const SPIN_US_DEFAULT: u32 = 50;
+const SPIN_DEFAULT: Duration = Duration::from_micros(SPIN_US_DEFAULT as u64);
+
+/// A value of an option.
+pub(super) struct Choice<T> {
+    name: &'static str,
+    value: T,
+    help: &'static str,
+}
+
+const fn choice<T>(name: &'static str, value: T, help: &'static str) -> Choice<T> {
+    Choice { name, value, help }
+}
+
+/// The engine asked for; none stands for `auto`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EngineChoice(pub Option<Engine>);
+
+pub(super) const ENGINES: &[Choice<EngineChoice>] = &[
+    choice(
+        "auto",
+        EngineChoice(None),
+        "io_uring where the kernel allows it, else epoll, with a warning that says why",
+    ),
+    choice("uring", EngineChoice(Some(Engine::Uring)), "io_uring: one system call per message"),
+    choice("epoll", EngineChoice(Some(Engine::Epoll)), "epoll: three system calls per message"),
+    #[cfg(feature = "tokio-uring")]
+    choice(
+        "tokio-uring",
+        EngineChoice(Some(Engine::TokioUring)),
+        "io_uring through the tokio-uring runtime: six system calls per message",
+    ),
+];
+
+pub(super) const WAITS: &[Choice<WaitStrategy>] = &[
+    choice("block", WaitStrategy::Block, "Sleep in the kernel: least CPU time, most latency"),
+    choice("spin", WaitStrategy::Spin, "Never sleep: occupies its CPU completely"),
+    choice(
+        "adaptive",
+        WaitStrategy::Adaptive(SPIN_DEFAULT),
+        "Spin while messages keep arriving and nothing else needs the CPU, else sleep",
+    ),
+    choice(
+        "sqpoll",
+        WaitStrategy::Sqpoll(SPIN_DEFAULT),
+        "A kernel thread polls for submissions; it occupies a CPU while there is traffic",
+    ),
+];
+
+pub(super) const OFFLOADS: &[Choice<offload::Policy>] = &[
+    choice(
+        "auto",
+        offload::Policy::Auto,
+        "A worker's only connection, once it has sent 64 small messages one by one; serves without \
+         offload, with a warning, where the kernel does not allow it",
+    ),
+    choice(
+        "on",
+        offload::Policy::On,
+        "As many connections as there is room for; an error where the kernel does not allow it",
+    ),
+    choice("off", offload::Policy::Off, "No connection"),
+];
+
+pub(super) const PROTOCOLS: &[Choice<Protocol>] = &[
+    choice("websocket", Protocol::WebSocket, "WebSocket (RFC 6455)"),
+    choice("tcp", Protocol::Tcp, "Plain TCP: every byte is echoed as it arrives"),
+];
+
+pub(super) const COMPRESSIONS: &[Choice<Policy>] = &[
+    choice(
+        "mirror",
+        Policy::Mirror,
+        "Echo the compressed bytes as they are; recompress only for clients whose parameters rule \
+         that out",
+    ),
+    choice("deflate", Policy::Deflate, "Always inflate and recompress"),
+    choice("off", Policy::Off, "Decline permessage-deflate"),
+];
+
+/// Parses the name of a value.
+pub(super) fn parser<T: Copy + Send + Sync + 'static>(
+    choices: &'static [Choice<T>],
+) -> impl TypedValueParser<Value = T> {
+    let names = choices.iter().map(|choice| PossibleValue::new(choice.name).help(choice.help));
+    PossibleValuesParser::new(names).map(|name| {
+        let mut named = choices.iter().filter(|choice| choice.name == name);
+        named.next().expect("one of the possible values").value
+    })
+}
+
+/// The name of a value on the command line.
+pub(super) fn name<T: PartialEq>(choices: &'static [Choice<T>], value: T) -> &'static str {
+    let mut named = choices.iter().filter(|choice| choice.value == value);
+    named.next().expect("every value has a name").name
+}
+
+/// The strategy with another time to spin, where it has one.
+pub(super) fn with_spin(strategy: WaitStrategy, spin: Duration) -> WaitStrategy {
+    match strategy {
+        WaitStrategy::Block => WaitStrategy::Block,
+        WaitStrategy::Spin => WaitStrategy::Spin,
+        WaitStrategy::Adaptive(_) => WaitStrategy::Adaptive(spin),
+        WaitStrategy::Sqpoll(_) => WaitStrategy::Sqpoll(spin),
+    }
+}

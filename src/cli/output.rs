@@ -1,0 +1,76 @@
+//! What the server prints: the first line, and the summary at the end.
+
+use std::fmt::Write as _;
+
+use serde_json::Value;
+
+use super::Cli;
+use super::choices::{self, COMPRESSIONS, OFFLOADS, WAITS};
+use crate::cpus;
+use crate::listen::Address;
+use crate::offload;
+use crate::protocol::Protocol;
+use crate::server::{Server, Statistics};
+
+impl Cli {
+    /// The line that says that the server accepts connections, where, and with which options.
+    pub fn greeting(&self, server: &Server) -> String {
+        let scheme = match self.protocol {
+            Protocol::WebSocket => "ws",
+            Protocol::Tcp => "tcp",
+        };
+        let addresses = server.addresses().iter().map(|address| match address {
+            Address::Tcp(address) => format!("{scheme}://{address}"),
+            Address::Unix(_) => address.to_string(),
+        });
+        let workers = server.cpus().len();
+        let plural = if workers == 1 { "" } else { "s" };
+        let mut text = format!(
+            "ringecho listening on {} (engine {}, {workers} worker{plural} on CPU{plural} {}, wait {}",
+            addresses.collect::<Vec<String>>().join(" "),
+            server.engine().name(),
+            cpus::list(server.cpus()),
+            choices::name(WAITS, self.named_wait()),
+        );
+        if self.protocol == Protocol::WebSocket {
+            let _ = write!(text, ", compression {}", choices::name(COMPRESSIONS, self.compression));
+        }
+        match server.offload() {
+            offload::Policy::Off => {}
+            policy @ (offload::Policy::On | offload::Policy::Auto) => {
+                let _ = write!(text, ", offload {}", choices::name(OFFLOADS, policy));
+            }
+        }
+        text + ")"
+    }
+}
+
+/// The counters at the end: one per line, the total first, then each worker if there are several.
+pub fn summary(statistics: &Statistics) -> String {
+    let mut text = String::new();
+    let columns: Vec<Value> = std::iter::once(&statistics.total)
+        .chain(statistics.workers.iter().filter(|_| statistics.workers.len() > 1))
+        .map(|snapshot| serde_json::to_value(snapshot).expect("numbers"))
+        .collect();
+    let mut line = |name: &str, cells: Vec<String>| {
+        let _ = write!(text, "{name:<22}");
+        for cell in cells {
+            let _ = write!(text, " {cell:>14}");
+        }
+        text.push('\n');
+    };
+    if columns.len() > 1 {
+        let workers = (0..statistics.workers.len()).map(|number| format!("worker-{number}"));
+        line("", std::iter::once("total".into()).chain(workers).collect());
+    }
+    for name in columns[0].as_object().expect("a struct").keys() {
+        let cells = columns.iter().map(|column| match &column[name] {
+            Value::Number(number) if number.is_f64() => {
+                format!("{:.3}", number.as_f64().expect("a float"))
+            }
+            number => number.to_string(),
+        });
+        line(name, cells.collect());
+    }
+    text
+}

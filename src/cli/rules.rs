@@ -1,0 +1,205 @@
+//! Which options go together.
+//!
+//! An option that contradicts another one, or that has no effect beside it, is a usage error: it
+//! would otherwise be a wish that nobody hears.
+
+use super::choices::{self, OFFLOADS, WAITS};
+use super::{Cli, EngineChoice};
+use crate::engine::Engine;
+use crate::engine::wait::WaitStrategy;
+use crate::listen::{self, Address};
+use crate::offload;
+use crate::protocol::{Policy, Protocol};
+
+/// Registered buffers of a worker of tokio-uring, at most (`UIO_MAXIOV`).
+#[cfg(feature = "tokio-uring")]
+const TOKIO_BUFFERS_MAX: u16 = 1024;
+
+impl Cli {
+    /// The first rule that is broken. `is_given` says whether an option, by its id, was given and
+    /// does not merely have its default.
+    pub(super) fn broken_rule(&self, is_given: impl Fn(&str) -> bool) -> Option<String> {
+        self.listening_rule()
+            .or_else(|| self.waiting_rule(&is_given))
+            .or_else(|| self.protocol_rule(&is_given))
+            .or_else(|| self.offload_rule())
+    }
+
+    fn listening_rule(&self) -> Option<String> {
+        if let Some(overlap) = listen::overlap(&self.listen, self.dual_stack()) {
+            return Some(format!("--listen: {overlap}; leave one of them out"));
+        }
+        let has_unix = self.listen.iter().any(|address| matches!(address, Address::Unix(_)));
+        if self.unix_mode.is_some() && !has_unix {
+            return Some("--unix-mode needs a Unix socket; add --listen unix:/PATH".into());
+        }
+        let is_wildcard = |address: &Address| match address {
+            Address::Tcp(address) => address.is_ipv6() && address.ip().is_unspecified(),
+            Address::Unix(_) => false,
+        };
+        if self.ipv6_only && !self.listen.iter().any(is_wildcard) {
+            return Some(
+                "--ipv6-only needs the IPv6 wildcard address; add --listen [::]:9001".into(),
+            );
+        }
+        None
+    }
+
+    fn waiting_rule(&self, is_given: impl Fn(&str) -> bool) -> Option<String> {
+        match (self.engine, self.wait) {
+            (EngineChoice(Some(Engine::Epoll)), Some(WaitStrategy::Sqpoll(_))) => {
+                return Some("--wait sqpoll needs io_uring; use --engine uring".into());
+            }
+            #[cfg(feature = "tokio-uring")]
+            (EngineChoice(Some(Engine::TokioUring)), Some(wait)) if wait != WaitStrategy::Block => {
+                return Some(format!(
+                    "--engine tokio-uring can only block; use --engine uring for --wait {}",
+                    choices::name(WAITS, wait)
+                ));
+            }
+            _ => {}
+        }
+        #[cfg(feature = "tokio-uring")]
+        if self.engine == EngineChoice(Some(Engine::TokioUring)) && self.buffers > TOKIO_BUFFERS_MAX
+        {
+            return Some(format!(
+                "--engine tokio-uring registers at most {TOKIO_BUFFERS_MAX} buffers; lower --buffers"
+            ));
+        }
+        match self.named_wait() {
+            wait @ (WaitStrategy::Block | WaitStrategy::Spin) if is_given("spin_us") => {
+                Some(format!(
+                    "--spin-us has no effect with --wait {}; leave it out, or use --wait adaptive",
+                    choices::name(WAITS, wait)
+                ))
+            }
+            WaitStrategy::Block
+            | WaitStrategy::Spin
+            | WaitStrategy::Adaptive(_)
+            | WaitStrategy::Sqpoll(_) => None,
+        }
+    }
+
+    fn protocol_rule(&self, is_given: impl Fn(&str) -> bool) -> Option<String> {
+        if self.protocol == Protocol::Tcp {
+            let of_websocket = [
+                ("message_max", "--message-max"),
+                ("compression", "--compression"),
+                ("compression_level", "--compression-level"),
+                ("subprotocol", "--subprotocol"),
+            ];
+            let (_, option) = of_websocket.into_iter().find(|(id, _)| is_given(id))?;
+            return Some(format!("{option} has no effect with --protocol tcp; leave it out"));
+        }
+        if self.compression == Policy::Off && is_given("compression_level") {
+            return Some(
+                "--compression-level has no effect with --compression off; leave one of them out"
+                    .into(),
+            );
+        }
+        None
+    }
+
+    fn offload_rule(&self) -> Option<String> {
+        if self.offload == offload::Policy::Off {
+            return None;
+        }
+        let option = format!("--offload {}", choices::name(OFFLOADS, self.offload));
+        if self.protocol == Protocol::Tcp {
+            return Some(format!("{option} needs --protocol websocket"));
+        }
+        match self.engine {
+            EngineChoice(None | Some(Engine::Uring)) => {}
+            EngineChoice(Some(_)) => return Some(format!("{option} needs --engine uring")),
+        }
+        if self.message_max < offload::PAYLOAD_BYTES_MAX as u64 {
+            let limit = offload::PAYLOAD_BYTES_MAX >> 10;
+            return Some(format!("{option} needs a --message-max of at least {limit}KiB"));
+        }
+        if self.listen.iter().all(|address| matches!(address, Address::Unix(_))) {
+            return Some(format!("{option} needs TCP; add --listen 127.0.0.1:9001"));
+        }
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Cli;
+
+    #[track_caller]
+    fn error(arguments: &str) -> String {
+        let arguments = ["ringecho"].into_iter().chain(arguments.split_whitespace());
+        let error = Cli::read(arguments).expect_err("a rule is broken");
+        assert_eq!(error.exit_code(), 2);
+        error.to_string()
+    }
+
+    /// Options that do not go together, and what is said of them.
+    const BROKEN: &[(&str, &str)] = &[
+        ("--listen 127.0.0.1:1 --listen 127.0.0.1:1", "--listen: 127.0.0.1:1 is given twice"),
+        ("--listen [::]:1 --listen 0.0.0.0:1", "already takes the connections to 0.0.0.0:1"),
+        ("--listen unix:/a --listen unix:/a", "unix:/a is given twice"),
+        ("--unix-mode 600", "--listen unix:/PATH"),
+        ("--ipv6-only", "--listen [::]:9001"),
+        ("--ipv6-only --listen [::1]:1", "--listen [::]:9001"),
+        ("--engine epoll --wait sqpoll", "--engine uring"),
+        ("--wait block --spin-us 20", "no effect with --wait block"),
+        ("--wait spin --spin-us 50", "no effect with --wait spin"),
+        ("--compression off --compression-level 6", "no effect with --compression off"),
+        ("--protocol tcp --compression mirror", "--compression has no effect"),
+        ("--protocol tcp --compression-level 6", "--compression-level has no effect"),
+        ("--protocol tcp --subprotocol any", "--subprotocol has no effect"),
+        ("--protocol tcp --message-max 1MiB", "--message-max has no effect"),
+        ("--protocol tcp --offload on", "--offload on needs --protocol websocket"),
+        ("--protocol tcp --offload auto", "--offload auto needs --protocol websocket"),
+        ("--engine epoll --offload on", "--offload on needs --engine uring"),
+        ("--engine epoll --offload auto", "--offload auto needs --engine uring"),
+        ("--message-max 16383 --offload on", "--message-max of at least 16KiB"),
+        ("--message-max 16383 --offload auto", "--message-max of at least 16KiB"),
+        ("--listen unix:/a --offload on", "--offload on needs TCP"),
+        ("--listen unix:/a --listen unix:/b --offload auto", "--offload auto needs TCP"),
+    ];
+
+    #[test]
+    fn options_that_do_not_go_together_are_usage_errors() {
+        for (arguments, told) in BROKEN {
+            let text = error(arguments);
+            assert!(text.contains(told) && text.contains("Usage: ringecho"), "{arguments}: {text}");
+        }
+    }
+
+    #[cfg(feature = "tokio-uring")]
+    #[test]
+    fn tokio_uring_waits_in_its_own_way() {
+        for wait in ["spin", "adaptive", "sqpoll"] {
+            let text = error(&format!("--engine tokio-uring --wait {wait}"));
+            assert!(text.contains(&format!("--engine uring for --wait {wait}")), "{text}");
+        }
+        assert!(error("--engine tokio-uring --spin-us 9").contains("--wait block"));
+        assert!(error("--engine tokio-uring --offload on").contains("--engine uring"));
+        assert!(error("--engine tokio-uring --buffers 2048").contains("at most 1024"));
+    }
+
+    #[test]
+    fn options_that_go_together_are_taken() {
+        for arguments in [
+            "--listen 127.0.0.1:0 --listen 127.0.0.1:0",
+            "--listen [::]:1 --listen 0.0.0.0:1 --ipv6-only",
+            "--listen 127.0.0.1:1 --listen unix:/a --unix-mode 600 --offload on",
+            "--wait adaptive --spin-us 20",
+            "--wait sqpoll --spin-us 20",
+            "--spin-us 20",
+            "--engine epoll --wait spin",
+            "--protocol tcp --connections-max 1 --offload off",
+            "--compression deflate --compression-level 1",
+            "--message-max 16KiB --offload on",
+            "--engine uring --offload auto",
+        ] {
+            let arguments = ["ringecho"].into_iter().chain(arguments.split_whitespace());
+            if let Err(error) = Cli::read(arguments.clone()) {
+                panic!("{:?}: {error}", arguments.collect::<Vec<&str>>());
+            }
+        }
+    }
+}

@@ -1,0 +1,260 @@
+//! Addresses to listen on: how they are written, and whether two of them are in each other's way.
+//!
+//! This module opens no socket. It looks at the file system only to tell whether two paths lead to
+//! the same file.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+/// The prefix of a Unix socket's address.
+const UNIX: &str = "unix:";
+/// Bytes of the longest path of a Unix socket, without the zero that ends it (unix(7)).
+const UNIX_PATH_BYTES_MAX: usize = 107;
+
+/// Where to listen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Address {
+    /// An IP address and a port; port 0 means a free one.
+    Tcp(SocketAddr),
+    /// The path of a Unix socket.
+    Unix(PathBuf),
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Address::Tcp(address) => address.fmt(f),
+            Address::Unix(path) => write!(f, "{UNIX}{}", path.display()),
+        }
+    }
+}
+
+/// Why a text is not an address to listen on; says what to write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AddressError {
+    /// It is neither an IP address with a port nor `unix:` with a path.
+    Malformed,
+    /// It is an IP address, or a host name, without a port.
+    NoPort,
+    /// No path follows `unix:`.
+    NoPath,
+    /// The path is longer than the kernel takes.
+    LongPath,
+}
+
+impl fmt::Display for AddressError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            AddressError::Malformed => f.write_str(
+                "write an IP address and a port, such as 127.0.0.1:9001, 0.0.0.0:9001 or [::]:9001, \
+                 or unix:/PATH",
+            ),
+            AddressError::NoPort => {
+                f.write_str("the port is missing; write it after a colon, such as 127.0.0.1:9001 or [::]:9001")
+            }
+            AddressError::NoPath => f.write_str(
+                "the path is missing; write it after unix:, such as unix:/run/ringecho.sock",
+            ),
+            AddressError::LongPath => {
+                write!(f, "the path of a Unix socket has at most {UNIX_PATH_BYTES_MAX} bytes")
+            }
+        }
+    }
+}
+
+impl std::error::Error for AddressError {}
+
+impl FromStr for Address {
+    type Err = AddressError;
+
+    fn from_str(text: &str) -> Result<Address, AddressError> {
+        if let Some(path) = text.strip_prefix(UNIX) {
+            return match path.len() {
+                0 => Err(AddressError::NoPath),
+                1..=UNIX_PATH_BYTES_MAX => Ok(Address::Unix(path.into())),
+                _ => Err(AddressError::LongPath),
+            };
+        }
+        match text.parse::<SocketAddr>() {
+            // An IPv4 address in IPv6 form is that IPv4 address (RFC 4291 section 2.5.5.2).
+            Ok(SocketAddr::V6(address)) => match address.ip().to_ipv4_mapped() {
+                Some(ip) => Ok(Address::Tcp((ip, address.port()).into())),
+                None => Ok(Address::Tcp(address.into())),
+            },
+            Ok(address) => Ok(Address::Tcp(address)),
+            Err(_) if text.trim_matches(['[', ']']).parse::<IpAddr>().is_ok() => {
+                Err(AddressError::NoPort)
+            }
+            Err(_) => Err(AddressError::Malformed),
+        }
+    }
+}
+
+/// Whether a socket on the IPv6 wildcard address takes IPv4 connections as well.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub enum DualStack {
+    /// `[::]` takes both.
+    #[default]
+    On,
+    /// `[::]` takes IPv6 alone.
+    Off,
+}
+
+/// Two addresses of a list of which one is superfluous.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Overlap<'a> {
+    /// The address that takes all connections of the other.
+    pub outer: &'a Address,
+    /// The other.
+    pub inner: &'a Address,
+}
+
+impl fmt::Display for Overlap<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Overlap { outer, inner } = self;
+        if outer == inner {
+            write!(f, "{outer} is given twice")
+        } else if matches!(outer, Address::Unix(_)) {
+            write!(f, "{outer} and {inner} are the same file")
+        } else {
+            write!(f, "{outer} already takes the connections to {inner}")
+        }
+    }
+}
+
+/// The first two of `addresses` that cannot both be listened on.
+pub fn overlap(addresses: &[Address], dual_stack: DualStack) -> Option<Overlap<'_>> {
+    let pairs = addresses.iter().enumerate().flat_map(|(number, address)| {
+        addresses[..number].iter().map(move |earlier| (earlier, address))
+    });
+    pairs.into_iter().find_map(|(earlier, later)| {
+        if covers(earlier, later, dual_stack) {
+            Some(Overlap { outer: earlier, inner: later })
+        } else if covers(later, earlier, dual_stack) {
+            Some(Overlap { outer: later, inner: earlier })
+        } else {
+            None
+        }
+    })
+}
+
+/// Whether a listener on `outer` gets the connections to `inner`.
+pub(super) fn covers(outer: &Address, inner: &Address, dual_stack: DualStack) -> bool {
+    match (outer, inner) {
+        (Address::Tcp(outer), Address::Tcp(inner)) => {
+            let is_same_port = outer.port() != 0 && outer.port() == inner.port();
+            is_same_port
+                && match (outer, inner) {
+                    (SocketAddr::V4(outer), SocketAddr::V4(inner)) => {
+                        outer.ip().is_unspecified() || outer.ip() == inner.ip()
+                    }
+                    (SocketAddr::V6(outer), SocketAddr::V6(inner)) => {
+                        let is_same = outer.ip() == inner.ip();
+                        outer.ip().is_unspecified()
+                            || (is_same && outer.scope_id() == inner.scope_id())
+                    }
+                    (SocketAddr::V6(outer), SocketAddr::V4(_)) => {
+                        outer.ip().is_unspecified() && dual_stack == DualStack::On
+                    }
+                    (SocketAddr::V4(_), SocketAddr::V6(_)) => false,
+                }
+        }
+        (Address::Unix(outer), Address::Unix(inner)) => real(outer) == real(inner),
+        (Address::Tcp(_), Address::Unix(_)) | (Address::Unix(_), Address::Tcp(_)) => false,
+    }
+}
+
+/// The path without links in its directory; as it stands where the directory does not exist.
+fn real(path: &Path) -> PathBuf {
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    let directory = parent.unwrap_or(Path::new(".")).canonicalize();
+    match (directory, path.file_name()) {
+        (Ok(directory), Some(name)) => directory.join(name),
+        (Ok(_) | Err(_), _) => path.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn address(text: &str) -> Address {
+        text.parse().unwrap_or_else(|error| panic!("{text}: {error}"))
+    }
+
+    #[test]
+    fn addresses_are_read_and_written_alike() {
+        for text in ["127.0.0.1:9001", "0.0.0.0:0", "[::]:80", "[fe80::1%2]:80", "unix:/run/a b"] {
+            assert_eq!(address(text).to_string(), text);
+        }
+        assert_eq!(address("[::ffff:127.0.0.1]:80"), address("127.0.0.1:80"));
+        assert_eq!(address("[0:0::0]:80"), address("[::]:80"));
+    }
+
+    #[test]
+    fn errors_say_what_to_write() {
+        for (text, error) in [
+            ("", AddressError::Malformed),
+            ("9001", AddressError::Malformed),
+            (":9001", AddressError::Malformed),
+            ("localhost:9001", AddressError::Malformed),
+            ("127.0.0.1:65536", AddressError::Malformed),
+            ("::1:9001", AddressError::NoPort),
+            ("127.0.0.1", AddressError::NoPort),
+            ("[::1]", AddressError::NoPort),
+            ("unix:", AddressError::NoPath),
+        ] {
+            assert_eq!(text.parse::<Address>(), Err(error), "{text}");
+        }
+        let longest = format!("unix:{}", "x".repeat(UNIX_PATH_BYTES_MAX));
+        assert_eq!(address(&longest).to_string(), longest);
+        assert_eq!((longest + "x").parse::<Address>(), Err(AddressError::LongPath));
+    }
+
+    /// Pairs that overlap, and what is said of them.
+    const OVERLAPS: [(&str, &str, &str); 12] = [
+        ("127.0.0.1:9001", "127.0.0.1:9001", "127.0.0.1:9001 is given twice"),
+        ("[::1]:9001", "[0:0::1]:9001", "[::1]:9001 is given twice"),
+        ("[::ffff:127.0.0.1]:1", "127.0.0.1:1", "127.0.0.1:1 is given twice"),
+        ("[::]:1", "0.0.0.0:1", "[::]:1 already takes the connections to 0.0.0.0:1"),
+        ("0.0.0.0:1", "[::]:1", "[::]:1 already takes the connections to 0.0.0.0:1"),
+        ("[::]:1", "127.0.0.1:1", "[::]:1 already takes the connections to 127.0.0.1:1"),
+        ("[::]:1", "[::1]:1", "[::]:1 already takes the connections to [::1]:1"),
+        ("127.0.0.1:1", "0.0.0.0:1", "0.0.0.0:1 already takes the connections to 127.0.0.1:1"),
+        ("unix:/tmp/a", "unix:/tmp/a", "unix:/tmp/a is given twice"),
+        ("unix:/tmp/a", "unix:/tmp//./a", "unix:/tmp/a is given twice"),
+        ("unix:/tmp/a", "unix:/usr/../tmp/a", "are the same file"),
+        ("unix:/proc/self/cwd/a", "unix:a", "are the same file"),
+    ];
+
+    #[test]
+    fn an_address_that_another_one_covers_is_found_in_any_spelling() {
+        for (first, second, told) in OVERLAPS {
+            let addresses = ["127.0.0.1:7", first, "unix:/tmp/b", second].map(address);
+            let found = overlap(&addresses, DualStack::On).expect(told);
+            assert!(found.to_string().contains(told), "{found}");
+        }
+    }
+
+    #[test]
+    fn addresses_beside_each_other_do_not_overlap() {
+        for (first, second) in [
+            ("127.0.0.1:0", "127.0.0.1:0"),
+            ("[::]:0", "0.0.0.0:0"),
+            ("127.0.0.1:1", "127.0.0.1:2"),
+            ("127.0.0.1:1", "127.0.0.2:1"),
+            ("127.0.0.1:1", "[::1]:1"),
+            ("0.0.0.0:1", "[::1]:1"),
+            ("[fe80::1%1]:1", "[fe80::1%2]:1"),
+            ("unix:/tmp/a", "unix:/tmp/b"),
+            ("unix:/nowhere/a", "unix:/nowhere/b"),
+        ] {
+            assert_eq!(overlap(&[first, second].map(address), DualStack::On), None, "{first}");
+        }
+        let wildcards = ["[::]:1", "0.0.0.0:1"].map(address);
+        assert_eq!(overlap(&wildcards, DualStack::Off), None);
+        assert!(overlap(&wildcards, DualStack::On).is_some());
+    }
+}

@@ -1,0 +1,303 @@
+//! Listening: addresses, and the sockets that are opened on them.
+//!
+//! An address is opened for all workers at once, or not at all. One that is in use is tried again for
+//! a moment, since the kernel closes the sockets of an io_uring server only 20 to 30 ms after the
+//! process was killed. This module accepts nothing and does not know who will.
+
+mod address;
+mod holder;
+
+use std::fmt;
+use std::fs;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::io::Errno;
+use rustix::net::{self, AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
+
+pub use self::address::{Address, AddressError, DualStack, Overlap, overlap};
+pub use self::holder::Holder;
+
+/// How long to try an address that is in use.
+pub const ADDRESS_WAIT_MAX: Duration = Duration::from_secs(1);
+/// The pause before the second attempt; each further one is twice as long.
+const FIRST_PAUSE: Duration = Duration::from_millis(5);
+/// Connections that may wait to be accepted, on each listener. The kernel lowers it to
+/// `net.core.somaxconn`.
+const BACKLOG: i32 = 4096;
+
+/// How to listen.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct Options {
+    /// The number of workers, each of which gets a listener.
+    pub workers: usize,
+    /// Whether `[::]` takes IPv4 too.
+    pub dual_stack: DualStack,
+    /// The mode of a Unix socket's file; what the umask leaves if not given.
+    pub unix_mode: Option<u32>,
+}
+
+/// The listeners on one address.
+#[derive(Debug)]
+pub struct Listening {
+    /// The address, with its real port.
+    pub address: Address,
+    /// A listener for each worker.
+    pub listeners: Vec<OwnedFd>,
+    /// The file of a Unix socket.
+    pub file: Option<SocketFile>,
+}
+
+/// Why an address cannot be listened on.
+#[derive(Debug)]
+pub struct ListenError {
+    /// The address, as it was given.
+    pub address: Address,
+    /// What the kernel answered.
+    pub source: io::Error,
+    /// Who listens there, if the address is in use.
+    pub holder: Option<Holder>,
+}
+
+impl fmt::Display for ListenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ListenError { address, source, holder } = self;
+        write!(f, "cannot listen on {address}: ")?;
+        let place = match address {
+            Address::Tcp(_) => "port",
+            Address::Unix(_) => "path",
+        };
+        if let Some(holder) = holder {
+            return write!(f, "it is in use by {holder}; end that, or choose another {place}");
+        }
+        write!(f, "{source}")?;
+        f.write_str(match (address, source.kind()) {
+            (Address::Tcp(_), io::ErrorKind::PermissionDenied) => {
+                "; ports below 1024 need CAP_NET_BIND_SERVICE"
+            }
+            (Address::Tcp(_), io::ErrorKind::AddrNotAvailable) => {
+                "; choose an address of this machine, or 0.0.0.0 or [::] for all of them"
+            }
+            (Address::Unix(_), io::ErrorKind::AlreadyExists) => {
+                "; the file there is not a socket: choose another path"
+            }
+            (Address::Unix(_), io::ErrorKind::NotFound) => "; create the directory first",
+            _ => "",
+        })
+    }
+}
+
+impl std::error::Error for ListenError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.source)
+    }
+}
+
+/// Opens the listeners of one address. Waits for at most [`ADDRESS_WAIT_MAX`] while it is in use.
+///
+/// # Errors
+///
+/// When the address is in use, even by a process that would share it, or the kernel refuses it.
+pub fn open(address: &Address, options: Options) -> Result<Listening, ListenError> {
+    let end = Instant::now() + ADDRESS_WAIT_MAX;
+    let mut pause = FIRST_PAUSE;
+    loop {
+        let attempt = match address {
+            Address::Tcp(address) => open_tcp(*address, options),
+            Address::Unix(path) => open_unix(path, options),
+        };
+        let source = match attempt {
+            Ok(listening) => return Ok(listening),
+            Err(source) => source,
+        };
+        let is_in_use = source.kind() == io::ErrorKind::AddrInUse;
+        let left = end.saturating_duration_since(Instant::now());
+        if !is_in_use || left.is_zero() {
+            let holder = is_in_use.then(|| Holder::of(address, options.dual_stack));
+            return Err(ListenError { address: address.clone(), source, holder });
+        }
+        thread::sleep(pause.min(left));
+        pause *= 2;
+    }
+}
+
+/// Opens a listener for each worker on the same address, between which the kernel distributes the
+/// connections. Port 0 becomes a free port, the same for all.
+fn open_tcp(address: SocketAddr, options: Options) -> io::Result<Listening> {
+    // Listeners with SO_REUSEPORT would share the address with those of another process of the same
+    // user and say nothing; a socket without it finds that out. It is bound but never listens, so it
+    // leaves nothing behind.
+    let probe = tcp_socket(address, options.dual_stack)?;
+    net::bind(&probe, &address)?;
+    let address = local_address(&probe)?;
+    drop(probe);
+    let listeners = (0..options.workers)
+        .map(|_| {
+            let listener = tcp_socket(address, options.dual_stack)?;
+            sockopt::set_socket_reuseport(&listener, true)?;
+            // Accepted sockets inherit it.
+            sockopt::set_tcp_nodelay(&listener, true)?;
+            net::bind(&listener, &address)?;
+            net::listen(&listener, BACKLOG)?;
+            Ok(listener)
+        })
+        .collect::<io::Result<Vec<OwnedFd>>>()?;
+    Ok(Listening { address: Address::Tcp(address), listeners, file: None })
+}
+
+fn tcp_socket(address: SocketAddr, dual_stack: DualStack) -> io::Result<OwnedFd> {
+    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let socket = net::socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    sockopt::set_socket_reuseaddr(&socket, true)?;
+    if address.is_ipv6() {
+        // Whatever net.ipv6.bindv6only says.
+        sockopt::set_ipv6_v6only(&socket, dual_stack == DualStack::Off)?;
+    }
+    Ok(socket)
+}
+
+fn local_address(socket: &OwnedFd) -> io::Result<SocketAddr> {
+    let address = net::getsockname(socket)?;
+    SocketAddr::try_from(address).map_err(|_| Errno::AFNOSUPPORT.into())
+}
+
+/// Opens one listener on a Unix socket, which all workers share. A file on which nobody listens is
+/// replaced; whoever may write to the file may connect.
+fn open_unix(path: &Path, options: Options) -> io::Result<Listening> {
+    remove_stale(path)?;
+    let flags = SocketFlags::CLOEXEC;
+    let listener = net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    net::bind(&listener, &SocketAddrUnix::new(path)?)?;
+    let file = SocketFile::at(path)?;
+    if let Some(mode) = options.unix_mode {
+        // Nobody can connect before the socket listens.
+        fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
+    }
+    net::listen(&listener, BACKLOG)?;
+    let shared = (1..options.workers).map(|_| listener.try_clone());
+    let shared = shared.collect::<io::Result<Vec<OwnedFd>>>()?;
+    let listeners = std::iter::once(listener).chain(shared).collect();
+    Ok(Listening { address: Address::Unix(path.to_owned()), listeners, file: Some(file) })
+}
+
+/// Removes the file of a socket on which nobody listens any more.
+fn remove_stale(path: &Path) -> io::Result<()> {
+    let found = match fs::symlink_metadata(path) {
+        Ok(found) => found,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    if !found.file_type().is_socket() {
+        return Err(Errno::EXIST.into());
+    }
+    // A blocking connect would wait for as long as the listener's queue is full.
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let probe = net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    match net::connect(&probe, &SocketAddrUnix::new(path)?) {
+        Err(Errno::CONNREFUSED) => fs::remove_file(path),
+        Ok(()) | Err(Errno::AGAIN) => Err(Errno::ADDRINUSE.into()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The file of a Unix socket, which is removed when this value is dropped.
+#[derive(Debug)]
+pub struct SocketFile {
+    path: PathBuf,
+    /// Device and inode, so that another server's file at the same path is left alone.
+    identity: (u64, u64),
+}
+
+impl SocketFile {
+    fn at(path: &Path) -> io::Result<SocketFile> {
+        Ok(SocketFile { path: path.to_owned(), identity: identity(path)? })
+    }
+}
+
+fn identity(path: &Path) -> io::Result<(u64, u64)> {
+    let found = fs::symlink_metadata(path)?;
+    Ok((found.dev(), found.ino()))
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        if identity(&self.path).is_ok_and(|found| found == self.identity) {
+            // If it is refused, the next server finds that nobody listens on the file.
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv6Addr, TcpListener, TcpStream};
+
+    use super::*;
+
+    fn listen(address: &str, workers: usize, dual_stack: DualStack) -> Listening {
+        let options = Options { workers, dual_stack, unix_mode: None };
+        open(&address.parse().expect("an address"), options).expect("listeners")
+    }
+
+    fn port(listening: &Listening) -> u16 {
+        match &listening.address {
+            Address::Tcp(address) => address.port(),
+            Address::Unix(_) => panic!("not TCP"),
+        }
+    }
+
+    #[test]
+    fn all_listeners_share_one_free_port() {
+        let listening = listen("127.0.0.1:0", 3, DualStack::On);
+        assert_eq!(listening.listeners.len(), 3);
+        assert_ne!(port(&listening), 0);
+        TcpStream::connect(("127.0.0.1", port(&listening))).expect("a listener");
+    }
+
+    #[test]
+    fn an_address_in_use_is_an_error_that_names_the_process() {
+        let listening = listen("127.0.0.1:0", 1, DualStack::On);
+        let options = Options { workers: 1, ..Options::default() };
+        let error = open(&listening.address, options).expect_err("in use");
+        assert_eq!(error.source.kind(), io::ErrorKind::AddrInUse);
+        let here = format!("process {} (", std::process::id());
+        assert!(error.to_string().contains(&here), "{error}");
+        let everywhere = Address::Tcp(([0, 0, 0, 0], port(&listening)).into());
+        let error = open(&everywhere, options).expect_err("in use");
+        assert!(error.to_string().contains(&here), "{error}");
+    }
+
+    #[test]
+    fn an_address_that_comes_free_in_time_is_taken() {
+        let held = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = Address::Tcp(held.local_addr().expect("an address"));
+        let (begin, begun) = std::sync::mpsc::channel();
+        let holder = thread::spawn(move || {
+            begun.recv().expect("a word");
+            thread::sleep(Duration::from_millis(30));
+            drop(held);
+        });
+        begin.send(()).expect("it waits");
+        let options = Options { workers: 1, ..Options::default() };
+        assert_eq!(open(&address, options).expect("it comes free").address, address);
+        holder.join().expect("a thread");
+    }
+
+    #[test]
+    fn the_ipv6_wildcard_takes_ipv4_unless_it_must_not() {
+        if TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).is_err() {
+            return eprintln!("SKIPPED the_ipv6_wildcard_takes_ipv4: there is no IPv6 here");
+        }
+        for (dual_stack, takes_ipv4) in [(DualStack::On, true), (DualStack::Off, false)] {
+            let listening = listen("[::]:0", 1, dual_stack);
+            let port = port(&listening);
+            TcpStream::connect((Ipv6Addr::LOCALHOST, port)).expect("a listener");
+            assert_eq!(TcpStream::connect(("127.0.0.1", port)).is_ok(), takes_ipv4);
+        }
+    }
+}
