@@ -43,8 +43,8 @@ use self::schedule::{Schedule, Window, now_ns};
 use self::tally::{Sums, Tally};
 use self::worker::{Assignment, Ended};
 use crate::latency::Latencies;
+use crate::problem::Problem;
 use crate::results::{LoadFigures, Measurement};
-use crate::session::Problem;
 use crate::stop::Stop;
 
 /// How often the sums are taken and progress is reported.
@@ -132,7 +132,7 @@ pub fn run(
     plan.check()?;
     provide_descriptors(plan)?;
     let _confined = Confined::to(plan.thread_cpus());
-    let openers = Openers::start(&Arc::new(plan.clone()))?;
+    let openers = Openers::start(&Arc::new(plan.clone()), stop)?;
     let Some(links) = openers.open_all(plan, stop)? else {
         return Ok(Outcome {
             cut_short: Some("stopped while connections were being opened".to_owned()),

@@ -1,29 +1,40 @@
 //! Round trips: one message at a time on one connection, each echo compared with what was sent.
 //!
 //! The cases are those of sections 9.7 and 9.8 of the Autobahn test suite: text and binary messages of
-//! 0 to 4096 octets, each case on a connection of its own. What went over the wire is counted as the
-//! suite counts it: by the sizes in which octets were handed to and taken from the socket.
+//! 0 to 4096 bytes, each case on a connection of its own. What went over the wire is counted as the
+//! suite counts it: by the sizes in which bytes were handed to and taken from the socket.
+//!
+//! A message costs one send and one receive, and the clock is read before the one and after the other;
+//! whatever else there is to do is done while nothing is in flight. Only what does not fit into the
+//! socket's buffers is sent and received in turns.
 
 use std::collections::BTreeMap;
-use std::io::{self, Read as _, Write as _};
+use std::io;
 use std::time::{Duration, Instant};
 
 use ringecho::protocol::frame::Opcode;
+use rustix::event::PollFlags;
 
 use crate::latency::Latencies;
+use crate::opening::{HANDSHAKE_TIMEOUT, Handshake, Opened, Opening};
+use crate::problem::{Problem, Step};
 use crate::random::Random;
-use crate::session::{self, Event, Form, Handshake, Problem, Session};
+use crate::session::{Event, Form};
+use crate::socket::{CONNECT_TIMEOUT, Deadline};
 use crate::stop::Stop;
-use crate::target::{Stream, Target};
+use crate::target::Target;
+use crate::verdict::{Closing, End, Farewell, Sent};
 
-/// An echo that takes longer does not come.
+/// How long a message may take to leave and its echo to come back whole.
 pub const ECHO_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long the server may take to close after the close frames.
+/// How long the server may take to end the connection after the client's close frame.
 pub const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
-/// How often a client that waits looks whether it is to stop.
-const LOOK: Duration = Duration::from_millis(200);
-/// The sizes of the cases, in octets.
+/// The same once the user has asked for the end.
+const CLOSE_TIMEOUT_STOPPED: Duration = Duration::from_millis(200);
+/// The payload sizes of the cases, in bytes.
 const SIZES: [usize; 6] = [0, 16, 64, 256, 1024, 4096];
+/// Digits of a message's number in its payload, where there is room for them.
+const STAMP: usize = 8;
 
 /// How the client waits for an echo.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,8 +50,8 @@ pub enum Wait {
 pub struct Case {
     /// Its name in the suite, or one of our own.
     pub name: String,
-    /// Octets of payload.
-    pub octets: usize,
+    /// The length of each payload.
+    pub payload_bytes: usize,
     /// Text or binary.
     pub form: Form,
     /// How many messages.
@@ -48,12 +59,12 @@ pub struct Case {
 }
 
 impl Case {
-    /// The cases 9.7.1 to 9.8.6, each of so many messages.
+    /// The cases 9.7.1 to 9.8.6, each with `messages` messages.
     pub fn autobahn(messages: u64) -> Vec<Case> {
         let section = |number, form| {
-            (1..).zip(SIZES).map(move |(case, octets)| Case {
+            (1..).zip(SIZES).map(move |(case, payload_bytes)| Case {
                 name: format!("9.{number}.{case}"),
-                octets,
+                payload_bytes,
                 form,
                 messages,
             })
@@ -67,22 +78,68 @@ impl Case {
             Form::Text => "text",
             Form::Binary => "binary",
         };
-        format!("Send {} {form} messages of payload size {}.", self.messages, self.octets)
+        format!("Send {} {form} messages of payload size {}.", self.messages, self.payload_bytes)
     }
 }
 
-/// Counts by the size of what was handed over at a time.
-pub type Chops = BTreeMap<usize, u64>;
+/// How long each step may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Timeouts {
+    /// Resolving the host name and connecting: [`CONNECT_TIMEOUT`].
+    pub connect: Duration,
+    /// The opening handshake: [`HANDSHAKE_TIMEOUT`].
+    pub handshake: Duration,
+    /// A message and its echo: [`ECHO_TIMEOUT`].
+    pub echo: Duration,
+    /// The closing handshake and the end of the connection: [`CLOSE_TIMEOUT`].
+    pub close: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Timeouts {
+        Timeouts {
+            connect: CONNECT_TIMEOUT,
+            handshake: HANDSHAKE_TIMEOUT,
+            echo: ECHO_TIMEOUT,
+            close: CLOSE_TIMEOUT,
+        }
+    }
+}
+
+/// One case on one server.
+#[derive(Debug, Clone, Copy)]
+pub struct Plan<'a> {
+    /// The server.
+    pub target: &'a Target,
+    /// What is sent.
+    pub case: &'a Case,
+    /// How the client waits.
+    pub wait: Wait,
+    /// What payloads and masking keys follow from.
+    pub seed: u64,
+    /// How long each step may take.
+    pub timeouts: Timeouts,
+}
+
+impl<'a> Plan<'a> {
+    /// One with a client that sleeps while it waits, and with the usual timeouts.
+    pub fn new(target: &'a Target, case: &'a Case) -> Plan<'a> {
+        Plan { target, case, wait: Wait::Block, seed: 1, timeouts: Timeouts::default() }
+    }
+}
+
+/// How many sends or receives there were of each size in bytes.
+pub type SizeCounts = BTreeMap<usize, u64>;
 
 /// What went over the wire of one connection.
 #[derive(Debug, Clone, Default)]
 pub struct Wire {
     /// The opening handshake.
     pub handshake: Handshake,
-    /// Octets taken from the socket, by the size of each receive.
-    pub received: Chops,
-    /// Octets handed to the socket, by the size of each send.
-    pub sent: Chops,
+    /// Receives from the socket.
+    pub received: SizeCounts,
+    /// Sends to the socket.
+    pub sent: SizeCounts,
     /// Frames received, by opcode.
     pub frames_received: BTreeMap<u8, u64>,
     /// Frames sent, by opcode.
@@ -100,124 +157,161 @@ pub struct Wire {
 /// What one case came to on one connection.
 #[derive(Debug, Default)]
 pub struct Outcome {
-    /// The round trips.
+    /// The round trips of all messages whose echo was right.
     pub latencies: Latencies,
-    /// From the first message to the last echo.
+    /// From the first message to the last right echo.
     pub duration: Duration,
     /// What went over the wire.
     pub wire: Wire,
-    /// Why it ended early; what was measured until then is kept.
+    /// Why it ended early, unless the user asked for that; what was measured until then is kept.
     pub problem: Option<Problem>,
+    /// How the server took its leave, where there was a closing handshake and the user let it end.
+    /// What is not clean deserves a warning, and the measurement stands.
+    pub farewell: Option<Farewell>,
 }
 
-/// A connection that is being measured.
-struct Connection {
-    stream: Stream,
-    session: Session,
-    wait: Wait,
-    wire: Wire,
-}
-
-/// Runs one case on a new connection.
+/// Runs a case on a new connection, until it is done or `stop` is requested. An early stop is no
+/// problem, and leaves an outcome of fewer messages.
 ///
 /// # Errors
 ///
 /// When no connection comes about. What happens later is in the outcome.
-pub fn run(
-    target: &Target,
-    case: &Case,
-    wait: Wait,
-    seed: u64,
-    stop: &Stop,
-) -> Result<Outcome, Problem> {
-    let mut stream = Stream::connect(&target.endpoint).map_err(Problem::NoServer)?;
-    let (session, handshake) = session::open(&mut stream, target, false, seed)?;
-    stream
-        .set_waiting(match wait {
-            Wait::Block => Some(LOOK),
-            Wait::Spin => None,
-        })
-        .map_err(Problem::Lost)?;
-    let mut wire = Wire::default();
-    if target.websocket.is_some() {
-        *wire.sent.entry(handshake.request.len()).or_default() += 1;
-        *wire.received.entry(handshake.response.len()).or_default() += 1;
-    }
-    wire.handshake = handshake;
-    let mut connection = Connection { stream, session, wait, wire };
+pub fn run(plan: &Plan<'_>, stop: &Stop) -> Result<Outcome, Problem> {
+    let opening = Opening {
+        connect_timeout: plan.timeouts.connect,
+        handshake_timeout: plan.timeouts.handshake,
+        ..Opening::new(plan.target, plan.seed)
+    };
     let mut outcome = Outcome::default();
-    if let Err(problem) = connection.measure(case, seed, stop, &mut outcome) {
-        outcome.problem = Some(problem);
-    } else if target.websocket.is_some() {
-        outcome.problem = connection.close().err();
+    let opened = match opening.open(stop) {
+        Ok(opened) => opened,
+        Err(Problem::Stopped) => return Ok(outcome),
+        Err(problem) => return Err(problem),
+    };
+    let mut connection = Connection::new(opened, *plan, stop);
+    match connection.measure(&mut outcome).and_then(|()| connection.close()) {
+        Ok(farewell) => outcome.farewell = farewell,
+        Err(Problem::Stopped) => {}
+        Err(problem) => outcome.problem = Some(connection.explain(problem)),
     }
     outcome.wire = connection.wire;
     Ok(outcome)
 }
 
-impl Connection {
-    fn measure(
-        &mut self,
-        case: &Case,
-        seed: u64,
-        stop: &Stop,
-        outcome: &mut Outcome,
-    ) -> Result<(), Problem> {
-        let mut payload = payload(case.octets, seed);
-        let mut output = Vec::with_capacity(case.octets + 32);
+/// A connection that is being measured.
+struct Connection<'a> {
+    opened: Opened,
+    plan: Plan<'a>,
+    stop: &'a Stop,
+    /// What is sent next or was sent last.
+    payload: Vec<u8>,
+    wire: Wire,
+}
+
+impl<'a> Connection<'a> {
+    fn new(mut opened: Opened, plan: Plan<'a>, stop: &'a Stop) -> Connection<'a> {
+        let handshake = std::mem::take(&mut opened.handshake);
+        let mut wire = Wire::default();
+        if plan.target.websocket.is_some() {
+            *wire.sent.entry(handshake.request.len()).or_default() += 1;
+            *wire.received.entry(handshake.response.len()).or_default() += 1;
+        }
+        wire.handshake = handshake;
+        let payload = payload(plan.case.payload_bytes, plan.seed);
+        Connection { opened, plan, stop, payload, wire }
+    }
+
+    fn measure(&mut self, outcome: &mut Outcome) -> Result<(), Problem> {
+        let Plan { case, timeouts, .. } = self.plan;
+        let mut output = Vec::with_capacity(case.payload_bytes + 32);
         let opcode = match case.form {
             Form::Text => Opcode::Text,
             Form::Binary => Opcode::Binary,
         };
         let begin = Instant::now();
         for number in 0..case.messages {
-            if stop.is_requested() {
+            if self.stop.is_requested() {
                 break;
             }
-            // Each message says which it is, where it has room for that.
-            for (octet, digit) in payload.iter_mut().zip(format!("{number:08}").bytes()) {
-                *octet = digit;
-            }
+            stamp(&mut self.payload, number);
             output.clear();
-            self.session.message(&mut output, case.form, &payload, 1);
+            self.opened.session.message(&mut output, case.form, &self.payload, 1);
             let sent = Instant::now();
-            self.write(&output)?;
+            let mut deadline = Deadline::since(sent, Step::Echo, timeouts.echo, self.stop);
+            self.send(&output, &mut deadline)?;
             *self.wire.frames_sent.entry(opcode as u8).or_default() += 1;
-            let form = self.echo(&payload, sent)?;
-            outcome.latencies.record(sent.elapsed());
-            outcome.duration = begin.elapsed();
-            self.session.compare(number, (case.form, form), &payload)?;
+            let form = self.echo(&mut deadline)?;
+            let came = Instant::now();
+            self.judge(number, form)?;
+            outcome.latencies.record(came - sent);
+            outcome.duration = came - begin;
         }
         Ok(())
     }
 
-    fn write(&mut self, octets: &[u8]) -> Result<(), Problem> {
-        let mut left = octets;
+    /// Judges the echo of message `number`.
+    #[inline]
+    fn judge(&mut self, number: u64, form: Form) -> Result<(), Problem> {
+        let sent = Sent { number, form: self.plan.case.form, payload: &self.payload };
+        let Err(wrong) = self.opened.session.judge(&sent, form) else { return Ok(()) };
+        // It may be right, and one too many, for the message before.
+        let Some(before) = number.checked_sub(1) else { return Err(wrong) };
+        stamp(&mut self.payload, before);
+        if self.opened.session.echo() == self.payload {
+            return Err(Problem::RepeatedEcho(before));
+        }
+        Err(wrong)
+    }
+
+    /// Sends all of `bytes`. Where the socket takes no more, the server may be waiting for its own
+    /// echoes to be taken, and so they are.
+    #[inline]
+    fn send(&mut self, bytes: &[u8], deadline: &mut Deadline<'_>) -> Result<(), Problem> {
+        let mut left = bytes;
         while !left.is_empty() {
-            match self.stream.write(left) {
+            match self.opened.stream.send(left) {
                 Ok(count) => {
                     *self.wire.sent.entry(count).or_default() += 1;
                     left = &left[count..];
                 }
-                Err(error) if is_transient(&error) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    let events = PollFlags::IN | PollFlags::OUT;
+                    if deadline.wait(&self.opened.stream, events)? != PollFlags::OUT {
+                        self.receive_now()?;
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(Problem::Lost(error)),
             }
         }
         Ok(())
     }
 
-    /// Waits for an echo of `payload`, and gives its form.
+    /// Takes what has come, if anything has.
+    fn receive_now(&mut self) -> Result<(), Problem> {
+        match self.opened.stream.receive(self.opened.session.room()) {
+            Ok(0) => Err(Problem::Closed(None)),
+            Ok(count) => {
+                self.note_received(count);
+                Ok(())
+            }
+            Err(error) if is_transient(&error) => Ok(()),
+            Err(error) => Err(Problem::Lost(error)),
+        }
+    }
+
+    fn note_received(&mut self, count: usize) {
+        self.opened.session.filled(count);
+        *self.wire.received.entry(count).or_default() += 1;
+    }
+
+    /// Waits for an echo, and gives its form.
     #[inline]
-    fn echo(&mut self, payload: &[u8], sent: Instant) -> Result<Form, Problem> {
+    fn echo(&mut self, deadline: &mut Deadline<'_>) -> Result<Form, Problem> {
         loop {
-            match self.next(payload.len(), sent + ECHO_TIMEOUT)? {
+            match self.next(deadline)? {
                 Some(Event::Echo(form)) => return Ok(form),
-                Some(Event::Ping(ping)) => {
-                    let mut pong = Vec::new();
-                    self.session.control(&mut pong, Opcode::Pong, &ping);
-                    self.write(&pong)?;
-                    *self.wire.frames_sent.entry(Opcode::Pong as u8).or_default() += 1;
-                }
+                Some(Event::Ping(ping)) => self.control(Opcode::Pong, &ping, deadline).map(drop)?,
                 Some(Event::Close(code, frame)) => {
                     (self.wire.close_code, self.wire.close_received) = (code, frame);
                     return Err(Problem::Closed(code));
@@ -227,66 +321,150 @@ impl Connection {
         }
     }
 
+    /// Sends a control frame, and gives its bytes.
+    fn control(
+        &mut self,
+        opcode: Opcode,
+        payload: &[u8],
+        deadline: &mut Deadline<'_>,
+    ) -> Result<Vec<u8>, Problem> {
+        let mut frame = Vec::new();
+        self.opened.session.control(&mut frame, opcode, payload);
+        self.send(&frame, deadline)?;
+        *self.wire.frames_sent.entry(opcode as u8).or_default() += 1;
+        Ok(frame)
+    }
+
     /// What comes next; nothing where the server has ended the connection.
     #[inline]
-    fn next(&mut self, payload: usize, until: Instant) -> Result<Option<Event>, Problem> {
+    fn next(&mut self, deadline: &mut Deadline<'_>) -> Result<Option<Event>, Problem> {
+        if let Some(event) = self.take_event()? {
+            return Ok(Some(event));
+        }
         loop {
-            if let Some(event) = self.session.next(payload)? {
-                let opcode = match &event {
-                    Event::Echo(Form::Text) => Opcode::Text,
-                    Event::Echo(Form::Binary) => Opcode::Binary,
-                    Event::Close(..) => Opcode::Close,
-                    Event::Ping(_) => Opcode::Ping,
-                };
-                *self.wire.frames_received.entry(opcode as u8).or_default() += 1;
-                return Ok(Some(event));
-            }
-            match self.stream.read(self.session.room()) {
-                Ok(0) => {
-                    self.session.filled(0);
-                    return Ok(None);
-                }
+            let Opened { stream, session, .. } = &mut self.opened;
+            let received = match self.plan.wait {
+                Wait::Block => stream.receive_sleeping(session.room()),
+                Wait::Spin => stream.receive(session.room()),
+            };
+            match received {
+                Ok(0) => return Ok(None),
                 Ok(count) => {
-                    self.session.filled(count);
-                    *self.wire.received.entry(count).or_default() += 1;
+                    self.note_received(count);
+                    if let Some(event) = self.take_event()? {
+                        return Ok(Some(event));
+                    }
                 }
                 Err(error) if is_transient(&error) => {
-                    self.session.filled(0);
-                    if Instant::now() > until {
-                        return Err(Problem::Silent);
-                    }
-                    if self.wait == Wait::Spin {
+                    if self.plan.wait == Wait::Spin {
                         std::hint::spin_loop();
                     }
                 }
                 Err(error) => return Err(Problem::Lost(error)),
             }
+            deadline.check()?;
         }
     }
 
-    /// The closing handshake, begun here, and the server's end of the connection.
-    fn close(&mut self) -> Result<(), Problem> {
-        let mut frame = Vec::new();
-        self.session.control(&mut frame, Opcode::Close, &1000u16.to_be_bytes());
-        self.write(&frame)?;
-        *self.wire.frames_sent.entry(Opcode::Close as u8).or_default() += 1;
-        self.wire.close_sent = frame;
-        let until = Instant::now() + CLOSE_TIMEOUT;
-        loop {
-            match self.next(0, until) {
-                Ok(Some(Event::Close(code, frame))) => {
+    #[inline]
+    fn take_event(&mut self) -> Result<Option<Event>, Problem> {
+        let event = self.opened.session.next(self.plan.case.payload_bytes)?;
+        if let Some(event) = &event {
+            let opcode = match event {
+                Event::Echo(Form::Text) => Opcode::Text,
+                Event::Echo(Form::Binary) => Opcode::Binary,
+                Event::Close(..) => Opcode::Close,
+                Event::Ping(_) => Opcode::Ping,
+            };
+            *self.wire.frames_received.entry(opcode as u8).or_default() += 1;
+        }
+        Ok(event)
+    }
+
+    /// Closes the connection; gives nothing where there are no close frames.
+    fn close(&mut self) -> Result<Option<Farewell>, Problem> {
+        // What has come already, and nobody awaited, was sent before the server knew of the end.
+        while let Some(event) = self.take_event()? {
+            match event {
+                Event::Echo(_) => return Err(self.unawaited()),
+                Event::Close(code, frame) => {
                     (self.wire.close_code, self.wire.close_received) = (code, frame);
                 }
-                Ok(Some(Event::Echo(_) | Event::Ping(_))) => {}
-                Ok(None) => {
-                    self.wire.is_dropped_by_server = true;
-                    return Ok(());
-                }
-                // The server may leave the end to the client; the wire says so.
-                Err(Problem::Silent) if !self.wire.close_received.is_empty() => return Ok(()),
-                Err(problem) => return Err(problem),
+                Event::Ping(_) => {}
             }
         }
+        if self.plan.target.websocket.is_none() {
+            let is_whole = self.opened.session.unread().is_empty();
+            return if is_whole { Ok(None) } else { Err(Problem::UnawaitedEcho) };
+        }
+        let stop = self.stop;
+        let mut deadline = if stop.is_requested() {
+            Deadline::regardless(Step::Close, CLOSE_TIMEOUT_STOPPED)
+        } else {
+            Deadline::new(Step::Close, self.plan.timeouts.close, stop)
+        };
+        let mut closing =
+            Closing { is_answered: !self.wire.close_received.is_empty(), ..Closing::default() };
+        let end = match self.shake_hands(&mut closing, &mut deadline) {
+            Ok(()) => End::Closed,
+            Err(Problem::TimedOut(..)) => End::TimedOut,
+            Err(Problem::Broken(violation)) => End::Broken(violation),
+            Err(Problem::Lost(_)) => End::Reset,
+            Err(problem) => return Err(problem),
+        };
+        self.wire.is_dropped_by_server = matches!(end, End::Closed | End::Reset);
+        Ok(Some(closing.judge(end)))
+    }
+
+    /// The closing handshake, and the server's end of the connection.
+    fn shake_hands(
+        &mut self,
+        closing: &mut Closing,
+        deadline: &mut Deadline<'_>,
+    ) -> Result<(), Problem> {
+        // RFC 6455 section 7.4.1: 1000 is that what a connection is for has been done.
+        let close = self.control(Opcode::Close, &1000u16.to_be_bytes(), deadline)?;
+        self.wire.close_sent = close;
+        while let Some(event) = self.next(deadline)? {
+            closing.note(&event);
+            match event {
+                Event::Close(code, frame) => {
+                    (self.wire.close_code, self.wire.close_received) = (code, frame);
+                }
+                Event::Echo(_) if self.opened.session.echo() == self.payload => {
+                    return Err(self.unawaited());
+                }
+                Event::Echo(_) | Event::Ping(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// What a message is that came while none was awaited.
+    fn unawaited(&self) -> Problem {
+        match self.plan.case.messages.checked_sub(1) {
+            Some(last) if self.opened.session.echo() == self.payload => Problem::RepeatedEcho(last),
+            _ => Problem::UnawaitedEcho,
+        }
+    }
+
+    /// A server that closes the connection in the middle of something says why, and that says more
+    /// than that a send failed.
+    fn explain(&mut self, problem: Problem) -> Problem {
+        if !matches!(problem, Problem::Lost(_) | Problem::Closed(None) | Problem::TimedOut(..)) {
+            return problem;
+        }
+        // Until nothing is left.
+        while let Ok(count @ 1..) = self.opened.stream.receive(self.opened.session.room()) {
+            self.note_received(count);
+        }
+        while let Ok(Some(event)) = self.take_event() {
+            if let Event::Close(code, frame) = event {
+                (self.wire.close_code, self.wire.close_received) = (code, frame);
+                return Problem::Closed(code);
+            }
+        }
+        problem
     }
 }
 
@@ -295,7 +473,33 @@ fn is_transient(error: &io::Error) -> bool {
 }
 
 /// ASCII, so that it can be sent as text, and different in each place.
-fn payload(octets: usize, seed: u64) -> Vec<u8> {
+fn payload(bytes: usize, seed: u64) -> Vec<u8> {
     let mut random = Random::new(seed);
-    (0..octets).map(|_| b'!' + random.below(94) as u8).collect()
+    (0..bytes).map(|_| b'!' + random.below(94) as u8).collect()
+}
+
+/// Writes a message's number to the beginning of its payload, the last digits of it where there is
+/// no room for more.
+fn stamp(payload: &mut [u8], number: u64) {
+    let mut left = number;
+    for byte in payload.iter_mut().take(STAMP).rev() {
+        *byte = b'0' + (left % 10) as u8;
+        left /= 10;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_says_which_it_is_as_far_as_there_is_room() {
+        for (length, number, stamped) in
+            [(0, 7, ""), (2, 123, "23"), (8, 123, "00000123"), (10, 123, "00000123..")]
+        {
+            let mut payload = vec![b'.'; length];
+            stamp(&mut payload, number);
+            assert_eq!(payload, stamped.as_bytes());
+        }
+    }
 }

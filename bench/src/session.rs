@@ -1,29 +1,21 @@
-//! One connection in the client's role: messages become octets, and octets become echoes. No input or
-//! output is done here but by [`open`], which waits for the opening handshake.
+//! What is said on one connection in the client's role: messages become bytes, and bytes become
+//! echoes. No input or output is done here, and no time is read.
 //!
-//! Masking keys come from a seeded generator, a new one for each frame, and so the octets of a session
-//! are the same for the same seed (RFC 6455 section 5.3 wants keys that a web page cannot guess;
-//! there is none here).
+//! Masking keys come from a seeded generator, a new one for each frame, so the bytes of a session are
+//! the same for the same seed. RFC 6455 section 5.3 wants keys that a web page cannot guess; there is
+//! no web page here.
 
-use std::fmt;
-use std::io::{self, Read as _, Write as _};
-use std::time::Duration;
-
-use flate2::{Compress, Compression, FlushCompress};
-use ringecho::protocol::client::{Refusal, Request};
+use ringecho::protocol::close;
 use ringecho::protocol::frame::{self, COMPRESSED, FINAL, Header, Opcode};
-use ringecho::protocol::inflate::{Inflater, TAIL};
 use ringecho::protocol::violation::Violation;
 
+use crate::compression::Codec;
+use crate::problem::Problem;
 use crate::random::Random;
-use crate::target::{Stream, Target};
+use crate::verdict::{Sent, judge_echo};
 
-/// How long the opening handshake may take.
-pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Octets that are received at a time, at least.
+/// Bytes for which there is room at each receive, at least.
 pub const ROOM: usize = 64 << 10;
-/// The most that an echo may inflate to, in bytes: 1 GiB, the largest message of ringecho.
-const INFLATED_MAX: usize = 1 << 30;
 
 /// Text or binary.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,90 +35,14 @@ impl Form {
     }
 }
 
-/// Why a server cannot be measured, or can no longer.
-#[derive(Debug)]
-pub enum Problem {
-    /// Nobody listens there.
-    NoServer(io::Error),
-    /// What listens there is no WebSocket server.
-    NoWebSocket(Refusal),
-    /// It has no permessage-deflate, or only with parameters.
-    NoCompression(Option<String>),
-    /// It did not answer in time.
-    Silent,
-    /// It broke the protocol.
-    Broken(Violation),
-    /// It sent something that is no echo: which message, counted from 0, and the first octet that
-    /// differs.
-    WrongEcho(u64, usize),
-    /// It sent an echo as another form, text for binary or the other way round.
-    WrongForm(u64),
-    /// It closed the connection, with this code.
-    Closed(Option<u16>),
-    /// The connection was lost.
-    Lost(io::Error),
-}
-
-impl fmt::Display for Problem {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Problem::NoServer(error) => {
-                write!(f, "nobody to measure: {error}; start the server, or check the address")
-            }
-            Problem::NoWebSocket(refusal) => write!(
-                f,
-                "this is no WebSocket server: {refusal}; write tcp:// to measure plain octets"
-            ),
-            Problem::NoCompression(None) => {
-                f.write_str("the server declines permessage-deflate; leave compression off")
-            }
-            Problem::NoCompression(Some(answer)) => write!(
-                f,
-                "the server agrees to {answer:?}, and only permessage-deflate without parameters is \
-                 measured"
-            ),
-            Problem::Silent => f.write_str("no answer in time"),
-            Problem::Broken(violation) => {
-                write!(f, "the server broke the protocol: {}", violation.reason())
-            }
-            Problem::WrongEcho(message, octet) => {
-                write!(f, "the echo of message {message} differs from it at octet {octet}")
-            }
-            Problem::WrongForm(message) => {
-                write!(f, "message {message} came back as text for binary, or binary for text")
-            }
-            Problem::Closed(Some(code)) => write!(f, "the server closed with code {code}"),
-            Problem::Closed(None) => f.write_str("the server closed the connection"),
-            Problem::Lost(error) => write!(f, "the connection was lost: {error}"),
-        }
-    }
-}
-
-impl std::error::Error for Problem {}
-
-/// The opening handshake as it went over the wire.
-#[derive(Debug, Clone, Default)]
-pub struct Handshake {
-    /// What was sent.
-    pub request: Vec<u8>,
-    /// What was answered, without the frames behind it.
-    pub response: Vec<u8>,
-}
-
-/// What is compressed in both directions, with context takeover.
-struct Codec {
-    deflater: Compress,
-    inflater: Inflater,
-}
-
 /// A connection's state.
 #[expect(missing_debug_implementations, reason = "the deflater has none")]
 pub struct Session {
-    /// Whether messages are frames; else octets.
+    /// Whether messages are frames; else they are plain bytes.
     is_framed: bool,
     keys: Random,
     codec: Option<Codec>,
-    /// Room for octets, of which those from `read` to `end` are received and not yet used up.
+    /// Room for bytes, of which those from `read` to `end` are received and not yet used up.
     received: Vec<u8>,
     read: usize,
     end: usize,
@@ -141,64 +57,23 @@ pub struct Session {
 pub enum Event {
     /// A whole message stands in [`Session::echo`].
     Echo(Form),
-    /// The server sent a close frame, with this code. The octets are those of the frame.
+    /// The server sent a close frame, with this code. The bytes are those of the whole frame.
     Close(Option<u16>, Vec<u8>),
     /// A ping, with what its pong has to repeat.
     Ping(Vec<u8>),
 }
 
-/// Opens a session on `stream`, which waits: connects it as the target wants it.
-///
-/// # Errors
-///
-/// When the server does not answer, or not as a WebSocket server has to.
-pub fn open(
-    stream: &mut Stream,
-    target: &Target,
-    compresses: bool,
-    seed: u64,
-) -> Result<(Session, Handshake), Problem> {
-    let mut session = Session::new(target.websocket.is_some(), seed);
-    let Some((host, path)) = &target.websocket else {
-        return Ok((session, Handshake::default()));
-    };
-    let mut key = [0; 16];
-    for half in key.chunks_mut(8) {
-        half.copy_from_slice(&session.keys.number().to_ne_bytes());
-    }
-    let extensions = compresses.then_some("permessage-deflate");
-    let request = Request { host, target: path, key, extensions };
-    let octets = request.octets();
-    stream.set_waiting(Some(HANDSHAKE_TIMEOUT)).map_err(Problem::Lost)?;
-    stream.write_all(&octets).map_err(Problem::Lost)?;
-    loop {
-        let room = session.room();
-        let count = match stream.read(room) {
-            Ok(0) => return Err(Problem::Closed(None)),
-            Ok(count) => count,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Err(Problem::Silent),
-            Err(error) => return Err(Problem::Lost(error)),
-        };
-        session.filled(count);
-        let answer = request.check(session.unread()).map_err(Problem::NoWebSocket)?;
-        if let Some(accepted) = answer {
-            if compresses {
-                if accepted.extensions.as_deref() != Some("permessage-deflate") {
-                    return Err(Problem::NoCompression(accepted.extensions));
-                }
-                session.codec = Some(Codec {
-                    deflater: Compress::new(Compression::default(), false),
-                    inflater: Inflater::default(),
-                });
-            }
-            let response = session.unread()[..accepted.head_bytes].to_vec();
-            session.read += accepted.head_bytes;
-            return Ok((session, Handshake { request: octets, response }));
-        }
-    }
-}
-
 impl Session {
+    /// One whose messages are frames, after the opening handshake.
+    pub(crate) fn framed(seed: u64) -> Session {
+        Session::new(true, seed)
+    }
+
+    /// One whose messages are plain bytes.
+    pub(crate) fn plain(seed: u64) -> Session {
+        Session::new(false, seed)
+    }
+
     fn new(is_framed: bool, seed: u64) -> Session {
         Session {
             is_framed,
@@ -213,17 +88,25 @@ impl Session {
         }
     }
 
-    /// A session of frames without an opening handshake, for tests.
-    #[cfg(test)]
-    pub(crate) fn opened(seed: u64) -> Session {
-        Session::new(true, seed)
+    /// Has all messages compressed from now on.
+    pub(crate) fn compress(&mut self, codec: Codec) {
+        self.codec = Some(codec);
+    }
+
+    /// The nonce of an opening handshake (RFC 6455 section 4.1).
+    pub(crate) fn nonce(&mut self) -> [u8; 16] {
+        let mut nonce = [0; 16];
+        for half in nonce.chunks_mut(8) {
+            half.copy_from_slice(&self.keys.number().to_ne_bytes());
+        }
+        nonce
     }
 
     fn key(&mut self) -> [u8; 4] {
         (self.keys.number() as u32).to_ne_bytes()
     }
 
-    /// Appends the octets of a message, in so many fragments of about the same length.
+    /// Appends a message to `output`, split into `fragments` of about the same length.
     pub fn message(&mut self, output: &mut Vec<u8>, form: Form, payload: &[u8], fragments: usize) {
         if !self.is_framed {
             return output.extend_from_slice(payload);
@@ -246,7 +129,7 @@ impl Session {
         }
     }
 
-    /// Appends the octets of a control frame, where there are frames.
+    /// Appends a control frame to `output`, unless messages are plain bytes.
     pub fn control(&mut self, output: &mut Vec<u8>, opcode: Opcode, payload: &[u8]) {
         if self.is_framed {
             let key = self.key();
@@ -254,7 +137,7 @@ impl Session {
         }
     }
 
-    /// Where received octets go, at least [`ROOM`]; say by [`Session::filled`] how many came.
+    /// Where received bytes go, [`ROOM`] of them at least. Tell [`Session::filled`] how many came.
     #[inline]
     pub fn room(&mut self) -> &mut [u8] {
         if self.read == self.end {
@@ -266,7 +149,7 @@ impl Session {
         &mut self.received[self.end..]
     }
 
-    /// Gives what is used up back, and grows where a message has not come whole.
+    /// Moves what is unread to the front, and grows where an unfinished message needs it.
     #[cold]
     fn make_room(&mut self) {
         self.received.copy_within(self.read..self.end, 0);
@@ -276,18 +159,24 @@ impl Session {
         }
     }
 
-    /// Notes that `count` octets were received into the last [`Session::room`].
+    /// Notes that `count` bytes were received into the last [`Session::room`].
     #[inline]
     pub fn filled(&mut self, count: usize) {
         self.end += count;
     }
 
-    fn unread(&self) -> &[u8] {
+    /// What was received and not yet understood.
+    pub fn unread(&self) -> &[u8] {
         &self.received[self.read..self.end]
     }
 
-    /// The next thing that has come whole. `payload` is how many octets the next echo has, which
-    /// says where it ends if there are no frames.
+    /// Passes over the first `count` bytes that are unread.
+    pub(crate) fn skip(&mut self, count: usize) {
+        self.read += count;
+    }
+
+    /// The next event that has come whole. `payload` is the length of the next echo in bytes, which
+    /// says where it ends if messages are plain bytes.
     ///
     /// # Errors
     ///
@@ -312,22 +201,23 @@ impl Session {
             if (unread.len() as u64) < end {
                 return Ok(None);
             }
-            let (octets, payload) = (end as usize, header.header_length..end as usize);
+            let (frame_bytes, payload) = (end as usize, header.header_length..end as usize);
             match header.opcode {
                 Opcode::Ping => {
                     let ping = unread[payload].to_vec();
-                    self.read += octets;
+                    self.read += frame_bytes;
                     return Ok(Some(Event::Ping(ping)));
                 }
-                Opcode::Pong => self.read += octets,
+                Opcode::Pong => self.read += frame_bytes,
                 Opcode::Close => {
-                    let code = unread[payload].first_chunk().map(|code| u16::from_be_bytes(*code));
-                    let frame = unread[..octets].to_vec();
-                    self.read += octets;
+                    let code = close::check(&unread[payload]).map_err(Problem::Broken)?;
+                    let code = code.map(|code| code.value());
+                    let frame = unread[..frame_bytes].to_vec();
+                    self.read += frame_bytes;
                     return Ok(Some(Event::Close(code, frame)));
                 }
                 Opcode::Text | Opcode::Binary | Opcode::Continuation => {
-                    if let Some(form) = self.fragment(&header, octets)? {
+                    if let Some(form) = self.fragment(&header, frame_bytes)? {
                         return Ok(Some(Event::Echo(form)));
                     }
                 }
@@ -335,8 +225,8 @@ impl Session {
         }
     }
 
-    /// Takes a fragment; gives the form of its message if that is whole.
-    fn fragment(&mut self, header: &Header, octets: usize) -> Result<Option<Form>, Problem> {
+    /// Takes a frame of a message; gives the form of the message if it was the last one.
+    fn fragment(&mut self, header: &Header, frame_bytes: usize) -> Result<Option<Form>, Problem> {
         match (header.opcode, self.form) {
             (Opcode::Continuation, None) => {
                 return Err(Problem::Broken(Violation::ContinuationUnexpected));
@@ -352,9 +242,9 @@ impl Session {
             self.echo.clear();
             self.is_compressed = header.is_compressed;
         }
-        let payload = &self.received[self.read + header.header_length..self.read + octets];
+        let payload = &self.received[self.read + header.header_length..self.read + frame_bytes];
         self.echo.extend_from_slice(payload);
-        self.read += octets;
+        self.read += frame_bytes;
         if !header.is_final {
             return Ok(None);
         }
@@ -371,51 +261,16 @@ impl Session {
         &self.echo
     }
 
-    /// Compares the last echo with what was sent as message `number`.
+    /// Judges the last echo, which came as `form`.
     ///
     /// # Errors
     ///
-    /// Where it differs.
+    /// As [`judge_echo`].
     #[inline]
-    pub fn compare(&self, number: u64, form: (Form, Form), payload: &[u8]) -> Result<(), Problem> {
-        if self.echo == payload {
-            let (sent, come) = form;
-            return if sent == come || !self.is_framed {
-                Ok(())
-            } else {
-                Err(Problem::WrongForm(number))
-            };
-        }
-        let same = self.echo.iter().zip(payload).take_while(|(come, sent)| come == sent).count();
-        Err(Problem::WrongEcho(number, same))
-    }
-}
-
-impl Codec {
-    fn deflate(&mut self, payload: &[u8]) -> Vec<u8> {
-        let mut output = Vec::with_capacity(payload.len() + payload.len() / 8 + 64);
-        let begin = self.deflater.total_in();
-        loop {
-            let taken = (self.deflater.total_in() - begin) as usize;
-            self.deflater
-                .compress_vec(&payload[taken..], &mut output, FlushCompress::Sync)
-                .expect("deflating cannot fail");
-            if output.len() < output.capacity() {
-                break;
-            }
-            output.reserve(output.capacity());
-        }
-        // RFC 7692 section 7.2.3.6: an empty block is an octet of zero. The deflater makes none when
-        // there is nothing since the last flush.
-        match output.len().checked_sub(TAIL.len()) {
-            Some(length) => output.truncate(length),
-            None => output.push(0),
-        }
-        output
-    }
-
-    fn inflate(&mut self, payload: &[u8]) -> Result<Vec<u8>, Problem> {
-        self.inflater.message(payload, INFLATED_MAX).map_err(Problem::Broken)
+    pub fn judge(&self, sent: &Sent<'_>, form: Form) -> Result<(), Problem> {
+        // Plain bytes have no form that could differ.
+        let form = if self.is_framed { form } else { sent.form };
+        judge_echo(sent, form, &self.echo)
     }
 }
 
@@ -423,26 +278,21 @@ impl Codec {
 mod tests {
     use super::*;
 
-    fn receive(session: &mut Session, octets: &[u8]) {
-        session.room()[..octets.len()].copy_from_slice(octets);
-        session.filled(octets.len());
+    fn receive(session: &mut Session, bytes: &[u8]) {
+        session.room()[..bytes.len()].copy_from_slice(bytes);
+        session.filled(bytes.len());
     }
 
     #[test]
-    fn an_echo_in_fragments_with_control_frames_between_is_put_together() {
-        let mut session = Session::opened(1);
-        let octets = b"\x01\x03one\x89\x01?\x00\x00\x8a\x00\x80\x04 two\x88\x02\x03\xe8";
-        for octet in &octets[..octets.len() - 1] {
-            receive(&mut session, &[*octet]);
+    fn an_echo_in_fragments_with_control_frames_between_is_joined() {
+        let mut session = Session::framed(1);
+        let bytes = b"\x01\x03one\x89\x01?\x00\x00\x8a\x00\x80\x04 two\x88\x02\x03\xe8";
+        for byte in &bytes[..bytes.len() - 1] {
+            receive(&mut session, &[*byte]);
         }
         assert_eq!(session.next(7).expect("right"), Some(Event::Ping(b"?".to_vec())));
         assert_eq!(session.next(7).expect("right"), Some(Event::Echo(Form::Text)));
         assert_eq!(session.echo(), b"one two");
-        session.compare(0, (Form::Text, Form::Text), b"one two").expect("the same");
-        let differs = session.compare(3, (Form::Text, Form::Text), b"one too");
-        assert!(matches!(differs, Err(Problem::WrongEcho(3, 5))), "{differs:?}");
-        let differs = session.compare(3, (Form::Binary, Form::Text), b"one two");
-        assert!(matches!(differs, Err(Problem::WrongForm(3))), "{differs:?}");
         assert_eq!(session.next(7).expect("right"), None);
         receive(&mut session, b"\xe8");
         let close = Event::Close(Some(1000), b"\x88\x02\x03\xe8".to_vec());
@@ -450,43 +300,32 @@ mod tests {
     }
 
     #[test]
-    fn a_server_that_breaks_the_protocol_is_told_so() {
-        for (octets, violation) in [
+    fn a_broken_rule_is_named() {
+        for (bytes, violation) in [
             (&b"\x80\x00"[..], Violation::ContinuationUnexpected),
             (b"\x01\x00\x01\x00", Violation::ContinuationExpected),
             (b"\x81\x80abcd", Violation::Masked),
             (b"\xc1\x00", Violation::ReservedBit),
+            (b"\x88\x01a", Violation::CloseTruncated),
+            (b"\x88\x02\x03\xed", Violation::CloseCodeInvalid),
         ] {
-            let mut session = Session::opened(1);
-            receive(&mut session, octets);
+            let mut session = Session::framed(1);
+            receive(&mut session, bytes);
             let broken = session.next(0).expect_err("wrong");
             assert!(matches!(broken, Problem::Broken(found) if found == violation), "{broken}");
         }
     }
 
     #[test]
-    fn an_empty_message_is_compressed_wherever_it_comes() {
-        let mut codec = Codec {
-            deflater: Compress::new(Compression::default(), false),
-            inflater: Inflater::default(),
-        };
-        for payload in [&b""[..], b"", b"one", b"", b"", b"one two"] {
-            let deflated = codec.deflate(payload);
-            assert!(!deflated.is_empty());
-            assert_eq!(codec.inflate(&deflated).expect("right"), payload);
-        }
-    }
-
-    #[test]
-    fn messages_are_masked_anew_each_time_and_parted_as_asked() {
-        let mut session = Session::opened(1);
-        let mut octets = Vec::new();
+    fn messages_are_masked_anew_each_time_and_split_as_asked() {
+        let mut session = Session::framed(1);
+        let mut bytes = Vec::new();
         for fragments in [1, 3, 1] {
-            session.message(&mut octets, Form::Binary, b"0123456789", fragments);
+            session.message(&mut bytes, Form::Binary, b"0123456789", fragments);
         }
         let (mut at, mut seen) = (0, Vec::new());
-        while at < octets.len() {
-            let header = Header::parse(&octets[at..], 0).expect("right").expect("whole");
+        while at < bytes.len() {
+            let header = Header::parse(&bytes[at..], 0).expect("right").expect("whole");
             seen.push((header.opcode, header.is_final, header.payload_length, header.mask));
             at += header.header_length + header.payload_length as usize;
         }
@@ -507,8 +346,8 @@ mod tests {
     }
 
     #[test]
-    fn plain_octets_end_where_the_message_did() {
-        let mut session = Session::new(false, 1);
+    fn plain_bytes_end_where_the_message_did() {
+        let mut session = Session::plain(1);
         receive(&mut session, b"0123456");
         assert_eq!(session.next(4).expect("right"), Some(Event::Echo(Form::Binary)));
         assert_eq!(session.echo(), b"0123");

@@ -13,13 +13,14 @@ use signal_hook::consts::{SIGCONT, SIGINT, SIGTERM};
 use signal_hook::{flag, low_level};
 
 /// Whether a measurement is to end early, and whether it was suspended.
-#[derive(Debug)]
+/// Copies are one and the same.
+#[derive(Debug, Clone)]
 pub struct Stop {
     is_requested: Arc<AtomicBool>,
     was_suspended: Arc<AtomicBool>,
     /// Readable since the first request; nobody ever reads it.
-    bell: PipeReader,
-    ringer: PipeWriter,
+    bell: Arc<PipeReader>,
+    ringer: Arc<PipeWriter>,
 }
 
 impl Stop {
@@ -30,6 +31,7 @@ impl Stop {
     /// When the process has no descriptors left for a pipe.
     pub fn new() -> io::Result<Stop> {
         let (bell, ringer) = io::pipe()?;
+        let (bell, ringer) = (Arc::new(bell), Arc::new(ringer));
         Ok(Stop { is_requested: Arc::default(), was_suspended: Arc::default(), bell, ringer })
     }
 
@@ -54,7 +56,7 @@ impl Stop {
     pub fn request(&self) {
         self.is_requested.store(true, Relaxed);
         // A full pipe has rung long ago.
-        let _ = (&self.ringer).write(&[0]);
+        let _ = (&*self.ringer).write(&[0]);
     }
 
     /// Whether the stop was requested.

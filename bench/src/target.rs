@@ -1,16 +1,8 @@
 //! What is measured: a server's address, and what it speaks.
 
 use std::fmt;
-use std::io::{self, Read, Write};
-use std::net::{Shutdown, TcpStream, ToSocketAddrs as _};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::str::FromStr;
-use std::time::Duration;
-
-/// How long connecting may take.
-pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Where a server listens.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -83,86 +75,6 @@ impl FromStr for Target {
 fn check_port(address: &str) -> Option<u16> {
     let (host, port) = address.rsplit_once(':')?;
     port.parse().ok().filter(|&port| port > 0 && !host.is_empty())
-}
-
-/// A connection to a target, not yet opened as a WebSocket.
-#[derive(Debug)]
-pub struct Stream(TcpStream);
-
-impl Stream {
-    /// Connects, with Nagle's algorithm off.
-    ///
-    /// # Errors
-    ///
-    /// When nobody listens, or the name is not known.
-    pub fn connect(endpoint: &Endpoint) -> io::Result<Stream> {
-        match endpoint {
-            Endpoint::Tcp(address) => {
-                let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
-                for address in address.to_socket_addrs()? {
-                    match TcpStream::connect_timeout(&address, CONNECT_TIMEOUT) {
-                        Ok(stream) => {
-                            stream.set_nodelay(true)?;
-                            return Ok(Stream(stream));
-                        }
-                        Err(error) => last = error,
-                    }
-                }
-                Err(last)
-            }
-            // Reading, writing and shutting down are the same for every stream socket.
-            Endpoint::Unix(path) => {
-                let stream = UnixStream::connect(path)?;
-                Ok(Stream(TcpStream::from(OwnedFd::from(stream))))
-            }
-        }
-    }
-
-    /// Whether reads and writes wait; and for how long reads do.
-    ///
-    /// # Errors
-    ///
-    /// When the system refuses.
-    pub fn set_waiting(&self, timeout: Option<Duration>) -> io::Result<()> {
-        self.0.set_nonblocking(timeout.is_none())?;
-        match timeout {
-            Some(_) => self.0.set_read_timeout(timeout),
-            None => Ok(()),
-        }
-    }
-
-    /// Says that no more will be written.
-    ///
-    /// # Errors
-    ///
-    /// When the connection is gone already.
-    pub fn end(&self) -> io::Result<()> {
-        self.0.shutdown(Shutdown::Write)
-    }
-}
-
-impl AsFd for Stream {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
-    }
-}
-
-impl Read for Stream {
-    #[inline]
-    fn read(&mut self, octets: &mut [u8]) -> io::Result<usize> {
-        self.0.read(octets)
-    }
-}
-
-impl Write for Stream {
-    #[inline]
-    fn write(&mut self, octets: &[u8]) -> io::Result<usize> {
-        self.0.write(octets)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use crate::rtt::{Case, Chops, Outcome};
+use crate::rtt::{Case, Outcome, SizeCounts};
 use crate::target::Target;
 
 /// The report of one case.
@@ -220,7 +220,7 @@ table { border-collapse: collapse; }
 td, th { padding: 0.15rem 0.9rem 0.15rem 0; text-align: left; border-bottom: 1px solid #8884; }
 ";
 
-fn chops(chops: &Chops) -> Vec<Chop> {
+fn chops(chops: &SizeCounts) -> Vec<Chop> {
     let chop = |(&chop_size, &count): (&usize, &u64)| Chop {
         chop_size,
         count,

@@ -56,7 +56,7 @@ fn text(octets: &[u8]) -> String {
 }
 
 #[test]
-fn an_echo_that_differs_is_told_with_message_and_octet() {
+fn an_echo_that_differs_is_named_with_message_and_byte() {
     let address = server(|number, octets| {
         if number == 70 {
             octets[9] ^= 1;
@@ -69,10 +69,12 @@ fn an_echo_that_differs_is_told_with_message_and_octet() {
     let ended = run(&["rtt", &target, "--size", "16", "--rounds", "1", "--output", output]);
     assert_eq!(ended.status.code(), Some(1), "{ended:?}");
     let said = text(&ended.stderr);
-    assert!(said.contains("message 70 differs from it at octet 9"), "{said}");
+    assert!(said.contains("message 70: echo differs at byte 9"), "{said}");
     // What was measured until then is kept, and marked.
     let kept = result("differs");
-    assert_eq!(kept.measurements[0].messages, 71);
+    // The wrong echo is no message.
+    assert_eq!(kept.measurements[0].messages, 70);
+    assert_eq!(kept.measurements[0].latencies.count(), 70);
     assert!(kept.cut_short.expect("a mark").contains("message 70"));
     assert!(text(&ended.stdout).starts_with("CUT SHORT: "), "{}", text(&ended.stdout));
 }
@@ -104,7 +106,7 @@ fn what_is_no_websocket_server_is_told() {
         let ended = run(arguments);
         assert_eq!(ended.status.code(), Some(1), "{ended:?}");
         let said = text(&ended.stderr);
-        assert!(said.contains("no WebSocket server") && said.contains("404"), "{said}");
+        assert!(said.contains("not a WebSocket server") && said.contains("404"), "{said}");
         assert!(ended.stdout.is_empty(), "{ended:?}");
     }
 }

@@ -12,7 +12,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use ringbench::load::{Closings, Counts, LoadError, Outcome, Plan, Progress, Rate, run};
-use ringbench::session::Problem;
+use ringbench::problem::Problem;
 use ringbench::stop::Stop;
 use ringecho::cli;
 use ringecho::engine::Engine;
@@ -482,7 +482,7 @@ fn what_cannot_be_is_told_before_anything_is_sent() {
     // Nobody listens on a port that was given back.
     let free = TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("one");
     let nobody = run(&plan(&format!("ws://{free}")), &unstopped(), &mut |_| {});
-    assert!(matches!(nobody, Err(LoadError::Server(Problem::NoServer(_)))), "{nobody:?}");
+    assert!(matches!(nobody, Err(LoadError::Server(Problem::CannotConnect(_)))), "{nobody:?}");
 }
 
 #[test]

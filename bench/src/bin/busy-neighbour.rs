@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use core_affinity::CoreId;
-use ringbench::rtt::{self, Case, Wait};
+use ringbench::rtt::{self, Case, Plan};
 use ringbench::server::{Launch, Ready, Server, program};
 use ringbench::spread;
 use ringbench::stop::Stop;
@@ -59,7 +59,7 @@ fn measure(strategy: &str, [server_cpu, client_cpu]: [usize; 2]) -> Result<Round
     let Some(case) = Case::autobahn(MESSAGES).into_iter().find(|case| case.name == "9.7.2") else {
         unreachable!("the reference case is among the suite's")
     };
-    let run = || rtt::run(&target, &case, Wait::Block, 1, &stop);
+    let run = || rtt::run(&Plan::new(&target, &case), &stop);
     let ((), alone) = beside_neighbour(client_cpu, || std::thread::sleep(ALONE));
     let (outcome, rate) = beside_neighbour(server_cpu, run);
     let outcome = outcome.map_err(|problem| problem.to_string())?;

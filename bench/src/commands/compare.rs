@@ -140,8 +140,10 @@ impl Turns<'_> {
     fn round_trips(&self, candidate: &Candidate, seed: u64) -> Result<Option<Measurement>, String> {
         let Turns { options, case, stop, .. } = self;
         let began = Instant::now();
+        let target = candidate.target()?;
         let wait = options.messages.wait.wait();
-        let outcome = match rtt::run(candidate.target()?, case, wait, seed, stop) {
+        let plan = rtt::Plan { wait, seed, ..rtt::Plan::new(target, case) };
+        let outcome = match rtt::run(&plan, stop) {
             Ok(outcome) => outcome,
             Err(_) if stop.is_requested() => return Ok(None),
             Err(problem) => return Err(problem.to_string()),

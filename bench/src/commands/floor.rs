@@ -30,12 +30,15 @@ pub(super) fn calibrate(cpus: &[usize], seed: u64, stop: &Stop) -> Result<result
         let target: Target = format!("tcp://{}", server.address()).parse()?;
         let case = Case {
             name: "floor".to_owned(),
-            octets: 16,
+            payload_bytes: 16,
             form: crate::session::Form::Binary,
             messages: FLOOR_MESSAGES,
         };
-        let outcome = rtt::run(&target, &case, choice.wait(), seed, stop)
-            .map_err(|problem| failed(&problem))?;
+        let outcome = rtt::run(
+            &rtt::Plan { wait: choice.wait(), seed, ..rtt::Plan::new(&target, &case) },
+            stop,
+        )
+        .map_err(|problem| failed(&problem))?;
         match outcome.problem {
             Some(problem) => Err(failed(&problem)),
             None => Ok(outcome.latencies.percentile_ns(50.0)),

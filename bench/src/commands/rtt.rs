@@ -12,7 +12,7 @@ use super::{Outcome, command_line};
 use crate::cli::{Messages, Rtt};
 use crate::environment::Environment;
 use crate::results::{Kind, Measurement, Results, Round};
-use crate::rtt::{self, Case};
+use crate::rtt::{self, Case, Plan};
 use crate::server::{Launch, Ready, Server, program};
 use crate::stop::Stop;
 use crate::target::Target;
@@ -36,7 +36,7 @@ pub fn rtt(options: &Rtt, stop: &Stop, output: &mut impl Write) -> Outcome {
     }
     if options.target.as_ref().is_some_and(|target| target.websocket.is_none()) {
         // What has no octets cannot be told from nothing.
-        cases.retain(|case| case.octets > 0);
+        cases.retain(|case| case.payload_bytes > 0);
         if cases.is_empty() {
             return Err("plain octets have no empty messages; give a --size above 0".to_owned());
         }
@@ -102,7 +102,7 @@ pub(super) fn cases(messages: &Messages, names: &[String]) -> Result<Vec<Case>, 
     if let Some(octets) = messages.size {
         return Ok(vec![Case {
             name: format!("{octets} octets"),
-            octets: octets as usize,
+            payload_bytes: octets as usize,
             form: messages.form(),
             messages: messages.messages,
         }]);
@@ -160,7 +160,8 @@ impl Rounds<'_> {
         let Rounds { options, target, stop, begin } = self;
         let began = begin.elapsed();
         let seed = options.common.seed.wrapping_add(u64::from(round));
-        let outcome = match rtt::run(target, case, options.messages.wait.wait(), seed, stop) {
+        let plan = Plan { wait: options.messages.wait.wait(), seed, ..Plan::new(target, case) };
+        let outcome = match rtt::run(&plan, stop) {
             Ok(outcome) => outcome,
             Err(failed) => return Ok(Ending::Failed(format!("{target}: {failed}"))),
         };
@@ -190,7 +191,7 @@ pub(super) fn add(
     let latencies = &outcome.latencies;
     let duration_s = outcome.duration.as_secs_f64();
     measurement.messages += latencies.count();
-    measurement.payload_octets += latencies.count() * case.octets as u64;
+    measurement.payload_octets += latencies.count() * case.payload_bytes as u64;
     measurement.latencies.add(latencies);
     measurement.rounds.push(Round::new(began.as_secs_f64(), duration_s, latencies));
 }

@@ -7,7 +7,9 @@
 use super::Plan;
 use super::ledger::{Answered, Ledger, Message};
 use super::payloads::{Awaited, Payloads};
-use crate::session::{Form, Problem, Session};
+use crate::problem::Problem;
+use crate::session::{Form, Session};
+use crate::verdict::Sent;
 
 /// What a message of the server is.
 #[derive(Debug)]
@@ -74,7 +76,7 @@ pub(super) fn judge(
                 return Verdict::Right(message, kind.size);
             }
             let payload = payloads.payload(&kind, connection, number);
-            match session.compare(number, (kind.form, form), payload) {
+            match session.judge(&Sent { number, form: kind.form, payload }, form) {
                 Ok(()) => Verdict::Right(message, kind.size),
                 Err(problem) => Verdict::Wrong(message, Complaint::Differs(problem)),
             }

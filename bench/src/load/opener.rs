@@ -15,28 +15,23 @@ use std::time::Duration;
 use rustix::event::EventfdFlags;
 
 use super::{LoadError, Plan};
-use crate::session::{self, Problem, Session};
+use crate::opening::{self, Compression, Opening};
+use crate::problem::Problem;
 use crate::stop::Stop;
-use crate::target::Stream;
 
 /// Connections that are being opened at a time, at most.
 const OPENERS: usize = 16;
 /// How often it is seen, while connections are opened, whether the load is to stop.
 const STOP_CHECK: Duration = Duration::from_millis(20);
 
-/// A connection that is open and does not wait.
-pub(super) struct Link {
-    pub(super) stream: Stream,
-    pub(super) session: Session,
-}
+/// A connection that is open, whose socket does not wait.
+pub(super) type Link = opening::Opened;
 
 /// Opens connection `number` for the `life`th time.
-fn open(plan: &Plan, number: usize, life: u64) -> Result<Link, Problem> {
-    let mut stream = Stream::connect(&plan.target.endpoint).map_err(Problem::NoServer)?;
+fn open(plan: &Plan, number: usize, life: u64, stop: &Stop) -> Result<Link, Problem> {
     let seed = plan.seed ^ (number as u64).rotate_left(40) ^ life.rotate_left(16);
-    let (session, _) = session::open(&mut stream, &plan.target, plan.compresses, seed)?;
-    stream.set_waiting(None).map_err(Problem::Lost)?;
-    Ok(Link { stream, session })
+    let compression = if plan.compresses { Compression::Deflate } else { Compression::Off };
+    Opening { compression, ..Opening::new(&plan.target, seed) }.open(stop)
 }
 
 /// Which of the connections of whoever asked, and what became of opening it.
@@ -61,14 +56,14 @@ pub(super) struct Openers {
 
 impl Openers {
     /// Starts them. They inherit the CPUs of this thread.
-    pub(super) fn start(plan: &Arc<Plan>) -> Result<Openers, LoadError> {
+    pub(super) fn start(plan: &Arc<Plan>, stop: &Stop) -> Result<Openers, LoadError> {
         let (jobs, queue) = mpsc::channel();
         let queue = Arc::new(Mutex::new(queue));
         for at in 0..plan.connections.min(OPENERS) {
-            let (plan, queue) = (Arc::clone(plan), Arc::clone(&queue));
+            let (plan, queue, stop) = (Arc::clone(plan), Arc::clone(&queue), stop.clone());
             thread::Builder::new()
                 .name(format!("opener-{at}"))
-                .spawn(move || work(&plan, &queue))
+                .spawn(move || work(&plan, &queue, &stop))
                 .map_err(LoadError::no_thread)?;
         }
         Ok(Openers { jobs })
@@ -96,9 +91,7 @@ impl Openers {
         (1..plan.connections).for_each(ask);
         while links.len() < plan.connections {
             let Some(link) = receive(&opened, stop) else { return Ok(None) };
-            if let (_, Err(Problem::NoServer(error) | Problem::Lost(error))) = &link
-                && matches!(error.raw_os_error(), Some(EMFILE | ENFILE))
-            {
+            if link.1.as_ref().is_err_and(Problem::is_out_of_descriptors) {
                 let allowed = links.iter().filter(|(_, link)| link.is_ok()).count() as u64;
                 return Err(LoadError::Descriptors { needed: plan.connections as u64, allowed });
             }
@@ -108,10 +101,6 @@ impl Openers {
         Ok(Some(links.into_iter().map(|(_, link)| link).collect()))
     }
 }
-
-/// This process may have no more descriptors, or the system has none.
-const EMFILE: i32 = 24;
-const ENFILE: i32 = 23;
 
 /// The next reply, or nothing if the load is to stop.
 fn receive(opened: &mpsc::Receiver<Opened>, stop: &Stop) -> Option<Opened> {
@@ -128,12 +117,12 @@ fn receive(opened: &mpsc::Receiver<Opened>, stop: &Stop) -> Option<Opened> {
 }
 
 /// Works until there can be no more jobs.
-fn work(plan: &Plan, queue: &Mutex<mpsc::Receiver<Job>>) {
+fn work(plan: &Plan, queue: &Mutex<mpsc::Receiver<Job>>, stop: &Stop) {
     loop {
         // Whoever waits for the next job holds the lock, and the others wait for it.
         let job = queue.lock().expect("no opener panics").recv();
         let Ok(Job { number, life, index, reply, bell }) = job else { return };
-        let link = open(plan, number, life);
+        let link = open(plan, number, life, stop);
         // Whoever asked may be gone.
         if reply.send((index, link)).is_ok()
             && let Some(bell) = bell

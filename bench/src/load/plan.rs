@@ -5,7 +5,7 @@ use std::io;
 use std::time::Duration;
 
 use super::mix::Mix;
-use crate::session::Problem;
+use crate::problem::Problem;
 use crate::target::Target;
 
 /// Connections, at most.

@@ -31,7 +31,8 @@ use super::schedule::{Schedule, Window, now_ns, thread_cpu_ns};
 use super::tally::{Closings, Tally};
 use super::{LoadError, Plan};
 use crate::latency::Latencies;
-use crate::session::{Event, Form, Problem};
+use crate::problem::Problem;
+use crate::session::{Event, Form};
 use crate::stop::Stop;
 
 /// How long a server may take to close a connection after a close frame.

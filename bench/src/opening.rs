@@ -1,0 +1,162 @@
+//! From a target to an open connection: connects, and for a WebSocket goes through the opening
+//! handshake (RFC 6455 section 4.1).
+
+use std::io;
+use std::time::Duration;
+
+use ringecho::protocol::client::Request;
+use rustix::event::PollFlags;
+
+use crate::compression::{Codec, OFFER};
+use crate::problem::{Problem, Step};
+use crate::session::Session;
+use crate::socket::{CONNECT_TIMEOUT, Deadline, Stream};
+use crate::stop::Stop;
+use crate::target::Target;
+
+/// How long the opening handshake may take.
+pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How a connection is to be opened.
+#[derive(Debug, Clone, Copy)]
+pub struct Opening<'a> {
+    /// The server.
+    pub target: &'a Target,
+    /// Whether to offer permessage-deflate, and to go no further without it.
+    pub compression: Compression,
+    /// What keys follow from.
+    pub seed: u64,
+    /// How long resolving and connecting may take: [`CONNECT_TIMEOUT`].
+    pub connect_timeout: Duration,
+    /// How long the handshake may take: [`HANDSHAKE_TIMEOUT`].
+    pub handshake_timeout: Duration,
+}
+
+/// Whether messages are compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Compression {
+    /// They are not.
+    Off,
+    /// By permessage-deflate.
+    Deflate,
+}
+
+/// The opening handshake as it went over the wire; empty where there was none.
+#[derive(Debug, Clone, Default)]
+pub struct Handshake {
+    /// What was sent.
+    pub request: Vec<u8>,
+    /// What was answered, without the frames after it.
+    pub response: Vec<u8>,
+}
+
+/// A connection that is open.
+#[expect(missing_debug_implementations, reason = "the deflater within has none")]
+pub struct Opened {
+    /// The socket.
+    pub stream: Stream,
+    /// What is said on it.
+    pub session: Session,
+    /// How it was opened.
+    pub handshake: Handshake,
+}
+
+impl<'a> Opening<'a> {
+    /// One without compression and with the usual timeouts.
+    pub fn new(target: &'a Target, seed: u64) -> Opening<'a> {
+        Opening {
+            target,
+            compression: Compression::Off,
+            seed,
+            connect_timeout: CONNECT_TIMEOUT,
+            handshake_timeout: HANDSHAKE_TIMEOUT,
+        }
+    }
+
+    /// Opens the connection.
+    ///
+    /// # Errors
+    ///
+    /// When nobody listens, the server does not answer in time or not as a WebSocket server has to,
+    /// or the user asks for the end.
+    pub fn open(&self, stop: &Stop) -> Result<Opened, Problem> {
+        let mut deadline = Deadline::new(Step::Connect, self.connect_timeout, stop);
+        let stream = Stream::connect(&self.target.endpoint, &mut deadline)?;
+        let session = match &self.target.websocket {
+            Some(_) => Session::framed(self.seed),
+            None => Session::plain(self.seed),
+        };
+        let mut opened = Opened { stream, session, handshake: Handshake::default() };
+        if let Some((host, path)) = &self.target.websocket {
+            let deadline = Deadline::new(Step::Handshake, self.handshake_timeout, stop);
+            self.shake_hands(&mut opened, (host, path), deadline)?;
+        }
+        Ok(opened)
+    }
+
+    fn shake_hands(
+        &self,
+        opened: &mut Opened,
+        (host, path): (&str, &str),
+        mut deadline: Deadline<'_>,
+    ) -> Result<(), Problem> {
+        let Opened { stream, session, handshake } = opened;
+        let extensions = match self.compression {
+            Compression::Off => None,
+            Compression::Deflate => Some(OFFER),
+        };
+        let request = Request { host, target: path, key: session.nonce(), extensions };
+        handshake.request = request.octets();
+        send_all(stream, &handshake.request, &mut deadline)?;
+        loop {
+            receive(stream, session, &mut deadline)?;
+            let answer = request.check(session.unread()).map_err(Problem::Refused)?;
+            let Some(accepted) = answer else { continue };
+            if self.compression == Compression::Deflate {
+                session.compress(Codec::agreed(accepted.extensions.as_deref())?);
+            }
+            handshake.response = session.unread()[..accepted.head_bytes].to_vec();
+            session.skip(accepted.head_bytes);
+            return Ok(());
+        }
+    }
+}
+
+fn send_all(stream: &Stream, bytes: &[u8], deadline: &mut Deadline<'_>) -> Result<(), Problem> {
+    let mut left = bytes;
+    while !left.is_empty() {
+        match stream.send(left) {
+            Ok(count) => left = &left[count..],
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                deadline.wait(stream, PollFlags::OUT)?;
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(Problem::Lost(error)),
+        }
+    }
+    Ok(())
+}
+
+/// Waits until something comes, and puts it into the session.
+fn receive(
+    stream: &Stream,
+    session: &mut Session,
+    deadline: &mut Deadline<'_>,
+) -> Result<(), Problem> {
+    loop {
+        deadline.wait(stream, PollFlags::IN)?;
+        match stream.receive(session.room()) {
+            Ok(0) => return Err(Problem::Closed(None)),
+            Ok(count) => {
+                session.filled(count);
+                return Ok(());
+            }
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
+                ) => {}
+            Err(error) => return Err(Problem::Lost(error)),
+        }
+    }
+}

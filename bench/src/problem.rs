@@ -1,0 +1,216 @@
+//! Why a connection to a server cannot be measured, or no longer can.
+
+use std::error::Error;
+use std::fmt;
+use std::io;
+use std::time::Duration;
+
+use ringecho::protocol::client::Refusal;
+use ringecho::protocol::violation::Violation;
+
+/// What a connection waits for; each has a deadline of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// The addresses of a host name, and a connection to one of them.
+    Connect,
+    /// The whole answer to the opening handshake.
+    Handshake,
+    /// Room for a message, and its whole echo.
+    Echo,
+    /// The server's close frame and the end of the connection.
+    Close,
+}
+
+/// Why a server cannot be measured, or no longer can.
+#[derive(Debug)]
+pub enum Problem {
+    /// The host name has no address.
+    CannotResolve(io::Error),
+    /// There is no connection.
+    CannotConnect(io::Error),
+    /// What listens there accepts no WebSocket connection.
+    Refused(Refusal),
+    /// The server declines permessage-deflate.
+    NoCompression,
+    /// The server agrees to something that was not offered or that RFC 7692 does not allow: the
+    /// value of Sec-WebSocket-Extensions.
+    WrongExtensions(String),
+    /// A step was not done in its time.
+    TimedOut(Step, Duration),
+    /// The user asked for the end. This is no fault of the server's.
+    Stopped,
+    /// The server broke the protocol.
+    Broken(Violation),
+    /// The echo of a message differs from it: which message, and the first byte that differs, both
+    /// counted from 0.
+    WrongEcho(u64, usize),
+    /// A message came back as text instead of binary, or the other way round.
+    WrongForm(u64),
+    /// The echo of this message came more than once.
+    RepeatedEcho(u64),
+    /// A message came while none was awaited.
+    UnawaitedEcho,
+    /// The server closed the connection, with this code.
+    Closed(Option<u16>),
+    /// The connection was lost.
+    Lost(io::Error),
+}
+
+impl Problem {
+    /// Whether the server sent something that is not the echo awaited, and did so within the
+    /// protocol.
+    pub fn is_wrong_echo(&self) -> bool {
+        match self {
+            Problem::WrongEcho(..)
+            | Problem::WrongForm(_)
+            | Problem::RepeatedEcho(_)
+            | Problem::UnawaitedEcho => true,
+            Problem::CannotResolve(_)
+            | Problem::CannotConnect(_)
+            | Problem::Refused(_)
+            | Problem::NoCompression
+            | Problem::WrongExtensions(_)
+            | Problem::TimedOut(..)
+            | Problem::Stopped
+            | Problem::Broken(_)
+            | Problem::Closed(_)
+            | Problem::Lost(_) => false,
+        }
+    }
+
+    /// Whether the process, or the system, has no more descriptors.
+    pub fn is_out_of_descriptors(&self) -> bool {
+        use rustix::io::Errno;
+        match self {
+            Problem::CannotResolve(error)
+            | Problem::CannotConnect(error)
+            | Problem::Lost(error) => {
+                matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE))
+            }
+            _ => false,
+        }
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Problem::CannotResolve(error) => {
+                write!(f, "cannot resolve the host name: {}", plain(error))
+            }
+            Problem::CannotConnect(error) => {
+                write!(f, "cannot connect: {}", plain(error))?;
+                match error.kind() {
+                    io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound => {
+                        f.write_str("; start the server, or check the address")
+                    }
+                    _ => Ok(()),
+                }
+            }
+            Problem::Refused(refusal) => {
+                write!(f, "not a WebSocket server: {refusal}")?;
+                hint(*refusal).map_or(Ok(()), |hint| write!(f, "; {hint}"))
+            }
+            Problem::NoCompression => {
+                f.write_str("the server declines permessage-deflate; leave out --compress")
+            }
+            Problem::WrongExtensions(answer) => write!(
+                f,
+                "the server answers permessage-deflate with {answer:?}, which the offer does not \
+                 allow"
+            ),
+            Problem::TimedOut(step, timeout) => {
+                let seconds = timeout.as_secs_f64();
+                match step {
+                    Step::Connect => write!(f, "cannot connect: no answer within {seconds} s"),
+                    Step::Handshake => {
+                        write!(f, "no complete answer to the opening handshake within {seconds} s")
+                    }
+                    Step::Echo => write!(f, "no complete echo within {seconds} s"),
+                    Step::Close => write!(f, "the connection did not end within {seconds} s"),
+                }
+            }
+            Problem::Stopped => f.write_str("ended by a signal"),
+            Problem::Broken(violation) => {
+                write!(f, "the server broke the protocol: {}", violation.reason())
+            }
+            Problem::WrongEcho(message, byte) => {
+                write!(f, "message {message}: echo differs at byte {byte} (counted from 0)")
+            }
+            Problem::WrongForm(message) => {
+                write!(f, "message {message}: echo is text instead of binary, or the reverse")
+            }
+            Problem::RepeatedEcho(message) => write!(f, "message {message}: echoed twice"),
+            Problem::UnawaitedEcho => f.write_str("the server sent a message that is no echo"),
+            Problem::Closed(Some(code)) => {
+                write!(f, "the server closed with code {code}")
+            }
+            Problem::Closed(None) => f.write_str("the server closed the connection"),
+            Problem::Lost(error) => write!(f, "connection lost: {}", plain(error)),
+        }
+    }
+}
+
+impl Error for Problem {}
+
+/// What to do about an answer that is no 101.
+fn hint(refusal: Refusal) -> Option<&'static str> {
+    match refusal {
+        Refusal::NotHttp => Some("to measure a plain TCP echo, write tcp://"),
+        Refusal::Status(301 | 302 | 303 | 307 | 308) => {
+            Some("it redirects; give the URL that it redirects to")
+        }
+        Refusal::Status(401 | 403 | 407) => Some("it wants credentials, which ringbench has not"),
+        Refusal::Status(404 | 405 | 410) => Some("check the path of the URL"),
+        Refusal::Status(200..=299) => {
+            Some("a web server answers there; check the port and the path of the URL")
+        }
+        Refusal::Status(429 | 503) => Some("it is at its limit of connections, or overloaded"),
+        Refusal::Status(500..=599) => Some("see the server's log"),
+        _ => None,
+    }
+}
+
+/// The text of an error as it stands within a sentence: without capital and number.
+pub fn plain(error: &io::Error) -> String {
+    let text = error.to_string();
+    let text = text.split(" (os error ").next().unwrap_or_default();
+    // What the resolver says is about a name, which stands before it.
+    let text = text.trim_start_matches("failed to lookup address information: ");
+    let mut characters = text.chars();
+    characters
+        .next()
+        .map(|first| first.to_lowercase().chain(characters).collect())
+        .unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn system_errors_read_as_a_part_of_a_sentence() {
+        let refused = io::Error::from(rustix::io::Errno::CONNREFUSED);
+        assert_eq!(
+            Problem::CannotConnect(refused).to_string(),
+            "cannot connect: connection refused; start the server, or check the address"
+        );
+        let reset = io::Error::from(rustix::io::Errno::CONNRESET);
+        assert_eq!(Problem::Lost(reset).to_string(), "connection lost: connection reset by peer");
+    }
+
+    #[test]
+    fn a_hint_fits_what_was_answered() {
+        for (refusal, hint) in [
+            (Refusal::NotHttp, "tcp://"),
+            (Refusal::Status(302), "redirects"),
+            (Refusal::Status(404), "path"),
+            (Refusal::Status(503), "limit"),
+        ] {
+            let text = Problem::Refused(refusal).to_string();
+            assert!(text.contains(hint), "{text}");
+        }
+        let wrong = Problem::Refused(Refusal::AcceptWrong).to_string();
+        assert!(!wrong.contains(';'), "{wrong}");
+    }
+}

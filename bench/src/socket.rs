@@ -1,0 +1,430 @@
+//! Connections whose waits always end.
+//!
+//! A [`Stream`] itself never waits, but for [`Stream::receive_sleeping`], and that for [`SLICE`] at
+//! most. Every longer wait goes through a [`Deadline`], which holds for a step as a whole, however
+//! many bytes trickle in meanwhile, and ends at once when the user asks for the end. This file knows
+//! no frames.
+
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream, ToSocketAddrs as _};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::net::sockopt::{self, Timeout};
+use rustix::net::{
+    AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags, SocketType, connect, recv,
+    send, socket_with,
+};
+
+use crate::problem::{Problem, Step};
+use crate::stop::Stop;
+use crate::target::Endpoint;
+
+/// How long connecting may take, with the resolution of the host name.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long one call into the kernel waits, at most.
+pub const SLICE: Duration = Duration::from_millis(200);
+/// How long a name is waited for before the stop is looked at.
+const RESOLUTION_SLICE: Duration = Duration::from_millis(20);
+/// How long to wait before connecting again to a Unix socket whose backlog is full.
+const BACKLOG_PAUSE: Duration = Duration::from_millis(10);
+/// Where more time has passed between two looks at the clock, each at most [`SLICE`] after the other
+/// while the process runs, it was suspended (Ctrl-Z), or its virtual machine was.
+const SUSPENSION_MIN: Duration = Duration::from_secs(1);
+
+/// When a step has to be done, and whether the user asks for the end before that.
+///
+/// Time in which the process was suspended does not count: the server may have been so too.
+#[derive(Debug)]
+pub struct Deadline<'a> {
+    step: Step,
+    timeout: Duration,
+    until: Instant,
+    /// When the clock was last looked at.
+    looked: Instant,
+    stop: Option<&'a Stop>,
+}
+
+impl<'a> Deadline<'a> {
+    /// One for a step that begins now.
+    pub fn new(step: Step, timeout: Duration, stop: &'a Stop) -> Deadline<'a> {
+        Deadline::since(Instant::now(), step, timeout, stop)
+    }
+
+    /// One for a step that began at `begin`, for which no clock has to be read.
+    #[inline]
+    pub fn since(begin: Instant, step: Step, timeout: Duration, stop: &'a Stop) -> Deadline<'a> {
+        Deadline { step, timeout, until: begin + timeout, looked: begin, stop: Some(stop) }
+    }
+
+    /// One for what is still to be done once the user has asked for the end.
+    pub fn regardless(step: Step, timeout: Duration) -> Deadline<'a> {
+        let now = Instant::now();
+        Deadline { step, timeout, until: now + timeout, looked: now, stop: None }
+    }
+
+    /// Looks whether the step may go on.
+    ///
+    /// # Errors
+    ///
+    /// [`Problem::Stopped`] and [`Problem::TimedOut`].
+    #[inline]
+    pub fn check(&mut self) -> Result<(), Problem> {
+        if self.stop.is_some_and(Stop::is_requested) {
+            return Err(Problem::Stopped);
+        }
+        let now = Instant::now();
+        let passed = now - self.looked;
+        if passed > SUSPENSION_MIN {
+            self.until += passed;
+        }
+        self.looked = now;
+        if now > self.until {
+            return Err(Problem::TimedOut(self.step, self.timeout));
+        }
+        Ok(())
+    }
+
+    /// Waits for one of `events` on `socket`, and gives those that came.
+    ///
+    /// # Errors
+    ///
+    /// As [`Deadline::check`], and [`Problem::Lost`] if the kernel cannot wait.
+    pub fn wait(&mut self, socket: impl AsFd, events: PollFlags) -> Result<PollFlags, Problem> {
+        loop {
+            self.check()?;
+            let came = self.poll(Some(PollFd::new(&socket, events)), self.slice())?;
+            if !came.is_empty() {
+                return Ok(came);
+            }
+        }
+    }
+
+    /// Sleeps for `duration`, to try something again after that.
+    ///
+    /// # Errors
+    ///
+    /// As [`Deadline::wait`].
+    pub fn pause(&mut self, duration: Duration) -> Result<(), Problem> {
+        self.check()?;
+        self.poll(None, self.slice().min(duration))?;
+        self.check()
+    }
+
+    /// Waits for `watched`, for the stop, for a signal or for the end of `duration`, and gives what
+    /// came on `watched`.
+    fn poll(&self, watched: Option<PollFd<'_>>, duration: Duration) -> Result<PollFlags, Problem> {
+        let stop = self.stop.map(|stop| PollFd::new(stop, PollFlags::IN));
+        let is_watched = watched.is_some();
+        let mut all: Vec<PollFd<'_>> = watched.into_iter().chain(stop).collect();
+        let timeout = Timespec {
+            tv_sec: duration.as_secs() as i64,
+            tv_nsec: i64::from(duration.subsec_nanos()),
+        };
+        match poll(&mut all, Some(&timeout)) {
+            Ok(_) if is_watched => Ok(all[0].revents()),
+            Ok(_) | Err(Errno::INTR) => Ok(PollFlags::empty()),
+            Err(error) => Err(Problem::Lost(error.into())),
+        }
+    }
+
+    fn slice(&self) -> Duration {
+        (self.until - self.looked).min(SLICE)
+    }
+
+    /// The same step, for one of `parts` equal shares of the time that is left.
+    fn share(&self, parts: usize) -> Deadline<'a> {
+        let left = self.until.saturating_duration_since(self.looked);
+        Deadline { until: self.looked + left / parts.max(1) as u32, ..*self }
+    }
+}
+
+/// A connection to a server, not yet opened as a WebSocket. For TCP, Nagle's algorithm is off.
+#[derive(Debug)]
+pub struct Stream(TcpStream);
+
+impl Stream {
+    /// Connects.
+    ///
+    /// # Errors
+    ///
+    /// When nobody listens there, the name is not known, or it takes too long.
+    pub fn connect(endpoint: &Endpoint, deadline: &mut Deadline<'_>) -> Result<Stream, Problem> {
+        let socket = match endpoint {
+            Endpoint::Tcp(address) => connect_to_any(&resolve(address, deadline)?, deadline)?,
+            Endpoint::Unix(path) => connect_unix(path, deadline)?,
+        };
+        // Reading, writing and shutting down are the same for every stream socket.
+        let stream = TcpStream::from(socket);
+        stream.set_nonblocking(false).map_err(Problem::CannotConnect)?;
+        sockopt::set_socket_timeout(&stream, Timeout::Recv, Some(SLICE)).map_err(cannot_connect)?;
+        Ok(Stream(stream))
+    }
+
+    /// Takes what has come, without waiting for it; 0 at the end of the connection.
+    ///
+    /// # Errors
+    ///
+    /// [`io::ErrorKind::WouldBlock`] where nothing has come.
+    #[inline]
+    pub fn receive(&self, room: &mut [u8]) -> io::Result<usize> {
+        let (count, _) = recv(&self.0, room, RecvFlags::DONTWAIT)?;
+        Ok(count)
+    }
+
+    /// Takes what has come, or sleeps until something comes, for [`SLICE`] at most.
+    ///
+    /// # Errors
+    ///
+    /// [`io::ErrorKind::WouldBlock`] where nothing has come; [`io::ErrorKind::Interrupted`] by a
+    /// signal.
+    #[inline]
+    pub fn receive_sleeping(&self, room: &mut [u8]) -> io::Result<usize> {
+        let (count, _) = recv(&self.0, room, RecvFlags::empty())?;
+        Ok(count)
+    }
+
+    /// Sends as much as the socket has room for, without waiting for more.
+    ///
+    /// # Errors
+    ///
+    /// [`io::ErrorKind::WouldBlock`] where there is no room.
+    #[inline]
+    pub fn send(&self, bytes: &[u8]) -> io::Result<usize> {
+        Ok(send(&self.0, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL)?)
+    }
+
+    /// Says that no more will be sent.
+    ///
+    /// # Errors
+    ///
+    /// When the connection is gone already.
+    pub fn end(&self) -> io::Result<()> {
+        self.0.shutdown(Shutdown::Write)
+    }
+}
+
+impl AsFd for Stream {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// As [`Stream::receive`].
+impl Read for Stream {
+    #[inline]
+    fn read(&mut self, room: &mut [u8]) -> io::Result<usize> {
+        self.receive(room)
+    }
+}
+
+/// As [`Stream::send`].
+impl Write for Stream {
+    #[inline]
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.send(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn cannot_connect(error: Errno) -> Problem {
+    Problem::CannotConnect(error.into())
+}
+
+/// The addresses of `HOST:PORT`. Only the C library knows all the ways in which a system finds them,
+/// and it cannot be interrupted; so it is asked on a thread of its own, which is left behind where it
+/// takes too long.
+fn resolve(address: &str, deadline: &mut Deadline<'_>) -> Result<Vec<SocketAddr>, Problem> {
+    if let Ok(address) = address.parse() {
+        return Ok(vec![address]);
+    }
+    let (sender, resolved) = mpsc::channel();
+    let address = address.to_owned();
+    let resolve = move || {
+        // Whoever has stopped waiting needs no answer.
+        let _ = sender.send(address.to_socket_addrs().map(Vec::from_iter));
+    };
+    let named = thread::Builder::new().name("resolver".to_owned());
+    named.spawn(resolve).map_err(Problem::CannotResolve)?;
+    loop {
+        match resolved.recv_timeout(RESOLUTION_SLICE) {
+            Ok(addresses) => return addresses.map_err(Problem::CannotResolve),
+            Err(RecvTimeoutError::Timeout) => deadline.check()?,
+            Err(RecvTimeoutError::Disconnected) => {
+                return Err(Problem::CannotResolve(io::ErrorKind::Other.into()));
+            }
+        }
+    }
+}
+
+/// Connects to the first of the addresses that answers. None of them may take all of the time.
+fn connect_to_any(
+    addresses: &[SocketAddr],
+    deadline: &mut Deadline<'_>,
+) -> Result<OwnedFd, Problem> {
+    let mut last = cannot_connect(Errno::ADDRNOTAVAIL);
+    for (at, address) in addresses.iter().enumerate() {
+        deadline.check()?;
+        match connect_tcp(*address, &mut deadline.share(addresses.len() - at)) {
+            Err(Problem::Stopped) => return Err(Problem::Stopped),
+            Err(problem) => last = problem,
+            connected => return connected,
+        }
+    }
+    Err(last)
+}
+
+fn connect_tcp(address: SocketAddr, deadline: &mut Deadline<'_>) -> Result<OwnedFd, Problem> {
+    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let socket = new_socket(family)?;
+    sockopt::set_tcp_nodelay(&socket, true).map_err(cannot_connect)?;
+    match connect(&socket, &address) {
+        Ok(()) => {}
+        // connect(2): it goes on by itself, and the socket is writable when it is over.
+        Err(Errno::INPROGRESS | Errno::INTR) => {
+            deadline.wait(&socket, PollFlags::OUT)?;
+            sockopt::socket_error(&socket).map_err(cannot_connect)?.map_err(cannot_connect)?;
+        }
+        Err(error) => return Err(cannot_connect(error)),
+    }
+    let stream = TcpStream::from(socket);
+    // A port that nobody listens on may be the one that the kernel chose for this end: TCP then
+    // connects the socket to itself (RFC 9293 section 3.5, simultaneous open).
+    if stream.local_addr().ok() == Some(address) {
+        return Err(cannot_connect(Errno::CONNREFUSED));
+    }
+    Ok(stream.into())
+}
+
+fn connect_unix(path: &Path, deadline: &mut Deadline<'_>) -> Result<OwnedFd, Problem> {
+    let address = SocketAddrUnix::new(path).map_err(cannot_connect)?;
+    let socket = new_socket(AddressFamily::UNIX)?;
+    loop {
+        match connect(&socket, &address) {
+            Ok(()) => return Ok(socket),
+            // unix(7): the backlog is full, and nothing says when it is not.
+            Err(Errno::AGAIN | Errno::INTR) => deadline.pause(BACKLOG_PAUSE)?,
+            Err(error) => return Err(cannot_connect(error)),
+        }
+    }
+}
+
+fn new_socket(family: AddressFamily) -> Result<OwnedFd, Problem> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    socket_with(family, SocketType::STREAM, flags, None).map_err(cannot_connect)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+    use std::os::unix::net::UnixListener;
+
+    use super::*;
+
+    /// Long enough for whatever a loaded machine does.
+    const GENEROUS: Duration = Duration::from_secs(60);
+
+    fn listener() -> (TcpListener, Endpoint) {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = listener.local_addr().expect("an address");
+        (listener, Endpoint::Tcp(address.to_string()))
+    }
+
+    #[test]
+    fn a_stream_neither_waits_for_room_nor_for_bytes() {
+        let (listener, endpoint) = listener();
+        let stop = Stop::new().expect("a pipe");
+        let mut deadline = Deadline::new(Step::Connect, GENEROUS, &stop);
+        let stream = Stream::connect(&endpoint, &mut deadline).expect("a listener");
+        let _accepted = listener.accept().expect("a connection");
+        let nothing = stream.receive(&mut [0; 16]).expect_err("nothing has come");
+        assert_eq!(nothing.kind(), io::ErrorKind::WouldBlock);
+        let bytes = vec![0; 1 << 20];
+        let full = loop {
+            if let Err(error) = stream.send(&bytes) {
+                break error;
+            }
+        };
+        assert_eq!(full.kind(), io::ErrorKind::WouldBlock);
+    }
+
+    #[test]
+    fn a_wait_ends_with_its_step_and_with_the_stop() {
+        let (listener, endpoint) = listener();
+        let stop = Stop::new().expect("a pipe");
+        let mut deadline = Deadline::new(Step::Connect, GENEROUS, &stop);
+        let stream = Stream::connect(&endpoint, &mut deadline).expect("a listener");
+        let _accepted = listener.accept().expect("a connection");
+        let short = Duration::from_millis(20);
+        let mut deadline = Deadline::new(Step::Echo, short, &stop);
+        let ended = deadline.wait(&stream, PollFlags::IN).expect_err("nothing comes");
+        assert!(matches!(ended, Problem::TimedOut(Step::Echo, after) if after == short), "{ended}");
+        let ended = thread::scope(|scope| {
+            let mut deadline = Deadline::new(Step::Echo, GENEROUS, &stop);
+            let stream = &stream;
+            let waits = scope.spawn(move || deadline.wait(stream, PollFlags::IN));
+            stop.request();
+            waits.join().expect("no panic")
+        });
+        assert!(matches!(ended, Err(Problem::Stopped)), "{ended:?}");
+    }
+
+    #[test]
+    fn time_in_which_the_process_was_suspended_does_not_count() {
+        let stop = Stop::new().expect("a pipe");
+        let hour = Duration::from_secs(3600);
+        // As if the clock had not been looked at for an hour.
+        let begin = Instant::now().checked_sub(hour).expect("an hour since the machine's start");
+        let mut deadline = Deadline::since(begin, Step::Echo, GENEROUS, &stop);
+        deadline.check().expect("the hour does not count");
+    }
+
+    #[test]
+    fn a_full_backlog_of_a_unix_socket_is_waited_for_and_not_for_ever() {
+        let path = std::env::temp_dir().join(format!("ringbench-backlog-{}", std::process::id()));
+        let _ = std::fs::remove_file(&path);
+        let listener = UnixListener::bind(&path).expect("a socket");
+        rustix::net::listen(&listener, 0).expect("a backlog of one");
+        let (endpoint, stop) = (Endpoint::Unix(path.clone()), Stop::new().expect("a pipe"));
+        let connect =
+            |timeout| Stream::connect(&endpoint, &mut Deadline::new(Step::Connect, timeout, &stop));
+        let mut connected = Vec::new();
+        let full = loop {
+            match connect(Duration::from_millis(50)) {
+                Ok(stream) => connected.push(stream),
+                Err(problem) => break problem,
+            }
+        };
+        assert!(matches!(full, Problem::TimedOut(Step::Connect, _)), "{full}");
+        thread::scope(|scope| {
+            let waits = scope.spawn(|| connect(GENEROUS));
+            listener.accept().expect("one of them");
+            waits.join().expect("no panic").expect("room in the backlog");
+        });
+        std::fs::remove_file(&path).expect("it is there");
+    }
+
+    #[test]
+    fn nobody_listening_and_no_such_name_are_told_apart() {
+        let (listener, endpoint) = listener();
+        drop(listener);
+        let stop = Stop::new().expect("a pipe");
+        let connect = |endpoint| {
+            let mut deadline = Deadline::new(Step::Connect, GENEROUS, &stop);
+            Stream::connect(endpoint, &mut deadline).expect_err("nobody listens")
+        };
+        let refused = connect(&endpoint);
+        assert!(matches!(refused, Problem::CannotConnect(_)), "{refused}");
+        // A name with an empty label is none, for which nobody has to be asked.
+        let unknown = connect(&Endpoint::Tcp("a..b:80".to_owned()));
+        assert!(matches!(unknown, Problem::CannotResolve(_)), "{unknown}");
+    }
+}

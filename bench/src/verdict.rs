@@ -1,0 +1,182 @@
+//! What echoes and endings are worth, the same for every measurement.
+//!
+//! A wrong echo is no message: it is not counted, it has no latency, and the command fails. An odd
+//! ending after right echoes is no reason to doubt them: it costs a warning.
+
+use std::fmt;
+use std::time::Duration;
+
+use ringecho::protocol::violation::Violation;
+
+use crate::problem::Problem;
+use crate::session::{Event, Form};
+
+/// A message as it was sent, against which its echo is judged.
+#[derive(Debug, Clone, Copy)]
+pub struct Sent<'a> {
+    /// Which message it is, counted from 0.
+    pub number: u64,
+    /// Text or binary.
+    pub form: Form,
+    /// What was sent.
+    pub payload: &'a [u8],
+}
+
+/// Judges an echo.
+///
+/// # Errors
+///
+/// [`Problem::WrongEcho`] and [`Problem::WrongForm`].
+#[inline]
+pub fn judge_echo(sent: &Sent<'_>, form: Form, echo: &[u8]) -> Result<(), Problem> {
+    if echo == sent.payload {
+        return if form == sent.form { Ok(()) } else { Err(Problem::WrongForm(sent.number)) };
+    }
+    let same = echo.iter().zip(sent.payload).take_while(|(echoed, sent)| echoed == sent).count();
+    Err(Problem::WrongEcho(sent.number, same))
+}
+
+/// How a TCP connection came to its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// The server closed it.
+    Closed,
+    /// It was reset, or lost otherwise.
+    Reset,
+    /// It did not end in its time, and the client closed it.
+    TimedOut,
+    /// The server broke the protocol in what it sent last.
+    Broken(Violation),
+}
+
+/// What came after the client's close frame, all echoes having come before it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Closing {
+    /// Whether the server's close frame has come.
+    pub is_answered: bool,
+    /// Messages that came after the client's close frame.
+    pub late_messages: u64,
+}
+
+impl Closing {
+    /// Notes what has come.
+    pub fn note(&mut self, event: &Event) {
+        match event {
+            Event::Echo(_) => self.late_messages += 1,
+            Event::Close(..) => self.is_answered = true,
+            Event::Ping(_) => {}
+        }
+    }
+
+    /// Judges the whole.
+    pub fn judge(self, end: End) -> Farewell {
+        match end {
+            End::Broken(violation) => Farewell::Broken(violation),
+            _ if self.late_messages > 0 => Farewell::LateMessages,
+            End::Closed if self.is_answered => Farewell::Clean,
+            End::Closed => Farewell::ClosedUnanswered,
+            End::Reset if self.is_answered => Farewell::ResetAfterAnswer,
+            End::Reset => Farewell::ResetUnanswered,
+            End::TimedOut if self.is_answered => Farewell::LeftOpen,
+            End::TimedOut => Farewell::Silent,
+        }
+    }
+}
+
+/// How a server took its leave once the client had sent its close frame. [`fmt::Display`] says it as
+/// the end of a sentence that begins with the server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Farewell {
+    /// With a close frame and the end of the connection (RFC 6455 section 7.1.1).
+    Clean,
+    /// It answered, and left the connection open for the client to end.
+    LeftOpen,
+    /// It ended the connection without a close frame.
+    ClosedUnanswered,
+    /// It reset the connection after its close frame.
+    ResetAfterAnswer,
+    /// It reset the connection without a close frame.
+    ResetUnanswered,
+    /// It did nothing.
+    Silent,
+    /// It sent messages that nobody awaited.
+    LateMessages,
+    /// It broke the protocol.
+    Broken(Violation),
+}
+
+impl Farewell {
+    /// Whether there is nothing to warn of.
+    pub fn is_clean(self) -> bool {
+        self == Farewell::Clean
+    }
+}
+
+impl fmt::Display for Farewell {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Farewell::Clean => f.write_str("closed the connection"),
+            Farewell::LeftOpen => f.write_str("answered the close frame and left TCP open"),
+            Farewell::ClosedUnanswered => f.write_str("closed TCP without a close frame"),
+            Farewell::ResetAfterAnswer => f.write_str("reset the connection after its close frame"),
+            Farewell::ResetUnanswered => {
+                f.write_str("reset the connection instead of answering the close frame")
+            }
+            Farewell::Silent => f.write_str("did not answer the close frame"),
+            Farewell::LateMessages => f.write_str("sent a message after the client's close frame"),
+            Farewell::Broken(violation) => {
+                write!(f, "broke the protocol while closing: {}", violation.reason())
+            }
+        }
+    }
+}
+
+/// The warning that the server took its leave like that on `count` of `connections` connections,
+/// each of which waited for `timeout` at most.
+pub fn farewell_warning(
+    farewell: Farewell,
+    count: u64,
+    connections: u64,
+    timeout: Duration,
+) -> String {
+    let within = match farewell {
+        Farewell::LeftOpen | Farewell::Silent => format!(" within {} s", timeout.as_secs_f64()),
+        _ => String::new(),
+    };
+    let plural = if connections == 1 { "" } else { "s" };
+    format!(
+        "On {count} of {connections} connection{plural}, the server {farewell}{within}; all echoes \
+         had come before."
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_echo_is_right_in_every_byte_and_in_its_form() {
+        let sent = Sent { number: 3, form: Form::Text, payload: b"one two" };
+        judge_echo(&sent, Form::Text, b"one two").expect("the same");
+        for (echo, byte) in [(&b"one too"[..], 5), (b"one", 3), (b"one two!", 7), (b"", 0)] {
+            let wrong = judge_echo(&sent, Form::Text, echo).expect_err("it differs");
+            assert!(matches!(wrong, Problem::WrongEcho(3, at) if at == byte), "{wrong:?}");
+        }
+        let wrong = judge_echo(&sent, Form::Binary, b"one two").expect_err("another form");
+        assert!(matches!(wrong, Problem::WrongForm(3)), "{wrong:?}");
+    }
+
+    #[test]
+    fn only_a_close_frame_and_the_end_after_it_are_clean() {
+        let mut closing = Closing::default();
+        assert_eq!(closing.judge(End::Closed), Farewell::ClosedUnanswered);
+        assert_eq!(closing.judge(End::Reset), Farewell::ResetUnanswered);
+        assert_eq!(closing.judge(End::TimedOut), Farewell::Silent);
+        closing.note(&Event::Close(Some(1000), Vec::new()));
+        assert_eq!(closing.judge(End::Closed), Farewell::Clean);
+        assert_eq!(closing.judge(End::Reset), Farewell::ResetAfterAnswer);
+        assert_eq!(closing.judge(End::TimedOut), Farewell::LeftOpen);
+        closing.note(&Event::Echo(Form::Text));
+        assert_eq!(closing.judge(End::Closed), Farewell::LateMessages);
+    }
+}
