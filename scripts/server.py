@@ -1,21 +1,17 @@
-"""The server under test, for the scripts beside this file: built, started on a free port, ended.
+"""The server under test, for the scripts beside this file: started on a free port, and ended.
 
-A server started here is always ended again, by its own process id, also when the script is told
-to stop. What the server is asked over the wire is not known here.
+A server started here is always ended again, by its own process id, also when the script is told to
+stop. What the server is asked over the wire is not known here.
 """
 
 import contextlib
 import json
-import os
 import re
 import select
-import signal
 import subprocess
-import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-TARGET = (ROOT / os.environ.get("CARGO_TARGET_DIR", "target")).resolve()
+from tools import Failure
 
 START_SECONDS = 20
 # More than the server may take to drain its connections.
@@ -24,24 +20,12 @@ STOP_SECONDS = 30
 LISTENING = re.compile(r"ringecho listening on ws://127\.0\.0\.1:(\d+)\b")
 
 
-class Failure(Exception):
-    """What went wrong, in words for the person who ran the script."""
-
-
-def built():
-    """Builds the release binary and gives its path."""
-    command = ["cargo", "build", "--release", "--locked"]
-    if subprocess.run(command, cwd=ROOT, stdin=subprocess.DEVNULL).returncode != 0:
-        raise Failure(f"{' '.join(command)} failed")
-    return TARGET / "release" / "ringecho"
-
-
 @contextlib.contextmanager
 def running(binary, arguments=(), stats_file=None, wrapper=(), log=None):
     """Runs `binary` on a free port and yields the port; ends it with SIGTERM and checks its status.
 
-    `wrapper` is a command that stands before the binary and becomes it (`nice`, `strace -D`), `log`
-    a file that takes standard error.
+    `wrapper` is a command that precedes the binary and becomes it (`nice`, `strace -D`), `log` a file
+    that takes standard error.
     """
     command = [*wrapper, str(binary), "--listen", "127.0.0.1:0"]
     if stats_file is not None:
@@ -101,16 +85,3 @@ def _end(process):
 def stats(path):
     """The counters that the server wrote at its end, summed over its workers."""
     return json.loads(Path(path).read_text())["total"]
-
-
-def run(main):
-    """Runs a script's `main` and turns its outcome into the exit status."""
-    # Without this a SIGTERM would end Python at once and leave the server behind.
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda number, _: sys.exit(128 + number))
-    try:
-        sys.exit(main())
-    except (Failure, OSError) as failure:
-        sys.exit(f"{Path(sys.argv[0]).name}: {failure}")
-    except KeyboardInterrupt:
-        sys.exit(128 + signal.SIGINT)

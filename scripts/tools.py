@@ -1,0 +1,157 @@
+#!/usr/bin/env python3
+"""What the scripts here need from elsewhere: the built programs, and tools that are installed when missing.
+
+`scripts/tools.py TOOL...` installs the Debian packages of the named tools, and `scripts/tools.py --build`
+builds the programs: for scripts that are not in Python.
+"""
+
+import fcntl
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+TARGET = (ROOT / os.environ.get("CARGO_TARGET_DIR", "target")).resolve()
+
+INSTALL_SECONDS = 600
+BUILD_SECONDS = 1200
+
+# The Debian package of a command, or of a file.
+PACKAGES = {
+    "clang": "clang",
+    "llvm-strip": "llvm",
+    "/usr/include/bpf/bpf_helpers.h": "libbpf-dev",
+    "node": "nodejs",
+    "npm": "npm",
+    "strace": "strace",
+    "valgrind": "valgrind",
+    "/usr/bin/chromium": "chromium",
+}
+
+
+class Failure(Exception):
+    """What went wrong, in words for the person who ran the script."""
+
+
+def execute(command, seconds=INSTALL_SECONDS, **options):
+    """Runs a command without input to its end, which has to be a good one."""
+    name = " ".join(map(str, command))
+    try:
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, timeout=seconds, **options)
+    except subprocess.TimeoutExpired:
+        raise Failure(f"{name} was not done after {seconds} s") from None
+    if done.returncode != 0:
+        raise Failure(f"{name} failed")
+
+
+def built():
+    """Builds the programs that the scripts run and gives the directory in which they are.
+
+    It is the same command for all scripts: which features a dependency has depends on what is built with
+    it, and so another command would build everything once more.
+    """
+    programs = [word for name in ("ringecho", "ringbench", "echo-frames") for word in ("--bin", name)]
+    command = ["cargo", "build", "--release", "--locked", "--workspace", *programs]
+    execute(command, seconds=BUILD_SECONDS, cwd=ROOT)
+    return TARGET / "release"
+
+
+def install(*tools):
+    """Installs the packages of those of the tools that are missing."""
+    packages = sorted({PACKAGES[tool] for tool in tools if not is_there(tool)})
+    if not packages:
+        return
+    TARGET.mkdir(parents=True, exist_ok=True)
+    # Two at a time would find each other's lock, and fail.
+    with open(TARGET / "packages.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if all(is_there(tool) for tool in tools):
+            return
+        print(f"installing {', '.join(packages)}", flush=True)
+        root = [] if os.geteuid() == 0 else ["sudo", "-n"]
+        for command in (["apt-get", "update"], ["apt-get", "install", "-y", *packages]):
+            execute([*root, "env", "DEBIAN_FRONTEND=noninteractive", *command], stdout=subprocess.DEVNULL)
+
+
+def is_there(tool):
+    return Path(tool).exists() if tool.startswith("/") else shutil.which(tool) is not None
+
+
+def node_package(directory, name, version):
+    """Installs a package of npm in a directory, unless it is there and works."""
+    install("node", "npm")
+    question = f"require('{name}'); console.log(require('{name}/package.json').version)"
+    command = ["node", "-e", question]
+    if _answer(command, directory) == version:
+        return
+    print(f"installing {name} {version}", flush=True)
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir(parents=True)
+    flags = ["--no-save", "--no-audit", "--no-fund", "--ignore-scripts", "--loglevel", "error"]
+    execute(["npm", "install", *flags, "--prefix", directory, f"{name}@{version}"])
+    if _answer(command, directory) != version:
+        raise Failure(f"{name} {version} was installed but does not start")
+
+
+def python_package(directory, name, version, module=None):
+    """Installs a package of PyPI in a virtual environment, unless it is there and works; gives the
+    directory of its programs."""
+    programs = directory / "bin"
+    question = f"import importlib.metadata, {module or name}; print(importlib.metadata.version('{name}'))"
+    command = [programs / "python", "-c", question]
+    if _answer(command, ROOT) == version:
+        return programs
+    print(f"installing {name} {version}", flush=True)
+    shutil.rmtree(directory, ignore_errors=True)
+    execute([sys.executable, "-m", "venv", directory])
+    pip = [programs / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    execute([*pip, f"{name}=={version}"])
+    if _answer(command, ROOT) != version:
+        raise Failure(f"{name} {version} was installed but does not start")
+    return programs
+
+
+def _answer(command, directory):
+    try:
+        done = subprocess.run(
+            command, cwd=directory, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def split_arguments(words):
+    """The words before `--` and those after it, which are for the server."""
+    end = words.index("--") if "--" in words else len(words)
+    return words[:end], words[end + 1 :]
+
+
+def run(main):
+    """Runs a script's `main` and turns its outcome into the exit status."""
+    # Without this a SIGTERM would end Python at once and leave the server behind.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
+    try:
+        sys.exit(main())
+    except (Failure, OSError) as failure:
+        sys.exit(f"{Path(sys.argv[0]).name}: {failure}")
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)
+
+
+def main():
+    if sys.argv[1:] == ["--build"]:
+        built()
+        return
+    unknown = [tool for tool in sys.argv[1:] if tool not in PACKAGES]
+    if unknown:
+        raise Failure(f"{', '.join(unknown)}: not one of {', '.join(PACKAGES)}")
+    install(*sys.argv[1:])
+
+
+if __name__ == "__main__":
+    run(main)
