@@ -1,8 +1,8 @@
-//! Memory for messages: taken at start-up, touched before it is needed, locked where the limits
-//! allow it, on huge pages where there are any.
+//! Memory for messages: mapped at start-up, with every page allocated in advance, locked where the
+//! limits allow it, and on huge pages where there are any.
 //!
-//! This module hands out addresses and knows nothing of what stands there. It owns these
-//! invariants:
+//! This module hands out memory and does not know what is stored there. Invariant that the unsafe
+//! blocks rely on:
 //!
 //! 1. `start..start + length` is mapped, readable and writable from [`Mapping::new`] until the
 //!    mapping is dropped, and nothing else in the process knows the addresses.
@@ -15,13 +15,12 @@ use std::ptr::{self, NonNull};
 use rustix::io::Errno;
 use rustix::mm::{self, Advice, MapFlags, ProtFlags};
 
-/// The size of a huge page on the processors that Linux calls x86-64 and aarch64 (with pages of
-/// 4 KiB), in octets.
+/// The size of a huge page in bytes, on x86-64 and on aarch64 with pages of 4 KiB.
 const HUGE_PAGE: usize = 2 << 20;
 
-/// How many huge pages a mapping of `octets` octets takes, where there are enough.
-pub fn huge_pages(octets: usize) -> usize {
-    octets.div_ceil(HUGE_PAGE)
+/// How many huge pages a mapping of `bytes` bytes takes, where there are enough.
+pub fn huge_pages(bytes: usize) -> usize {
+    bytes.div_ceil(HUGE_PAGE)
 }
 
 /// An anonymous mapping.
@@ -34,21 +33,22 @@ pub struct Mapping {
 }
 
 impl Mapping {
-    /// Maps at least `octets` octets of zeroes and touches every page.
+    /// Maps at least `bytes` bytes, all of them 0, and has the kernel allocate every page.
     ///
     /// # Errors
     ///
-    /// When there is not that much memory.
-    pub fn new(octets: usize) -> io::Result<Mapping> {
+    /// When there is not that much memory. Memory that cannot be locked is no error: see
+    /// [`Mapping::is_locked`].
+    pub fn new(bytes: usize) -> io::Result<Mapping> {
         let protection = ProtFlags::READ | ProtFlags::WRITE;
-        let huge_length = huge_pages(octets) * HUGE_PAGE;
+        let huge_length = huge_pages(bytes) * HUGE_PAGE;
         // SAFETY: a new mapping at an address of the kernel's choice touches no other memory.
         let huge = unsafe {
             let flags = MapFlags::PRIVATE | MapFlags::HUGETLB | MapFlags::POPULATE;
             mm::mmap_anonymous(ptr::null_mut(), huge_length, protection, flags)
         };
         let is_huge = huge.is_ok();
-        let length = if is_huge { huge_length } else { octets };
+        let length = if is_huge { huge_length } else { bytes };
         let start = match huge {
             Ok(start) => start,
             // SAFETY: as above.
@@ -58,24 +58,26 @@ impl Mapping {
         };
         let start = NonNull::new(start.cast::<u8>()).expect("mmap returns no null");
         let mut mapping = Mapping { start, length, is_locked: false, is_huge };
-        mapping.settle()?;
+        mapping.populate()?;
         Ok(mapping)
     }
 
-    fn settle(&mut self) -> io::Result<()> {
+    /// Allocates the pages, and locks them if that is allowed.
+    fn populate(&mut self) -> io::Result<()> {
         let start = self.start.as_ptr().cast();
         if !self.is_huge {
-            // Where it is refused, small pages do.
+            // Small pages do as well, so a refusal does not matter.
             // SAFETY: invariant 1; this advice changes no content.
             let _ = unsafe { mm::madvise(start, self.length, Advice::LinuxHugepage) };
             // SAFETY: invariant 1; this advice changes no content.
             match unsafe { mm::madvise(start, self.length, Advice::LinuxPopulateWrite) } {
                 Ok(()) => {}
-                // The kernel has tried, and there is no memory (madvise(2)).
+                // The kernel has tried, and memory has run out or is broken (madvise(2)).
                 Err(error @ (Errno::NOMEM | Errno::FAULT | Errno::HWPOISON)) => {
                     return Err(error.into());
                 }
-                // It does not know this advice, which came with Linux 5.14, or a filter forbids it.
+                // The kernel is older than Linux 5.14 and does not know this advice, or a seccomp
+                // filter forbids it.
                 Err(_) => self.touch(),
             }
         }
@@ -98,17 +100,17 @@ impl Mapping {
     /// All of it.
     #[inline]
     pub fn bytes(&mut self) -> &mut [u8] {
-        // SAFETY: invariant 1; whoever has taken the address by [`Mapping::start`] holds unsafe
-        // code that has to know what else is done with the mapping.
+        // SAFETY: invariant 1. Code that uses the address from [`Mapping::start`] is unsafe and must
+        // know what else the mapping is used for.
         unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.length) }
     }
 
-    /// Octets mapped.
+    /// The length of the mapping in bytes.
     pub fn length(&self) -> usize {
         self.length
     }
 
-    /// Whether the pages cannot be swapped out.
+    /// Whether the pages are locked, so that they cannot be swapped out.
     pub fn is_locked(&self) -> bool {
         self.is_locked
     }
@@ -116,8 +118,8 @@ impl Mapping {
 
 impl Drop for Mapping {
     fn drop(&mut self) {
-        // Nothing can be done about a failure, and nothing is lost but addresses.
-        // SAFETY: invariant 1; after this nobody has the addresses.
+        // If this fails, only addresses are lost.
+        // SAFETY: invariant 1; after this nobody uses the addresses.
         let _ = unsafe { mm::munmap(self.start.as_ptr().cast(), self.length) };
     }
 }
@@ -134,7 +136,7 @@ mod tests {
         assert!(mapping.length() >= 100_000);
         assert_eq!(mapping.start().as_ptr() as usize % 4096, 0);
         let bytes = mapping.bytes();
-        assert!(bytes.iter().all(|&octet| octet == 0));
+        assert!(bytes.iter().all(|&byte| byte == 0));
         bytes.fill(0xa5);
     }
 

@@ -1,9 +1,9 @@
 //! When to spin for the next completion and when to sleep.
 //!
-//! Waking a sleeping thread is most of what a message costs, so spinning pays when the next
-//! message comes soon. It does harm when another thread needs the processor: worst of all when
-//! that thread is the client, which then cannot send what the spin waits for. The [`Pacer`] learns
-//! both from how its waits went. It looks at no clock itself; the [`Waiter`] does, which applies a
+//! Waking a sleeping thread is most of the cost of a message, so spinning pays when the next message
+//! comes soon. Spinning does harm when another thread needs the CPU, above all when that thread is
+//! the client, which then cannot send the message that the worker is waiting for. The [`Pacer`]
+//! learns both from its earlier waits. It reads no clock; the [`Waiter`] does, and applies a
 //! strategy to whatever an engine waits on.
 
 use std::io;
@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use crate::metrics::Counters;
 
-/// How a worker waits when nothing is to be done.
+/// How a worker waits when it has nothing to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WaitStrategy {
     /// Sleeps in the kernel.
@@ -21,23 +21,22 @@ pub enum WaitStrategy {
     Spin,
     /// Spins for this long while messages keep arriving, else sleeps.
     Adaptive(Duration),
-    /// A kernel thread submits and completes operations, and the worker spins for this long
-    /// before it sleeps.
+    /// A kernel thread submits operations, and the worker spins for this long while messages keep
+    /// arriving, else sleeps.
     Sqpoll(Duration),
 }
 
-/// A pause between two looks at the clock from which it follows that the thread was not running:
-/// another one was, or the machine that this one is a guest on had other work.
+/// A gap between two readings of the clock that shows that the thread was not running: another
+/// thread had the CPU, or the host of this virtual machine did.
 pub const PAUSE: Duration = Duration::from_micros(20);
-/// The part of its time that a thread waits for its processor when it shares it: one in this many.
+/// A thread shares its CPU if it waits for the CPU for at least one part in this many of its time.
 pub const SHARED_PART: u32 = 20;
-/// How long a worker sleeps through its waits after its processor turned out to be shared, at first
-/// and at most.
+/// How long a worker does not spin after its CPU turned out to be shared: at first, and at most.
 const REST_MIN: Duration = Duration::from_millis(5);
 const REST_MAX: Duration = Duration::from_secs(1);
 
-/// Spins in a row that may find nothing although their message was close. A client is late now and
-/// then; one that shares the processor always is.
+/// How many spins in a row may just miss their message before the CPU counts as shared. Any client is
+/// late now and then; one that shares the CPU always is.
 const MISSES_MAX: u32 = 3;
 
 /// How one wait went.
@@ -45,9 +44,10 @@ const MISSES_MAX: u32 = 3;
 pub enum Waited {
     /// Something completed while spinning.
     Spun,
-    /// The thread spun, and others had the processor for a good part of the time before.
+    /// Something completed while spinning, and other threads had the CPU for much of the time before.
     SpunOnShared,
-    /// Nothing completed while spinning; something did in the sleep after it, this much later.
+    /// Nothing completed while spinning, but something did in the sleep that followed, after this
+    /// long.
     SpunThenSlept(Duration),
     /// Something completed in a sleep of this length.
     Slept(Duration),
@@ -55,9 +55,10 @@ pub enum Waited {
 
 /// Decides before each wait whether to spin, from how the waits before it went.
 ///
-/// It spins while the last wait was short. Two things tell that the processor is shared: others had
-/// it, or spin after spin found nothing and what it was waiting for came as soon as the thread slept. After either it sleeps through its waits for a time, and for twice that time if the next
-/// attempt does not go well for as long.
+/// It spins if the last wait was short. Two things show that the CPU is shared: other threads had
+/// it, or several spins in a row found nothing and the message came as soon as the thread slept.
+/// Then the pacer does not spin for a time, and for twice that time if the next attempt does not go
+/// well for as long.
 #[derive(Debug)]
 pub struct Pacer {
     spin: Duration,
@@ -90,11 +91,11 @@ impl Pacer {
     pub fn learn(&mut self, waited: Waited, now: Duration) {
         match waited {
             Waited::Spun => self.misses = 0,
-            Waited::SpunOnShared => self.leave_processor(now),
+            Waited::SpunOnShared => self.leave_cpu(now),
             Waited::SpunThenSlept(time) if self.is_soon(time) => {
                 self.misses += 1;
                 if self.misses == MISSES_MAX {
-                    self.leave_processor(now);
+                    self.leave_cpu(now);
                 }
             }
             Waited::SpunThenSlept(_) => self.expects_soon = false,
@@ -102,12 +103,12 @@ impl Pacer {
         }
     }
 
-    /// A sleep includes the time to wake up, which a spin would not have had.
+    /// Twice the spin, because a sleep includes the time to wake up, which a spin would not.
     fn is_soon(&self, slept: Duration) -> bool {
         slept < self.spin * 2
     }
 
-    fn leave_processor(&mut self, now: Duration) {
+    fn leave_cpu(&mut self, now: Duration) {
         self.misses = 0;
         let went_well = now.saturating_sub(self.rests_until) > self.rest;
         self.rest = if went_well { REST_MIN } else { (self.rest * 2).clamp(REST_MIN, REST_MAX) };
@@ -137,9 +138,9 @@ pub trait Source {
 pub struct Waiter<'a> {
     strategy: WaitStrategy,
     pacer: Pacer,
-    /// See [`open_schedstat`]; only where a pacer asks.
+    /// See [`open_schedstat`]; open only if the strategy has a pacer.
     schedule: Option<OwnedFd>,
-    /// When it was last looked at, and how long this thread had waited for its processor by then.
+    /// When it was last read, and how long this thread had waited for its CPU by then.
     scheduled: (Duration, Duration),
     counters: &'a Counters,
     epoch: Instant,
@@ -198,14 +199,15 @@ impl<'a> Waiter<'a> {
         let slept = after - before;
         let waited = match has_spun {
             false => Waited::Slept(slept),
-            true if self.is_processor_shared() => Waited::SpunOnShared,
+            true if self.is_cpu_shared() => Waited::SpunOnShared,
             true => Waited::SpunThenSlept(slept),
         };
         self.pacer.learn(waited, after);
         Ok(())
     }
 
-    /// Spins until something completes, `until` comes, or for `most`: then the answer is `None`.
+    /// Spins until something completes or `until` has come. Returns `None` if neither happens within
+    /// `most`.
     fn spin(
         &mut self,
         until: Option<Duration>,
@@ -231,16 +233,16 @@ impl<'a> Waiter<'a> {
             std::hint::spin_loop();
         };
         self.counters.spins.add(looks);
-        // What came while the thread was not running is there before the next look at the clock.
+        // The last look may have followed a gap too.
         has_paused |= self.now() - last > PAUSE;
-        let is_shared = most.is_some() && has_paused && self.is_processor_shared();
+        let is_shared = most.is_some() && has_paused && self.is_cpu_shared();
         Ok(found.then_some(if is_shared { Waited::SpunOnShared } else { Waited::Spun }))
     }
 
-    /// Whether this thread has waited for its processor for a good part of the time since this was
-    /// last asked. It costs a system call, so it is asked when something suggests it.
+    /// Whether this thread has waited for its CPU for a good part of the time since the last call.
+    /// This costs a system call, so it is called only when something suggests it.
     #[cold]
-    fn is_processor_shared(&mut self) -> bool {
+    fn is_cpu_shared(&mut self) -> bool {
         let Some(statistics) = &self.schedule else { return false };
         self.counters.syscalls.add(1);
         let mut text = [0; 96];
@@ -255,14 +257,14 @@ impl<'a> Waiter<'a> {
     }
 }
 
-/// The scheduler's account of this thread, where the kernel keeps one.
+/// The scheduler's statistics of this thread, if the kernel keeps them and `/proc` is mounted.
 fn open_schedstat() -> Option<OwnedFd> {
     let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC;
     rustix::fs::open("/proc/thread-self/schedstat", flags, rustix::fs::Mode::empty()).ok()
 }
 
-/// The time that a thread has waited for a processor, from its schedstat: the second of three
-/// numbers, in nanoseconds (Documentation/scheduler/sched-stats.rst of Linux).
+/// The time that a thread has waited for a CPU, from its schedstat: the second of three numbers, in
+/// nanoseconds (Documentation/scheduler/sched-stats.rst in the Linux source).
 fn waited_for(schedstat: &[u8]) -> Duration {
     let text = std::str::from_utf8(schedstat).unwrap_or_default();
     let number = text.split(' ').nth(1).and_then(|number| number.parse().ok());
@@ -287,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn the_schedulers_account_is_understood() {
+    fn schedstat_is_parsed() {
         assert_eq!(waited_for(b"2708266 31337 12\n"), Duration::from_nanos(31337));
         assert_eq!(waited_for(b""), Duration::ZERO);
     }
@@ -304,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pause_in_the_traffic_ends_the_spinning_and_is_no_reason_to_rest() {
+    fn a_pause_in_the_traffic_ends_the_spin_without_a_rest() {
         let (mut pacer, now) = spinning();
         pacer.learn(Waited::SpunThenSlept(LONG), now);
         assert!(!pacer.wants_to_spin(now));
@@ -313,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn messages_that_come_only_after_the_spin_mean_a_shared_processor() {
+    fn messages_that_come_only_after_the_spin_mean_a_shared_cpu() {
         for (waited, times) in
             [(Waited::SpunThenSlept(SHORT), MISSES_MAX), (Waited::SpunOnShared, 1)]
         {
@@ -335,7 +337,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_that_is_late_now_and_then_is_no_reason_to_rest() {
+    fn a_client_that_is_sometimes_late_causes_no_rest() {
         let (mut pacer, now) = spinning();
         for _ in 0..100 {
             for _ in 1..MISSES_MAX {
@@ -347,7 +349,7 @@ mod tests {
     }
 
     #[test]
-    fn a_processor_that_was_its_own_for_long_enough_is_forgiven() {
+    fn a_cpu_that_was_not_shared_for_long_enough_is_trusted_again() {
         let (mut pacer, mut now) = spinning();
         for _ in 0..5 {
             pacer.learn(Waited::SpunOnShared, now);

@@ -18,23 +18,24 @@ use io_uring::{Builder, IoUring, cqueue, opcode, squeue};
 use super::buffer_ring::{BufferRing, GROUP};
 use crate::engine::BufferConfig;
 
-/// How long the kernel's thread polls before it sleeps, under `sqpoll`, in milliseconds.
+/// How long the kernel thread of `sqpoll` polls before it sleeps, in milliseconds.
 const SQPOLL_IDLE_MS: u32 = 50;
-/// Entries of the rings that only find out what the kernel can do.
+/// Entries of a ring that only finds out what the kernel can do.
 pub(super) const PROBED: u32 = 4;
 
-/// Abilities of a ring that its set-up asks for.
+/// A feature that a ring is set up with (`IORING_SETUP_*`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Feature {
-    /// A bad submission does not hold up those behind it.
+    /// A bad submission does not stop those after it.
     SubmitAll,
-    /// Memory tells when completions are pending, so that spinning needs no system call.
+    /// The kernel sets a flag in shared memory when completions are pending, so that spinning needs no
+    /// system call.
     TaskrunFlag,
-    /// One thread submits.
+    /// Only one thread submits.
     SingleIssuer,
-    /// Completions are made when that thread asks for them, not whenever it is interrupted.
+    /// Completions are posted when that thread asks for them, instead of interrupting it.
     DeferTaskrun,
-    /// Submissions are taken in order, without a table of indices.
+    /// Submissions are taken in order, without an array of indices.
     NoSubmissionArray,
     /// A kernel thread submits.
     Sqpoll,
@@ -52,7 +53,7 @@ impl Feature {
         };
     }
 
-    /// The kernel's name for it, and the first version that has it (io_uring_setup(2)).
+    /// The kernel's name for it, and the first version of Linux with it (io_uring_setup(2)).
     pub(super) fn name(self) -> (&'static str, &'static str) {
         match self {
             Feature::SubmitAll => ("IORING_SETUP_SUBMIT_ALL", "5.18"),
@@ -64,12 +65,12 @@ impl Feature {
         }
     }
 
-    /// Sets a small ring up with it, and with what the kernel does not take it without.
+    /// Sets up a small ring with it, and with the features that it requires.
     pub(super) fn probe(self) -> io::Result<()> {
         let mut builder = IoUring::builder();
         match self {
             Feature::TaskrunFlag => {
-                // Either this or `DEFER_TASKRUN` must go with it; this one is as old as it.
+                // It requires this or `DEFER_TASKRUN`, and this one is as old as it is.
                 builder.setup_coop_taskrun();
             }
             Feature::DeferTaskrun => Feature::SingleIssuer.add_to(&mut builder),
@@ -83,21 +84,21 @@ impl Feature {
     }
 }
 
-/// Without these there is no serving. Each is usable with those before it: `TASKRUN_FLAG` is refused
-/// without `DEFER_TASKRUN`, which is younger. The buffer ring and multishot receives are as old.
+/// The server cannot serve without these. Each can be used together with those before it:
+/// `TASKRUN_FLAG` is refused without `DEFER_TASKRUN`, which is newer.
 pub(super) const NEEDED: &[Feature] =
     &[Feature::SubmitAll, Feature::SingleIssuer, Feature::DeferTaskrun, Feature::TaskrunFlag];
 pub(super) const NEEDED_SQPOLL: &[Feature] =
     &[Feature::Sqpoll, Feature::SubmitAll, Feature::SingleIssuer];
-/// These are used where the kernel has them; the newest last.
+/// These are used if the kernel has them; the newest is last.
 pub(super) const WELCOME: &[Feature] = &[Feature::NoSubmissionArray];
 
-/// Something that the server asks of the kernel's io_uring.
+/// Something that the server needs or likes to have of the kernel's io_uring.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ability {
     /// A ring can be set up with this.
     SetUp(Feature),
-    /// The kernel takes buffers to receive into from memory that it shares with the process.
+    /// The kernel takes receive buffers from a ring that it shares with the process.
     BufferRing,
     /// One submission receives again and again.
     MultishotReceive,
@@ -108,16 +109,16 @@ pub enum Ability {
 /// What an ability is needed for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Purpose {
-    /// To serve, however the server waits.
+    /// To serve, with any wait strategy.
     Serving,
     /// To serve under `--wait sqpoll`.
     Sqpoll,
-    /// Nothing; it saves time where the kernel has it.
+    /// For nothing, but it saves time.
     Speed,
 }
 
 impl Ability {
-    /// All of them, in the order of the versions that they came with.
+    /// All of them, in the order in which Linux got them.
     pub const ALL: [Ability; 9] = [
         Ability::SetUp(Feature::Sqpoll),
         Ability::SetUp(Feature::SubmitAll),
@@ -130,7 +131,7 @@ impl Ability {
         Ability::SetUp(Feature::NoSubmissionArray),
     ];
 
-    /// Its name, and the first version of Linux that has it (io_uring_setup(2),
+    /// Its name, and the first version of Linux with it (io_uring_setup(2),
     /// io_uring_enter(2), io_uring_register(2)).
     pub fn name(self) -> (&'static str, &'static str) {
         match self {
@@ -153,12 +154,12 @@ impl Ability {
         }
     }
 
-    /// Finds out by using it, on a ring of its own that is gone afterwards.
+    /// Finds out whether the kernel has it, by using it on a ring of its own.
     ///
     /// # Errors
     ///
-    /// `EINVAL` where the kernel does not know it; anything else where the kernel refuses io_uring
-    /// as a whole, or what the attempt takes.
+    /// `EINVAL` if the kernel does not know it. Any other error means that the kernel refuses io_uring
+    /// altogether, or memory or descriptors for the attempt.
     pub fn probe(self) -> io::Result<()> {
         match self {
             Ability::SetUp(feature) => feature.probe(),
@@ -169,7 +170,7 @@ impl Ability {
     }
 }
 
-/// The memory of an attempt: a page or so.
+/// The memory for an attempt: about a page.
 const PROBED_BUFFERS: BufferConfig = BufferConfig { count: 2, bytes: 2048 };
 
 /// A small ring with a buffer ring. They are dropped in this order.
@@ -190,7 +191,7 @@ fn probe_multishot_receive() -> io::Result<()> {
 ///
 /// # Errors
 ///
-/// `EINVAL` where the kernel does not know how.
+/// `EINVAL` if the kernel has no multishot receive.
 pub(super) fn receive_to_the_end(
     uring: &mut IoUring,
     buffers: &mut BufferRing,
@@ -218,8 +219,8 @@ pub(super) fn receive_to_the_end(
     }
 }
 
-/// Accepts from a listener to which nobody connects. A kernel that does not know how refuses that
-/// at once; otherwise the operation is in flight until the ring is closed, and uses no memory.
+/// Accepts on a listener that nobody connects to. A kernel without multishot accept refuses that
+/// immediately; otherwise the operation stays in flight until the ring is closed, and uses no memory.
 fn probe_multishot_accept() -> io::Result<()> {
     let mut uring = IoUring::new(PROBED)?;
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;

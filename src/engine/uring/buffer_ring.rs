@@ -7,8 +7,8 @@
 //! 2. A buffer is in one of three hands: the kernel's (its entry lies between the buffer ring's
 //!    head and tail), a [`Lease`]'s, or a reply's. Leases cannot be copied, so only their holder
 //!    reads or writes the buffer.
-//! 3. The buffer ring has `count` entries, a power of two; the entry of position `tail % count` is
-//!    never one that the kernel may read, because there are `count` buffers in all.
+//! 3. There are `count` entries, a power of two, and `count` buffers. So when a buffer is given back,
+//!    fewer than `count` entries are the kernel's, and the one at `tail % count` is not.
 
 #![expect(
     unsafe_code,
@@ -26,7 +26,7 @@ use crate::engine::BufferConfig;
 use crate::engine::reply::{Lease, Pinned};
 use crate::memory::Mapping;
 
-/// The one group of buffers.
+/// The id of the only group of buffers.
 pub(super) const GROUP: u16 = 0;
 
 /// The ring through which the kernel takes buffers (io_uring_register_buf_ring(3)), and the
@@ -42,7 +42,7 @@ pub(super) struct BufferRing {
 }
 
 impl BufferRing {
-    /// A ring with all its buffers in the kernel's hands, once it is registered.
+    /// A ring that holds all buffers, ready to be registered.
     ///
     /// # Errors
     ///
@@ -75,7 +75,7 @@ impl BufferRing {
         self.memory.is_locked() && self.entries.is_locked()
     }
 
-    /// How many buffers lie ready for receiving.
+    /// How many buffers the kernel has ready for receiving.
     pub(super) fn ready(&self) -> usize {
         self.ready
     }
@@ -110,17 +110,17 @@ impl BufferRing {
         let entries = self.entries.start().as_ptr().cast::<BufRingEntry>();
         // SAFETY: invariant 1, and the position is below `count`.
         let entry = unsafe { entries.add(position) };
-        // SAFETY: invariant 3. The fields are written one by one: the last one of the first entry
-        // is the tail, which the kernel reads.
+        // SAFETY: invariant 3. The fields are written one by one, because the last field of the first
+        // entry is the tail, which the kernel reads.
         let entry = unsafe { &mut *entry };
         entry.set_addr(address + HEADROOM as u64);
         entry.set_len(self.config.bytes - HEADROOM as u32);
         entry.set_bid(lease.buffer() as u16);
         self.tail = self.tail.wrapping_add(1);
-        // The entry must be there before the tail says so.
+        // The kernel must see the entry before the tail.
         // SAFETY: the mapping was zeroed, holds at least one entry, and is page-aligned.
         let tail = unsafe { BufRingEntry::tail(entries) };
-        // SAFETY: the tail lies in the first entry, aligned to its two octets, and no reference to
+        // SAFETY: the tail lies in the first entry, aligned to its two bytes, and no reference to
         // that entry is left.
         let tail = unsafe { AtomicU16::from_ptr(tail.cast_mut()) };
         tail.store(self.tail, Ordering::Release);

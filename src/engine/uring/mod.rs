@@ -1,27 +1,27 @@
 //! The kernel's io_uring as a [`Ring`].
 //!
-//! The reply of a ping-pong must be submitted by the same system call that waits for the next
-//! message, and its own completion must not end that wait. So a send without patience carries
-//! `IOSQE_CQE_SKIP_SUCCESS` and `MSG_DONTWAIT | MSG_WAITALL`: it is tried when it is submitted,
-//! and leaves a completion only if it was cut short. When the submitting call has returned and the
-//! completion queue is drained, the sends without a completion are known to be whole.
+//! In a ping-pong, one system call submits the reply and waits for the next message, and the
+//! reply's own completion must not end that wait. So a send without patience carries
+//! `IOSQE_CQE_SKIP_SUCCESS` and `MSG_DONTWAIT | MSG_WAITALL`: the kernel tries it when it is
+//! submitted, and posts a completion only if it was cut short. Once the submitting call has returned
+//! and the completion queue is drained, the sends without a completion are known to be whole.
 //!
-//! A multishot receive can miss that a connection is reset. When the octets before the reset and the
-//! reset are both there before the kernel's one look at the socket, it receives the octets, finds
-//! nothing behind them, and waits for a wake-up that has been. Up to Linux 6.18.19 it is so whenever
-//! both come before the worker looks; since then (commit a68ed2df7213, "io_uring/poll: fix multishot
-//! recv missing EOF on wakeup race") only when both come while the receive is being armed. So octets
-//! that are not answered are followed by a send of nothing, which fails if the connection is broken,
-//! and leaves no completion if it is not.
+//! A multishot receive can miss a reset. If bytes and the reset that follows them have both arrived
+//! before the kernel looks at the socket, the receive takes the bytes, finds nothing after them, and
+//! waits for a wake-up that has already happened. Up to Linux 6.18.19 this happens whenever both
+//! arrive before the worker looks; since then (commit a68ed2df7213, "io_uring/poll: fix multishot
+//! recv missing EOF on wakeup race") only if both arrive while the receive is being armed. So bytes
+//! that get no answer are followed by a send of 0 bytes, which fails if the connection is broken,
+//! and otherwise posts no completion.
 //!
 //! Invariants that the unsafe blocks rely on:
 //!
 //! 1. A buffer is in one of three hands: see [`buffer_ring`].
-//! 2. The memory of a reply is kept in `quick` or `patient` from the moment that its send is
-//!    pushed until the send is known to be over: a quick one when it is submitted and the queue is
-//!    drained, a patient one when its completion is seen.
-//! 3. The mappings outlive the ring: they are declared after it and so dropped after it, and a
-//!    worker ends only when all its operations have. If the ring breaks, all of it is leaked
+//! 2. The memory of a reply is kept in `quick` or `patient` from the push of its send until the send
+//!    is over: for a quick one, until it is submitted and the completion queue is drained; for a
+//!    patient one, until its completion is seen.
+//! 3. The mappings outlive the ring: [`PreparedRing`] drops them after it, and a worker ends only
+//!    when all its operations have ended. If the ring breaks, all of it is leaked
 //!    (`Pump::run` and [`PreparedRing::serve`]). A panic aborts the process (see `Cargo.toml`).
 
 #![expect(unsafe_code, reason = "the kernel reads and writes memory; see the invariants above")]
@@ -59,7 +59,7 @@ use crate::offload::program::Program;
 use crate::offload::record::Record;
 use crate::slab::ConnectionId;
 
-/// How often a socket is asked what it was given for sending, while acknowledgements arrive.
+/// How often to read how much a socket was given for sending, while acknowledgements arrive.
 const READINGS: usize = 8;
 
 /// The kernel's ring, in the hands of the worker's thread.
@@ -69,26 +69,26 @@ struct KernelRing<'a> {
     buffers: &'a mut BufferRing,
     listeners: Vec<Option<OwnedFd>>,
     stop: RawFd,
-    /// Sends that leave a completion only if they are cut short, in the order of their pushing.
+    /// Sends that post a completion only if they are cut short, in the order in which they were pushed.
     quick: Vec<(ConnectionId, Reply)>,
-    /// Sends that leave a completion, by slot: a connection has one at a time.
+    /// Sends that always post a completion, by slot: a connection has one at a time.
     patient: HashMap<u32, Reply>,
     /// Scratch: what was drained from the completion queue.
     entries: Vec<cqueue::Entry>,
-    /// Scratch: the quick sends among it, with their results.
+    /// Scratch: the results of the quick sends that were cut short.
     cut: Vec<(ConnectionId, Result<u32, Errno>)>,
-    /// Why the ring no longer submits, until `enter` says so.
+    /// Why the ring no longer submits, until `enter` reports it.
     broken: Option<io::Error>,
     offload: Option<Offloading>,
     counters: &'a Counters,
 }
 
-/// The program that echoes for this worker, and which connections it sees.
+/// The program that echoes for this worker, and the connections that it sees.
 struct Offloading {
     program: Program,
     /// The connection at each place.
     ids: Vec<Option<ConnectionId>>,
-    /// The poll of the notices goes on.
+    /// Whether notices are being polled for.
     is_polling: bool,
 }
 
@@ -100,7 +100,7 @@ impl Offloading {
     }
 }
 
-/// Why a ring without a program has no place.
+/// Why a ring that has a place also has a program.
 const OFFLOADED: &str = "only an offloaded connection has a place";
 
 impl<'a> KernelRing<'a> {
@@ -111,7 +111,7 @@ impl<'a> KernelRing<'a> {
     ) -> KernelRing<'a> {
         let counters = &*worker.counters;
         let (mut submitter, submissions, completions) = prepared.uring.split();
-        // Saves the look-up of the descriptor in each call; where it is refused, that is all.
+        // This only saves a look-up of the descriptor in each call, so a refusal does not matter.
         let _ = submitter.register_ring_fd();
         let is_sqpoll = matches!(worker.wait, WaitStrategy::Sqpoll(_));
         KernelRing {
@@ -144,7 +144,7 @@ impl<'a> KernelRing<'a> {
         }
     }
 
-    /// Drains the completion queue, and what the kernel kept because it was full.
+    /// Drains the completion queue, including completions that the kernel kept back because it was full.
     #[inline]
     fn drain(&mut self) -> io::Result<()> {
         let queues = &mut self.queues;
@@ -153,10 +153,10 @@ impl<'a> KernelRing<'a> {
             for entry in &mut queues.completions {
                 self.entries.push(entry);
             }
-            // Until the kernel knows that they are taken, it does not wait for others.
+            // Tells the kernel that they are taken; until then it does not wait for others.
             queues.completions.sync();
-            // A quick send that was cut short must be seen before it is taken for whole, so
-            // neither submissions nor completions may be left behind.
+            // A quick send counts as whole unless its completion is seen here, so neither submissions
+            // nor completions may be left behind.
             if !queues.submissions.cq_overflow()
                 && (queues.submissions.is_empty() || self.quick.is_empty())
             {
@@ -202,7 +202,7 @@ impl<'a> KernelRing<'a> {
                         Received::Data { lease: self.buffers.lease(id, octets), octets }
                     }
                     (_, lent) => {
-                        // The end of the stream may come with a buffer that it did not fill.
+                        // The end of the stream may come with an empty buffer.
                         if let Some(id) = lent {
                             let lease = self.buffers.lease(id, 0);
                             self.buffers.recycle(lease);
@@ -235,7 +235,7 @@ impl<'a> KernelRing<'a> {
             },
             // Taken by `take_notices`.
             Op::Notices => None,
-            // What was cancelled has a completion of its own.
+            // The cancelled operation has a completion of its own.
             Op::Cancel => None,
         }
     }
@@ -357,8 +357,8 @@ impl Ring for KernelRing<'_> {
             Reply::Pinned(pinned) => self.buffers.start_of(pinned),
             Reply::Heap(bytes) => bytes.as_ptr(),
         };
-        // MSG_WAITALL has no name in rustix, as it means nothing to send(2). Here it makes a send
-        // that was cut short leave a completion despite SKIP_SUCCESS (io_uring_enter(2)).
+        // rustix has no MSG_WAITALL for sends, because send(2) ignores it. In io_uring it makes a send
+        // that was cut short post a completion despite SKIP_SUCCESS (io_uring_enter(2)).
         const WAIT_ALL: u32 = 0x100;
         let message = match patience {
             Patience::None => (SendFlags::NOSIGNAL | SendFlags::DONTWAIT).bits() | WAIT_ALL,
@@ -389,9 +389,9 @@ impl Ring for KernelRing<'_> {
     }
 
     fn shut_down(&mut self, socket: &Socket) {
-        // The operation of io_uring would go to a worker thread of the kernel; this is one call.
+        // The operation of io_uring would go to a kernel worker thread; this is one call.
         self.counters.syscalls.add(1);
-        // It fails if the peer has reset the connection, which the receive reports.
+        // It fails if the peer has reset the connection; the receive reports that.
         let _ = rustix::net::shutdown(borrow(socket), Shutdown::Write);
     }
 
@@ -413,10 +413,10 @@ impl Ring for KernelRing<'_> {
             self.counters.syscalls.add(calls);
             written.transpose()
         })?;
-        // What is not TCP cannot say, nor can what is broken.
+        // A socket that is not TCP, or is broken, cannot answer.
         let written = written.ok()?;
         self.counters.syscalls.add(Program::ATTACH_CALLS);
-        // Without a place, or where the kernel does not take it, it is served like any other.
+        // If no place is free, or the kernel refuses, the connection is served like any other.
         let place = offload.program.attach(borrow(socket)).ok()??;
         offload.ids[place.0 as usize] = Some(id);
         if !offload.is_polling {
@@ -438,7 +438,7 @@ impl Ring for KernelRing<'_> {
 
     fn written(&self, _place: &offload::Place, socket: &Socket) -> u64 {
         self.counters.syscalls.add(Program::WRITTEN_CALLS);
-        // A socket that cannot say is broken, which its receive reports.
+        // A socket that cannot answer is broken; its receive reports that.
         Program::written(borrow(socket)).unwrap_or(u64::MAX)
     }
 

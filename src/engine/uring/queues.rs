@@ -20,9 +20,9 @@ const ENTER_GETEVENTS: u32 = 1;
 const ENTER_SQ_WAKEUP: u32 = 2;
 const ENTER_EXT_ARG: u32 = 8;
 
-/// The queues that the kernel and this thread share.
+/// The queues that the kernel and the worker's thread share.
 pub(super) struct Queues<'a> {
-    /// The one submitter: it remembers that the ring is registered.
+    /// The only submitter: it remembers that the ring's descriptor is registered.
     pub(super) submitter: Submitter<'a>,
     pub(super) submissions: SubmissionQueue<'a>,
     pub(super) completions: CompletionQueue<'a>,
@@ -65,8 +65,8 @@ impl Queues<'_> {
         self.submissions.sync();
         match result {
             Ok(_) => Ok(()),
-            // ETIME: the timeout. EINTR: a signal. EBUSY, EAGAIN: completions must be drained, or
-            // memory is short, before the rest is submitted.
+            // ETIME: the timeout has passed. EINTR: a signal came. EBUSY, EAGAIN: completions must be
+            // drained, or memory freed, before the rest can be submitted.
             Err(error) => match Errno::from_io_error(&error) {
                 Some(Errno::TIME | Errno::INTR | Errno::BUSY | Errno::AGAIN) => Ok(()),
                 _ => Err(error),
@@ -76,8 +76,8 @@ impl Queues<'_> {
 }
 
 impl Source for Queues<'_> {
-    /// With `IORING_SETUP_TASKRUN_FLAG` the kernel says in shared memory that completions are
-    /// pending, so this reads memory and makes no system call until there is something.
+    /// With `IORING_SETUP_TASKRUN_FLAG` the kernel sets a flag in shared memory when completions are
+    /// pending, so this makes no system call until there is something.
     #[inline]
     fn look(&mut self) -> io::Result<bool> {
         if !self.submissions.is_empty() || self.submissions.taskrun() {
