@@ -4,6 +4,7 @@
 //! others down on the CPUs that they share: the others are stopped, or not started.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::time::Duration;
 
 use crate::server::{Launch, Ready, Server};
 use crate::stop::Stop;
@@ -12,6 +13,9 @@ use crate::usage::Usage;
 
 /// What stands for a free port in a command: where the server speaks WebSocket, or echoes bytes.
 const PORTS: [&str; 2] = ["{port}", "{tcp-port}"];
+
+/// How long a server whose connection was lost may take to be seen to have ended.
+const END_SEEN: Duration = Duration::from_secs(1);
 
 /// What becomes of a server between its turns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -148,11 +152,9 @@ impl Candidate {
     /// Says of a problem whose it is, and of a server that has ended how.
     pub fn blamed(&mut self, problem: &str) -> String {
         let name = &self.name;
-        match &mut self.server {
-            Some(server) => match server.ended() {
-                Some(how) => format!("{name}: {problem}; it {how}{}", server.last_lines()),
-                None => format!("{name}: {problem}"),
-            },
+        let Some(server) = &mut self.server else { return format!("{name}: {problem}") };
+        match server.ended_within(END_SEEN) {
+            Some(how) => format!("{name}: {problem}; it {how}{}", server.last_lines()),
             None => format!("{name}: {problem}"),
         }
     }

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::error::ErrorKind;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Args, CommandFactory, FromArgMatches as _, Parser, Subcommand, ValueEnum};
 use ringecho::cpus::CpuList;
@@ -339,13 +339,36 @@ impl Cli {
         Cli::of(std::env::args_os()).unwrap_or_else(|error| error.exit())
     }
 
+    /// A usage error that is found after the command line was read: it says `message`, and how the
+    /// command is used.
+    pub fn usage_error(&self, message: &str) -> clap::Error {
+        let name = match self.command {
+            Command::Rtt(_) => "rtt",
+            Command::Load(_) => "load",
+            Command::Compare(_) => "compare",
+            Command::Merge(_) => "merge",
+            Command::Report(_) => "report",
+            Command::Floor(_) => "floor",
+            Command::Guard(_) => "guard",
+        };
+        complaint(&mut Cli::command(), name, ErrorKind::ValueValidation, message)
+    }
+
     /// # Errors
     ///
     /// For what makes no sense, among it options of `compare` that have no effect.
     fn of(
         words: impl IntoIterator<Item = impl Into<OsString> + Clone>,
     ) -> Result<Cli, clap::Error> {
+        let words: Vec<OsString> = words.into_iter().map(Into::into).collect();
         let mut command = Cli::command();
+        Cli::parsed(&mut command, &words).map_err(|error| {
+            let first = words.get(1).and_then(|word| word.to_str());
+            with_usage(error, &mut command, first)
+        })
+    }
+
+    fn parsed(command: &mut clap::Command, words: &[OsString]) -> Result<Cli, clap::Error> {
         let matches = command.try_get_matches_from_mut(words)?;
         if let Some(("compare", compare)) = matches.subcommand()
             && let Some(idle) = idle_option(compare)
@@ -354,13 +377,44 @@ impl Cli {
                 true => "is of round trips, which --load replaces",
                 false => "is of loads, and needs --load TIME",
             };
-            return Err(command.error(
-                ErrorKind::ArgumentConflict,
-                format!("--{} {explanation}", idle.replace('_', "-")),
-            ));
+            let message = format!("--{} {explanation}", idle.replace('_', "-"));
+            return Err(complaint(command, "compare", ErrorKind::ArgumentConflict, &message));
         }
         Cli::from_arg_matches(&matches)
     }
+}
+
+/// An error of the subcommand `name`, with its usage.
+fn complaint(
+    command: &mut clap::Command,
+    name: &str,
+    kind: ErrorKind,
+    message: &str,
+) -> clap::Error {
+    command.build();
+    match command.find_subcommand_mut(name) {
+        Some(subcommand) => subcommand.error(kind, message),
+        None => command.error(kind, message),
+    }
+}
+
+/// Has an error say how the subcommand `name` is used, or the program if there is none of that name.
+fn with_usage(
+    mut error: clap::Error,
+    command: &mut clap::Command,
+    name: Option<&str>,
+) -> clap::Error {
+    if !error.use_stderr() {
+        return error;
+    }
+    command.build();
+    let subcommand = name.filter(|name| command.find_subcommand(name).is_some());
+    let usage = match subcommand.and_then(|name| command.find_subcommand_mut(name)) {
+        Some(subcommand) => subcommand.render_usage(),
+        None => command.render_usage(),
+    };
+    error.insert(ContextKind::Usage, ContextValue::StyledStr(usage));
+    error
 }
 
 /// An option that was given to `compare` and is not of what it does, round trips or loads.

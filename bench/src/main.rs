@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use ringbench::cli::{Cli, Command};
-use ringbench::commands;
+use ringbench::commands::{self, Failure};
 use ringbench::guard;
 use ringbench::stop::Stop;
 use ringecho::cpus::CpuList;
@@ -35,8 +35,11 @@ fn main() -> ExitCode {
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
-        Err(problem) => {
-            eprintln!("ringbench: {problem}");
+        Err(Failure::Usage(message)) => cli.usage_error(&message).exit(),
+        Err(Failure::Failed(lines)) => {
+            for line in lines {
+                eprintln!("ringbench: {line}");
+            }
             ExitCode::FAILURE
         }
     }

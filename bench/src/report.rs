@@ -681,7 +681,8 @@ mod tests {
             let path = |end: &str| PathBuf::from(&directory).join(format!("{name}{end}"));
             fs::write(path(".html"), page(results)).expect("a page");
             for (number, result) in results.iter().enumerate() {
-                result.write(&path(&format!(".{number}.json"))).expect("a result");
+                let mut file = fs::File::create(path(&format!(".{number}.json"))).expect("a file");
+                result.write(&mut file).expect("a result");
             }
         };
         write("round-trips", &[samples::round_trips()]);

@@ -2,7 +2,7 @@
 //! which tables, pages and sums are made.
 
 use std::fs;
-use std::io;
+use std::io::{self, Write};
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -267,12 +267,13 @@ impl Results {
             .map_err(|error| named(&format!("this is no whole result of ringbench: {error}")))
     }
 
-    /// Writes the result to a file, as JSON.
+    /// Writes the result as JSON.
     ///
     /// # Errors
     ///
-    /// When the file cannot be written.
-    pub fn write(&self, path: &Path) -> io::Result<()> {
-        fs::write(path, serde_json::to_string_pretty(self)? + "\n")
+    /// Those of `output`.
+    pub fn write(&self, output: &mut impl Write) -> io::Result<()> {
+        serde_json::to_writer_pretty(&mut *output, self)?;
+        writeln!(output)
     }
 }

@@ -160,7 +160,8 @@ impl Server {
         &self.address
     }
 
-    /// How it ended, if it has: words that follow its name.
+    /// How it ended, if it has: words that follow its name. A command that has left processes
+    /// behind has not.
     pub fn ended(&mut self) -> Option<String> {
         // It fails where nothing has come, which leaves what came before.
         let _ = self.lifeline.read_to_end(&mut self.said);
@@ -177,6 +178,15 @@ impl Server {
             self.ended = Some("has lost its guard".to_owned());
         }
         self.ended.clone()
+    }
+
+    /// The same, for a server that may be ending: waits this long.
+    pub fn ended_within(&mut self, time: Duration) -> Option<String> {
+        let until = Instant::now() + time;
+        while self.ended().is_none() && Instant::now() < until {
+            thread::sleep(LOOK);
+        }
+        self.ended()
     }
 
     /// The last lines that it printed, to stand below a message; empty if it printed nothing.

@@ -60,6 +60,18 @@ struct Frames {
     count: u64,
 }
 
+/// Makes the directory for reports, and sees that files can be made in it.
+///
+/// # Errors
+///
+/// When they cannot.
+pub fn prepare(directory: &Path) -> io::Result<()> {
+    fs::create_dir_all(directory)?;
+    let probe = directory.join(format!(".ringbench-{}", std::process::id()));
+    fs::write(&probe, "")?;
+    fs::remove_file(probe)
+}
+
 /// Writes `DIRECTORY/CASE.json` and `DIRECTORY/CASE.html`.
 ///
 /// # Errors

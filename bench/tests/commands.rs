@@ -132,27 +132,160 @@ fn an_interrupt_ends_it_with_what_there_is() {
     assert_eq!(kept.measurements[0].latencies.count(), messages);
 }
 
+/// Every exit status that the documents name, and what the message says to do.
 #[test]
-fn options_that_make_no_sense_are_told() {
+fn every_failure_has_its_status_and_says_what_to_do() {
+    let report = path("not-a-result.json");
+    std::fs::write(&report, "{}").expect("a file");
+    let report = report.to_str().expect("UTF-8");
     for (arguments, status, word) in [
-        (&["rtt", "http://a/"][..], 2, "ws://127.0.0.1:9001/"),
-        (&["rtt", "--case", "9.9.1"], 1, "9.7.1 to 9.7.6"),
-        (&["rtt", "--histogram"], 1, "--case"),
-        (&["rtt", "tcp://127.0.0.1:1", "--size", "0"], 1, "--size"),
-        (&["rtt", "--client-cpu", "4095"], 1, "--client-cpu"),
-        (&["load", "ws://127.0.0.1:1/"], 1, "start the server"),
-        (&["load", "ws://127.0.0.1:1/", "--pipeline", "4"], 1, "--rate max"),
+        (&["--help"][..], 0, ""),
+        (&["rtt", "--help"], 0, ""),
+        (&["--version"], 0, ""),
+        // Nothing could be measured, read or written.
+        (&["load", "ws://127.0.0.1:1/"], 1, "127.0.0.1:1"),
+        (&["rtt", "ws://127.0.0.1:1/"], 1, "127.0.0.1:1"),
+        (&["merge", "/nowhere/at/all.json", "-o", "x"], 1, "all.json"),
+        (&["report", "Cargo.toml"], 1, "no result of ringbench"),
+        (&["report", report], 1, "no result of ringbench"),
+        // The command line makes no sense.
+        (&[], 2, "Usage: ringbench"),
+        (&["measure"], 2, "Usage: ringbench"),
+        (&["rtt", "http://a/"], 2, "ws://127.0.0.1:9001/"),
+        (&["rtt", "--case", "9.9.1"], 2, "9.7.1 to 9.7.6"),
+        (&["rtt", "--histogram"], 2, "--case 9.7.2"),
+        (&["rtt", "tcp://127.0.0.1:1", "--size", "0"], 2, "--size above 0"),
+        (&["rtt", "--client-cpu", "4095"], 2, "may not use CPU 4095"),
+        (&["rtt", "--size", "16", "--case", "9.7.2"], 2, "cannot be used with"),
+        (&["load", "ws://127.0.0.1:1/", "--server-cpus", "4095"], 2, "--server-cpus"),
+        (&["load", "ws://127.0.0.1:1/", "--pipeline", "4"], 2, "--rate max"),
+        (&["load", "tcp://127.0.0.1:1/", "--compress"], 2, ""),
         (&["load", "ws://127.0.0.1:1/", "--rate", "fast"], 2, "max"),
         (&["load", "ws://127.0.0.1:1/", "--duration", "0s"], 2, "more than 0"),
         (&["load", "ws://127.0.0.1:1/", "--mix", "lots"], 2, "mix"),
         (&["compare", "ws://127.0.0.1:1/"], 2, "TARGETS"),
-        (&["compare", "sleep 1", "sleep 1"], 1, "{port}"),
-        (&["merge", "/nowhere/at/all.json", "-o", "x"], 1, "all.json"),
-        (&["report", "Cargo.toml"], 1, "no result of ringbench"),
+        (&["compare", "sleep 1", "sleep 1"], 2, "{port}"),
+        (&["compare", "PORT={port} a", "b {port}"], 2, "env"),
+        (&["compare", "a=ws://127.0.0.1:1/", "a=ws://127.0.0.1:2/"], 2, "NAME=TARGET"),
+        (&["compare", "ws://a/", "ws://b/", "--connections", "4"], 2, "--load TIME"),
+        (&["merge", "a.json"], 2, "--output"),
+        (&["report"], 2, "RESULTS"),
     ] {
         let ended = run(arguments);
         assert_eq!(ended.status.code(), Some(status), "{arguments:?} {ended:?}");
         let said = text(&ended.stderr);
         assert!(said.contains(word), "{arguments:?}: {said}");
+        if status == 2 {
+            let command = arguments.first().filter(|it| **it != "measure").copied();
+            let usage = format!("Usage: ringbench {}", command.unwrap_or_default());
+            assert!(said.contains(usage.trim_end()), "{arguments:?}: {said}");
+        }
     }
+}
+
+#[test]
+fn a_second_signal_ends_the_program_at_once() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let target = format!("tcp://{}", listener.local_addr().expect("an address"));
+    // It accepts and never answers; the first signal is sent while an echo is waited for.
+    let prefix = path("twice");
+    let prefix = prefix.to_str().expect("UTF-8");
+    let endless = ["--size", "16", "--messages", "100000000", "--rounds", "10000"];
+    let mut child = command(&[&["rtt", &target][..], &endless, &["-o", prefix]].concat())
+        .spawn()
+        .expect("the program runs");
+    let _held = listener.accept().expect("a connection");
+    // Both arrive before it sees the first one, or it ends between them.
+    for _ in 0..2 {
+        let _ = kill_process(Pid::from_child(&child), Signal::TERM);
+    }
+    let status = child.wait().expect("its end");
+    assert!(matches!(status.code(), Some(0 | 143)), "{status:?}");
+}
+
+/// Round trips of a few messages with these options.
+fn few(target: &str, options: &[&str]) -> Output {
+    let few = ["rtt", target, "--size", "16", "--messages", "20", "--rounds", "2"];
+    run(&[&few[..], options].concat())
+}
+
+#[test]
+fn outputs_are_opened_before_anything_is_measured() {
+    // Nobody listens there, so that what is said shows what was tried first.
+    let target = "tcp://127.0.0.1:1";
+    for options in
+        [&["-o", "/nowhere/at/all"][..], &["--report", "/dev/null/x"], &["-o", "/proc/version/x"]]
+    {
+        let ended = few(target, options);
+        assert_eq!(ended.status.code(), Some(1), "{ended:?}");
+        let said = text(&ended.stderr);
+        assert!(said.contains("cannot write") && said.contains(options[1]), "{said}");
+        assert!(!said.contains("refused"), "{said}");
+    }
+    // What was to be written and was not leaves nothing behind.
+    let prefix = path("unmeasured");
+    let ended = few(target, &["-o", prefix.to_str().expect("UTF-8")]);
+    assert_eq!(ended.status.code(), Some(1), "{ended:?}");
+    let csv = path("unmeasured-16_bytes.csv");
+    assert!(!csv.exists(), "{}", csv.display());
+}
+
+#[test]
+fn what_cannot_be_written_does_not_keep_the_rest_from_being_written() {
+    let target = format!("tcp://{}", server(|_, _| true));
+    let prefix = path("partly");
+    // One of the files is full.
+    let full = path("partly-16_bytes.csv");
+    std::os::unix::fs::symlink("/dev/full", &full).expect("a link");
+    let ended = few(&target, &["-o", prefix.to_str().expect("UTF-8")]);
+    assert_eq!(ended.status.code(), Some(1), "{ended:?}");
+    let said = text(&ended.stderr);
+    assert!(said.contains("partly-16_bytes.csv: No space left"), "{said}");
+    assert_eq!(result("partly").measurements[0].messages, 40);
+    assert!(path("partly-16_bytes.hlog").metadata().expect("a file").len() > 0);
+    // Standard output is full.
+    let prefix = path("unprinted");
+    let few = ["rtt", &target, "--size", "16", "--messages", "20", "--rounds", "2"];
+    let full = std::fs::File::options().write(true).open("/dev/full").expect("/dev/full");
+    let mut command = command(&[&few[..], &["-o", prefix.to_str().expect("UTF-8")]].concat());
+    let ended = command.stdout(full).output().expect("the program runs");
+    assert_eq!(ended.status.code(), Some(1), "{ended:?}");
+    assert!(text(&ended.stderr).contains("standard output"), "{ended:?}");
+    assert_eq!(result("unprinted").measurements[0].messages, 40);
+}
+
+#[test]
+fn a_name_that_is_too_long_for_a_file_is_cut() {
+    let address = server(|_, _| true);
+    let names = ["q", "r"].map(|letter| letter.repeat(300));
+    let targets = names.each_ref().map(|name| format!("{name}=tcp://{address}"));
+    let prefix = path("long");
+    let output = ["-o", prefix.to_str().expect("UTF-8")];
+    let rest = ["--rounds", "1", "--size", "16", "--messages", "20"];
+    let ended = run(&[&["compare", &targets[0], &targets[1]][..], &rest, &output].concat());
+    assert_eq!(ended.status.code(), Some(0), "{ended:?}");
+    let files = std::fs::read_dir(prefix.parent().expect("a directory")).expect("a directory");
+    let names = files.flatten().map(|file| file.file_name().into_string().expect("UTF-8"));
+    assert_eq!(names.filter(|name| name.starts_with("long-")).count(), 6);
+    // One round has medians and no interval.
+    let said = text(&ended.stdout);
+    assert!(said.contains("too few rounds to tell"), "{said}");
+    assert!(said.contains("at least 6 are needed"), "{said}");
+}
+
+#[test]
+fn a_result_that_is_read_is_not_replaced() {
+    let target = format!("tcp://{}", server(|_, _| true));
+    let prefix = path("kept");
+    let ended = few(&target, &["-o", prefix.to_str().expect("UTF-8")]);
+    assert_eq!(ended.status.code(), Some(0), "{ended:?}");
+    let json = path("kept.json");
+    let link = path("link-to-kept.html");
+    std::os::unix::fs::symlink(&json, &link).expect("a link");
+    for output in [&json, &link] {
+        let [input, output] = [&json, output].map(|path| path.to_str().expect("UTF-8"));
+        let ended = run(&["report", input, "-o", output]);
+        assert_eq!(ended.status.code(), Some(2), "{ended:?}");
+    }
+    assert_eq!(result("kept").measurements[0].messages, 40);
 }

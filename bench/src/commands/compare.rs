@@ -4,10 +4,10 @@ use std::io::Write;
 use std::time::{Duration, Instant};
 
 use super::cpus::{Cpus, cpus};
-use super::load::plan;
-use super::output::finish;
+use super::load::{check, plan};
+use super::output::{Files, finish};
 use super::rtt::{add, cases};
-use super::{Outcome, command_line};
+use super::{ENDED_BY_SIGNAL, Failure, Outcome, command_line};
 use crate::candidate::Candidate;
 use crate::cli::Compare;
 use crate::compare;
@@ -28,7 +28,10 @@ pub fn compare(options: &Compare, stop: &Stop, output: &mut impl Write) -> Outco
         unreachable!("one case was asked for")
     };
     let cpus = cpus(&options.common)?;
+    check(&options.traffic)?;
     let mut candidates = candidates(&options.targets)?;
+    let names: Vec<String> = candidates.iter().map(|it| it.name.clone()).collect();
+    let files = Files::open(options.common.output.as_deref(), names.iter().map(String::as_str))?;
     let mut results = Results::new(Kind::Compare, command_line(), Environment::here());
     if options.load.is_none() {
         cpus.pin();
@@ -61,22 +64,21 @@ pub fn compare(options: &Compare, stop: &Stop, output: &mut impl Write) -> Outco
     results.cut_short = match (&problem, results.measurements.is_empty()) {
         (Some(problem), _) => Some(problem.clone()),
         (None, _) if !stop.is_requested() => None,
-        (None, false) => Some("ended by a signal".to_owned()),
-        (None, true) => Some("ended by a signal before the first round that counts".to_owned()),
+        (None, false) => Some(ENDED_BY_SIGNAL.to_owned()),
+        (None, true) => Some(format!("{ENDED_BY_SIGNAL} before the first round that counts")),
     };
-    finish(&mut results, options.common.output.as_deref(), output)?;
-    problem.map_or(Ok(()), Err)
+    finish(&mut results, &[], files, output).outcome(problem.map_or(Ok(()), Err))
 }
 
-fn candidates(texts: &[String]) -> Result<Vec<Candidate>, String> {
+fn candidates(texts: &[String]) -> Result<Vec<Candidate>, Failure> {
     let mut candidates: Vec<Candidate> = Vec::new();
     for text in texts {
-        let candidate = Candidate::parse(text)?;
+        let candidate = Candidate::parse(text).map_err(Failure::Usage)?;
         if candidates.iter().any(|other| other.name == candidate.name) {
-            return Err(format!(
+            return Err(Failure::Usage(format!(
                 "two targets have the name {:?}; write NAME=TARGET to tell them apart",
                 candidate.name
-            ));
+            )));
         }
         candidates.push(candidate);
     }

@@ -1,35 +1,36 @@
-//! The processors of client and server.
+//! The CPUs of client and server.
 
 use core_affinity::CoreId;
 use ringecho::cpus::{self, CpuList};
 
+use super::Failure;
 use crate::cli::Common;
 
-/// The processors of client and server.
+/// The CPUs of client and server.
 pub(super) struct Cpus {
-    /// The client's, and those behind it that are allowed; without the server's, where that is known
+    /// The client's, and those after it that are allowed; without the server's, where these are known
     /// and others are left.
     pub(super) clients: Vec<usize>,
     /// Those of servers that are started here, at least one.
     pub(super) servers: Vec<usize>,
 }
 
-/// Finds processors for client and server, before anything is pinned.
-pub(super) fn cpus(common: &Common) -> Result<Cpus, String> {
+/// Finds CPUs for client and server, before anything is pinned.
+pub(super) fn cpus(common: &Common) -> Result<Cpus, Failure> {
     let allowed: Vec<usize> =
         core_affinity::get_core_ids().unwrap_or_default().iter().map(|cpu| cpu.id).collect();
     let (Some(&first), Some(&last)) = (allowed.first(), allowed.last()) else {
-        return Err("the processors that are allowed cannot be found out".to_owned());
+        return Err("the CPUs that this process may use cannot be found out".to_owned().into());
     };
     let client = common.client_cpu.unwrap_or(last);
     let told = common.server_cpus.as_ref().map(|CpuList(cpus)| cpus.as_slice()).unwrap_or_default();
     let named = told.iter().map(|&cpu| ("--server-cpus", cpu)).chain([("--client-cpu", client)]);
     for (option, cpu) in named {
         if !allowed.contains(&cpu) {
-            return Err(format!(
-                "{option}: {cpu} is not among the processors that may be used: {}",
+            return Err(Failure::Usage(format!(
+                "{option}: this process may not use CPU {cpu}; it may use {}",
                 cpus::list(&allowed)
-            ));
+            )));
         }
     }
     let at = allowed.iter().position(|&cpu| cpu == client).unwrap_or_default();
@@ -45,12 +46,12 @@ impl Cpus {
         core_affinity::set_for_current(CoreId { id: self.clients[0] });
     }
 
-    /// Warns where a server that is started here shares the client's processor.
+    /// Warns where a server that is started here shares the client's CPU.
     pub(super) fn warn(&self, warnings: &mut Vec<String>) {
         let client = self.clients[0];
         if self.servers.contains(&client) {
             warnings.push(format!(
-                "Client and server share processor {client}: each waits for the other to leave it."
+                "Client and server share CPU {client}: each waits until the other sleeps."
             ));
         }
     }

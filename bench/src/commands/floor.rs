@@ -73,5 +73,5 @@ pub fn floor(options: &Floor, output: &mut impl Write) -> Outcome {
             }
         }
     };
-    serve().map_err(|error| format!("floor: {error}"))
+    serve().map_err(|error| format!("floor: {error}").into())
 }

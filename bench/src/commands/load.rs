@@ -6,11 +6,11 @@ use std::time::{Duration, UNIX_EPOCH};
 use ringecho::cpus::CpuList;
 
 use super::cpus::{Cpus, cpus};
-use super::output::{finish, write_log, written};
-use super::{Outcome, command_line};
+use super::output::{Files, finish};
+use super::{ENDED_BY_SIGNAL, Failure, Outcome, command_line};
 use crate::cli::{Common, Load, Traffic};
 use crate::environment::Environment;
-use crate::load::{self, Plan, Progress, Rate};
+use crate::load::{self, LoadError, Plan, Progress, Rate};
 use crate::results::{Kind, Results};
 use crate::stop::Stop;
 use crate::tables;
@@ -23,9 +23,9 @@ use crate::target::Target;
 /// When nothing could be measured, all connections failed, or an echo was wrong. Other problems of
 /// connections are printed as warnings.
 pub fn load(options: &Load, stop: &Stop, output: &mut impl Write) -> Outcome {
-    if options.traffic.pipeline > 1 && options.traffic.rate != Rate::Max {
-        return Err("--pipeline goes with --rate max".to_owned());
-    }
+    check(&options.traffic)?;
+    let names = [options.target.to_string()];
+    let files = Files::open(options.common.output.as_deref(), names.iter().map(String::as_str))?;
     let cpus = cpus(&options.common)?;
     let mut plan = plan(&options.target, &options.traffic, &cpus, &options.common);
     (plan.duration, plan.warm_up) = (options.duration, options.warm_up);
@@ -36,7 +36,17 @@ pub fn load(options: &Load, stop: &Stop, output: &mut impl Write) -> Outcome {
     let live = LiveLine::on_terminal(plan.duration);
     let outcome = load::run(&plan, stop, &mut |progress| live.show(progress));
     live.clear();
-    let outcome = outcome.map_err(|error| format!("{}: {error}", options.target))?;
+    let outcome = match outcome {
+        Ok(outcome) => outcome,
+        Err(_) if stop.is_requested() => {
+            results.cut_short = Some(format!("{ENDED_BY_SIGNAL} before the load began"));
+            return finish(&mut results, &[], files, output).outcome(Ok(()));
+        }
+        Err(error @ (LoadError::Plan(_) | LoadError::Cpu(_))) => {
+            return Err(Failure::Usage(error.to_string()));
+        }
+        Err(error) => return Err(format!("{}: {error}", options.target).into()),
+    };
     let verdict = verdict(&outcome);
     if let Ok(begin) = outcome.started_at.duration_since(UNIX_EPOCH) {
         results.started_at_s = begin.as_secs_f64();
@@ -48,17 +58,19 @@ pub fn load(options: &Load, stop: &Stop, output: &mut impl Write) -> Outcome {
             results.warnings.push(problem);
         }
     }
-    let name = outcome.measurement.name.clone();
     let summary = summary(&outcome.measurement);
     results.measurements.push(outcome.measurement);
-    finish(&mut results, options.common.output.as_deref(), output)?;
-    written(writeln!(output, "{summary}"))?;
-    if let Some(prefix) = &options.common.output {
-        // The log has an interval for each part, not one for all.
-        let log = write_log(&results, prefix, &name, &outcome.parts);
-        log.map_err(|error| format!("cannot write --output {}: {error}", prefix.display()))?;
+    let mut problems = finish(&mut results, &outcome.parts, files, output);
+    problems.note_standard_output(writeln!(output, "{summary}"));
+    problems.outcome(verdict)
+}
+
+/// Checks what no single option can be wrong about.
+pub(super) fn check(traffic: &Traffic) -> Result<(), Failure> {
+    if traffic.pipeline > 1 && traffic.rate != Rate::Max {
+        return Err(Failure::Usage("--pipeline needs --rate max".to_owned()));
     }
-    verdict
+    Ok(())
 }
 
 /// The line below the table: what a reader looks for when something went wrong.
@@ -74,7 +86,7 @@ fn summary(measurement: &crate::results::Measurement) -> String {
 }
 
 /// Whether the server was measured and right.
-fn verdict(outcome: &load::Outcome) -> Outcome {
+fn verdict(outcome: &load::Outcome) -> Result<(), String> {
     let counts = outcome.counts();
     let wrong = counts.wrong_echoes() + outcome.warm_up.wrong_echoes();
     match &outcome.cut_short {

@@ -16,10 +16,28 @@ pub use self::merge::merge;
 pub use self::report::report;
 pub use self::rtt::rtt;
 
-/// A line for standard error.
-pub type Outcome = Result<(), String>;
+/// What is printed of a measurement that a signal has ended.
+const ENDED_BY_SIGNAL: &str = "ended by a signal";
+
+/// How a command ends that measured everything, or was ended by a signal, or neither.
+pub type Outcome = Result<(), Failure>;
+
+/// Why a command has failed.
+#[derive(Debug)]
+pub enum Failure {
+    /// The command line makes no sense: what is wrong, and what to write.
+    Usage(String),
+    /// Something could not be measured or written, or an echo was wrong: lines for standard error.
+    Failed(Vec<String>),
+}
+
+impl From<String> for Failure {
+    fn from(line: String) -> Failure {
+        Failure::Failed(vec![line])
+    }
+}
 
 /// The command line as it was given.
 fn command_line() -> Vec<String> {
-    std::env::args().collect()
+    std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect()
 }

@@ -7,8 +7,8 @@ use ringecho::cpus;
 
 use super::cpus::{Cpus, cpus};
 use super::floor::calibrate;
-use super::output::{finish, written};
-use super::{Outcome, command_line};
+use super::output::{Files, finish};
+use super::{ENDED_BY_SIGNAL, Failure, Outcome, command_line};
 use crate::cli::{Messages, Rtt};
 use crate::environment::Environment;
 use crate::results::{Kind, Measurement, Results, Round};
@@ -26,7 +26,9 @@ use crate::wire_report;
 pub fn rtt(options: &Rtt, stop: &Stop, output: &mut impl Write) -> Outcome {
     let mut cases = cases(&options.messages, &options.case)?;
     if options.histogram && cases.len() != 1 {
-        return Err("--histogram is of one case; name it with --case or --size".to_owned());
+        return Err(Failure::Usage(
+            "--histogram needs a single case; add --case 9.7.2 or --size 16".to_owned(),
+        ));
     }
     let cpus = cpus(&options.common)?;
     let mut results = Results::new(Kind::Rtt, command_line(), Environment::here());
@@ -35,11 +37,19 @@ pub fn rtt(options: &Rtt, stop: &Stop, output: &mut impl Write) -> Outcome {
         cpus.warn(&mut results.warnings);
     }
     if options.target.as_ref().is_some_and(|target| target.websocket.is_none()) {
-        // What has no octets cannot be told from nothing.
+        // An empty message leaves no trace in a stream of bytes.
         cases.retain(|case| case.payload_bytes > 0);
         if cases.is_empty() {
-            return Err("plain octets have no empty messages; give a --size above 0".to_owned());
+            return Err(Failure::Usage(
+                "tcp:// has no empty messages; give a --size above 0".to_owned(),
+            ));
         }
+    }
+    let names = cases.iter().map(|case| case.name.as_str());
+    let files = Files::open(options.common.output.as_deref(), names)?;
+    if let Some(directory) = &options.report {
+        wire_report::prepare(directory)
+            .map_err(|error| format!("cannot write to {}: {error}", directory.display()))?;
     }
     if options.calibrate {
         results.floor = Some(calibrate(&cpus.servers, options.common.seed, stop)?);
@@ -53,24 +63,27 @@ pub fn rtt(options: &Rtt, stop: &Stop, output: &mut impl Write) -> Outcome {
             ..Measurement::default()
         })
         .collect();
-    let rounds = Rounds { options, target: &target, stop, begin: Instant::now() };
-    let ending = rounds.run(&cases, &mut results.measurements)?;
+    let mut rounds =
+        Rounds { options, target: &target, stop, begin: Instant::now(), report_problem: Ok(()) };
+    let ending = rounds.run(&cases, &mut results.measurements);
     results.cut_short = match &ending {
         Ending::Whole => None,
-        Ending::Stopped => Some("ended by a signal".to_owned()),
+        Ending::Stopped => Some(ENDED_BY_SIGNAL.to_owned()),
         Ending::Failed(problem) => Some(problem.clone()),
     };
     results.measurements.retain(|measurement| measurement.messages > 0);
-    finish(&mut results, options.common.output.as_deref(), output)?;
+    let mut problems = finish(&mut results, &[], files, output);
+    problems.note(rounds.report_problem);
     if options.histogram
         && let [measurement] = results.measurements.as_slice()
     {
-        written(writeln!(output).and_then(|()| measurement.latencies.write_hgrm(output)))?;
+        let histogram = writeln!(output).and_then(|()| measurement.latencies.write_hgrm(output));
+        problems.note_standard_output(histogram.and_then(|()| output.flush()));
     }
-    match ending {
+    problems.outcome(match ending {
         Ending::Failed(problem) => Err(problem),
         Ending::Whole | Ending::Stopped => Ok(()),
-    }
+    })
 }
 
 /// The target, and the server behind it if it is started here.
@@ -98,10 +111,10 @@ fn start_sibling(cpus: &[usize], stop: &Stop) -> Result<Server, String> {
     Server::start(Launch { words: &words, cpus, stop }, Ready::Prints)
 }
 
-pub(super) fn cases(messages: &Messages, names: &[String]) -> Result<Vec<Case>, String> {
+pub(super) fn cases(messages: &Messages, names: &[String]) -> Result<Vec<Case>, Failure> {
     if let Some(octets) = messages.size {
         return Ok(vec![Case {
-            name: format!("{octets} octets"),
+            name: format!("{octets} bytes"),
             payload_bytes: octets as usize,
             form: messages.form(),
             messages: messages.messages,
@@ -112,9 +125,10 @@ pub(super) fn cases(messages: &Messages, names: &[String]) -> Result<Vec<Case>, 
         case.name == *name || case.name.starts_with(&format!("{name}."))
     };
     if let Some(name) = names.iter().find(|name| !all.iter().any(|case| is_of(case, name))) {
-        return Err(format!(
-            "there is no case {name:?}; they are 9.7.1 to 9.7.6 and 9.8.1 to 9.8.6"
-        ));
+        return Err(Failure::Usage(format!(
+            "there is no case {name:?}; write one of 9.7.1 to 9.7.6 and 9.8.1 to 9.8.6, or 9.7 or 9.8 \
+             for all of a section"
+        )));
     }
     let chosen = |case: &Case| names.is_empty() || names.iter().any(|name| is_of(case, name));
     Ok(all.into_iter().filter(chosen).collect())
@@ -135,35 +149,33 @@ struct Rounds<'a> {
     target: &'a Target,
     stop: &'a Stop,
     begin: Instant,
+    /// Why a report could not be written; that does not end the measurement.
+    report_problem: Result<(), String>,
 }
 
 impl Rounds<'_> {
-    /// Adds to the measurement of each case. An error is that a report cannot be written.
-    fn run(&self, cases: &[Case], measurements: &mut [Measurement]) -> Result<Ending, String> {
+    /// Adds to the measurement of each case.
+    fn run(&mut self, cases: &[Case], measurements: &mut [Measurement]) -> Ending {
         for round in 0..self.options.rounds {
             for (case, measurement) in cases.iter().zip(&mut *measurements) {
-                match self.measure(round, case, measurement)? {
+                match self.measure(round, case, measurement) {
                     Ending::Whole => {}
-                    early @ (Ending::Stopped | Ending::Failed(_)) => return Ok(early),
+                    early @ (Ending::Stopped | Ending::Failed(_)) => return early,
                 }
             }
         }
-        Ok(Ending::Whole)
+        Ending::Whole
     }
 
-    fn measure(
-        &self,
-        round: u32,
-        case: &Case,
-        measurement: &mut Measurement,
-    ) -> Result<Ending, String> {
-        let Rounds { options, target, stop, begin } = self;
+    fn measure(&mut self, round: u32, case: &Case, measurement: &mut Measurement) -> Ending {
+        let Rounds { options, target, stop, begin, .. } = self;
         let began = begin.elapsed();
         let seed = options.common.seed.wrapping_add(u64::from(round));
         let plan = Plan { wait: options.messages.wait.wait(), seed, ..Plan::new(target, case) };
         let outcome = match rtt::run(&plan, stop) {
             Ok(outcome) => outcome,
-            Err(failed) => return Ok(Ending::Failed(format!("{target}: {failed}"))),
+            Err(_) if stop.is_requested() => return Ending::Stopped,
+            Err(failed) => return Ending::Failed(format!("{target}: {failed}")),
         };
         if outcome.latencies.count() > 0 {
             add(measurement, case, &outcome, began);
@@ -171,14 +183,15 @@ impl Rounds<'_> {
         if round == 0
             && let Some(directory) = &options.report
         {
-            wire_report::write(directory, target, case, &outcome)
-                .map_err(|error| format!("cannot write to {}: {error}", directory.display()))?;
+            let written = wire_report::write(directory, target, case, &outcome)
+                .map_err(|error| format!("cannot write to {}: {error}", directory.display()));
+            self.report_problem = std::mem::replace(&mut self.report_problem, Ok(())).and(written);
         }
-        Ok(match outcome.problem {
+        match outcome.problem {
             Some(failed) => Ending::Failed(format!("{target}, case {}: {failed}", case.name)),
             None if stop.is_requested() => Ending::Stopped,
             None => Ending::Whole,
-        })
+        }
     }
 }
 
