@@ -1,9 +1,9 @@
 //! Small echoes without leaving the kernel.
 //!
-//! A connection whose socket is enlisted has each packet shown to a program in the kernel before user
-//! space sees it. While the connection's gate is open, the program turns a packet that is one small
-//! data frame into its echo and sends it back; the worker's thread is not woken. All else goes up.
-//! `docs/offload.md` has the whole of it, with the argument why no octet changes its place.
+//! A BPF program sees each packet of an offloaded connection before user space does. While the
+//! connection's gate is open, the program turns a packet that is one small data frame into its echo
+//! and sends it back, without waking the worker's thread. It passes everything else up to user space.
+//! `docs/offload.md` describes the design, and argues why no byte changes its place.
 
 pub mod gate;
 pub mod program;
@@ -13,49 +13,50 @@ mod tests;
 
 use crate::protocol::frame::{FINAL, Opcode};
 
-/// The first version of Linux on which `auto` offloads. Before it a socket with a full send buffer could
-/// send octets twice, and a packet that was passed up could be echoed (fixed by 3b4f14b79428 and
-/// 7683167196bd of 6.16), and memory be used after it was freed (76be5fae32fe of 6.17).
+/// The first version of Linux on which `auto` offloads. Earlier kernels could send bytes twice from a
+/// full send buffer and echo a packet that was passed up (fixed by 3b4f14b79428 and 7683167196bd in
+/// 6.16), and use memory after it was freed (fixed by 76be5fae32fe in 6.17).
 pub const LINUX_MIN: (u32, u32) = (6, 17);
 
-/// Connections of a worker that are enlisted at a time, at most.
+/// How many connections of a worker can be offloaded at a time.
 pub const PLACES: u32 = 1024;
 
-/// The first octets of frames that the program echoes.
+/// The first bytes of frames that the program echoes.
 const TEXT: u8 = FINAL | Opcode::Text as u8;
 const BINARY: u8 = FINAL | Opcode::Binary as u8;
-/// A length of 16 bits follows.
+/// The second byte of a header in which a length of 16 bits follows (RFC 6455 section 5.2).
 const LENGTH_16: u8 = 126;
 
-/// Octets of the longest payload that the program echoes.
+/// The longest payload that the program echoes, in bytes.
 pub const PAYLOAD_BYTES_MAX: usize = 16 << 10;
-/// Octets of the longest frame that the program echoes: its payload, and the header with the mask.
+/// The longest frame that the program echoes, in bytes: its payload and a header with a mask.
 pub const FRAME_BYTES_MAX: usize = PAYLOAD_BYTES_MAX + 8;
 
-/// Where an enlisted connection's socket and record stand in the maps of its worker.
+/// The index of an offloaded connection's socket and record in the maps of its worker.
 #[derive(Debug, PartialEq, Eq)]
 #[must_use]
 pub struct Place(pub u32);
 
-/// Whether connections are offloaded.
+/// Which connections are offloaded.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Policy {
-    /// None is.
+    /// None.
     #[default]
     Off,
-    /// As many as there is room for.
+    /// As many as there are places for.
     On,
-    /// Those that have sent [`AUTO_RUN`] small messages one by one, while a worker has at most [`FEW`].
+    /// Those that have sent [`AUTO_RUN`] small messages one by one, while their worker has at most [`FEW`]
+    /// connections.
     Auto,
 }
 
-/// Messages that come one by one and that the kernel could have echoed, before `auto` leaves a connection
-/// to it. Where one message in ten is another, such a run comes once in some 8,500 messages; where one in four
-/// is, in 400 million.
+/// How many messages that the kernel could have echoed must come one by one before `auto` offloads a
+/// connection. If one message in ten is not such a message, a run of this length occurs once in about
+/// 8,500 messages; if one in four is not, once in 400 million.
 pub const AUTO_RUN: u8 = 64;
 
-/// Whether the kernel could have echoed what came to this reply: whether the octets received were one frame
-/// of a kind that the program echoes.
+/// Whether the kernel could have echoed the `received` bytes that led to this reply: whether they were
+/// exactly one frame of a kind that the program echoes.
 #[inline]
 pub fn could_echo(received: usize, reply: &[u8]) -> bool {
     if received > FRAME_BYTES_MAX || reply.len() + 4 != received {
@@ -68,9 +69,9 @@ pub fn could_echo(received: usize, reply: &[u8]) -> bool {
     }
 }
 
-/// Connections of a worker that are few: with one, the kernel's echo comes sooner than the worker's. With
-/// four, the worker finds several messages each time it wakes, and the kernel, which works on the
-/// processor of whoever sends, takes twice as long.
+/// The most connections of a worker for which `auto` offloads. With one connection, the kernel's echo is
+/// faster than the worker's. With four, the worker finds several messages each time it wakes, and the
+/// kernel, which runs the program on the sender's CPU, takes twice as long.
 pub const FEW: usize = 1;
 
 #[cfg(test)]

@@ -1,14 +1,15 @@
 //! The program and its maps in the kernel: loaded once for each worker, so that workers share nothing.
 //!
-//! This module knows which socket stands in which slot, and nothing of frames.
+//! This module knows which socket has which place, and nothing of frames.
 //!
-//! Invariants that the unsafe blocks rely on:
+//! Invariants that the unsafe blocks and the reuse of places rely on:
 //!
 //! 1. `Shared` maps `count` entries from its beginning until it is dropped. The kernel and this process
-//!    read and write them only as 64-bit atomics; any octets are a valid entry.
-//! 2. A socket's run of the program happens with the socket locked, and the kernel locks it to fill in
-//!    `TCP_INFO`. So when that returns, no run is under way that found the slot before it was deleted
-//!    from `slots`, and the record can be another connection's.
+//!    read and write them only as 64-bit atomics; any bytes are a valid entry.
+//! 2. The program runs for a socket while the socket is locked, and the kernel locks the socket to fill
+//!    in `TCP_INFO`. So when that call returns, no run is in progress that found the slot before it was
+//!    deleted from `slots`, and the record can be given to another connection.
+//! 3. `getsockopt` and `ioctl` write no more than the object that they are given a pointer to.
 
 #![expect(unsafe_code, reason = "memory is shared with the kernel; see the invariants above")]
 
@@ -29,10 +30,10 @@ use super::record::{Record, Totals};
 use super::{PLACES, Place};
 use crate::metrics::{EchoCounts, Echoed};
 
-/// What a notice takes of the ring: a header of 8 octets, and the slot rounded up to as much.
+/// The size of a notice in the ring: a header of 8 bytes, and the slot rounded up to 8 bytes.
 const NOTICE_BYTES: u32 = 16;
 
-/// Where the kernel describes its types; the program needs the places of four fields.
+/// Where the kernel describes its types; loading the program needs the offsets of four fields.
 const TYPES: &str = "/sys/kernel/btf/vmlinux";
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!("verdict.bpf.o");
@@ -42,9 +43,9 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!("verdict.bpf.o");
 pub enum OffloadError {
     /// This process may not load programs.
     Forbidden,
-    /// The kernel was built without a description of its types.
+    /// The kernel was built without a description of its types, or `/sys` is not mounted.
     Typeless,
-    /// The kernel's verifier refused the program, with these last words.
+    /// The kernel's verifier refused the program, with this reason.
     Refused(String),
     /// Something else went wrong.
     Failed(String),
@@ -54,7 +55,7 @@ impl fmt::Display for OffloadError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             OffloadError::Forbidden => f.write_str(
-                "not allowed to load a BPF program; run as root, or give the binary what it needs: \
+                "not allowed to load a BPF program; run as root, or give the binary the capabilities: \
                  sudo setcap cap_bpf,cap_net_admin,cap_perfmon=ep PATH-OF-RINGECHO",
             ),
             OffloadError::Typeless => {
@@ -93,7 +94,7 @@ impl From<ProgramError> for OffloadError {
         {
             let log = verifier_log.to_string();
             let mut lines = log.lines().map(str::trim).filter(|line| {
-                // Behind the reason stand the statistics.
+                // The reason is followed by statistics.
                 !line.is_empty()
                     && !["processed", "verification", "stack"]
                         .iter()
@@ -116,7 +117,7 @@ impl OffloadError {
     }
 }
 
-/// `EPERM`, that is; with `EACCES` the verifier refuses a program (bpf(2)).
+/// `EPERM`. With `EACCES` the verifier refuses a program (bpf(2)).
 fn is_refused_permission(error: &io::Error) -> bool {
     Errno::from_io_error(error) == Some(Errno::PERM)
 }
@@ -137,7 +138,7 @@ pub struct Program {
     free: Vec<u32>,
     /// The cookie of the socket at each place.
     cookies: Vec<u64>,
-    /// Holds the program; when it is dropped, the sockets are ordinary ones again.
+    /// The program itself; when it is dropped, the sockets become ordinary ones.
     _program: Ebpf,
 }
 
@@ -158,7 +159,7 @@ impl Program {
     ///
     /// When this process or this kernel cannot; the error says what to do, in one line.
     pub fn load() -> Result<Program, OffloadError> {
-        // The verifier's log makes loading many times slower, so it is asked for when it is needed.
+        // The verifier's log makes loading many times slower, so it is written only after a refusal.
         match Program::with_places(PLACES, VerifierLogLevel::empty()) {
             Err(OffloadError::Refused(_)) => Program::with_places(PLACES, VerifierLogLevel::DEBUG),
             outcome => outcome,
@@ -169,7 +170,7 @@ impl Program {
         if !fs::exists(TYPES).unwrap_or(false) {
             return Err(OffloadError::Typeless);
         }
-        // Room for a notice of each slot, and a ring is never filled to its last octet.
+        // Room for one notice per slot; a ring is never filled to its last byte.
         let page = u32::try_from(rustix::param::page_size()).expect("a page is small");
         let ring = (places * NOTICE_BYTES * 2).next_power_of_two().max(page);
         let mut program = EbpfLoader::new()
@@ -198,20 +199,20 @@ impl Program {
         self.totals.clone()
     }
 
-    /// Shows the program what comes on a connected TCP socket from now on. The gate is shut. `None` when
-    /// all places are taken. What the kernel has queued before is shown too, from its first octet, with
-    /// the first packet or receive that follows; so none of that may have been received in part.
+    /// Has the program see what arrives on a connected TCP socket from now on, with the gate shut. `None`
+    /// if all places are taken. The program also sees what the kernel has queued already, from its first
+    /// byte, together with the next packet or receive; so no part of that may have been received.
     ///
     /// # Errors
     ///
-    /// When the kernel does not take it, as with a socket that is not TCP or whose peer has already ended.
+    /// When the kernel refuses the socket, for example because it is not TCP or its peer has ended.
     pub fn attach(&mut self, socket: BorrowedFd<'_>) -> io::Result<Option<Place>> {
         let Some(&index) = self.free.last() else { return Ok(None) };
         self.records.at(index).reset();
-        // The kernel would take sockets of other kinds too, Unix ones for one.
+        // The kernel would take other sockets too, for example Unix sockets.
         tcp_info(socket)?;
         let cookie = rustix::net::sockopt::socket_cookie(socket)?;
-        // In this order: a packet that the program sees is counted from the first.
+        // In this order, so that the program counts every packet that it sees.
         self.slots.insert(cookie, index, 0).map_err(cause)?;
         if let Err(error) = self.sockets.set(index, &socket.as_raw_fd(), 0) {
             let _ = self.slots.remove(&cookie);
@@ -222,68 +223,67 @@ impl Program {
         Ok(Some(Place(index)))
     }
 
-    /// Takes the place of a socket back that is about to be closed. Echoes that the kernel has not sent
-    /// may be lost, and what comes is not counted any more.
+    /// Frees the place of a socket that is about to be closed. Echoes that the kernel has not sent may be
+    /// lost, and what arrives is no longer counted.
     pub fn detach(&mut self, place: Place, socket: BorrowedFd<'_>) {
         let Place(index) = place;
         self.records.at(index).shut();
         let _ = self.slots.remove(&self.cookies[index as usize]);
-        // Invariant 2. The entry in `sockets` goes when the socket is closed or the next one takes its
-        // place; if it went now, what is still to be sent would go with it.
+        // Invariant 2. The entry in `sockets` stays until the socket is closed or another one takes its
+        // place; removing it now would drop what is still to be sent.
         if tcp_info(socket).is_ok() {
             self.free.push(index);
         }
     }
 
-    /// What both sides know of a connection.
+    /// The record of a connection, which the program writes too.
     #[inline]
     pub fn record(&self, place: &Place) -> &Record {
         self.records.at(place.0)
     }
 
-    /// Is readable when there are notices.
+    /// Becomes readable when there are notices.
     pub fn notices(&self) -> BorrowedFd<'_> {
         self.notices.as_fd()
     }
 
-    /// Takes the notices that there are: calls `each` with the number of a place for which something was
-    /// passed up. It may be an earlier connection's, and what was passed up may have been received
-    /// already.
+    /// Takes all notices: calls `each` with the number of each place for which something was passed up.
+    /// The notice may belong to an earlier connection, and what was passed up may already be received.
     pub fn take_notices(&mut self, mut each: impl FnMut(u32)) {
         while let Some(notice) = self.notices.next() {
             let index = u32::from_ne_bytes((*notice).try_into().expect("a notice is one slot"));
-            // It leaves the ring before the next one may be sent.
+            // The notice must leave the ring before the program may send the next one.
             drop(notice);
             self.records.at(index).take_notice();
             each(index);
         }
     }
 
-    /// How many octets the kernel has been given for sending on a TCP socket, since its beginning. While
-    /// acknowledgements arrive it may be too low, and never too high.
+    /// How many bytes the kernel has been given for sending on a TCP socket since it was connected. While
+    /// acknowledgements arrive, the figure may be too low, but never too high.
     ///
     /// # Errors
     ///
-    /// When it is not a TCP socket, or the connection is gone, as by a reset: what the kernel had not sent
-    /// or given up then, it never will.
+    /// When it is not a TCP socket, or the connection is gone, for example after a reset: the kernel will
+    /// send nothing more.
     pub fn written(socket: BorrowedFd<'_>) -> io::Result<u64> {
         let TcpInfo { state, bytes_acked, .. } = tcp_info(socket)?;
         if state == TCP_CLOSE {
             return Err(io::ErrorKind::NotConnected.into());
         }
-        Ok(bytes_acked + octets_unacknowledged(socket)?)
+        Ok(bytes_acked + bytes_unacknowledged(socket)?)
     }
 
-    /// The same, but never too low; `None` when acknowledgements arrive at this moment, so that it cannot be
-    /// known.
+    /// The same, but never too low; `None` if the figure cannot be known because acknowledgements arrive at
+    /// this moment.
     ///
     /// # Errors
     ///
     /// As with [`Program::written`].
     pub fn written_exactly(socket: BorrowedFd<'_>) -> io::Result<Option<u64>> {
         let least = Program::written(socket)?;
-        // In this order it may be too high.
-        let most = octets_unacknowledged(socket)? + tcp_info(socket)?.bytes_acked;
+        // Read in this order, the sum may be too high.
+        let most = bytes_unacknowledged(socket)? + tcp_info(socket)?.bytes_acked;
         Ok((least == most).then_some(least))
     }
 }
@@ -292,7 +292,7 @@ fn take(program: &mut Ebpf, name: &str) -> Map {
     program.take_map(name).expect("is in the object")
 }
 
-/// The kernel's answer, from among what is said around it.
+/// The kernel's answer, without what aya says around it.
 fn cause(error: MapError) -> io::Error {
     match error {
         MapError::SyscallError(error) => error.io_error,
@@ -300,7 +300,7 @@ fn cause(error: MapError) -> io::Error {
     }
 }
 
-/// `struct tcp_info` (linux/tcp.h) as far as it is needed.
+/// The first fields of `struct tcp_info` (linux/tcp.h), as many as are needed.
 #[repr(C)]
 struct TcpInfo {
     state: u8,
@@ -314,7 +314,7 @@ const TCP_CLOSE: u8 = 7;
 fn tcp_info(socket: BorrowedFd<'_>) -> io::Result<TcpInfo> {
     let mut info = TcpInfo { state: 0, between: [0; 119], bytes_acked: 0 };
     let mut length = size_of::<TcpInfo>() as libc::socklen_t;
-    // SAFETY: the kernel writes at most `length` octets into `info`, and any octets are valid there.
+    // SAFETY: invariant 3, because `length` is the size of `info`; any bytes are valid there.
     let outcome = unsafe {
         libc::getsockopt(
             socket.as_raw_fd(),
@@ -332,18 +332,18 @@ fn tcp_info(socket: BorrowedFd<'_>) -> io::Result<TcpInfo> {
 }
 
 /// `SIOCOUTQ` (tcp(7)).
-fn octets_unacknowledged(socket: BorrowedFd<'_>) -> io::Result<u64> {
-    let mut octets: libc::c_int = 0;
-    // SAFETY: this request writes an int.
-    let outcome = unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut octets) };
+fn bytes_unacknowledged(socket: BorrowedFd<'_>) -> io::Result<u64> {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: invariant 3; this request writes an int.
+    let outcome = unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
     if outcome != 0 {
         return Err(io::Error::last_os_error());
     }
-    Ok(u64::try_from(octets).unwrap_or(0))
+    Ok(u64::try_from(bytes).unwrap_or(0))
 }
 
 fn share<T>(program: &Ebpf, name: &str, count: u32) -> Result<Shared<T>, OffloadError> {
-    // It stays there: the program is loaded by its descriptor.
+    // The map stays in `program`, which loads by its descriptor.
     let Some(Map::Array(array)) = program.map(name) else { panic!("{name} is an array") };
     Shared::new(array.fd().as_fd(), count)
         .map_err(|error| OffloadError::failed("cannot map what the program counts", &error))

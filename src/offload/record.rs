@@ -1,25 +1,24 @@
-//! What the program in the kernel and user space tell each other about a connection, in memory that
-//! both have mapped.
+//! The memory through which the program in the kernel and user space talk about a connection.
 //!
-//! Each field has one writer. The program counts what it passes up, user space what it has answered of
-//! that, and the program echoes only while the two agree: the gate is open. For each packet that it passes
-//! up the program sends a notice, unless there is one that user space has not taken. Each side writes
-//! its own count before it reads the other's, with a full barrier between, so at least one of them sees
-//! the other: either the program finds that the last notice is taken, or user space, having taken it,
-//! that there is more to read.
+//! Each field has one writer. The program counts the bytes that it passes up, and user space counts
+//! how many of those it has answered. The program echoes only while the two counts are equal: then the
+//! gate is open. For each packet that it passes up, the program sends a notice, unless user space has
+//! not taken the last one. Each side writes its own count before it reads the other's, with a full
+//! barrier in between, so at least one side sees the other's write: either the program sees that the
+//! last notice is taken, or user space, having taken it, sees that there is more to read.
 //!
-//! User space also says what it has received. When too much is not, the program drops what comes, and the
-//! connection is given up.
+//! User space also counts what it has received. If too much is passed up and not received, the program
+//! drops what comes, and the connection is given up.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 
 use crate::metrics::Echoed;
 
-/// A count of octets answered that the program never reaches: the gate stays shut.
+/// A count of answered bytes that the program never reaches, so that the gate stays shut.
 const SHUT: u64 = u64::MAX;
 
-/// A connection's record; `struct record` in `verdict.bpf.c` is its twin. Counts start when the
-/// connection is enlisted.
+/// A connection's record, laid out like `struct record` in `verdict.bpf.c`. Counts start when the
+/// connection is attached.
 #[derive(Debug, Default)]
 #[repr(C, align(64))]
 pub struct Record {
@@ -46,8 +45,9 @@ pub struct Record {
 }
 
 impl Record {
-    /// Makes it that of a new connection, with the gate shut. Only while no program can run for it.
-    /// The notices go on: one of the connection before may not have been taken yet.
+    /// Makes this the record of a new connection, with the gate shut. To be called only while the
+    /// program cannot run for it. The counts of notices are kept, because a notice of the previous
+    /// connection may not have been taken yet.
     pub fn reset(&self) {
         for count in [
             &self.begun,
@@ -69,10 +69,10 @@ impl Record {
         self.shut();
     }
 
-    /// Lets the program echo: `answered` octets that it passed up are answered, and with the answers
-    /// `sent` octets are sent since the connection began, or about to be: the program waits until they
-    /// stand in the socket's queue. Whether that is all that was passed; if not, the gate is shut
-    /// nevertheless, and there is more to read.
+    /// Lets the program echo: of the bytes that it passed up, `answered` are answered, and since the
+    /// connection began `sent` bytes have been sent, answers included, or are about to be; the program
+    /// waits until those are in the socket's send queue. Returns whether everything that was passed up
+    /// is answered. If not, the gate stays shut, and there is more to read.
     pub fn open(&self, answered: u64, sent: u64) -> bool {
         self.sent.store(sent, SeqCst);
         interleave();
@@ -81,63 +81,63 @@ impl Record {
         self.passed.load(SeqCst) == answered
     }
 
-    /// Lets the program echo nothing more. A run that saw the gate open may still be under way, see
+    /// Lets the program echo nothing more. A run that saw the gate open may still be in progress: see
     /// [`Record::is_quiet`].
     pub fn shut(&self) {
         interleave();
         self.answered.store(SHUT, SeqCst);
     }
 
-    /// Of a record that is shut: whether every run of the program that saw it open is over, so that
-    /// [`Record::echoed_out`] stays as it is.
+    /// Whether every run of the program that saw the gate open is over, so that
+    /// [`Record::echoed_out`] no longer changes. Only for a record that is shut.
     pub fn is_quiet(&self) -> bool {
-        // In this order: a run that begins in between sees the gate shut.
+        // In this order, because a run that begins in between sees the gate shut.
         interleave();
         let done = self.done.load(SeqCst);
         interleave();
         self.begun.load(SeqCst) == done
     }
 
-    /// Octets that the program has passed up.
+    /// How many bytes the program has passed up.
     pub fn passed(&self) -> u64 {
         interleave();
         self.passed.load(SeqCst)
     }
 
-    /// Frames that it has echoed.
+    /// How many frames it has echoed.
     pub fn echoed_frames(&self) -> u64 {
         interleave();
         self.echoed_frames.load(SeqCst)
     }
 
-    /// Octets of the echoes.
+    /// How many bytes the echoes had.
     pub fn echoed_out(&self) -> u64 {
         interleave();
         self.echoed_out.load(SeqCst)
     }
 
-    /// Says that so many octets of those passed up are received.
-    pub fn receive(&self, octets: u64) {
+    /// Says that `bytes` bytes of those passed up are received.
+    pub fn receive(&self, bytes: u64) {
         interleave();
-        self.received.store(octets, SeqCst);
+        self.received.store(bytes, SeqCst);
     }
 
-    /// Whether the peer has sent so much more than was received that the program drops it from now
-    /// on. The connection is lost.
+    /// Whether the program drops all further packets because too many are passed up and not received.
+    /// Then the connection is lost.
     pub fn is_overrun(&self) -> bool {
         interleave();
         self.overrun.load(SeqCst) != 0
     }
 
-    /// Notes that user space has taken a notice; the program sends another with the next packet that
-    /// it passes up. What it passed up before stands in [`Record::passed`].
+    /// Notes that user space has taken a notice. The program sends another one with the next packet that
+    /// it passes up; [`Record::passed`] counts what it passed up before.
     pub fn take_notice(&self) {
         let taken = self.notices_taken.load(Relaxed);
         self.notices_taken.store(taken.wrapping_add(1), SeqCst);
     }
 }
 
-/// What the program has echoed on all connections of a worker; `struct totals` is its twin.
+/// What the program has echoed on all connections of a worker, laid out like `struct totals`.
 #[derive(Debug, Default)]
 #[repr(C, align(64))]
 pub struct Totals {
@@ -157,7 +157,7 @@ impl Totals {
     }
 }
 
-/// Here the program may run between two accesses of user space; in the tests it does.
+/// Marks where the program may run between two accesses of user space. In the tests it does.
 #[cfg(not(test))]
 #[inline]
 fn interleave() {}
@@ -187,7 +187,7 @@ pub mod program {
         HOOK.with_borrow_mut(|hook| hook.iter_mut().for_each(|hook| hook()));
     }
 
-    /// What the program does to a record, each in one step.
+    /// What the program does to a record, each of it in one step.
     impl Record {
         /// A run begins.
         pub fn begin(&self) {
@@ -199,18 +199,18 @@ pub mod program {
             self.done.fetch_add(1, SeqCst);
         }
 
-        /// Whether all that was passed up is answered.
+        /// Whether everything that was passed up is answered.
         pub fn is_open(&self) -> bool {
             self.answered.load(SeqCst) == self.passed.load(SeqCst)
         }
 
-        /// Octets that are on the way to the peer, which has acknowledged `acknowledged`.
+        /// How many bytes are in flight to the peer, which has acknowledged `acknowledged`.
         pub fn flight(&self, acknowledged: u64) -> i64 {
             let given = self.sent.load(SeqCst) + self.echoed_out.load(SeqCst);
             given.wrapping_sub(acknowledged).cast_signed()
         }
 
-        /// Whether the answers stand in the socket's queue, to which `written` octets were given.
+        /// Whether the answers are in the socket's send queue, which was given `written` bytes.
         pub fn is_clear(&self, written: u64) -> bool {
             let sent = self.sent.load(SeqCst);
             if self.cleared.load(SeqCst) != sent {
@@ -222,15 +222,15 @@ pub mod program {
             true
         }
 
-        /// A frame is echoed, by so many octets.
+        /// A frame is echoed with `echoed` bytes.
         pub fn echo(&self, echoed: u64) {
             self.echoed_frames.fetch_add(1, SeqCst);
             self.echoed_out.fetch_add(echoed, SeqCst);
         }
 
-        /// A packet of so many octets is passed up, or dropped if more than `unreceived_max` may then
-        /// not be received. Whether it is passed up.
-        pub fn pass(&self, octets: u64, unreceived_max: u64) -> bool {
+        /// A packet of `bytes` bytes is passed up, or dropped if more than `unreceived_max` bytes may
+        /// then be waiting to be received. Returns whether it is passed up.
+        pub fn pass(&self, bytes: u64, unreceived_max: u64) -> bool {
             let (received, passed) = (self.received.load(SeqCst), self.passed.load(SeqCst));
             if received >= self.marked.load(SeqCst) {
                 let weight = self.weight.swap(0, SeqCst);
@@ -238,11 +238,11 @@ pub mod program {
                 self.weight_before.store(if is_empty { 0 } else { weight }, SeqCst);
                 self.marked.store(passed, SeqCst);
             }
-            let weight = self.weight.fetch_add(octets, SeqCst) + octets;
+            let weight = self.weight.fetch_add(bytes, SeqCst) + bytes;
             if self.weight_before.load(SeqCst) + weight > unreceived_max {
                 self.overrun.store(1, SeqCst);
             }
-            self.passed.fetch_add(octets, SeqCst);
+            self.passed.fetch_add(bytes, SeqCst);
             self.overrun.load(SeqCst) == 0
         }
 

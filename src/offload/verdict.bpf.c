@@ -1,45 +1,48 @@
-// Echoes small WebSocket messages within the kernel: a stream verdict, run for each packet of the
-// sockets in `sockets`, in the order of the stream and with the socket locked, so that one run at a
-// time writes a socket's record.
+// Echoes small WebSocket messages within the kernel: a stream verdict program, which runs for each
+// packet of the sockets in `sockets`, in the order of the stream and with the socket locked, so that
+// only one run at a time writes a socket's record.
 //
-// Echoed is a packet that is exactly one whole, final, masked text or binary frame without RSV bits,
-// text only where it is ASCII. All else goes to user space as it came. Nothing is echoed before
-// everything earlier has been answered: `passed` counts what went up, `answered` what user space has
-// answered of it, and while they differ all goes up. For what goes up a notice is sent, unless there is
-// one that user space has not taken. Both sides write their own count and then read the other's, with
-// full barriers between, so that one of them sees the other (Dekker): either user space, having taken a
-// notice, finds more to read, or the program finds that it must send another.
+// It echoes a packet that is exactly one whole, final, masked text or binary frame without RSV bits, and
+// text only if it is ASCII. Everything else is passed up to user space unchanged. Nothing is echoed
+// before everything earlier is answered: `passed` counts the bytes passed up, `answered` those that user
+// space has answered, and while the two differ, everything is passed up. The program sends a notice for
+// what it passes up, unless user space has not taken the last one. Both sides write their own count and
+// then read the other's, with full barriers in between, so that one of them sees the other's write
+// (Dekker): either user space, having taken a notice, finds more to read, or the program finds that it
+// must send another notice.
 //
-// What user space has still to receive is bounded: beyond the bound the connection is given up.
+// The bytes that user space has not received yet are bounded. Beyond the bound the connection is given
+// up.
 //
-// `record` has a twin in record.rs. Built by scripts/offload-object.
+// record.rs declares `record` too. Built by scripts/offload-object.
 
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>
 
-// The largest payload that is echoed here, in octets. The loop over it is bounded for the verifier.
+// The longest payload that is echoed here, in bytes. It bounds the loop over the payload, for the
+// verifier.
 #ifndef PAYLOAD_BYTES_MAX
 #define PAYLOAD_BYTES_MAX 16384
 #endif
 
-// What may be on its way to the peer, not yet acknowledged, when a frame is echoed, in octets. What is
-// redirected is charged to no socket, so that without this a peer that never reads would have memory
-// taken without end. It is well below any send buffer, so that the kernel's worker is not held up.
+// How many bytes may be in flight to the peer, echo included, for a frame to be echoed. Redirected
+// packets are charged to no socket, so without this limit a peer that never reads could take any amount
+// of memory. It is well below any send buffer, so that the kernel's worker never waits for room.
 #define FLIGHT_BYTES_MAX (32 << 10)
 
-// What user space may have to receive, beside what receive buffers hold, before the connection is given
-// up: the octets of packets, and for each packet PACKET_BYTES, which its bookkeeping takes at least. The
-// kernel charges what is passed up to the receive buffer and so stops the peer, but not before its
-// worker has moved it there, when echoes stand before it.
+// How much may wait to be received by user space, in addition to what receive buffers hold, before the
+// connection is given up: the bytes of the packets, and for each packet PACKET_BYTES, which is the least
+// that its bookkeeping takes. The kernel charges what is passed up to the receive buffer, which stops the
+// peer; but if echoes are queued before it, not until its worker has moved it there.
 #define UNRECEIVED_BYTES_MAX (32 << 20)
 #define PACKET_BYTES 512
 
-// The kernel takes a redirected packet for consumed by the length that it has at the end, which is 4
-// octets short of what was received. At 2^31 octets the difference would look negative, and the socket
-// never readable again. A connection that has been echoed so often is user space's from then on.
+// The kernel counts a redirected packet as consumed with the length that it has at the end, which is 4
+// bytes less than what was received. Once the difference reached 2^31 bytes it would look negative, and
+// the socket would never be readable again. Before that, echoing ends and user space takes over.
 #define ECHOED_FRAMES_MAX (1ULL << 28)
 
-#define SOCKETS_MAX 1024 // replaced when it is loaded
+#define SOCKETS_MAX 1024 // replaced when the program is loaded
 #define NOTICES_BYTES (64 << 10) // likewise
 #define CLOSED (~0ULL)
 
@@ -54,22 +57,22 @@ struct record {
     // Written by this program.
     __u64 begun;         // runs begun
     __u64 done;          // runs done
-    __u64 passed;        // octets passed up
-    __u64 notices;       // sent
+    __u64 passed;        // bytes passed up
+    __u64 notices;       // notices sent
     __u64 echoed_frames; // frames echoed,
-    __u64 echoed_out;    // and their octets as sent
-    __u64 cleared;       // the value of `sent` of which all was found to be in the send queue
-    __u64 echoed_at_ns;  // CLOCK_MONOTONIC, when the last was
+    __u64 echoed_out;    // and the bytes of the echoes
+    __u64 cleared;       // a value of `sent` up to which all bytes were seen in the send queue
+    __u64 echoed_at_ns;  // when the last frame was echoed, on CLOCK_MONOTONIC
     // Written by user space.
-    __u64 answered;      // octets of those passed up that are answered, or CLOSED
-    __u64 sent;          // octets to be sent from the first on, echoes not counted; with the answers
+    __u64 answered;      // bytes answered, of those passed up; or CLOSED
+    __u64 sent;          // bytes to be sent since the connection began, answers included, echoes not
     __u64 notices_taken;
-    __u64 received;      // octets of those passed up that are received
+    __u64 received;      // bytes received, of those passed up
     __u64 unused[4];
-    // Written by this program, when something is passed up.
-    __u64 marked;        // a value of `passed`,
+    // Written by this program when it passes something up.
+    __u64 marked;        // an earlier value of `passed`,
     __u64 weight;        // what was passed up since then,
-    __u64 weight_before; // and what of the rest may not be received yet, in octets
+    __u64 weight_before; // and at most what was not received before then, in bytes
     __u64 overrun;       // 1 when the connection is given up
 } __attribute__((aligned(64)));
 
@@ -80,7 +83,7 @@ struct {
     __type(value, __u32);
 } sockets SEC(".maps");
 
-// From a socket's cookie to its place in `sockets` and `records`.
+// From a socket's cookie to its index in `sockets` and `records`.
 struct {
     __uint(type, BPF_MAP_TYPE_HASH);
     __uint(max_entries, SOCKETS_MAX);
@@ -99,8 +102,8 @@ struct {
 // What is echoed on all sockets.
 struct totals {
     __u64 frames;
-    __u64 octets_in;
-    __u64 octets_out;
+    __u64 bytes_in;
+    __u64 bytes_out;
 } __attribute__((aligned(64)));
 
 struct {
@@ -111,13 +114,13 @@ struct {
     __type(value, struct totals);
 } totals SEC(".maps");
 
-// Slots for which something went up.
+// Slots for which something was passed up.
 struct {
     __uint(type, BPF_MAP_TYPE_RINGBUF);
     __uint(max_entries, NOTICES_BYTES);
 } notices SEC(".maps");
 
-// What is needed of the kernel's own; the places of these are found when the program is loaded.
+// Fields of the kernel's own structures; their offsets are filled in when the program is loaded.
 struct tcp_sock {
     __u64 bytes_acked;
     __u32 snd_una;
@@ -134,7 +137,7 @@ static __always_inline struct tcp_sock *tcp_of(struct __sk_buff *skb)
     return socket ? bpf_skc_to_tcp_sock(socket) : 0;
 }
 
-// A full barrier, on every processor, because the value is used.
+// A full barrier on every architecture, because the returned value is used.
 static __always_inline __u64 fetch_add(__u64 *count, __u64 amount)
 {
     __u64 before = __sync_fetch_and_add(count, amount);
@@ -147,61 +150,61 @@ static __always_inline __u64 load(const __u64 *count)
     return *(const volatile __u64 *)count;
 }
 
-// The next two are not static, so that the verifier looks at each once, for any arguments, and not again
-// on every path that comes to a call: that is most of what loading takes.
+// The next two functions are not static, so that the verifier checks each once for any arguments, and not
+// again on every path to a call, which would take most of the time of loading.
 
-// Unmasks at most 63 octets from the octet `from` of the packet on. Gives all of them or-ed together.
+// Unmasks at most 63 bytes of the packet, from the byte `from` on. Returns all of them or-ed together.
 __attribute__((noinline)) __u64 unmask_rest(struct __sk_buff *skb, __u32 from, __u32 count, __u32 key)
 {
-    __u8 *octet = (void *)(long)skb->data + (from & 0x7fff), *end = (void *)(long)skb->data_end;
+    __u8 *byte = (void *)(long)skb->data + (from & 0x7fff), *end = (void *)(long)skb->data_end;
     __u64 key64 = key | (__u64)key << 32, seen = 0;
 
 #pragma clang loop unroll(disable)
     for (__u32 word = 0; word < 7; word++) {
-        if (count < 8 || octet + 8 > end)
+        if (count < 8 || byte + 8 > end)
             break;
-        seen |= *(__u64 *)octet ^= key64;
-        octet += 8;
+        seen |= *(__u64 *)byte ^= key64;
+        byte += 8;
         count -= 8;
     }
-    if (count & 4 && octet + 4 <= end) {
-        seen |= *(__u32 *)octet ^= key;
-        octet += 4;
+    if (count & 4 && byte + 4 <= end) {
+        seen |= *(__u32 *)byte ^= key;
+        byte += 4;
     }
-    if (count & 2 && octet + 2 <= end) {
-        seen |= *(__u16 *)octet ^= key;
-        octet += 2;
+    if (count & 2 && byte + 2 <= end) {
+        seen |= *(__u16 *)byte ^= key;
+        byte += 2;
         key >>= 16;
     }
-    if (count & 1 && octet + 1 <= end)
-        seen |= *octet ^= key;
+    if (count & 1 && byte + 1 <= end)
+        seen |= *byte ^= key;
     return seen;
 }
 
-// Unmasks `count` octets from the octet `from` of the packet on, or masks them again. Gives all of what
-// it wrote or-ed together, in no order.
+// Unmasks `count` bytes of the packet from the byte `from` on, or masks them again. Returns everything
+// that it wrote, or-ed together in words, halves and bytes.
 __attribute__((noinline)) __u64 unmask(struct __sk_buff *skb, __u32 from, __u32 count, __u32 key)
 {
-    __u8 *octet = (void *)(long)skb->data + (from & 15), *end = (void *)(long)skb->data_end;
+    __u8 *byte = (void *)(long)skb->data + (from & 15), *end = (void *)(long)skb->data_end;
     __u64 key64 = key | (__u64)key << 32, seen = 0;
 
 #pragma clang loop unroll(disable)
     for (__u32 block = 0; block < PAYLOAD_BYTES_MAX / 64; block++) {
-        if (count < 64 || octet + 64 > end)
+        if (count < 64 || byte + 64 > end)
             break;
-        __u64 *word = (void *)octet;
+        __u64 *word = (void *)byte;
 #pragma clang loop unroll(full)
         for (__u32 i = 0; i < 8; i++)
             seen |= word[i] ^= key64;
-        octet += 64;
+        byte += 64;
         from += 64;
         count -= 64;
     }
     return seen | unmask_rest(skb, from, count, key);
 }
 
-// Turns the packet into its echo, if it is a frame to be echoed. Gives the octets of the echo, or 0 when
-// the packet is as it was.
+// Turns the packet into its echo, if it is a frame to be echoed. Returns the length of the echo, or 0 if
+// the packet is unchanged.
 static __always_inline __u32 echo(struct __sk_buff *skb, struct record *record)
 {
     __u32 length = skb->len, payload, header;
@@ -211,13 +214,13 @@ static __always_inline __u32 echo(struct __sk_buff *skb, struct record *record)
     struct tcp_sock *tcp = tcp_of(skb);
     if (!tcp)
         return 0;
-    // Signed: an acknowledged FIN or SYN counts as an octet.
+    // Signed, because an acknowledged SYN or FIN counts as a byte.
     __u64 sent = load(&record->sent), due = sent + record->echoed_out;
     __s64 flight = due + length - 4 - tcp->bytes_acked;
     if (flight > FLIGHT_BYTES_MAX)
         return 0;
-    // User space opens the gate when its answers are about to be sent. They come first; no echo waits
-    // now, for what was answered had waited behind them.
+    // User space opens the gate when its answers are about to be sent, and they must leave first. No
+    // earlier echo is waiting now: what is answered was passed up only after the echoes before it.
     if (record->cleared != sent) {
         __s64 missing = due - tcp->bytes_acked - (__u32)(tcp->write_seq - tcp->snd_una);
         if (missing > 0)
@@ -244,7 +247,7 @@ static __always_inline __u32 echo(struct __sk_buff *skb, struct record *record)
     if (payload > PAYLOAD_BYTES_MAX || payload + header != length)
         return 0;
 
-    // Copies it, unless it stands in one piece already.
+    // Copies the packet, unless it is in one piece already.
     if (bpf_skb_pull_data(skb, length))
         return 0;
     __u8 *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
@@ -261,11 +264,11 @@ static __always_inline __u32 echo(struct __sk_buff *skb, struct record *record)
         return 0;
     }
 
-    // The reply's header is 4 octets shorter, for want of a key, and ends where the payload begins.
+    // The reply's header has no key, is 4 bytes shorter, and ends where the payload begins.
     data = (void *)(long)skb->data;
     end = (void *)(long)skb->data_end;
     if (data + 8 > end) {
-        // An empty payload, or one octet.
+        // The payload is empty or one byte long.
         if (data + 6 > end)
             return 0;
         data[4] = first;
@@ -282,12 +285,12 @@ static __always_inline __u32 echo(struct __sk_buff *skb, struct record *record)
     return length - 4;
 }
 
-// Whether user space has too much to receive already.
+// Whether too much waits to be received by user space.
 static __always_inline int is_overrun(struct __sk_buff *skb, struct record *record, __u32 length)
 {
     if (record->overrun)
         return 1;
-    // All from before the mark is received. What was passed since may not be, and a new mark is set.
+    // Everything from before the mark is received; what was passed since then may not be. Sets a new mark.
     __u64 received = load(&record->received);
     if (received >= record->marked) {
         record->weight_before = received == record->passed ? 0 : record->weight;
@@ -301,21 +304,21 @@ static __always_inline int is_overrun(struct __sk_buff *skb, struct record *reco
     struct tcp_sock *tcp = tcp_of(skb);
     if (!tcp)
         return 0;
-    // Twice, because what was counted before the mark may be received by now.
+    // Twice, because what was counted before the mark may have been received by now.
     __u64 buffer = ((struct sock *)tcp)->sk_rcvbuf;
     record->overrun = unreceived > UNRECEIVED_BYTES_MAX + 2 * buffer;
     return record->overrun;
 }
 
-// Passes a packet up, or drops it when user space has too much already, which it is told. What is dropped
-// counts as passed: the gate never opens again.
+// Passes a packet up, or drops it if too much waits to be received, and says so in the record. A dropped
+// packet counts as passed, so the gate never opens again.
 static __always_inline int pass(struct __sk_buff *skb, struct record *record, __u32 length, __u32 slot)
 {
     int verdict = is_overrun(skb, record, length) ? SK_DROP : SK_PASS;
     fetch_add(&record->passed, length);
     if (load(&record->notices_taken) != record->notices)
         return verdict;
-    // A slot has at most one notice that is not taken, and the ring has room for one of each.
+    // A slot has at most one notice that is not taken, and the ring has room for one of every slot.
     record->notices++;
     if (bpf_ringbuf_output(&notices, &slot, sizeof slot, BPF_RB_FORCE_WAKEUP))
         record->notices--;
@@ -326,8 +329,8 @@ SEC("sk_skb/stream_verdict")
 int verdict(struct __sk_buff *skb)
 {
     __u32 length = skb->len;
-    // A FIN alone. The socket knows of it already; and behind an echo that is still to be sent, the
-    // kernel would take an empty packet that goes up for a send that has failed, and break the socket.
+    // Only a FIN, which the socket has seen already. If it were passed up while an echo is queued, the
+    // kernel would take the empty packet for a send that failed, and break the socket.
     if (!length)
         return SK_DROP;
     __u64 cookie = bpf_get_socket_cookie(skb);
@@ -349,11 +352,11 @@ int verdict(struct __sk_buff *skb)
         record->echoed_frames++;
         record->echoed_out += echoed;
         record->echoed_at_ns = bpf_ktime_get_coarse_ns();
-        // Other sockets' runs count here too.
+        // Runs for other sockets count here too.
         __sync_fetch_and_add(&total->frames, 1);
-        __sync_fetch_and_add(&total->octets_in, length);
-        __sync_fetch_and_add(&total->octets_out, echoed);
-        // Four octets that are known to be there can be dropped.
+        __sync_fetch_and_add(&total->bytes_in, length);
+        __sync_fetch_and_add(&total->bytes_out, echoed);
+        // This drops the first 4 bytes, which are known to exist.
         verdict = bpf_skb_adjust_room(skb, -4, 0, 0) ? SK_DROP : bpf_sk_redirect_map(skb, &sockets, slot, 0);
     } else {
         verdict = pass(skb, record, length, slot);
@@ -362,6 +365,6 @@ int verdict(struct __sk_buff *skb)
     return verdict;
 }
 
-// Reading the kernel's own structures is for programs under the GPL; `MIT OR Apache-2.0` is none of the
-// strings that the kernel takes for compatible with it, this one is.
+// Only programs under the GPL may read the kernel's structures. The kernel does not know the string
+// `MIT OR Apache-2.0` as compatible with it, but it knows this one.
 char LICENSE[] SEC("license") = "Dual MIT/GPL";
