@@ -1,6 +1,7 @@
 //! What all connections of a server, and of one of its workers, have in common.
 
 use super::deflate::Scratch;
+use super::dialogue::BACKLOG_MAX;
 use super::extension::Policy;
 use super::frame::CONTROL_PAYLOAD_MAX;
 use super::handshake::{Subprotocol, Terms};
@@ -36,6 +37,7 @@ pub struct Context<'a> {
     subprotocol: Subprotocol,
     /// The longest payload that is echoed the short way, in bytes: see `connection/frames.rs`.
     pub(super) short_max: u8,
+    backlog_max: usize,
     /// Where messages, frames and violations are counted.
     pub counters: &'a Counters,
     pub(super) scratch: Scratch,
@@ -45,8 +47,14 @@ impl<'a> Context<'a> {
     /// The context of one worker, which accepts any subprotocol.
     pub fn new(settings: Settings, counters: &'a Counters) -> Context<'a> {
         let short_max = settings.message_max.min(CONTROL_PAYLOAD_MAX) as u8;
-        let subprotocol = Subprotocol::Any;
-        Context { settings, subprotocol, short_max, counters, scratch: Scratch::default() }
+        Context {
+            settings,
+            subprotocol: Subprotocol::Any,
+            short_max,
+            backlog_max: BACKLOG_MAX,
+            counters,
+            scratch: Scratch::default(),
+        }
     }
 
     /// The same, but it accepts `subprotocol`.
@@ -55,9 +63,21 @@ impl<'a> Context<'a> {
         Context { subprotocol, ..self }
     }
 
+    /// The same, but this many reply bytes may wait to be sent to one peer, instead of
+    /// [`BACKLOG_MAX`].
+    #[must_use]
+    pub fn with_backlog_max(self, bytes: usize) -> Context<'a> {
+        Context { backlog_max: bytes, ..self }
+    }
+
     /// What opening handshakes are answered with.
     pub(super) fn terms(&self) -> Terms<'_> {
         Terms { policy: self.settings.policy, subprotocol: &self.subprotocol }
+    }
+
+    /// Reply bytes that may wait to be sent to one peer.
+    pub(super) fn backlog_max(&self) -> usize {
+        self.backlog_max
     }
 
     /// The largest message that is echoed, in bytes.

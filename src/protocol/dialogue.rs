@@ -1,0 +1,206 @@
+//! What one peer and the server say to each other: received bytes go in; bytes to send and a decision
+//! come out.
+//!
+//! A dialogue owns a [`Connection`] and what a receive buffer cannot keep until the next receive, in a
+//! [`Spill`]: the beginning of a frame, and replies that have to wait. If nothing has to be sent first,
+//! the reply is written into the receive buffer itself and sent from there.
+//!
+//! Invariants:
+//!
+//! 1. Replies come out in the order of their requests. So while a spill exists, the buffer holds no
+//!    reply: everything received is appended to the spill.
+//! 2. A dialogue that waits for room has a reply in its spill. Taking that reply makes the room.
+//! 3. Idle, between two messages, it owns no heap memory, unless compression was negotiated.
+//!
+//! It does no input or output and reads no clock. It does not know whose memory the buffer is, who
+//! sends the replies, nor when.
+
+use std::ops::Range;
+
+use bytes::BytesMut;
+
+use super::close_code::CloseCode;
+use super::connection::{Connection, Next};
+use super::context::Context;
+use super::handshake::Admission;
+use crate::buffer::{Cursors, HEADROOM, Region, Spill};
+
+/// Reply bytes that may wait in a spill before the dialogue [is full](Dialogue::is_full), in addition
+/// to the replies to an unfinished message.
+pub const BACKLOG_MAX: usize = 64 << 10;
+
+/// Where a reply may be written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Output {
+    /// Into the receive buffer: nothing is being sent to the peer.
+    InPlace,
+    /// Into the spill, because an earlier reply is still being sent. [`Dialogue::take_reply`] returns
+    /// it later.
+    Queued,
+}
+
+/// What the caller does once the replies so far are sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use]
+pub enum Decision {
+    /// Receive more.
+    Continue,
+    /// Shut the connection down for writing and read until the peer ends it.
+    Close,
+}
+
+/// What follows from received bytes.
+#[derive(Debug, PartialEq, Eq)]
+#[must_use]
+pub struct Answer {
+    /// The part of the receive buffer to send now, which may begin in the headroom; often empty.
+    pub reply: Range<usize>,
+    /// What to do after that.
+    pub decision: Decision,
+}
+
+/// The server's side of the conversation with one peer.
+#[derive(Debug)]
+pub struct Dialogue {
+    connection: Connection,
+    spill: Option<Box<Spill>>,
+    is_waiting_for_room: bool,
+}
+
+impl Dialogue {
+    /// A dialogue before its opening handshake.
+    pub fn new(admission: Admission) -> Dialogue {
+        Dialogue { connection: Connection::new(admission), spill: None, is_waiting_for_room: false }
+    }
+
+    /// Answers `received` bytes, which `buffer` holds after [`HEADROOM`]. Afterwards only the part of
+    /// the buffer that is to be sent matters.
+    #[inline]
+    pub fn received(
+        &mut self,
+        buffer: &mut [u8],
+        received: usize,
+        output: Output,
+        context: &Context<'_>,
+    ) -> Answer {
+        if output == Output::Queued || self.spill.is_some() {
+            let received = &buffer[HEADROOM..HEADROOM + received];
+            return Answer { reply: 0..0, decision: self.append(received, context) };
+        }
+        let mut cursors = Cursors::received(received);
+        let next = self.connection.advance(&mut Region::new(buffer, &mut cursors), context);
+        if cursors.has_leftover() {
+            self.spill = Some(Box::new(Spill::leftover(buffer, &mut cursors)));
+        }
+        Answer { reply: cursors.reply(), decision: self.follow(next, context) }
+    }
+
+    fn append(&mut self, received: &[u8], context: &Context<'_>) -> Decision {
+        let spill = self.spill.get_or_insert_default();
+        spill.append(received);
+        let next = self.connection.advance(&mut spill.region(), context);
+        self.drop_empty_spill();
+        self.follow(next, context)
+    }
+
+    #[inline]
+    fn follow(&mut self, next: Next, context: &Context<'_>) -> Decision {
+        match next {
+            Next::Receive => Decision::Continue,
+            Next::Expand(bytes) => self.expand(bytes, context),
+            Next::Close => Decision::Close,
+        }
+    }
+
+    fn drop_empty_spill(&mut self) {
+        self.spill.take_if(|spill| spill.is_empty());
+    }
+
+    /// Gives the connection the room that it asks for, as long as the dialogue is not full.
+    #[cold]
+    fn expand(&mut self, bytes: usize, context: &Context<'_>) -> Decision {
+        let mut next = Next::Expand(bytes);
+        while let Next::Expand(bytes) = next {
+            self.is_waiting_for_room = self.is_full(context);
+            if self.is_waiting_for_room {
+                return Decision::Continue;
+            }
+            let spill = self.spill.get_or_insert_default();
+            spill.widen(bytes);
+            next = self.connection.advance(&mut spill.region(), context);
+        }
+        self.drop_empty_spill();
+        if next == Next::Close { Decision::Close } else { Decision::Continue }
+    }
+
+    /// Takes the reply that waits in the spill, all of which is to be sent next.
+    pub fn take_reply(&mut self) -> Option<BytesMut> {
+        let spill = self.spill.take_if(|spill| spill.has_reply())?;
+        let (reply, rest) = spill.split_reply();
+        self.spill = rest.map(Box::new);
+        Some(reply)
+    }
+
+    /// Continues a dialogue that waits for room, if taking a reply has made some; otherwise does
+    /// nothing.
+    pub fn make_room(&mut self, context: &Context<'_>) -> Decision {
+        if !self.is_waiting_for_room {
+            return Decision::Continue;
+        }
+        self.expand(0, context)
+    }
+
+    /// Starts the closing handshake with `code`. The close frame is appended to what waits to be sent.
+    pub fn close(&mut self, code: CloseCode, context: &Context<'_>) -> Decision {
+        let spill = self.spill.get_or_insert_default();
+        let next = self.connection.close(code, &mut spill.region(), context);
+        self.drop_empty_spill();
+        self.follow(next, context)
+    }
+
+    /// Drops all bytes that wait, to be sent or to be understood: the connection is over.
+    pub fn discard(&mut self) {
+        self.spill = None;
+    }
+
+    /// Whether a reply waits to be taken.
+    #[inline]
+    pub fn has_reply(&self) -> bool {
+        self.spill.as_ref().is_some_and(|spill| spill.has_reply())
+    }
+
+    /// Whether any bytes wait: to be sent, or for the rest of their frame.
+    #[inline]
+    pub fn has_spill(&self) -> bool {
+        self.spill.is_some()
+    }
+
+    /// Whether the dialogue waits until a reply is taken: see [`Dialogue::make_room`].
+    pub fn is_waiting_for_room(&self) -> bool {
+        self.is_waiting_for_room
+    }
+
+    /// Whether so many replies wait that nothing more should be received until some are sent. Many
+    /// clients read nothing before they have written a whole message, so the reply to an unfinished
+    /// message does not count: otherwise server and client would wait for each other.
+    pub fn is_full(&self, context: &Context<'_>) -> bool {
+        let waiting = self.spill.as_ref().map_or(0, |spill| spill.reply_bytes());
+        if waiting == 0 {
+            return false;
+        }
+        let unfinished = self.connection.message_bytes() as usize;
+        // An eighth is for the headers of the fragments.
+        waiting > context.backlog_max() + unfinished + unfinished / 8
+    }
+
+    /// Heap bytes that wait, to be sent or for the rest of their frame.
+    pub fn heap_bytes(&self) -> usize {
+        self.spill.as_ref().map_or(0, |spill| spill.bytes_kept())
+    }
+
+    /// The state of the protocol.
+    #[inline]
+    pub fn connection(&self) -> &Connection {
+        &self.connection
+    }
+}
