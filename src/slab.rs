@@ -88,13 +88,12 @@ impl<T> Slab<T> {
         self.length == 0
     }
 
-    /// The ids of all entries, in the order of their slots.
-    pub fn ids(&self) -> impl Iterator<Item = ConnectionId> + '_ {
-        self.slots
-            .iter()
-            .zip(0..)
-            .filter(|(slot, _)| slot.entry.is_some())
-            .map(|(slot, number)| ConnectionId { slot: number, generation: slot.generation })
+    /// All entries with their ids, in the order of their slots.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = (ConnectionId, &mut T)> + '_ {
+        self.slots.iter_mut().zip(0..).filter_map(|(slot, number)| {
+            let id = ConnectionId { slot: number, generation: slot.generation };
+            Some((id, slot.entry.as_mut()?))
+        })
     }
 }
 
@@ -126,7 +125,7 @@ mod tests {
             assert!(slab.insert(100 + number).slot < 10);
         }
         assert_eq!(slab.insert(200).slot, 10);
-        assert_eq!(slab.ids().count(), 11);
+        assert_eq!(slab.iter_mut().count(), 11);
     }
 
     #[test]

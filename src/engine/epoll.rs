@@ -26,7 +26,8 @@ use rustix::net::{self, AddressFamily, RecvFlags, SendFlags, Shutdown, SocketFla
 
 use super::pump::Pump;
 use super::ring::{
-    Blocking, Completion, Further, Lease, Patience, Received, Reply, Ring, Sent, Socket, Wait,
+    ADMISSIONS_MAX, Blocking, Completion, Further, Lease, Patience, Received, Reply, Ring, Sent,
+    Socket, Wait,
 };
 use super::wait::{Source, Waiter};
 use super::{BufferConfig, EngineError, WorkerConfig};
@@ -289,7 +290,7 @@ impl<'a> EpollRing<'a> {
                 (Sent::Cut(rest), 0) => {
                     self.entries[place as usize].as_mut().expect("it is open").waiting = Some(rest);
                 }
-                (sent, octets) => self.urgent.push(Completion::Sent { id, sent, octets }),
+                (sent, bytes) => self.urgent.push(Completion::Sent { id, sent, bytes }),
             }
         }
     }
@@ -322,7 +323,7 @@ impl<'a> EpollRing<'a> {
         completions.append(&mut self.urgent);
         self.read(completions);
         if self.is_asked_to_accept() {
-            self.accept_all(completions);
+            self.accept_some(completions);
         }
     }
 
@@ -368,7 +369,7 @@ impl<'a> EpollRing<'a> {
                     let lease = Lease::new(buffer, count as u32);
                     completions.push(Completion::Received {
                         id,
-                        received: Received::Data { lease, octets: count as u32 },
+                        received: Received::Data { lease, bytes: count as u32 },
                         further: Further::More,
                     });
                     continue;
@@ -391,37 +392,39 @@ impl<'a> EpollRing<'a> {
         }
     }
 
-    /// Accepts all connections that wait.
-    fn accept_all(&mut self, completions: &mut Vec<Completion>) {
+    /// Accepts connections that wait, on each listener so many that the open ones are not kept waiting.
+    fn accept_some(&mut self, completions: &mut Vec<Completion>) {
         for number in 0..self.listeners.len() {
-            while let Some(listener) = &mut self.listeners[number]
-                && listener.is_accepting
-                && listener.is_readable
-            {
-                self.counters.syscalls.add(1);
-                let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-                let tells_by_length = listener.tells_by_length;
-                let (result, further) = match net::accept_with(&listener.fd, flags) {
-                    Ok(fd) => match self.add(fd, tells_by_length) {
-                        Ok(socket) => (Ok(socket), Further::More),
-                        Err(errno) => (Err(errno), Further::Over),
-                    },
-                    Err(Errno::AGAIN) => {
-                        listener.is_readable = false;
-                        continue;
-                    }
-                    // The connections still wait, though no edge will say so again.
-                    Err(errno) => (Err(errno), Further::Over),
-                };
-                if further == Further::Over
-                    && let Some(listener) = &mut self.listeners[number]
-                {
-                    listener.is_accepting = false;
-                }
+            for _ in 0..ADMISSIONS_MAX {
+                let Some((result, further)) = self.accept_one(number) else { break };
                 let listener = number as u32;
                 completions.push(Completion::Accepted { listener, result, further });
             }
         }
+    }
+
+    /// One accept4(2), if it is asked for and a connection may wait.
+    fn accept_one(&mut self, number: usize) -> Option<(Result<Socket, Errno>, Further)> {
+        let listener = self.listeners[number].as_mut();
+        let listener = listener.filter(|it| it.is_accepting && it.is_readable)?;
+        let tells_by_length = listener.tells_by_length;
+        self.counters.syscalls.add(1);
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let result = match net::accept_with(&listener.fd, flags) {
+            Err(Errno::AGAIN) => {
+                listener.is_readable = false;
+                return None;
+            }
+            result => result.and_then(|fd| self.add(fd, tells_by_length)),
+        };
+        if result.is_ok() {
+            return Some((result, Further::More));
+        }
+        // The connections still wait, though no edge will say so again.
+        if let Some(listener) = &mut self.listeners[number] {
+            listener.is_accepting = false;
+        }
+        Some((result, Further::Over))
     }
 
     /// Watches a socket. Edges that come before its first receive are kept for it.
@@ -540,7 +543,7 @@ impl Ring for EpollRing<'_> {
                 let (_, entry) = self.entry(id);
                 entry.waiting = Some(rest);
             }
-            ((sent, octets), _) => self.urgent.push(Completion::Sent { id, sent, octets }),
+            ((sent, bytes), _) => self.urgent.push(Completion::Sent { id, sent, bytes }),
         }
         patience
     }
@@ -548,7 +551,7 @@ impl Ring for EpollRing<'_> {
     fn cancel_send(&mut self, id: ConnectionId) {
         let (_, entry) = self.entry(id);
         if let Some(rest) = entry.waiting.take() {
-            self.urgent.push(Completion::Sent { id, sent: Sent::Cut(rest), octets: 0 });
+            self.urgent.push(Completion::Sent { id, sent: Sent::Cut(rest), bytes: 0 });
         }
     }
 
@@ -615,10 +618,10 @@ impl Ring for EpollRing<'_> {
 impl Blocking for EpollRing<'_> {
     #[inline]
     fn enter(&mut self, wait: Wait, completions: &mut Vec<Completion>) -> io::Result<()> {
-        completions.extend(self.whole.drain(..).map(|(id, octets)| Completion::Sent {
+        completions.extend(self.whole.drain(..).map(|(id, bytes)| Completion::Sent {
             id,
             sent: Sent::Whole,
-            octets,
+            bytes,
         }));
         let reported = completions.len();
         self.collect(completions);

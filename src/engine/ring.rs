@@ -17,6 +17,10 @@ pub use super::reply::{Lease, Reply, Sent};
 use crate::offload::record::Record;
 use crate::slab::ConnectionId;
 
+/// Connections that the pump admits in one cycle. A ring that makes a system call for each accept hands
+/// over no more of them at a time, so that those that are open get their turn.
+pub const ADMISSIONS_MAX: usize = 64;
+
 /// A connected socket. It is not closed when dropped: [`Ring::close`] does that.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Socket(pub(in crate::engine) i32);
@@ -34,12 +38,12 @@ pub enum Patience {
 /// What a receive brought.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Received {
-    /// Octets, in the buffer from [`crate::buffer::HEADROOM`] on.
+    /// Bytes, in the buffer after [`crate::buffer::HEADROOM`].
     Data {
         /// The buffer.
         lease: Lease,
-        /// How many octets.
-        octets: u32,
+        /// How many.
+        bytes: u32,
     },
     /// The end of what the peer sends.
     End,
@@ -85,8 +89,8 @@ pub enum Completion {
         id: ConnectionId,
         /// How it ended.
         sent: Sent,
-        /// How many octets of it the kernel took.
-        octets: u32,
+        /// How many of its bytes the kernel took.
+        bytes: u32,
     },
     /// The kernel has passed up octets of an offloaded connection. They may be received already, or
     /// be there a little later.

@@ -86,7 +86,9 @@ use tracing::warn;
 
 use super::pump::Pump;
 use super::reply::Pinned;
-use super::ring::{Completion, Further, Lease, Patience, Received, Reply, Ring, Socket, Wait};
+use super::ring::{
+    ADMISSIONS_MAX, Completion, Further, Lease, Patience, Received, Reply, Ring, Socket, Wait,
+};
 use super::{BufferConfig, EngineError, WorkerConfig};
 use crate::buffer::HEADROOM;
 use crate::metrics::Counters;
@@ -191,7 +193,6 @@ async fn work(mut pump: Pump<'static, TokioRing>) {
     pump.start();
     while !pump.is_over() {
         let until = match pump.wanted() {
-            // Only what follows a send without patience is this urgent, and there are none here.
             // A time that has come makes the runtime park, and so submit.
             Wait::Not => Some(pump.ring().now()),
             Wait::Until(until) => until,
@@ -521,7 +522,10 @@ impl Listener {
             });
             let Some(readable) = readable.await else { break };
             let mut guard = readable.expect("the reactor outlives its tasks");
-            while self.accepting.get() == Accepting::On {
+            for _ in 0..ADMISSIONS_MAX {
+                if self.accepting.get() != Accepting::On {
+                    break;
+                }
                 hub.counters.syscalls.add(1);
                 let result = rustix::net::accept_with(fd.get_ref(), SocketFlags::CLOEXEC);
                 if result.as_ref().err() == Some(&Errno::AGAIN) {
@@ -531,6 +535,8 @@ impl Listener {
                 let further = if result.is_ok() { Further::More } else { Further::Over };
                 self.tell(result.map(|socket| hub.admit(socket)), further, &hub);
             }
+            // The pump and the connections that are open have their turn before more are accepted.
+            tokio::task::yield_now().await;
         }
         // The reactor forgets it and it is closed.
         hub.counters.syscalls.add(2);
@@ -614,7 +620,7 @@ impl TokioRing {
 
     fn received(&mut self, buffer: Buffer, result: Result<u32, Errno>) -> Received {
         match result {
-            Ok(octets @ 1..) => Received::Data { lease: self.lend(buffer, octets), octets },
+            Ok(bytes @ 1..) => Received::Data { lease: self.lend(buffer, bytes), bytes },
             Ok(0) => {
                 self.hub.give_back(buffer);
                 Received::End
@@ -640,8 +646,8 @@ impl TokioRing {
             }
             Outgoing::Heap(bytes) => Reply::Heap(bytes),
         };
-        let (sent, octets) = reply.ended(result, |lease| self.recycle(lease));
-        Completion::Sent { id, sent, octets }
+        let (sent, bytes) = reply.ended(result, |lease| self.recycle(lease));
+        Completion::Sent { id, sent, bytes }
     }
 
     fn lend(&mut self, buffer: Buffer, received: u32) -> Lease {

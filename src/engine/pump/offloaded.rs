@@ -1,111 +1,151 @@
-//! Connections that the kernel sees before the pump does: how they are offloaded, left to the kernel and
-//! taken back, and what is waited for meanwhile.
+//! Connections whose small messages the kernel echoes: how they are attached to its program, left to it
+//! and taken back, and what is waited for in the meantime.
 //!
-//! A connection is offloaded when no operation of it is in flight and its next octet was not received in part
-//! of a packet. From then on receives are single and do not wait; what comes is told by notices, and the
-//! peer's end by a watch.
+//! A connection is attached while no operation of it is in flight and none of its next packet has been
+//! received. From then on receives are single and do not wait: a notice says that there is something to
+//! receive, and a watch says that the peer has hung up. [`Gate`] decides when the kernel may echo.
 
-use std::cmp::Reverse;
 use std::time::Duration;
 
-use super::{
-    Due, OffloadProgress, Peer, Pump, Receiving, SECOND_LOOK, SECOND_LOOK_MAX, Sending, Stage,
-};
+use super::Worker;
+use super::deadlines::Due;
+use super::peer::{Receiving, Sending, Stage};
+use super::turn::Turn;
 use crate::engine::ring::Ring;
 use crate::offload::gate::Gate;
+use crate::offload::record::Record;
 use crate::offload::{self, FEW};
-use crate::slab::ConnectionId;
 
+/// How long the pump waits before it looks again for what only the kernel's own threads can bring
+/// about. The wait doubles each time that there is nothing yet, up to [`SECOND_LOOK_MAX`].
+pub const SECOND_LOOK: Duration = Duration::from_micros(100);
+/// See [`SECOND_LOOK`].
+pub const SECOND_LOOK_MAX: Duration = Duration::from_millis(100);
+
+/// How far a connection has come towards being offloaded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Watching {
+pub(super) enum OffloadProgress {
+    /// The opening handshake is not done.
+    Handshake,
+    /// It waits for a run of messages that the kernel could have echoed. This many came in a row.
+    Waiting(u8),
+    /// It is attached as soon as nothing is in flight.
+    Attaching,
+    /// It is attached, or never will be.
+    Done,
+}
+
+/// What the pump noticed about received bytes.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Arrival {
+    /// They were one message that the kernel could have echoed.
+    pub(super) could_echo: bool,
+    /// They did not fill their buffer, so the socket was empty.
+    pub(super) is_drained: bool,
+}
+
+/// The watch for the end of a peer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Watching {
     Not,
     On,
-    /// Cancelled, its completion still to come.
+    /// Cancelled; its completion is still to come.
     Stopping,
 }
 
-/// A connection that the kernel sees before the pump does.
+/// What the pump knows of an offloaded connection, at the place `P`.
 #[derive(Debug)]
 pub(super) struct Offloaded<P> {
-    /// Where the kernel keeps it.
     pub(super) place: P,
     pub(super) gate: Gate,
-    pub(super) watching: Watching,
-    /// Nothing was received since it was offloaded: what had come by then, the kernel shows to its
-    /// program only with a receive, or with what comes next.
+    watching: Watching,
+    /// Nothing was received since it was attached. What had arrived by then, the kernel shows to its
+    /// program only with a receive, or with what arrives next.
     pub(super) is_unread: bool,
-    /// Receiving rests until the kernel has moved on.
-    pub(super) is_resting: bool,
-    /// How long it rests the next time.
+    /// Nothing is received until a deadline, as the kernel has to move on first.
+    is_resting: bool,
+    /// How long that is the next time.
     pub(super) rest: Duration,
     /// The peer has hung up: the kernel has nothing more to echo.
-    pub(super) has_hung_up: bool,
+    has_hung_up: bool,
 }
 
-impl<R: Ring> Pump<'_, R> {
-    /// Whether a worker that offloads a few connections has more.
+impl<P> Offloaded<P> {
+    /// Whether a receive could bring something.
+    pub(super) fn is_readable(&self, record: &Record) -> bool {
+        let has_more = self.gate.has_more(record);
+        !self.is_resting && (has_more || self.has_hung_up || self.is_unread)
+    }
+}
+
+impl<R: Ring> Worker<'_, R> {
+    /// Whether the worker has too many connections to offload one.
     pub(super) fn is_crowded(&self) -> bool {
-        self.offload == offload::Policy::Auto && self.peers.len() > FEW
+        self.offload == offload::Policy::Auto && self.connections > FEW
     }
 
-    /// Where a new connection stands.
+    /// The progress of a new connection.
     pub(super) fn offload_progress(&self) -> OffloadProgress {
         // The program does not know the limit on messages.
         let is_off = self.offload == offload::Policy::Off
             || self.context.message_max() < offload::PAYLOAD_BYTES_MAX as u64;
         if is_off { OffloadProgress::Done } else { OffloadProgress::Handshake }
     }
+}
 
-    /// Brings a connection nearer to where it is offloaded, now that octets were received that the kernel
-    /// could have echoed, or not. `is_drained`: none waited behind them.
+impl<R: Ring> Turn<'_, '_, R> {
+    /// Received bytes are answered.
     #[inline(never)]
-    pub(super) fn advance_towards_offload(
-        &mut self,
-        id: ConnectionId,
-        could_echo: bool,
-        is_drained: bool,
-    ) {
-        let is_crowded = self.is_crowded();
-        let Some(peer) = self.peers.get_mut(id) else { return };
+    pub(super) fn arrived(&mut self, arrival: Arrival) {
+        match &mut self.peer.offloaded {
+            Some(offloaded) => offloaded.gate.answered(arrival.could_echo),
+            None => self.advance_towards_offload(arrival),
+        }
+    }
+
+    fn advance_towards_offload(&mut self, arrival: Arrival) {
+        let Turn { peer, worker, .. } = self;
+        let connection = peer.dialogue.connection();
         let run = match peer.offload_progress {
-            OffloadProgress::Handshake if !peer.protocol.is_open() => return,
+            OffloadProgress::Handshake if !connection.is_open() => return,
             // The program does not know of compression.
-            OffloadProgress::Handshake if peer.protocol.is_compressed() => {
+            OffloadProgress::Handshake if connection.is_compressed() => {
                 return peer.offload_progress = OffloadProgress::Done;
             }
-            OffloadProgress::Waiting(run) if could_echo && !is_crowded => run + 1,
+            OffloadProgress::Waiting(run) if arrival.could_echo && !worker.is_crowded() => run + 1,
             OffloadProgress::Handshake | OffloadProgress::Waiting(_) => 0,
             OffloadProgress::Attaching | OffloadProgress::Done => return,
         };
-        let is_between = peer.protocol.is_between_messages();
-        let is_near = run >= self.run_wanted && is_between && is_drained && !is_crowded;
-        // What the multishot receive brings until it is paused, the kernel's program does not see.
+        let is_near = run >= worker.run_wanted
+            && connection.is_between_messages()
+            && arrival.is_drained
+            && !worker.is_crowded();
+        // The kernel's program does not see what the multishot receive brings until it is paused.
         peer.offload_progress = if is_near {
             OffloadProgress::Attaching
         } else {
-            OffloadProgress::Waiting(run.min(self.run_wanted))
+            OffloadProgress::Waiting(run.min(worker.run_wanted))
         };
     }
 
-    /// Offloads a connection that is to be, when no receive can take anything from it any more, and all
-    /// is sent.
-    pub(super) fn attach(&mut self, id: ConnectionId) {
-        let is_crowded = self.is_crowded();
-        let Some(peer) = self.peers.get_mut(id) else { return };
+    /// Attaches a connection that is to be offloaded, once no receive can take anything from it and
+    /// everything is sent.
+    pub(super) fn attach(&mut self) {
+        let Turn { id, peer, worker } = self;
         if peer.offload_progress != OffloadProgress::Attaching {
             return;
         }
-        if self.is_stopping || peer.has_ended || peer.stage != Stage::Serving {
+        if worker.is_stopping || peer.has_ended || peer.stage != Stage::Serving {
             peer.offload_progress = OffloadProgress::Done;
-        } else if is_crowded || peer.sending == Sending::Patient {
+        } else if worker.is_crowded() || peer.sending == Sending::Patient {
             peer.offload_progress = OffloadProgress::Waiting(0);
         } else if peer.sending == Sending::Quick {
-            // It is over with the next submission.
-            self.is_eager = true;
+            // It ends with the next submission.
+            worker.is_eager = true;
         } else if peer.receiving == Receiving::Off {
             peer.offload_progress = OffloadProgress::Done;
-            let Some((place, written)) = self.ring.attach(id, &peer.socket) else { return };
-            self.ring.watch(&place, id, &peer.socket);
+            let Some((place, written)) = worker.ring.attach(*id, &peer.socket) else { return };
+            worker.ring.watch(&place, *id, &peer.socket);
             peer.offloaded = Some(Box::new(Offloaded {
                 place,
                 gate: Gate::new(written),
@@ -118,121 +158,128 @@ impl<R: Ring> Pump<'_, R> {
         }
     }
 
-    /// Leaves an offloaded connection to the kernel, if all that came is answered.
-    pub(super) fn settle_offload(&mut self, id: ConnectionId) {
-        let is_crowded = self.is_crowded() || self.is_stopping;
-        let Some(peer) = self.peers.get_mut(id) else { return };
+    /// Leaves an offloaded connection to the kernel, if everything that came is answered.
+    pub(super) fn settle_offload(&mut self) {
+        let Turn { peer, worker, .. } = self;
         let Some(offloaded) = &mut peer.offloaded else { return };
-        if peer.stage != Stage::Serving || is_crowded || offloaded.has_hung_up {
-            return;
+        let is_wanted = peer.stage == Stage::Serving
+            && !peer.has_ended
+            && !offloaded.has_hung_up
+            && !worker.is_crowded()
+            && !worker.is_stopping;
+        let is_receiving = matches!(peer.receiving, Receiving::On | Receiving::Pausing);
+        let is_idle =
+            !peer.dialogue.has_spill() && peer.dialogue.connection().is_between_messages();
+        if is_wanted && !is_receiving && is_idle && offloaded.gate.is_ready() {
+            offloaded.gate.open(worker.ring.record(&offloaded.place));
         }
-        let record = self.ring.record(&offloaded.place);
-        if peer.spill.is_some()
-            || peer.has_ended
-            || matches!(peer.receiving, Receiving::On | Receiving::Pausing)
-            || !offloaded.gate.is_ready()
-            || offloaded.gate.has_more(record)
-            || !peer.protocol.is_between_messages()
-        {
-            return;
-        }
-        offloaded.gate.open(record);
     }
 
-    /// The kernel has passed up octets of a connection that was left to it.
+    /// The kernel has passed up bytes of a connection that was left to it.
     #[cold]
-    pub(super) fn passed(&mut self, id: ConnectionId) {
-        let Some(peer) = self.peers.get_mut(id) else { return };
+    pub(super) fn passed(&mut self) {
+        let Turn { peer, worker, .. } = self;
         let Some(offloaded) = &mut peer.offloaded else { return };
-        let record = self.ring.record(&offloaded.place);
+        let record = worker.ring.record(&offloaded.place);
         offloaded.gate.wake(record);
         if record.is_overrun() && peer.stage < Stage::Leaving {
-            self.context.counters.connections_overrun.add(1);
-            self.mark_broken(id);
+            worker.context.counters.connections_overrun.add(1);
+            self.mark_broken();
         }
-        self.settle(id);
+        self.settle();
     }
 
+    /// The watch is over.
     #[cold]
-    pub(super) fn hung_up(&mut self, id: ConnectionId) {
-        let Some(peer) = self.peers.get_mut(id) else { return };
+    pub(super) fn hung_up(&mut self) {
+        let Turn { peer, worker, .. } = self;
         let Some(offloaded) = &mut peer.offloaded else { return };
         offloaded.watching = Watching::Not;
         offloaded.has_hung_up = true;
-        // Receiving then finds out what has happened.
-        offloaded.gate.shut(self.ring.record(&offloaded.place));
-        self.settle(id);
+        // A receive then finds out what has happened.
+        offloaded.gate.shut(worker.ring.record(&offloaded.place));
+        self.settle();
     }
 
-    /// The peer sends no more, which the socket says before it gives up what the kernel still has of
-    /// an offloaded connection. What it has when the connection is reset is lost.
+    /// Ends the watch, and says whether it is over.
+    pub(super) fn end_watch(&mut self) -> bool {
+        let Turn { id, peer, worker } = self;
+        let Some(offloaded) = &mut peer.offloaded else { return true };
+        if offloaded.watching == Watching::On {
+            worker.ring.cancel_watch(&offloaded.place, *id);
+            offloaded.watching = Watching::Stopping;
+        }
+        offloaded.watching == Watching::Not
+    }
+
+    /// A receive found the end of the stream. The socket of an offloaded connection says so before it
+    /// gives up what the kernel still holds; what it holds when the connection is reset is lost.
     #[cold]
-    pub(super) fn ended(&mut self, id: ConnectionId) {
-        let Some(peer) = self.peers.get_mut(id) else { return };
+    pub(super) fn ended(&mut self) {
+        let Turn { peer, worker, .. } = self;
         if let Some(offloaded) = &mut peer.offloaded
-            && offloaded.gate.has_more(self.ring.record(&offloaded.place))
-            && self.ring.written(&offloaded.place, &peer.socket) != u64::MAX
+            && offloaded.gate.has_more(worker.ring.record(&offloaded.place))
+            && worker.ring.written(&offloaded.place, &peer.socket) != u64::MAX
         {
-            return self.look_again(id);
+            return self.look_again();
         }
         peer.has_ended = true;
     }
 
-    /// Nothing could be received of an offloaded connection.
+    /// A receive on an offloaded connection found nothing.
     #[cold]
-    pub(super) fn found_nothing(&mut self, id: ConnectionId) {
-        let Some(peer) = self.peers.get_mut(id) else { return };
+    pub(super) fn found_nothing(&mut self) {
+        let Turn { peer, worker, .. } = self;
         let Some(offloaded) = &mut peer.offloaded else { return };
-        let record = self.ring.record(&offloaded.place);
+        let record = worker.ring.record(&offloaded.place);
         if offloaded.has_hung_up || offloaded.gate.has_more(record) {
-            // It was passed up, and waits behind echoes that are being sent.
-            self.look_again(id);
+            // It was passed up, and waits until the echoes before it are sent.
+            self.look_again();
         }
     }
 
-    pub(super) fn look_again(&mut self, id: ConnectionId) {
-        let Some(peer) = self.peers.get_mut(id) else { return };
+    /// Looks at an offloaded connection again after a while.
+    pub(super) fn look_again(&mut self) {
+        let Turn { id, peer, worker } = self;
         let Some(offloaded) = &mut peer.offloaded else { return };
         if offloaded.is_resting {
             return;
         }
         offloaded.is_resting = true;
-        self.due.push(Reverse((self.ring.now() + offloaded.rest, Due::Look(id))));
+        worker.deadlines.set(worker.ring.now() + offloaded.rest, Due::Look(*id));
         offloaded.rest = (offloaded.rest * 2).min(SECOND_LOOK_MAX);
     }
 
-    /// Takes a connection back from the kernel, and says whether nothing of its echoes is still on the
-    /// way to the socket's queue: what is sent now comes behind them, and a close loses none.
-    pub(super) fn is_flushed(&mut self, id: ConnectionId) -> bool {
-        let Some(peer) = self.peers.get_mut(id) else { return true };
+    /// That while is over.
+    pub(super) fn look(&mut self) {
+        if let Some(offloaded) = &mut self.peer.offloaded {
+            offloaded.is_resting = false;
+        }
+        self.settle();
+    }
+
+    /// Takes a connection back from the kernel, and says whether all of its echoes are in the socket's
+    /// queue: then what is sent next follows them, and a close loses none.
+    pub(super) fn is_flushed(&mut self) -> bool {
+        let Turn { peer, worker, .. } = self;
         let Some(offloaded) = &mut peer.offloaded else { return true };
         if peer.stage > Stage::Farewell {
             return true;
         }
-        let record = self.ring.record(&offloaded.place);
+        let record = worker.ring.record(&offloaded.place);
         offloaded.gate.shut(record);
-        offloaded.gate.is_flushed(record, self.ring.written(&offloaded.place, &peer.socket))
+        let written = worker.ring.written(&offloaded.place, &peer.socket);
+        offloaded.gate.is_flushed(record, written)
     }
 
-    /// Takes all connections back from the kernel.
-    #[cold]
-    pub(super) fn take_all_back(&mut self) {
-        for id in self.peers.ids().collect::<Vec<ConnectionId>>() {
-            let Some(peer) = self.peers.get_mut(id) else { continue };
-            if let Some(offloaded) = &mut peer.offloaded
-                && offloaded.gate.is_open()
-            {
-                offloaded.gate.shut(self.ring.record(&offloaded.place));
-                self.settle(id);
-            }
+    /// Takes a connection back that was left to the kernel.
+    pub(super) fn take_back(&mut self) {
+        let Turn { peer, worker, .. } = self;
+        if let Some(offloaded) = &mut peer.offloaded
+            && offloaded.gate.is_open()
+        {
+            offloaded.gate.shut(worker.ring.record(&offloaded.place));
+            self.settle();
         }
-    }
-}
-
-/// Counts octets that are handed over for sending, where the kernel has to know it.
-#[inline]
-pub(super) fn hand_over<P>(peer: &mut Peer<P>, octets: usize) {
-    if let Some(offloaded) = &mut peer.offloaded {
-        offloaded.gate.sent(octets as u64);
     }
 }

@@ -23,7 +23,7 @@ pub(super) struct Buffers {
     places: Vec<Place>,
     /// Those that are ready, in the order in which they are taken.
     ready: VecDeque<u16>,
-    /// Octets received that one of them takes.
+    /// Bytes received that one of them takes.
     capacity: usize,
 }
 
@@ -60,16 +60,16 @@ impl Buffers {
         self.take_with(0)
     }
 
-    /// Takes a buffer that is ready, for a completion, and puts octets into it.
-    pub(super) fn fill(&mut self, octets: &[u8]) -> Option<Lease> {
-        let lease = self.take_with(octets.len())?;
-        self.memory[lease.buffer() as usize][HEADROOM..HEADROOM + octets.len()]
-            .copy_from_slice(octets);
+    /// Takes a buffer that is ready, for a completion, and puts bytes into it.
+    pub(super) fn fill(&mut self, bytes: &[u8]) -> Option<Lease> {
+        let lease = self.take_with(bytes.len())?;
+        self.memory[lease.buffer() as usize][HEADROOM..HEADROOM + bytes.len()]
+            .copy_from_slice(bytes);
         Some(lease)
     }
 
-    fn take_with(&mut self, octets: usize) -> Option<Lease> {
-        let lease = Lease::new(self.ready.pop_front()?.into(), octets as u32);
+    fn take_with(&mut self, bytes: usize) -> Option<Lease> {
+        let lease = Lease::new(self.ready.pop_front()?.into(), bytes as u32);
         self.pass(&lease, Place::Ready, Place::Completion);
         Some(lease)
     }
@@ -91,7 +91,7 @@ impl Buffers {
         &self.memory[lease.buffer() as usize]
     }
 
-    /// The octets of a buffer that is on loan.
+    /// The bytes of a buffer that is on loan.
     pub(super) fn bytes_mut(&mut self, lease: &Lease) -> &mut [u8] {
         assert_eq!(
             self.places[lease.buffer() as usize],

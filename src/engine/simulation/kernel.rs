@@ -16,12 +16,14 @@ use std::fmt;
 use std::rc::Rc;
 use std::time::Duration;
 
+use rustix::io::Errno;
+
 use super::buffers::{Buffers, Place};
 use super::link::Link;
 use super::offloaded_socket::Program;
 use super::peer::{Act, Peer};
 use super::{Random, Scenario};
-use crate::engine::pump::{DRAIN_MAX, SECOND_LOOK_MAX};
+use crate::engine::pump::{ACCEPT_PAUSE, DRAIN_MAX, FAILURES_MAX, SECOND_LOOK_MAX};
 use crate::engine::ring::{Completion, Lease, Patience, Reply, Sent};
 use crate::offload::record::Record;
 use crate::slab::ConnectionId;
@@ -84,8 +86,6 @@ struct Connection {
     link: Link,
     fd: Option<i32>,
     id: Option<ConnectionId>,
-    /// The pump has to close it at once.
-    is_unwanted: bool,
     receive: Flight,
     /// The receive ends with what it brings next.
     is_pausing: bool,
@@ -97,7 +97,7 @@ struct Connection {
     is_half_received: bool,
     send: Flight,
     reply: Option<(Reply, Patience)>,
-    /// Octets of the reply that are sent.
+    /// Bytes of the reply that are sent.
     done: usize,
     /// The buffer of a reply that is over; it is ready again when the pump is told so.
     spent: Option<Lease>,
@@ -113,7 +113,6 @@ impl Connection {
             link: Link::new(peer),
             fd: None,
             id: None,
-            is_unwanted: false,
             receive: Flight::Not,
             is_pausing: false,
             is_single: false,
@@ -145,8 +144,41 @@ impl fmt::Display for Connection {
 #[derive(Debug)]
 struct Listener {
     accept: Flight,
+    /// The pump has cancelled the accept.
+    is_cancelled: bool,
     is_open: bool,
     backlog: VecDeque<usize>,
+    /// Failures that the pump was told of, since a connection or a rest.
+    failures: u32,
+    /// The pump must not accept before.
+    rests_until: Duration,
+    /// The next accepts fail like this, so many times.
+    failing: (Errno, u32),
+}
+
+impl Listener {
+    fn new() -> Listener {
+        Listener {
+            accept: Flight::Not,
+            is_cancelled: false,
+            is_open: true,
+            backlog: VecDeque::new(),
+            failures: 0,
+            rests_until: Duration::ZERO,
+            failing: (Errno::CANCELED, 0),
+        }
+    }
+
+    /// The pump learns of a failure: after one for want of descriptors or memory, or after many, it rests.
+    fn fail(&mut self, errno: Errno, now: Duration) {
+        self.failures += 1;
+        let is_lasting =
+            matches!(errno, Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM);
+        if is_lasting || self.failures == FAILURES_MAX {
+            self.failures = 0;
+            self.rests_until = now + ACCEPT_PAUSE;
+        }
+    }
 }
 
 /// What the simulated sockets moved, to compare with the counters.
@@ -154,16 +186,16 @@ struct Listener {
 pub(super) struct Totals {
     pub(super) accepted: u64,
     pub(super) closed: u64,
-    pub(super) octets_in: u64,
-    pub(super) octets_out: u64,
+    pub(super) bytes_in: u64,
+    pub(super) bytes_out: u64,
     /// Connections that got all that was owed to them.
     pub(super) fulfilled: u64,
     pub(super) steps: u64,
     /// Whole frames of offloaded connections that left their sockets, and how many of them the program has echoed.
     pub(super) frames: u64,
     pub(super) frames_echoed: u64,
-    /// Octets that the kernel has sent by itself.
-    pub(super) octets_echoed: u64,
+    /// Bytes that the kernel has sent by itself.
+    pub(super) bytes_echoed: u64,
     pub(super) offloaded: u64,
     /// Those of them that `auto` has chosen.
     pub(super) chosen: u64,
@@ -193,6 +225,9 @@ pub(super) struct Kernel {
     completed: VecDeque<Completion>,
     stop: Flight,
     stopped: Option<Duration>,
+    /// Connections that the pump was told of and has not decided on, and that it has in this cycle.
+    unadmitted: usize,
+    admissions: usize,
     /// Connections within the limit, and over it.
     admitted: usize,
     refused: usize,
@@ -224,14 +259,14 @@ impl Kernel {
             descriptors: vec![None; scenario.descriptors],
             slots: Vec::new(),
             buffers: Buffers::new(scenario.buffers, scenario.capacity),
-            listeners: (0..listeners)
-                .map(|_| Listener { accept: Flight::Not, is_open: true, backlog: VecDeque::new() })
-                .collect(),
+            listeners: (0..listeners).map(|_| Listener::new()).collect(),
             submissions: VecDeque::new(),
             quick: Vec::new(),
             completed: VecDeque::new(),
             stop: Flight::Not,
             stopped: None,
+            unadmitted: 0,
+            admissions: 0,
             admitted: 0,
             refused: 0,
             totals: Totals::default(),
@@ -260,8 +295,8 @@ impl Kernel {
         self.slots.iter().flatten().count()
     }
 
-    /// Octets of heap memory in replies that are being sent.
-    pub(super) fn reply_octets(&self) -> usize {
+    /// Bytes of heap memory in replies that are being sent.
+    pub(super) fn reply_bytes(&self) -> usize {
         let connections = self.active.iter().map(|&number| &self.connections[number]);
         let replies = connections.filter_map(|connection| connection.reply.as_ref());
         replies.map(|(reply, _)| if let Reply::Heap(bytes) = reply { bytes.len() } else { 0 }).sum()
@@ -275,7 +310,7 @@ impl Kernel {
         assert!(self.listeners.iter().all(|listener| !listener.is_open), "a listener is open");
         assert!(self.completed.is_empty() && self.active.is_empty(), "operations are left");
         let sent: usize = self.connections.iter().map(|connection| connection.link.sent()).sum();
-        assert_eq!(sent as u64, self.totals.octets_out + self.totals.octets_echoed);
+        assert_eq!(sent as u64, self.totals.bytes_out + self.totals.bytes_echoed);
         let stopped = self.stopped.expect("the pump was told to stop");
         let slack = Duration::from_millis(100);
         let is_late = self.now > stopped + DRAIN_MAX + slack;
@@ -318,21 +353,15 @@ impl Kernel {
         if !self.submissions.is_empty() && self.scenario.is_sqpoll {
             steps.push(Step::Submit);
         }
-        if !self.is_still
-            && count < self.scenario.concurrency
-            && self.connected < self.connections.len()
-            && self.listeners.iter().any(|listener| listener.is_open)
-        {
+        if !self.is_still && self.can_connect() {
             steps.push(Step::Connect);
         }
         if !self.program.borrow().notices.is_empty() {
             steps.push(Step::Notice);
         }
-        for (listener, number) in self.listeners.iter().zip(0..) {
-            if listener.accept == Flight::Armed && !listener.backlog.is_empty() {
-                steps.push(Step::Accept(number));
-            }
-        }
+        steps.extend(
+            (0..self.listeners.len()).filter(|&number| self.can_accept(number)).map(Step::Accept),
+        );
         let is_time = self.totals.steps >= self.scenario.stop_after || self.now >= self.stops_by;
         if self.stop == Flight::Armed && is_time {
             steps.push(Step::Stop);
@@ -348,6 +377,29 @@ impl Kernel {
                 return;
             }
         }
+    }
+
+    fn can_connect(&self) -> bool {
+        self.active.len() < self.scenario.concurrency
+            && self.connected < self.connections.len()
+            && self.listeners.iter().any(|listener| listener.is_open)
+    }
+
+    fn connect_one(&mut self) {
+        let number = self.connected;
+        self.connected += 1;
+        self.active.push(number);
+        self.connections[number].link.connect();
+        let open: Vec<usize> = (0..self.listeners.len())
+            .filter(|&listener| self.listeners[listener].is_open)
+            .collect();
+        let listener = self.random.pick(&open);
+        self.listeners[listener].backlog.push_back(number);
+    }
+
+    fn can_accept(&self, listener: usize) -> bool {
+        let listener = &self.listeners[listener];
+        listener.accept == Flight::Armed && !listener.backlog.is_empty()
     }
 
     fn find_steps_of(&mut self, number: usize, steps: &mut Vec<Step>) {
@@ -385,17 +437,20 @@ impl Kernel {
                 self.execute(submission);
             }
             Step::Connect => {
-                let number = self.connected;
-                self.connected += 1;
-                self.active.push(number);
-                self.connections[number].link.connect();
-                let open: Vec<usize> = (0..self.listeners.len())
-                    .filter(|&listener| self.listeners[listener].is_open)
-                    .collect();
-                let listener = self.random.pick(&open);
-                self.listeners[listener].backlog.push_back(number);
+                self.connect_one();
+                // They come all at once.
+                let is_flood = self.random.one_in(20);
+                while is_flood && self.can_connect() {
+                    self.connect_one();
+                }
             }
-            Step::Accept(listener) => self.accept_one(listener),
+            Step::Accept(listener) => {
+                self.accept_one(listener);
+                let is_flood = self.random.one_in(4);
+                while is_flood && self.can_accept(listener) {
+                    self.accept_one(listener);
+                }
+            }
             Step::Stop => {
                 self.stop = Flight::Over;
                 self.completed.push_back(Completion::StopRequested);

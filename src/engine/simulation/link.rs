@@ -1,7 +1,7 @@
-//! A TCP connection between a peer and the server: the octets under way in both directions, its end
+//! A TCP connection between a peer and the server: the bytes under way in both directions, its end
 //! or reset, and what the server knows of it.
 //!
-//! From that follows what the server may send, and when it may close the connection: every octet
+//! From that follows what the server may send, and when it may close the connection: every byte
 //! is compared with what the peer is owed as it is sent. A link knows neither operations nor
 //! buffers nor descriptors.
 
@@ -31,15 +31,15 @@ enum Stage {
 pub(super) struct Link {
     peer: Peer,
     stage: Stage,
-    /// Octets handed to its socket.
+    /// Bytes handed to its socket.
     arrived: usize,
-    /// Octets that left the socket, and that the pump knows of, or the program in its stead.
+    /// Bytes that left the socket, and that the pump knows of, or the program in its stead.
     taken: usize,
     reported: usize,
-    /// All octets sent, and how many of them are those that the expected begins with.
+    /// All bytes sent, and how many of them are those that the expected begins with.
     sent: Vec<u8>,
     matched: usize,
-    /// Until then the kernel says that so many octets were given to it for sending.
+    /// Until then the kernel says that so many bytes were given to it for sending.
     settles_at: Duration,
     settled: usize,
     is_broken: bool,
@@ -52,12 +52,12 @@ pub(super) struct Link {
     /// The pump knows that the peer's stream is over.
     has_ended: bool,
     accepted_at: Duration,
-    /// When the pump learned what ends the connection, and last that octets were sent.
+    /// When the pump learned what ends the connection, and last that bytes were sent.
     ending_at: Option<Duration>,
     progressed_at: Option<Duration>,
-    /// Octets that the pump knew of when it learned that it is to stop.
+    /// Bytes that the pump knew of when it learned that it is to stop.
     stopped_at: Option<usize>,
-    /// For how many octets the pump may have answered since, waiting for echoes.
+    /// For how many bytes the pump may have answered since, waiting for echoes.
     went_on_to: usize,
     /// The peer's stream was over by then.
     had_ended: bool,
@@ -185,26 +185,26 @@ impl Link {
         self.is_overrun || self.is_failed()
     }
 
-    /// Octets that the socket holds.
+    /// Bytes that the socket holds.
     pub(super) fn receivable(&self) -> usize {
         self.peer.written - self.taken
     }
 
-    /// Those octets.
+    /// Those bytes.
     pub(super) fn unseen(&self) -> &[u8] {
         &self.peer.input[self.taken..self.peer.written]
     }
 
-    /// These octets leave the socket.
-    pub(super) fn receive(&mut self, octets: usize) -> &[u8] {
+    /// These bytes leave the socket.
+    pub(super) fn receive(&mut self, bytes: usize) -> &[u8] {
         let from = self.taken;
-        self.taken += octets;
+        self.taken += bytes;
         &self.peer.input[from..self.taken]
     }
 
-    /// The pump learns that these octets were received.
-    pub(super) fn report(&mut self, octets: usize) {
-        self.reported += octets;
+    /// The pump learns that these bytes were received.
+    pub(super) fn report(&mut self, bytes: usize) {
+        self.reported += bytes;
     }
 
     /// The pump knows of all that was received.
@@ -213,7 +213,7 @@ impl Link {
     }
 
     /// The pump learns that there is nothing more to receive for now, which is the end of the
-    /// stream once it knows of all octets: an offloaded socket says so before it gives up what is
+    /// stream once it knows of all bytes: an offloaded socket says so before it gives up what is
     /// queued.
     pub(super) fn report_end(&mut self) {
         self.has_ended = self.reported == self.peer.written;
@@ -226,7 +226,7 @@ impl Link {
         }
     }
 
-    /// The pump learns that octets were sent.
+    /// The pump learns that bytes were sent.
     pub(super) fn mark_progress(&mut self, now: Duration) {
         self.progressed_at = Some(now);
     }
@@ -259,7 +259,7 @@ impl Link {
         ends.partition_point(|&(end, _)| end <= self.taken).saturating_sub(1)
     }
 
-    /// Octets that the peer has acknowledged.
+    /// Bytes that the peer has acknowledged.
     pub(super) fn acknowledged(&self) -> usize {
         self.peer.read
     }
@@ -268,20 +268,20 @@ impl Link {
         self.sent.len()
     }
 
-    /// Octets given to the kernel for sending, as it says itself.
+    /// Bytes given to the kernel for sending, as it says itself.
     pub(super) fn written(&self, now: Duration) -> usize {
         if now < self.settles_at { self.settled } else { self.sent.len() }
     }
 
-    /// Octets that the socket can take.
+    /// Bytes that the socket can take.
     pub(super) fn room(&self) -> usize {
         self.peer.room.saturating_sub(self.sent.len() - self.peer.read)
     }
 
-    /// The socket takes these octets, for which it has room. An error says what is wrong with them.
+    /// The socket takes these bytes, for which it has room. An error says what is wrong with them.
     pub(super) fn send(
         &mut self,
-        octets: &[u8],
+        bytes: &[u8],
         now: Duration,
         random: &mut Random,
     ) -> Result<(), String> {
@@ -290,9 +290,9 @@ impl Link {
             self.settled = begin;
             self.settles_at = now + Duration::from_micros(random.below(300) as u64);
         }
-        self.sent.extend_from_slice(octets);
+        self.sent.extend_from_slice(bytes);
         if self.matched == begin {
-            let owed = self.peer.expected.octets[begin..].iter();
+            let owed = self.peer.expected.bytes[begin..].iter();
             self.matched += self.sent[begin..].iter().zip(owed).take_while(|(a, b)| a == b).count();
         }
         if self.fit() != Fit::Not {
@@ -300,7 +300,7 @@ impl Link {
         }
         let from = self.matched.min(begin);
         let (got, owed) = (&self.sent[from..], self.matched - from);
-        Err(format!("{got:02x?} at octet {from}, {owed} of them as owed"))
+        Err(format!("{got:02x?} at byte {from}, {owed} of them as owed"))
     }
 
     /// How what was sent fits what is owed.
@@ -381,7 +381,7 @@ impl fmt::Display for Link {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{:?}; {} octets written of {}, {} taken, {} known; {} octets sent, {} as owed of {}, \
+            "{:?}; {} bytes written of {}, {} taken, {} known; {} bytes sent, {} as owed of {}, \
              {} read; ended {}, reset {}, broken {}, refused {}, shut {:?}, ending {:?}, stopped \
              {:?}",
             self.stage,
@@ -391,7 +391,7 @@ impl fmt::Display for Link {
             self.reported,
             self.sent.len(),
             self.matched,
-            self.peer.expected.octets.len(),
+            self.peer.expected.bytes.len(),
             self.peer.read,
             self.peer.has_ended,
             self.peer.is_reset,

@@ -3,11 +3,11 @@
 //! that one number decides.
 //!
 //! A simulation is a [`Scenario`], drawn from its seed: [`peer`] says what is sent and when it is
-//! read, [`oracle`] what is owed for it, [`link`] carries both and checks every octet sent, and
+//! read, [`oracle`] what is owed for it, [`link`] carries both and checks every byte sent, and
 //! [`kernel`] injects faults and checks every call of the pump. What is checked after each turn and
 //! at the end stands here. A failure names the command that repeats it.
 //!
-//! A receive may miss a reset that is there when it brings the octets before it, as the kernel's
+//! A receive may miss a reset that is there when it brings the bytes before it, as the kernel's
 //! does. Three things are harsher than a kernel: a receive may end, or be cancelled, for no reason at
 //! all; a slot's next tenant may be told of a receive of the last one; and now and then the peers
 //! hold still until the pump has come to rest, so that a wake-up that is lost cannot hide behind
@@ -16,7 +16,7 @@
 //! Not modelled: the kernel's ring itself, so neither `user_data`, the entries' flags nor the
 //! memory shared with the kernel; blocking, system calls and their number; how a waiting worker
 //! spins; several workers with one limit; TCP below its stream, so no packets are lost and a reset
-//! takes none of the octets that the server has already sent. Not checked: at which octet a wrong
+//! takes none of the bytes that the server has already sent. Not checked: at which byte a wrong
 //! frame is noticed, the texts of close reasons and of HTTP responses, and the counters of
 //! messages and frames.
 
@@ -33,10 +33,11 @@ use std::time::{Duration, Instant};
 
 use self::buffers::Place;
 use self::kernel::{Kernel, Totals};
-use super::pump::{BACKLOG_MAX, Limit, Pump};
+use super::pump::{Limit, Pump};
 use crate::metrics::Counters;
 use crate::offload;
 use crate::offload::record::program;
+use crate::protocol::dialogue::BACKLOG_MAX;
 use crate::protocol::{Context, Policy, Protocol, Settings};
 
 /// Connections in a usual run of the tests.
@@ -73,13 +74,13 @@ impl Random {
         choices[self.below(choices.len())]
     }
 
-    fn octets(&mut self, count: usize) -> Vec<u8> {
-        let mut octets = Vec::with_capacity(count + 8);
-        while octets.len() < count {
-            octets.extend(self.next().to_ne_bytes());
+    fn bytes(&mut self, count: usize) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(count + 8);
+        while bytes.len() < count {
+            bytes.extend(self.next().to_ne_bytes());
         }
-        octets.truncate(count);
-        octets
+        bytes.truncate(count);
+        bytes
     }
 }
 
@@ -92,14 +93,14 @@ struct Scenario {
     /// The worker's limit on connections, and the process's on descriptors.
     limit: usize,
     descriptors: usize,
-    /// Buffers, and the octets received that one of them takes.
+    /// Buffers, and the bytes received that one of them takes.
     buffers: usize,
     capacity: usize,
-    /// Octets that a socket keeps until they are received.
+    /// Bytes that a socket keeps until they are received.
     window: usize,
     message_max: usize,
-    /// What a peer sends, more or less, in octets.
-    octets_max: usize,
+    /// What a peer sends, more or less, in bytes.
+    bytes_max: usize,
     is_heavy: bool,
     /// What a peer sends that does nothing but fill memory: more than may be filled.
     flood: usize,
@@ -122,9 +123,9 @@ struct Scenario {
     offload: offload::Policy,
     auto_run: u8,
     places: usize,
-    /// Octets that may be on the way to a peer when the kernel echoes.
+    /// Bytes that may be on the way to a peer when the kernel echoes.
     flight_max: i64,
-    /// Octets that the kernel passes up and that are not received, before it gives a connection up.
+    /// Bytes that the kernel passes up and that are not received, before it gives a connection up.
     unreceived_max: u64,
     /// Steps after which the pump is told to stop, if it does not come to rest before.
     stop_after: u64,
@@ -145,7 +146,7 @@ impl Scenario {
         } else {
             random.pick(&[1, 16, 64, 130, 130, 500, 500, 1024, 1024, 4096])
         };
-        let octets_max = if is_heavy { 400_000 } else { 60 * capacity.min(1100) };
+        let bytes_max = if is_heavy { 400_000 } else { 60 * capacity.min(1100) };
         let is_stopped_early = random.one_in(4);
         let mut scenario = Scenario {
             connections: if is_heavy { concurrency } else { concurrency * (1 + random.below(5)) },
@@ -156,7 +157,7 @@ impl Scenario {
             capacity,
             window: random.pick(&[100, 5000, 300_000]),
             message_max: random.pick(&[100, 1000, 10_000, 300_000]),
-            octets_max,
+            bytes_max,
             is_heavy,
             flood: 0,
             is_sqpoll: random.one_in(6),
@@ -208,7 +209,7 @@ impl Scenario {
         scenario
     }
 
-    /// The heap octets that connections may cost: for each the replies at which receiving stops, a
+    /// The heap bytes that connections may cost: for each the replies at which receiving stops, a
     /// message, and what the buffers held then, a few times, because a receive is stopped only some
     /// submissions later; and all of that again in the reply that is being sent.
     fn heap_max(&self, connections: usize, buffers: usize) -> usize {
@@ -244,22 +245,22 @@ fn simulate(seed: u64) -> Totals {
     let mut completions = Vec::new();
     pump.start();
     while !pump.is_over() {
-        pump.turn(&mut completions).expect("the simulated ring does not break");
+        pump.cycle(&mut completions).expect("the simulated ring does not break");
         let connections = pump.connections();
-        let heap_octets = pump.heap_octets() + pump.ring().reply_octets();
+        let heap_bytes = pump.heap_bytes() + pump.ring().reply_bytes();
         let heap_max = scenario.heap_max(connections, pump.ring().buffers().len());
-        assert!(heap_octets <= heap_max, "{heap_octets} octets on the heap, over {heap_max}");
+        assert!(heap_bytes <= heap_max, "{heap_bytes} bytes on the heap, over {heap_max}");
         let kernel = pump.ring();
         assert_eq!(kernel.buffers().count(Place::Lease), 0, "a buffer is kept between two turns");
         assert_eq!(connections, kernel.slots_taken(), "slots of connections that are gone");
     }
     pump.ring().check_end();
     let totals = pump.ring().totals;
-    assert_eq!(pump.heap_octets(), 0);
+    assert_eq!(pump.heap_bytes(), 0);
     assert_eq!(counters.connections_open.value(), 0);
     assert_eq!(counters.connections_accepted.value(), totals.accepted);
-    assert_eq!(counters.bytes_in.value(), totals.octets_in);
-    assert_eq!(counters.bytes_out.value(), totals.octets_out);
+    assert_eq!(counters.bytes_in.value(), totals.bytes_in);
+    assert_eq!(counters.bytes_out.value(), totals.bytes_out);
     assert_eq!(format!("{limit:?}"), format!("{:?}", Limit::new(scenario.limit)));
     totals
 }
@@ -294,7 +295,7 @@ fn the_pump_keeps_every_promise_to_every_peer() {
         };
         sum.accepted += totals.accepted;
         sum.fulfilled += totals.fulfilled;
-        sum.octets_in += totals.octets_in;
+        sum.bytes_in += totals.bytes_in;
         sum.steps += totals.steps;
         sum.offloaded += totals.offloaded;
         sum.chosen += totals.chosen;
@@ -314,14 +315,14 @@ fn the_pump_keeps_every_promise_to_every_peer() {
     let seconds = begin.elapsed().as_secs_f64();
     println!(
         "{} simulations, {} connections, {} of them to their end, {} offloaded, {} of \
-         these by auto and {} overrun, {} octets, {} of {} frames echoed by the kernel, {} steps in {seconds:.1} s",
+         these by auto and {} overrun, {} bytes, {} of {} frames echoed by the kernel, {} steps in {seconds:.1} s",
         seed.wrapping_sub(first),
         sum.accepted,
         sum.fulfilled,
         sum.offloaded,
         sum.chosen,
         sum.overrun,
-        sum.octets_in,
+        sum.bytes_in,
         sum.frames_echoed,
         sum.frames,
         sum.steps

@@ -55,14 +55,14 @@ pub(super) struct OffloadedSocket {
     stale: usize,
     /// Each packet is a frame, if it can be.
     is_orderly: bool,
-    /// Octets that the peer has acknowledged, and that were given to the socket for sending.
+    /// Bytes that the peer has acknowledged, and that were given to the socket for sending.
     pub(super) acknowledged: usize,
     pub(super) written: usize,
     run: Option<Run>,
     /// In order, what is on its way to the peer, and what was passed up behind it.
     queue: VecDeque<Parcel>,
     receivable: VecDeque<u8>,
-    /// Octets of frames echoed, and frames, that the links do not know of.
+    /// Bytes of frames echoed, and frames, that the links do not know of.
     pub(super) eaten: usize,
     pub(super) frames_eaten: u64,
     /// A send has failed: what comes is dropped.
@@ -73,9 +73,9 @@ pub(super) struct OffloadedSocket {
 }
 
 impl OffloadedSocket {
-    pub(super) fn write(&mut self, octets: &[u8]) {
-        self.unseen.extend(octets);
-        if !octets.is_empty() {
+    pub(super) fn write(&mut self, bytes: &[u8]) {
+        self.unseen.extend(bytes);
+        if !bytes.is_empty() {
             self.stale = 0;
         }
     }
@@ -102,8 +102,8 @@ impl OffloadedSocket {
         self.receivable.len()
     }
 
-    pub(super) fn receive(&mut self, octets: usize) -> Vec<u8> {
-        self.receivable.drain(..octets).collect()
+    pub(super) fn receive(&mut self, bytes: usize) -> Vec<u8> {
+        self.receivable.drain(..bytes).collect()
     }
 
     /// What the kernel's worker has to move next.
@@ -151,15 +151,15 @@ impl OffloadedSocket {
     fn cut(&mut self, random: &mut Random) -> Vec<u8> {
         let unseen = self.unseen.make_contiguous();
         let all = unseen.len();
-        let octets = match random.below(8) {
+        let bytes = match random.below(8) {
             _ if self.is_orderly => {
-                frame_octets(unseen).filter(|&octets| octets <= all).unwrap_or(all)
+                frame_bytes(unseen).filter(|&bytes| bytes <= all).unwrap_or(all)
             }
-            0..5 => frame_octets(unseen).filter(|&octets| octets <= all).unwrap_or(all),
+            0..5 => frame_bytes(unseen).filter(|&bytes| bytes <= all).unwrap_or(all),
             5 => 1 + random.below(all),
             _ => all,
         };
-        self.unseen.drain(..octets).collect()
+        self.unseen.drain(..bytes).collect()
     }
 
     /// The kernel does what the program said.
@@ -310,9 +310,9 @@ impl Program {
     }
 }
 
-/// The octets of the data frame that begins here, if it looks like one and its length is there.
-fn frame_octets(octets: &[u8]) -> Option<usize> {
-    match *octets {
+/// The bytes of the data frame that begins here, if it looks like one and its length is there.
+fn frame_bytes(bytes: &[u8]) -> Option<usize> {
+    match *bytes {
         [_, second @ 0x80..0xfe, ..] => Some(6 + usize::from(second & 0x7f)),
         [_, 0xfe, high, low, ..] => Some(8 + usize::from(u16::from_be_bytes([high, low]))),
         _ => None,
@@ -322,7 +322,7 @@ fn frame_octets(octets: &[u8]) -> Option<usize> {
 /// The echo of a packet that is one whole, small, masked data frame, a text only if it is ASCII.
 fn echo(packet: &[u8]) -> Option<Vec<u8>> {
     let first = *packet.first().filter(|first| matches!(first, 0x81 | 0x82))?;
-    if frame_octets(packet)? != packet.len() || packet.len() > FRAME_BYTES_MAX {
+    if frame_bytes(packet)? != packet.len() || packet.len() > FRAME_BYTES_MAX {
         return None;
     }
     let header = if packet[1] == 0xfe { 4 } else { 2 };
@@ -332,6 +332,6 @@ fn echo(packet: &[u8]) -> Option<Vec<u8>> {
     let (key, payload) = packet[header..].split_first_chunk::<4>()?;
     let mut echo = packet[..header].to_vec();
     echo[1] &= 0x7f;
-    echo.extend(payload.iter().zip(0..).map(|(octet, n)| octet ^ key[n % 4]));
+    echo.extend(payload.iter().zip(0..).map(|(byte, n)| byte ^ key[n % 4]));
     (first == 0x82 || echo[header..].is_ascii()).then_some(echo)
 }

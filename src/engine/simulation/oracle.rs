@@ -1,7 +1,7 @@
 //! What the server owes to a peer: a plain reading of RFC 6455 that looks at everything a peer
 //! ever sends at once, puts messages together in memory, and shares no code with the server.
 //!
-//! It fixes every octet but two texts, which are for people: the reason in a close frame that
+//! It fixes every byte but two texts, which are for people: the reason in a close frame that
 //! fails a connection, and the fields and page of an HTTP response that refuses one.
 
 /// The largest payload of a control frame (RFC 6455 section 5.5).
@@ -18,7 +18,7 @@ enum Ending {
     /// Not at all: the server waits for more.
     #[default]
     Open,
-    /// With the octets owed, and then the end of the stream.
+    /// With the bytes owed, and then the end of the stream.
     Said,
     /// With a close frame of this code, and then the end of the stream.
     Close(u16),
@@ -41,8 +41,8 @@ pub(super) enum Fit {
 #[derive(Debug, Default)]
 pub(super) struct Expected {
     /// What is owed before the ending.
-    pub(super) octets: Vec<u8>,
-    /// The ends of the request and of each whole frame: octets that came by then, and octets owed
+    pub(super) bytes: Vec<u8>,
+    /// The ends of the request and of each whole frame: bytes that came by then, and bytes owed
     /// for them.
     pub(super) boundaries: Vec<(usize, usize)>,
     ending: Ending,
@@ -52,7 +52,7 @@ pub(super) struct Expected {
 }
 
 impl Expected {
-    /// What is owed for `input`, which begins with a request of `head` octets that costs `status`.
+    /// What is owed for `input`, which begins with a request of `head` bytes that costs `status`.
     pub(super) fn new(input: &[u8], head: usize, status: u16, message_max: usize) -> Expected {
         let mut expected =
             Expected { ending_from: usize::MAX, ending_by: usize::MAX, ..Expected::default() };
@@ -63,7 +63,7 @@ impl Expected {
             expected.end(Ending::Response(status), 0, head);
             return expected;
         }
-        expected.octets.extend_from_slice(ANSWER);
+        expected.bytes.extend_from_slice(ANSWER);
         expected.boundaries.push((head, ANSWER.len()));
         expected.frames(input, head, message_max);
         expected
@@ -72,33 +72,33 @@ impl Expected {
     /// The same for a connection over the limit.
     pub(super) fn refuse(&mut self) {
         if let Some(&(head, _)) = self.boundaries.first() {
-            self.octets.clear();
+            self.bytes.clear();
             self.boundaries.clear();
             self.end(Ending::Response(503), 0, head);
         }
     }
 
-    /// Whether the server has said or will say its last, once `input` octets came.
+    /// Whether the server has said or will say its last, once `input` bytes came.
     pub(super) fn ends_by(&self, input: usize) -> bool {
         self.ending_from <= input
     }
 
-    /// Whether the server must have noticed that the end came, once `input` octets did.
+    /// Whether the server must have noticed that the end came, once `input` bytes did.
     pub(super) fn has_ended_by(&self, input: usize) -> bool {
         self.ending_by <= input
     }
 
-    /// How many octets are owed at least once `input` octets came.
+    /// How many bytes are owed at least once `input` bytes came.
     pub(super) fn owed(&self, input: usize) -> usize {
         let whole = self.boundaries.partition_point(|&(end, _)| end <= input);
         if whole == 0 { 0 } else { self.boundaries[whole - 1].1 }
     }
 
-    /// Compares all of `sent`, the first `matched` octets of which are those owed, with the expected
-    /// of a server that learned after `stopped_at` octets of input that it is to stop.
+    /// Compares all of `sent`, the first `matched` bytes of which are those owed, with the expected
+    /// of a server that learned after `stopped_at` bytes of input that it is to stop.
     pub(super) fn fit(&self, sent: &[u8], matched: usize, stopped_at: Option<usize>) -> Fit {
         let rest = &sent[matched..];
-        let plain = if matched == self.octets.len() {
+        let plain = if matched == self.bytes.len() {
             fit_ending(rest, self.ending)
         } else if rest.is_empty() {
             Fit::Part
@@ -132,7 +132,7 @@ impl Expected {
             Some(&(_, end)) if begin < input => fit(end),
             None if begin < input && matched == sent.len() => {
                 // The frame never becomes whole.
-                if matched == self.octets.len() { Fit::Whole } else { Fit::Part }
+                if matched == self.bytes.len() { Fit::Whole } else { Fit::Part }
             }
             Some(_) | None => Fit::Not,
         };
@@ -151,14 +151,14 @@ impl Expected {
             let header = match Header::read(&input[at..]) {
                 Ok(Some(header)) => header,
                 Ok(None) => return,
-                Err(octets) => return self.end(Ending::Close(1002), at, at + octets),
+                Err(bytes) => return self.end(Ending::Close(1002), at, at + bytes),
             };
-            let fail = |code| (Ending::Close(code), at, at + header.octets);
-            let whole = header.octets.saturating_add(header.payload).saturating_add(at);
-            let arrived = &input[at + header.octets..whole.min(input.len())];
+            let fail = |code| (Ending::Close(code), at, at + header.bytes);
+            let whole = header.bytes.saturating_add(header.payload).saturating_add(at);
+            let arrived = &input[at + header.bytes..whole.min(input.len())];
             let is_whole = whole <= input.len();
             let payload: Vec<u8> =
-                arrived.iter().zip(0..).map(|(octet, n)| octet ^ header.key[n % 4]).collect();
+                arrived.iter().zip(0..).map(|(byte, n)| byte ^ header.key[n % 4]).collect();
             let mut echo = vec![header.first];
             match header.payload {
                 0..=125 => echo.push(header.payload as u8),
@@ -181,16 +181,16 @@ impl Expected {
                         Some(0..=999 | 1004..=1006 | 1015..=2999 | 5000..) => by(1002),
                         Some(_) if std::str::from_utf8(&payload[2..]).is_err() => by(1007),
                         None | Some(_) => {
-                            self.octets.extend([0x88, payload.len().min(2) as u8]);
-                            self.octets.extend(payload.iter().take(2));
+                            self.bytes.extend([0x88, payload.len().min(2) as u8]);
+                            self.bytes.extend(payload.iter().take(2));
                             (Ending::Said, at, whole)
                         }
                     };
                     return self.end(ending, from, by);
                 }
                 9 if is_whole => {
-                    self.octets.push(0x8a);
-                    self.octets.extend(&echo[1..]);
+                    self.bytes.push(0x8a);
+                    self.bytes.extend(&echo[1..]);
                 }
                 8 | 9 => return,
                 10 if is_whole => {}
@@ -217,7 +217,7 @@ impl Expected {
                         return self.end(Ending::Close(1007), at, whole.min(input.len()));
                     }
                     if is_whole || !is_text {
-                        self.octets.extend(echo);
+                        self.bytes.extend(echo);
                     }
                     if !is_whole {
                         return;
@@ -226,7 +226,7 @@ impl Expected {
                 }
             }
             at = whole;
-            self.boundaries.push((at, self.octets.len()));
+            self.boundaries.push((at, self.bytes.len()));
         }
     }
 }
@@ -236,11 +236,11 @@ struct Header {
     first: u8,
     key: [u8; 4],
     payload: usize,
-    octets: usize,
+    bytes: usize,
 }
 
 impl Header {
-    /// `None` if it is not whole; an error says how many octets show that it is wrong.
+    /// `None` if it is not whole; an error says how many bytes show that it is wrong.
     fn read(input: &[u8]) -> Result<Option<Header>, usize> {
         let Some(&first) = input.first() else { return Ok(None) };
         let is_control = matches!(first, 0x88..=0x8a);
@@ -258,14 +258,14 @@ impl Header {
             _ => 0,
         };
         let Some(length) = input.get(2..2 + extended) else { return Ok(None) };
-        let length = length.iter().fold(0, |length, &octet| length << 8 | usize::from(octet));
+        let length = length.iter().fold(0, |length, &byte| length << 8 | usize::from(byte));
         let least = [0, 126, 0x1_0000][extended.min(4) / 2];
         if extended > 0 && !(least..1 << 63).contains(&length) {
             return Err(2 + extended);
         }
         let payload = if extended > 0 { length } else { short };
         let Some(&key) = input[2 + extended..].first_chunk() else { return Ok(None) };
-        Ok(Some(Header { first, key, payload, octets: 2 + extended + 4 }))
+        Ok(Some(Header { first, key, payload, bytes: 2 + extended + 4 }))
     }
 }
 

@@ -22,7 +22,7 @@ const SPOILED: &[(&str, &str, u16)] = &[
     ("Host", "H st", 400),
     ("HTTP/1.1", "HTTP/1.0", 505),
 ];
-/// What a frame's first octets can have wrong, with no message under way and with one.
+/// What a frame's first bytes can have wrong, with no message under way and with one.
 const WRONG: &[&[u8]] = &[
     b"\xc1\x80kkkk",
     b"\x91\x80kkkk",
@@ -78,9 +78,9 @@ pub(super) enum Act {
 /// What a peer sees of the server.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct View {
-    /// Octets that the server's socket has room for.
+    /// Bytes that the server's socket has room for.
     pub(super) window: usize,
-    /// Octets sent to the peer.
+    /// Bytes sent to the peer.
     pub(super) sent: usize,
     /// The end of the stream came.
     pub(super) is_shut: bool,
@@ -95,7 +95,7 @@ pub(super) struct Peer {
     pub(super) expected: Expected,
     /// Positions in the input at which messages end.
     message_ends: Vec<usize>,
-    /// Octets that the server's socket keeps for it until it reads.
+    /// Bytes that the server's socket keeps for it until it reads.
     pub(super) room: usize,
     pub(super) written: usize,
     pub(super) read: usize,
@@ -201,7 +201,7 @@ impl Peer {
         let finishes = match self.finale {
             Finale::Follow => false,
             Finale::HalfClose | Finale::Vanish => has_written_all,
-            Finale::CloseAfterEcho => has_written_all && self.read >= self.expected.octets.len(),
+            Finale::CloseAfterEcho => has_written_all && self.read >= self.expected.bytes.len(),
             Finale::Reset if has_written_all => {
                 acts.push(Act::Reset);
                 false
@@ -278,7 +278,7 @@ impl Peer {
 #[derive(Debug, Default)]
 struct Script {
     input: Vec<u8>,
-    /// Octets of the request, and the status of the answer.
+    /// Bytes of the request, and the status of the answer.
     head: usize,
     status: u16,
     message_ends: Vec<usize>,
@@ -299,7 +299,7 @@ impl Script {
             let &(from, to, status) = &SPOILED[random.below(SPOILED.len())];
             request = request.replacen(from, to, 1);
             script.status = status;
-        } else if !script.is_flood && random.one_in(10) && scenario.octets_max > 9000 {
+        } else if !script.is_flood && random.one_in(10) && scenario.bytes_max > 9000 {
             let room = 8192 - REQUEST.len() - "X: \r\n".len() + random.below(2);
             request = request.replacen("Host", &format!("X: {}\r\nHost", "x".repeat(room)), 1);
             script.status = if request.len() > 8192 { 431 } else { 101 };
@@ -337,7 +337,7 @@ impl Script {
     fn messages(&mut self, random: &mut Random, scenario: &Scenario) {
         let count = random.below(if scenario.is_heavy { 120 } else { 10 });
         for _ in 0..count {
-            if self.input.len() > scenario.octets_max {
+            if self.input.len() > scenario.bytes_max {
                 break;
             }
             match random.below(8) {
@@ -353,7 +353,7 @@ impl Script {
             _ => return,
         }
         if random.one_in(3) {
-            let garbage = random.octets(50);
+            let garbage = random.bytes(50);
             self.input.extend(garbage);
         }
     }
@@ -364,7 +364,7 @@ impl Script {
         let length_max = random.pick(&[1, 20, 150]).min(scenario.message_max);
         for _ in 0..1 + random.below(150) {
             let length = random.below(length_max + 1);
-            let payload = random.octets(length);
+            let payload = random.bytes(length);
             match random.below(2) {
                 _ if random.one_in(other) => self.text(random, scenario),
                 0 => self.frame(random, 0x82, &payload),
@@ -393,7 +393,7 @@ impl Script {
         }
         let key = (random.next() as u32).to_ne_bytes();
         self.input.extend(key);
-        self.input.extend(payload.iter().zip(0..).map(|(octet, n)| octet ^ key[n % 4]));
+        self.input.extend(payload.iter().zip(0..).map(|(byte, n)| byte ^ key[n % 4]));
     }
 
     fn length(random: &mut Random, scenario: &Scenario) -> usize {
@@ -407,7 +407,7 @@ impl Script {
             10 if random.one_in(4) => scenario.message_max - random.below(2),
             _ => random.below(400),
         };
-        length.min(scenario.message_max).min(scenario.octets_max)
+        length.min(scenario.message_max).min(scenario.bytes_max)
     }
 
     /// A message in fragments, with control frames between them.
@@ -433,14 +433,14 @@ impl Script {
 
     fn binary(&mut self, random: &mut Random, scenario: &Scenario) {
         let length = Script::length(random, scenario);
-        let payload = random.octets(length);
+        let payload = random.bytes(length);
         self.message(random, 2, &payload);
     }
 
     /// A ping or a pong.
     fn control(&mut self, random: &mut Random) {
         let length = random.pick(&[0, 1, 4, 20, 125]);
-        let payload = random.octets(length);
+        let payload = random.bytes(length);
         let first = random.pick(&[0x89, 0x89, 0x8a]);
         self.frame(random, first, &payload);
     }
@@ -471,9 +471,9 @@ impl Script {
             }
             5 => self.frame(random, 0x88, b"\x03\xe8\xff"),
             6 => {
-                let most = scenario.message_max.min(scenario.octets_max);
+                let most = scenario.message_max.min(scenario.bytes_max);
                 let first = if is_within { 0x80 } else { 0x82 };
-                let payload = random.octets(most + 1);
+                let payload = random.bytes(most + 1);
                 self.frame(random, first, &payload);
             }
             _ => {
@@ -488,17 +488,17 @@ impl Script {
     }
 
     /// A message that never ends, of which the peer reads no echo, in frames that cost it little.
-    fn flood(&mut self, random: &mut Random, octets: usize) {
+    fn flood(&mut self, random: &mut Random, bytes: usize) {
         self.frame(random, 1, b"");
         let floods = [(0, &b""[..]), (0x89, &[b'x'; 125]), (0x8a, b""), (0x8a, &[b'x'; 125])];
         let (first, payload) = random.pick(&floods);
-        while self.input.len() < octets {
+        while self.input.len() < bytes {
             self.frame(random, first, payload);
         }
     }
 }
 
-/// UTF-8 of exactly this many octets.
+/// UTF-8 of exactly this many bytes.
 fn text(random: &mut Random, length: usize) -> Vec<u8> {
     const CHARACTERS: &str = "aßz水é🦀-𝄞 ";
     let mut text = String::with_capacity(length);

@@ -198,8 +198,8 @@ impl<'a> KernelRing<'a> {
         match token.op() {
             Op::Receive => {
                 let received = match (result, cqueue::buffer_select(entry.flags())) {
-                    (Ok(octets @ 1..), Some(id)) => {
-                        Received::Data { lease: self.buffers.lease(id, octets), octets }
+                    (Ok(bytes @ 1..), Some(id)) => {
+                        Received::Data { lease: self.buffers.lease(id, bytes), bytes }
                     }
                     (_, lent) => {
                         // The end of the stream may come with an empty buffer.
@@ -290,8 +290,8 @@ fn sent(
     reply: Reply,
     result: Result<u32, Errno>,
 ) -> Completion {
-    let (sent, octets) = reply.ended(result, |lease| buffers.recycle(lease));
-    Completion::Sent { id, sent, octets }
+    let (sent, bytes) = reply.ended(result, |lease| buffers.recycle(lease));
+    Completion::Sent { id, sent, bytes }
 }
 
 /// The result of a completion: a count or a descriptor, or a negated error number.

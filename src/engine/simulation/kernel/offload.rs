@@ -103,16 +103,16 @@ impl Kernel {
         if self.fails(number) {
             return socket.die();
         }
-        let mut octets = echo.len().min(self.connections[number].link.room());
+        let mut bytes = echo.len().min(self.connections[number].link.room());
         if self.random.one_in(self.scenario.cut) {
-            octets = 1 + self.random.below(octets);
+            bytes = 1 + self.random.below(bytes);
         }
-        let octets: Vec<u8> = echo.drain(..octets).collect();
+        let bytes: Vec<u8> = echo.drain(..bytes).collect();
         if echo.is_empty() {
             socket.pop();
         }
         drop(program);
-        self.totals.octets_echoed += octets.len() as u64;
-        self.put(number, &octets);
+        self.totals.bytes_echoed += bytes.len() as u64;
+        self.put(number, &bytes);
     }
 }

@@ -106,13 +106,24 @@ impl Kernel {
         let is_over = self.random.one_in(self.scenario.over);
         let mut problem = free.is_none().then_some(Errno::MFILE);
         if self.random.one_in(self.scenario.over) {
-            problem = Some(self.random.pick(&[
+            let errno = self.random.pick(&[
                 Errno::MFILE,
                 Errno::NFILE,
-                Errno::CONNABORTED,
                 Errno::NOBUFS,
+                Errno::NOMEM,
+                Errno::CONNABORTED,
+                Errno::HOSTUNREACH,
+                Errno::PERM,
+                Errno::TIMEDOUT,
                 Errno::CANCELED,
-            ]));
+            ]);
+            let times = if self.random.one_in(20) { self.random.below(150) as u32 } else { 1 };
+            self.listeners[listener].failing = (errno, times);
+        }
+        let (errno, times) = &mut self.listeners[listener].failing;
+        if *times > 0 {
+            *times -= 1;
+            problem = Some(*errno);
         }
         let result = match problem {
             Some(errno) => Err(errno),
@@ -172,33 +183,33 @@ impl Kernel {
             }
             return;
         }
-        let mut octets = available.min(self.scenario.capacity);
+        let mut bytes = available.min(self.scenario.capacity);
         if self.random.one_in(self.scenario.cut) {
-            octets = 1 + self.random.below(octets);
+            bytes = 1 + self.random.below(bytes);
         }
         let is_over = self.random.one_in(self.scenario.over) || is_pausing || is_single;
         let further = if is_over { Further::Over } else { Further::More };
-        let received = self.fill(number, octets);
-        // The kernel took one look at the socket for the octets and for the reset behind them.
+        let received = self.fill(number, bytes);
+        // The kernel took one look at the socket for the bytes and for the reset behind them.
         self.connections[number].is_deaf =
-            is_reset && octets == available && further == Further::More && self.random.one_in(2);
+            is_reset && bytes == available && further == Further::More && self.random.one_in(2);
         self.post_received(number, received, further);
     }
 
-    /// Moves octets from the socket to a buffer.
-    fn fill(&mut self, number: usize, octets: usize) -> Received {
+    /// Moves bytes from the socket to a buffer.
+    fn fill(&mut self, number: usize, bytes: usize) -> Received {
         let connection = &mut self.connections[number];
-        let taken = connection.link.receive(octets);
+        let taken = connection.link.receive(bytes);
         let filled = match connection.place {
             None => self.buffers.fill(taken),
             // What the program has echoed does not count, and the link may not know of it.
             Some(place) => {
                 let mut program = self.program.borrow_mut();
-                self.buffers.fill(&program.socket_mut(place).receive(octets))
+                self.buffers.fill(&program.socket_mut(place).receive(bytes))
             }
         };
-        connection.is_half_received = octets == self.scenario.capacity;
-        Received::Data { lease: filled.expect("one is ready"), octets: octets as u32 }
+        connection.is_half_received = bytes == self.scenario.capacity;
+        Received::Data { lease: filled.expect("one is ready"), bytes: bytes as u32 }
     }
 
     fn post_received(&mut self, number: usize, received: Received, further: Further) {
@@ -224,7 +235,7 @@ impl Kernel {
         self.end_send(number, None);
     }
 
-    /// Moves octets of the reply to the socket, at most so many.
+    /// Moves bytes of the reply to the socket, at most so many.
     fn transmit(&mut self, number: usize, most: usize) {
         let connection = &mut self.connections[number];
         let (reply, _) = connection.reply.as_ref().expect("it is being sent");
@@ -233,16 +244,16 @@ impl Kernel {
             Reply::Pinned(pinned) => &self.buffers.bytes(pinned.lease())[pinned.range()],
             Reply::Heap(bytes) => &bytes[..],
         };
-        let octets = all[connection.done..connection.done + count].to_vec();
+        let bytes = all[connection.done..connection.done + count].to_vec();
         connection.done += count;
-        self.put(number, &octets);
+        self.put(number, &bytes);
     }
 
-    /// The socket takes these octets, for which it has room.
-    pub(super) fn put(&mut self, number: usize, octets: &[u8]) {
+    /// The socket takes these bytes, for which it has room.
+    pub(super) fn put(&mut self, number: usize, bytes: &[u8]) {
         self.catch_up();
         let connection = &mut self.connections[number];
-        let outcome = connection.link.send(octets, self.now, &mut self.random);
+        let outcome = connection.link.send(bytes, self.now, &mut self.random);
         if let Err(wrong) = outcome {
             panic!("connection {number} got {wrong}: {connection}");
         }
@@ -279,9 +290,9 @@ impl Connection {
     fn end_send(&mut self, failure: Option<Errno>) -> Completion {
         self.send = Flight::Over;
         let (reply, _) = self.reply.take().expect("it is being sent");
-        let octets = std::mem::take(&mut self.done) as u32;
-        let result = failure.filter(|_| octets == 0).map_or(Ok(octets), Err);
-        let (sent, octets) = reply.ended(result, |lease| self.spent = Some(lease));
-        Completion::Sent { id: self.id(), sent, octets }
+        let bytes = std::mem::take(&mut self.done) as u32;
+        let result = failure.filter(|_| bytes == 0).map_or(Ok(bytes), Err);
+        let (sent, bytes) = reply.ended(result, |lease| self.spent = Some(lease));
+        Completion::Sent { id: self.id(), sent, bytes }
     }
 }

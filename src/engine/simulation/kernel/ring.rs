@@ -6,10 +6,13 @@
 use std::io;
 use std::time::Duration;
 
+use rustix::io::Errno;
+
 use super::{Connection, Flight, Kernel, Submission};
 use crate::engine::pump::REFUSED_MAX;
 use crate::engine::ring::{
-    Blocking, Completion, Further, Lease, Patience, Received, Reply, Ring, Sent, Socket, Wait,
+    ADMISSIONS_MAX, Blocking, Completion, Further, Lease, Patience, Received, Reply, Ring, Sent,
+    Socket, Wait,
 };
 use crate::engine::simulation::buffers::Place;
 use crate::offload;
@@ -30,12 +33,18 @@ impl Ring for Kernel {
     fn accept(&mut self, listener: u32) {
         let number = listener as usize;
         assert!(self.listeners[number].is_open, "an accept on a closed listener");
-        assert_eq!(self.listeners[number].accept, Flight::Not, "a second accept in flight");
-        self.listeners[number].accept = Flight::Queued;
+        let listener = &mut self.listeners[number];
+        assert_eq!(listener.accept, Flight::Not, "a second accept in flight");
+        assert!(self.now >= listener.rests_until, "an accept while there are no descriptors");
+        listener.accept = Flight::Queued;
+        listener.is_cancelled = false;
         self.push(Submission::Accept(number));
     }
 
     fn cancel_accept(&mut self, listener: u32) {
+        let accepting = &mut self.listeners[listener as usize];
+        assert_ne!(accepting.accept, Flight::Not, "there is no accept to cancel");
+        accepting.is_cancelled = true;
         self.push(Submission::CancelAccept(listener as usize));
     }
 
@@ -151,8 +160,10 @@ impl Ring for Kernel {
 
     fn discard(&mut self, socket: Socket) {
         let number = self.descriptors[socket.0 as usize].take().expect("an open socket");
+        let is_unwanted = self.is_unwanted();
+        self.count_admission();
         let connection = &mut self.connections[number];
-        assert!(connection.is_unwanted, "connection {number} is discarded: {connection}");
+        assert!(is_unwanted, "connection {number} is discarded: {connection}");
         assert_eq!(connection.id, None, "a connection with operations is discarded");
         connection.fd = None;
         self.retire(number);
@@ -166,7 +177,7 @@ impl Ring for Kernel {
         assert_eq!(connection.send, Flight::Not, "a socket is offloaded with a send in flight");
         assert!(
             !connection.is_half_received && link.is_all_reported(),
-            "connection {number} is offloaded with octets half received: {connection}"
+            "connection {number} is offloaded with bytes half received: {connection}"
         );
         assert!(!link.is_shut(), "a socket is offloaded after the end of the stream");
         connection.place = self.program.borrow_mut().attach(link.unseen());
@@ -242,7 +253,12 @@ impl Ring for Kernel {
 impl Blocking for Kernel {
     fn enter(&mut self, wait: Wait, completions: &mut Vec<Completion>) -> io::Result<()> {
         assert!(completions.is_empty(), "the pump has not looked at all completions");
-        assert!(wait != Wait::Not || !self.scenario.is_patient, "no send is over at once");
+        self.check_accepting();
+        let is_behind = self.unadmitted > 0;
+        assert!(!is_behind || wait == Wait::Not, "the pump waits, and connections wait for it");
+        let may_hurry = is_behind || !self.scenario.is_patient;
+        assert!(wait != Wait::Not || may_hurry, "no send is over at once");
+        self.admissions = 0;
         let late = self.random.below(3);
         for _ in 0..late {
             self.step();
@@ -281,11 +297,18 @@ impl Kernel {
     fn hand_over(&mut self, completion: &Completion) {
         match completion {
             &Completion::Accepted { listener, ref result, further } => {
+                let listener = &mut self.listeners[listener as usize];
                 if further == Further::Over {
-                    self.listeners[listener as usize].accept = Flight::Not;
+                    listener.accept = Flight::Not;
                 }
-                if let Ok(socket) = result {
-                    self.hand_over_socket(socket.0);
+                match result {
+                    Ok(_) => {
+                        listener.failures = 0;
+                        self.totals.accepted += 1;
+                        self.unadmitted += 1;
+                    }
+                    Err(Errno::CANCELED) if listener.is_cancelled => {}
+                    Err(errno) => listener.fail(*errno, self.now),
                 }
             }
             &Completion::Received { id, ref received, further } => {
@@ -300,25 +323,25 @@ impl Kernel {
                     *receive = Flight::Not;
                 }
                 match received {
-                    Received::Data { lease, octets } => {
+                    Received::Data { lease, bytes } => {
                         self.buffers.pass(lease, Place::Completion, Place::Lease);
-                        link.report(*octets as usize);
+                        link.report(*bytes as usize);
                         if place.is_some() {
                             link.go_on();
                         }
-                        self.totals.octets_in += u64::from(*octets);
+                        self.totals.bytes_in += u64::from(*bytes);
                     }
                     Received::End => link.report_end(),
                     Received::NoBuffer | Received::Failed(_) => {}
                 }
                 link.mark_ending(self.now);
             }
-            Completion::Sent { id, sent, octets } => {
+            Completion::Sent { id, sent, bytes } => {
                 let number = self.find(*id).expect("a send of a connection");
                 let connection = &mut self.connections[number];
                 connection.send = Flight::Not;
-                self.totals.octets_out += u64::from(*octets);
-                if *octets > 0 {
+                self.totals.bytes_out += u64::from(*bytes);
+                if *bytes > 0 {
                     connection.link.mark_progress(self.now);
                 }
                 if let Some(lease) = connection.spent.take() {
@@ -350,19 +373,43 @@ impl Kernel {
         }
     }
 
-    fn hand_over_socket(&mut self, fd: i32) {
-        self.totals.accepted += 1;
-        let number = self.descriptors[fd as usize].expect("it is open");
-        let connection = &mut self.connections[number];
-        let is_refused = self.admitted >= self.scenario.limit;
-        if self.stopped.is_some() || is_refused && self.refused == REFUSED_MAX {
-            connection.is_unwanted = true;
-        } else if is_refused {
-            connection.link.refuse(self.now);
-            self.refused += 1;
-        } else {
-            connection.link.admit(self.now);
+    /// The pump decides what becomes of a connection that it was told of.
+    fn count_admission(&mut self) {
+        self.unadmitted -= 1;
+        self.admissions += 1;
+        let is_bounded = self.admissions <= ADMISSIONS_MAX || self.stopped.is_some();
+        assert!(is_bounded, "connections that come in keep the others waiting");
+    }
+
+    /// Whether the pump has to close the next connection at once.
+    fn is_unwanted(&self) -> bool {
+        let is_full = self.admitted >= self.scenario.limit && self.refused == REFUSED_MAX;
+        self.stopped.is_some() || is_full
+    }
+
+    /// The pump serves a connection, or refuses it, with its first operation.
+    fn admit(&mut self, number: usize) {
+        assert!(!self.is_unwanted(), "connection {number} is served, and must not be");
+        self.count_admission();
+        let link = &mut self.connections[number].link;
+        if self.admitted < self.scenario.limit {
+            link.admit(self.now);
             self.admitted += 1;
+        } else {
+            link.refuse(self.now);
+            self.refused += 1;
+        }
+    }
+
+    /// A listener accepts, but while it may rest.
+    fn check_accepting(&self) {
+        if self.stopped.is_some() || self.unadmitted > 0 {
+            return;
+        }
+        for listener in &self.listeners {
+            let is_accepting = listener.accept != Flight::Not && !listener.is_cancelled
+                || self.now < listener.rests_until;
+            assert!(is_accepting, "connections wait, and the pump does not accept");
         }
     }
 
@@ -370,7 +417,7 @@ impl Kernel {
     fn inject_stale_completion(&mut self, id: ConnectionId) {
         if self.stopped.is_none() && self.random.one_in(20) {
             let received = match self.buffers.take() {
-                Some(lease) => Received::Data { lease, octets: 1 },
+                Some(lease) => Received::Data { lease, bytes: 1 },
                 None => Received::NoBuffer,
             };
             let further = Further::Over;
@@ -397,13 +444,13 @@ impl Kernel {
         let number = number.unwrap_or_else(|| panic!("an operation on closed {socket:?}"));
         let slot = id.slot as usize;
         self.slots.resize(self.slots.len().max(slot + 1), None);
-        let connection = &mut self.connections[number];
-        if connection.id.is_none() {
+        if self.connections[number].id.is_none() {
             assert!(self.slots[slot].is_none(), "a slot for two connections: {id:?}");
-            connection.id = Some(id);
+            self.admit(number);
+            self.connections[number].id = Some(id);
             self.slots[slot] = Some(number);
         }
-        assert!(!connection.is_unwanted, "it is served, and must not be: {connection}");
+        let connection = &self.connections[number];
         assert_eq!(connection.id, Some(id), "an operation on another's {socket:?}");
         assert_eq!(connection.close, Flight::Not, "an operation while {socket:?} is closed");
         number

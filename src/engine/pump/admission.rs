@@ -1,0 +1,363 @@
+//! How connections come in: which are accepted when, and how many.
+//!
+//! Accepted sockets wait in a queue until everything else in a cycle is done, and only
+//! [`ADMISSIONS_MAX`] of them are admitted in one cycle. While more of them wait, nothing is accepted.
+//! So however many connections come in, those that are open get their turn.
+//!
+//! After every change [`Pump::settle_accepting`] compares what the listeners should be doing with what
+//! they do, as `turn` does for a connection.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::time::Duration;
+
+use rustix::io::Errno;
+use tracing::warn;
+
+use super::Pump;
+use super::deadlines::{Due, LINGER_MAX};
+use super::peer::{Peer, Stage};
+use crate::engine::ring::{ADMISSIONS_MAX, Further, Ring, Socket};
+use crate::offload::FEW;
+use crate::protocol::Admission;
+use crate::slab::ConnectionId;
+
+/// How long a listener rests when there are no descriptors or no memory for another connection.
+pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Failures of accept(2) in a row after which a listener rests, whatever they say.
+pub const FAILURES_MAX: u32 = 64;
+/// How long after a warning of a failure to accept no other follows.
+pub const WARNING_PAUSE: Duration = Duration::from_secs(60);
+/// Connections over the limit that a worker answers at a time; further ones are closed at once.
+pub const REFUSED_MAX: usize = 64;
+
+/// The limit on open connections, which all workers share.
+#[derive(Debug)]
+pub struct Limit {
+    open: AtomicUsize,
+    max: usize,
+}
+
+impl Limit {
+    /// A limit of `max` connections open at a time.
+    pub fn new(max: usize) -> Limit {
+        Limit { open: AtomicUsize::new(0), max }
+    }
+
+    /// Takes a place. The count never exceeds the limit, not even for a moment, or another worker
+    /// could find no place where there is one.
+    fn admit(&self) -> Admission {
+        let next = |open| (open < self.max).then_some(open + 1);
+        match self.open.fetch_update(Relaxed, Relaxed, next) {
+            Ok(_) => Admission::Open,
+            Err(_) => Admission::Full,
+        }
+    }
+
+    fn release(&self) {
+        self.open.fetch_sub(1, Relaxed);
+    }
+}
+
+/// What a failure to accept is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Failure {
+    /// The one connection: the next may well be accepted.
+    Connection,
+    /// Descriptors or memory, which are missing for the next one too.
+    Resources,
+}
+
+impl Failure {
+    /// By accept(2): an accept reports the errors that are pending on the new socket, of the network
+    /// or a firewall, and should be tried again. `ENOSPC` is from epoll_ctl(2).
+    fn of(errno: Errno) -> Failure {
+        match errno {
+            Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM | Errno::NOSPC => {
+                Failure::Resources
+            }
+            _ => Failure::Connection,
+        }
+    }
+}
+
+/// The accept of a listener.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Accepting {
+    /// None is in flight.
+    Off,
+    /// In flight.
+    On,
+    /// Cancelled; its last completion is still to come.
+    Stopping,
+    /// None is in flight until a deadline.
+    Paused,
+    /// The listener is closed.
+    Closed,
+}
+
+#[derive(Debug)]
+struct Listener {
+    accepting: Accepting,
+    /// Failures since the last connection.
+    failures: u32,
+}
+
+/// The listeners of a worker, and the connections that have not been admitted.
+#[derive(Debug)]
+pub(super) struct Admissions<'a> {
+    limit: &'a Limit,
+    listeners: Vec<Listener>,
+    /// Accepted and not admitted.
+    waiting: VecDeque<Socket>,
+    /// Open connections over the limit.
+    refused: usize,
+    warned_at: Option<Duration>,
+    /// Something has changed since the listeners were settled.
+    is_unsettled: bool,
+}
+
+impl<'a> Admissions<'a> {
+    pub(super) fn new(limit: &'a Limit) -> Admissions<'a> {
+        Admissions {
+            limit,
+            listeners: Vec::new(),
+            waiting: VecDeque::new(),
+            refused: 0,
+            warned_at: None,
+            is_unsettled: false,
+        }
+    }
+
+    /// Takes these listeners in, to accept on them.
+    pub(super) fn open(&mut self, listeners: u32) {
+        self.listeners
+            .extend((0..listeners).map(|_| Listener { accepting: Accepting::Off, failures: 0 }));
+        self.is_unsettled = true;
+    }
+
+    /// Ends the pause of a listener.
+    pub(super) fn resume(&mut self, listener: u32) {
+        let listener = &mut self.listeners[listener as usize];
+        if listener.accepting == Accepting::Paused {
+            listener.accepting = Accepting::Off;
+            self.is_unsettled = true;
+        }
+    }
+
+    /// Has the listeners settled: the worker is to stop.
+    pub(super) fn stop(&mut self) {
+        self.is_unsettled = true;
+    }
+
+    /// Whether [`Pump::settle_accepting`] has something to do.
+    #[inline]
+    pub(super) fn is_unsettled(&self) -> bool {
+        self.is_unsettled
+    }
+
+    /// Whether all listeners are closed.
+    pub(super) fn is_over(&self) -> bool {
+        self.listeners.iter().all(|listener| listener.accepting == Accepting::Closed)
+    }
+
+    /// Gives back what a connection has taken.
+    fn release(&mut self, admission: Admission) {
+        match admission {
+            Admission::Open => self.limit.release(),
+            Admission::Full => self.refused -= 1,
+        }
+    }
+}
+
+impl<R: Ring> Pump<'_, R> {
+    /// An accept brought a connection or failed.
+    #[cold]
+    pub(super) fn accepted(
+        &mut self,
+        number: u32,
+        result: Result<Socket, Errno>,
+        further: Further,
+    ) {
+        self.admissions.is_unsettled = true;
+        let listener = &mut self.admissions.listeners[number as usize];
+        let was_stopping = listener.accepting == Accepting::Stopping;
+        if further == Further::Over {
+            listener.accepting = Accepting::Off;
+        }
+        match result {
+            Ok(socket) => {
+                listener.failures = 0;
+                self.worker.context.counters.connections_accepted.add(1);
+                self.admissions.waiting.push_back(socket);
+            }
+            Err(Errno::CANCELED) if was_stopping => {}
+            Err(errno) => {
+                listener.failures += 1;
+                let is_lasting = listener.failures >= FAILURES_MAX;
+                if is_lasting || Failure::of(errno) == Failure::Resources {
+                    self.pause_accepting(number, errno);
+                }
+            }
+        }
+    }
+
+    fn pause_accepting(&mut self, number: u32, errno: Errno) {
+        let listener = &mut self.admissions.listeners[number as usize];
+        listener.failures = 0;
+        if listener.accepting != Accepting::Off {
+            return;
+        }
+        listener.accepting = Accepting::Paused;
+        let now = self.worker.ring.now();
+        self.worker.deadlines.set(now + ACCEPT_PAUSE, Due::Accept(number));
+        if self.admissions.warned_at.is_none_or(|at| now >= at + WARNING_PAUSE) {
+            self.admissions.warned_at = Some(now);
+            let advice = match Failure::of(errno) {
+                Failure::Resources => {
+                    ". If file descriptors have run out, raise the limit (ulimit -n) or lower \
+                     --connections-max"
+                }
+                Failure::Connection => "",
+            };
+            let pause = ACCEPT_PAUSE.as_millis();
+            warn!("cannot accept connections: {errno}; retrying every {pause} ms{advice}");
+        }
+    }
+
+    /// Admits some of the connections that wait, then starts, cancels and closes until the listeners do
+    /// what they should: accept while no connection waits, and nothing once the worker is to stop.
+    #[cold]
+    pub(super) fn settle_accepting(&mut self) {
+        let is_stopping = self.worker.is_stopping;
+        let most = if is_stopping { usize::MAX } else { ADMISSIONS_MAX };
+        for _ in 0..most {
+            let Some(socket) = self.admissions.waiting.pop_front() else { break };
+            self.admit(socket);
+        }
+        let is_behind = !self.admissions.waiting.is_empty();
+        let ring = &mut self.worker.ring;
+        for (listener, number) in self.admissions.listeners.iter_mut().zip(0..) {
+            match listener.accepting {
+                Accepting::On if is_stopping || is_behind => {
+                    ring.cancel_accept(number);
+                    listener.accepting = Accepting::Stopping;
+                }
+                Accepting::Off | Accepting::Paused if is_stopping => {
+                    ring.close_listener(number);
+                    listener.accepting = Accepting::Closed;
+                }
+                Accepting::Off if !is_behind => {
+                    ring.accept(number);
+                    listener.accepting = Accepting::On;
+                }
+                Accepting::Off
+                | Accepting::On
+                | Accepting::Stopping
+                | Accepting::Paused
+                | Accepting::Closed => {}
+            }
+        }
+        self.admissions.is_unsettled = is_behind;
+        self.worker.is_eager |= is_behind;
+    }
+
+    fn admit(&mut self, socket: Socket) {
+        let Pump { admissions, worker, peers } = self;
+        if worker.is_stopping {
+            return worker.ring.discard(socket);
+        }
+        let admission = admissions.limit.admit();
+        if admission == Admission::Full {
+            worker.context.counters.connections_rejected.add(1);
+            if admissions.refused == REFUSED_MAX {
+                return worker.ring.discard(socket);
+            }
+            admissions.refused += 1;
+        }
+        worker.context.counters.connections_open.add(1);
+        let id = peers.insert(Peer::new(socket, admission, worker.offload_progress()));
+        if admission == Admission::Full {
+            let at = worker.ring.now() + LINGER_MAX;
+            worker.deadlines.set(at, Due::End(id, Stage::Serving));
+        }
+        let connections = peers.len();
+        worker.connections = connections;
+        if worker.is_crowded() && connections == FEW + 1 {
+            self.at_each(|mut turn| turn.take_back());
+        }
+        self.at(id, |mut turn| turn.settle());
+    }
+
+    /// A socket is closed: its slot is free.
+    #[cold]
+    pub(super) fn closed(&mut self, id: ConnectionId) {
+        let Some(peer) = self.peers.remove(id) else { return };
+        let Pump { admissions, worker, peers } = self;
+        worker.context.counters.connections_open.subtract(1);
+        admissions.release(peer.admission);
+        worker.connections = peers.len();
+        if worker.deadlines.is_littered(peers.len()) {
+            worker.deadlines.sweep(|id| peers.get_mut(id).is_some());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use super::*;
+
+    #[test]
+    fn a_connection_that_is_refused_is_not_counted_even_for_a_moment() {
+        let limit = Limit::new(0);
+        let attempts = || {
+            for _ in 0..1_000_000 {
+                assert_eq!(limit.admit(), Admission::Full);
+            }
+        };
+        thread::scope(|scope| {
+            let threads = [scope.spawn(attempts), scope.spawn(attempts)];
+            while !threads.iter().all(|thread| thread.is_finished()) {
+                assert_eq!(limit.open.load(Relaxed), 0);
+            }
+        });
+    }
+
+    #[test]
+    fn a_place_that_is_given_back_is_there_for_the_next() {
+        let limit = Limit::new(2);
+        let admissions = [limit.admit(), limit.admit(), limit.admit()];
+        assert_eq!(admissions, [Admission::Open, Admission::Open, Admission::Full]);
+        limit.release();
+        assert_eq!([limit.admit(), limit.admit()], [Admission::Open, Admission::Full]);
+    }
+
+    #[test]
+    fn only_missing_descriptors_or_memory_concern_the_next_connection_too() {
+        for errno in [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM] {
+            assert_eq!(Failure::of(errno), Failure::Resources, "{errno}");
+        }
+        // The list of accept(2), "Error handling", and the other errors that it names.
+        for errno in [
+            Errno::NETDOWN,
+            Errno::PROTO,
+            Errno::NOPROTOOPT,
+            Errno::HOSTDOWN,
+            Errno::NONET,
+            Errno::HOSTUNREACH,
+            Errno::OPNOTSUPP,
+            Errno::NETUNREACH,
+            Errno::PERM,
+            Errno::CONNABORTED,
+            Errno::INTR,
+            Errno::AGAIN,
+            Errno::TIMEDOUT,
+            Errno::SOCKTNOSUPPORT,
+            Errno::PROTONOSUPPORT,
+        ] {
+            assert_eq!(Failure::of(errno), Failure::Connection, "{errno}");
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! What the pump knows of one connection: where it stands, and which of its operations are in flight.
+//!
+//! An idle peer is this struct and nothing more: it holds no buffer and no heap memory. This file
+//! decides nothing; `turn` does.
+
+use super::offloaded::{OffloadProgress, Offloaded};
+use crate::engine::ring::{Patience, Socket};
+use crate::protocol::{Admission, Dialogue};
+
+/// Where a connection is between its accept and its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Stage {
+    /// What the peer sends is answered.
+    Serving,
+    /// The server has nothing more to say; the rest of it is being sent.
+    Farewell,
+    /// Everything is sent, and the socket is shut down for writing. What still arrives is dropped
+    /// until the peer closes.
+    Draining,
+    /// The connection is over; its operations are ending.
+    Leaving,
+    /// Nothing is in flight but the close of the socket.
+    Closing,
+}
+
+/// The receive of a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Receiving {
+    /// None is in flight.
+    Off,
+    /// In flight.
+    On,
+    /// Paused; its last completion is still to come.
+    Pausing,
+    /// Cancelled; its last completion is still to come.
+    Stopping,
+    /// None is in flight until a buffer is free.
+    Starved,
+    /// Of an offloaded connection: a single receive, which does not wait, is in flight.
+    Once,
+}
+
+/// The send of a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Sending {
+    /// None is in flight.
+    Nothing,
+    /// One that ends when it is submitted is in flight.
+    Quick,
+    /// One that waits for the peer is in flight.
+    Patient,
+    /// One that waited for the peer has been cancelled.
+    Stopping,
+}
+
+impl Sending {
+    pub(super) fn of(patience: Patience) -> Sending {
+        match patience {
+            Patience::None => Sending::Quick,
+            Patience::Unlimited => Sending::Patient,
+        }
+    }
+}
+
+/// Whether a peer reads the last bytes that are sent to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Progress {
+    /// It has no deadline.
+    Unwatched,
+    /// It has read nothing since its deadline was set.
+    None,
+    /// It has read something since then.
+    Some,
+}
+
+/// One connection. `P` is the place of an offloaded one.
+#[derive(Debug)]
+pub(super) struct Peer<P> {
+    pub(super) dialogue: Dialogue,
+    pub(super) socket: Socket,
+    pub(super) stage: Stage,
+    pub(super) receiving: Receiving,
+    pub(super) sending: Sending,
+    /// The peer sends no more.
+    pub(super) has_ended: bool,
+    pub(super) progress: Progress,
+    pub(super) admission: Admission,
+    pub(super) offload_progress: OffloadProgress,
+    pub(super) offloaded: Option<Box<Offloaded<P>>>,
+}
+
+impl<P> Peer<P> {
+    pub(super) fn new(socket: Socket, admission: Admission, progress: OffloadProgress) -> Peer<P> {
+        Peer {
+            dialogue: Dialogue::new(admission),
+            socket,
+            stage: Stage::Serving,
+            receiving: Receiving::Off,
+            sending: Sending::Nothing,
+            has_ended: false,
+            progress: Progress::Unwatched,
+            admission,
+            offload_progress: progress,
+            offloaded: None,
+        }
+    }
+}

@@ -1,0 +1,391 @@
+//! What an event means for one connection, and the one place that decides which operations follow.
+//!
+//! A [`Turn`] borrows the connection and what the worker's connections share. It does not see the other
+//! connections.
+
+use std::time::Duration;
+
+use bytes::BytesMut;
+use rustix::io::Errno;
+
+use super::Worker;
+use super::deadlines::{Due, FAREWELL_MAX, LINGER_MAX};
+use super::offloaded::{Arrival, OffloadProgress, SECOND_LOOK};
+use super::peer::{Peer, Progress, Receiving, Sending, Stage};
+use crate::buffer::HEADROOM;
+use crate::engine::ring::{Further, Lease, Patience, Received, Reply, Ring, Sent, Socket};
+use crate::offload;
+use crate::protocol::{CloseCode, Decision, Output};
+use crate::slab::ConnectionId;
+
+/// One connection at one event.
+pub(super) struct Turn<'t, 'a, R: Ring> {
+    pub(super) id: ConnectionId,
+    pub(super) peer: &'t mut Peer<R::Place>,
+    pub(super) worker: &'t mut Worker<'a, R>,
+}
+
+impl<R: Ring> Turn<'_, '_, R> {
+    #[inline]
+    pub(super) fn received(&mut self, received: Received, further: Further) {
+        if further == Further::Over {
+            self.peer.receiving = Receiving::Off;
+        }
+        if let Some(offloaded) = &mut self.peer.offloaded
+            && received != Received::NoBuffer
+        {
+            offloaded.is_unread = false;
+        }
+        match received {
+            Received::Data { lease, bytes } => self.received_data(lease, bytes as usize),
+            Received::NoBuffer => {
+                self.worker.context.counters.buffers_exhausted.add(1);
+                self.peer.receiving = Receiving::Starved;
+                self.worker.starved.push_back(self.id);
+            }
+            Received::End => self.ended(),
+            // Only this pump cancels, and it knows why.
+            Received::Failed(Errno::CANCELED) => {}
+            Received::Failed(Errno::AGAIN) if self.peer.offloaded.is_some() => self.found_nothing(),
+            Received::Failed(_) => self.mark_broken(),
+        }
+        self.settle();
+    }
+
+    #[inline]
+    fn received_data(&mut self, mut lease: Lease, bytes: usize) {
+        let Turn { peer, worker, .. } = self;
+        worker.context.counters.bytes_in.add(bytes as u64);
+        // A full buffer may hold the first part of a packet, of which the rest is still to come.
+        if peer.offload_progress == OffloadProgress::Attaching
+            && HEADROOM + bytes == worker.ring.bytes(&mut lease).len()
+        {
+            peer.offload_progress = OffloadProgress::Waiting(0);
+        }
+        if let Some(offloaded) = &mut peer.offloaded {
+            let record = worker.ring.record(&offloaded.place);
+            offloaded.gate.received(bytes as u64, record);
+            offloaded.rest = SECOND_LOOK;
+            // It came before its notice.
+            offloaded.gate.wake(record);
+        }
+        if peer.stage == Stage::Serving {
+            self.answer(lease, bytes);
+        } else {
+            worker.ring.recycle(lease);
+        }
+    }
+
+    /// Lets the dialogue answer what was received, and sends the reply if it is in the buffer.
+    #[inline]
+    fn answer(&mut self, mut lease: Lease, bytes: usize) {
+        let Turn { peer, worker, .. } = self;
+        let is_sending = peer.sending != Sending::Nothing;
+        let output = if is_sending { Output::Queued } else { Output::InPlace };
+        let buffer = worker.ring.bytes(&mut lease);
+        let answer = peer.dialogue.received(buffer, bytes, output, &worker.context);
+        if peer.offload_progress != OffloadProgress::Done || peer.offloaded.is_some() {
+            let arrival = Arrival {
+                could_echo: offload::could_echo(bytes, &buffer[answer.reply.clone()]),
+                is_drained: HEADROOM + bytes < buffer.len(),
+            };
+            self.arrived(arrival);
+        }
+        if answer.reply.is_empty() {
+            self.worker.ring.recycle(lease);
+            // A long message comes in many pieces at a time.
+            if self.worker.unanswered.last() != Some(&self.id) {
+                self.worker.unanswered.push(self.id);
+            }
+        } else {
+            self.send(Reply::pinned(lease, answer.reply));
+        }
+        self.follow(answer.decision);
+    }
+
+    #[inline]
+    fn follow(&mut self, decision: Decision) {
+        match decision {
+            Decision::Continue => {}
+            Decision::Close => self.say_farewell(),
+        }
+    }
+
+    /// Sends the next reply; none is in flight.
+    #[inline]
+    fn send(&mut self, reply: Reply) {
+        let Turn { id, peer, worker } = self;
+        if let Some(offloaded) = &mut peer.offloaded {
+            offloaded.gate.sent(reply.len() as u64);
+        }
+        let patience = worker.ring.send(*id, &peer.socket, reply, Patience::None);
+        peer.sending = Sending::of(patience);
+        worker.quick_sends += usize::from(peer.sending == Sending::Quick);
+    }
+
+    #[inline]
+    pub(super) fn sent(&mut self, sent: Sent, bytes: u32) {
+        let Turn { id, peer, worker } = self;
+        worker.context.counters.bytes_out.add(u64::from(bytes));
+        peer.sending = Sending::Nothing;
+        if bytes > 0 && peer.progress == Progress::None {
+            peer.progress = Progress::Some;
+        }
+        match sent {
+            Sent::Whole => {}
+            Sent::Cut(rest) => {
+                let rest = unpin(&mut worker.ring, rest);
+                if peer.stage != Stage::Leaving {
+                    let rest = Reply::Heap(rest);
+                    let patience = worker.ring.send(*id, &peer.socket, rest, Patience::Unlimited);
+                    peer.sending = Sending::of(patience);
+                }
+            }
+            Sent::Failed(_) => self.mark_broken(),
+        }
+        self.settle();
+    }
+
+    /// Finds out whether the connection is broken, if no reply is going to.
+    pub(super) fn verify(&mut self) {
+        let Turn { id, peer, worker } = self;
+        // The peer of an offloaded connection is watched.
+        let is_watched = peer.offloaded.is_some();
+        if peer.stage == Stage::Serving && !is_watched && !peer.dialogue.has_reply() {
+            worker.ring.verify(*id, &peer.socket);
+        }
+    }
+
+    #[cold]
+    pub(super) fn broken(&mut self) {
+        // A connection that is shut down looks broken too; it has a deadline instead.
+        if self.peer.stage == Stage::Serving {
+            self.drop_now();
+        }
+    }
+
+    /// Starts and cancels operations until the connection does what it should.
+    #[inline]
+    pub(super) fn settle(&mut self) {
+        let peer = &self.peer;
+        let is_plain = peer.stage == Stage::Serving
+            && peer.receiving == Receiving::On
+            && !peer.dialogue.has_spill()
+            && peer.offload_progress != OffloadProgress::Attaching
+            && peer.offloaded.is_none()
+            && !peer.has_ended;
+        if !is_plain {
+            self.settle_slowly();
+        }
+    }
+
+    #[cold]
+    fn settle_slowly(&mut self) {
+        if self.peer.stage == Stage::Serving && self.peer.has_ended {
+            self.peer.stage = Stage::Farewell;
+        }
+        if matches!(self.peer.stage, Stage::Serving | Stage::Farewell) {
+            self.send_waiting();
+            self.make_room();
+        }
+        self.settle_farewell();
+        if self.peer.stage == Stage::Draining && self.peer.has_ended {
+            self.peer.stage = Stage::Leaving;
+        }
+        match self.peer.stage {
+            Stage::Serving | Stage::Farewell | Stage::Draining => {
+                self.attach();
+                self.settle_offload();
+                self.settle_receiving();
+            }
+            Stage::Leaving => self.tear_down(),
+            Stage::Closing => {}
+        }
+    }
+
+    /// Sends the reply that waits, if none is in flight.
+    fn send_waiting(&mut self) {
+        if self.peer.sending == Sending::Nothing
+            && let Some(reply) = self.peer.dialogue.take_reply()
+        {
+            self.send(Reply::Heap(reply));
+        }
+    }
+
+    /// Continues a dialogue that waits for room, now that less waits to be sent.
+    fn make_room(&mut self) {
+        if self.peer.dialogue.is_waiting_for_room() {
+            let decision = self.peer.dialogue.make_room(&self.worker.context);
+            self.follow(decision);
+            self.send_waiting();
+        }
+    }
+
+    /// Shuts the socket down or leaves when everything is said and sent.
+    fn settle_farewell(&mut self) {
+        if !matches!(self.peer.stage, Stage::Serving | Stage::Farewell) {
+            return;
+        }
+        let Turn { peer, worker, .. } = self;
+        let is_farewell = peer.stage == Stage::Farewell;
+        if peer.sending == Sending::Quick {
+            worker.is_eager |= is_farewell || peer.dialogue.has_reply();
+        }
+        if is_farewell && peer.sending == Sending::Nothing {
+            self.finish_farewell();
+        }
+        // What is still to be sent waits for the peer, or for the kernel to move on.
+        if self.peer.stage == Stage::Farewell
+            && self.peer.sending != Sending::Quick
+            && self.peer.progress == Progress::Unwatched
+        {
+            self.peer.progress = Progress::None;
+            self.end_after(FAREWELL_MAX, Stage::Farewell);
+        }
+    }
+
+    fn finish_farewell(&mut self) {
+        if !self.is_flushed() {
+            self.look_again();
+        } else if self.peer.has_ended {
+            self.peer.stage = Stage::Leaving;
+        } else {
+            // Section 7.1.1: the server closes first. What it has sent must not be lost to a reset, so
+            // what the peer sends is read to its end before the socket is closed.
+            self.worker.ring.shut_down(&self.peer.socket);
+            self.peer.stage = Stage::Draining;
+            self.peer.progress = Progress::Unwatched;
+            self.end_after(LINGER_MAX, Stage::Draining);
+        }
+    }
+
+    /// Starts or pauses the receive.
+    fn settle_receiving(&mut self) {
+        let Turn { id, peer, worker } = self;
+        let is_clogged = peer.sending != Sending::Nothing && peer.dialogue.is_full(&worker.context);
+        let is_attaching = peer.offload_progress == OffloadProgress::Attaching;
+        let mut is_wanted = !peer.has_ended && !is_clogged && !is_attaching;
+        if let Some(offloaded) = &peer.offloaded {
+            if peer.receiving == Receiving::Off
+                && is_wanted
+                && offloaded.is_readable(worker.ring.record(&offloaded.place))
+            {
+                worker.ring.receive_once(&offloaded.place, *id, &peer.socket);
+                peer.receiving = Receiving::Once;
+            }
+            is_wanted = false;
+        }
+        match peer.receiving {
+            Receiving::Off if is_wanted => {
+                worker.ring.receive(*id, &peer.socket);
+                peer.receiving = Receiving::On;
+            }
+            Receiving::On if !is_wanted => {
+                worker.ring.pause_receive(*id);
+                peer.receiving = Receiving::Pausing;
+            }
+            Receiving::Off
+            | Receiving::On
+            | Receiving::Pausing
+            | Receiving::Stopping
+            | Receiving::Starved
+            | Receiving::Once => {}
+        }
+    }
+
+    /// Ends the operations of a connection that is over, then closes its socket.
+    fn tear_down(&mut self) {
+        let is_unwatched = self.end_watch();
+        let Turn { id, peer, worker } = self;
+        peer.dialogue.discard();
+        if matches!(peer.receiving, Receiving::On | Receiving::Pausing | Receiving::Once) {
+            worker.ring.cancel_receive(*id);
+            peer.receiving = Receiving::Stopping;
+        }
+        if peer.sending == Sending::Patient {
+            worker.ring.cancel_send(*id);
+            peer.sending = Sending::Stopping;
+        }
+        // A quick send ends by itself with the next submission.
+        worker.is_eager |= peer.sending == Sending::Quick;
+        if is_unwatched && peer.receiving != Receiving::Stopping && peer.sending == Sending::Nothing
+        {
+            peer.stage = Stage::Closing;
+            let socket = std::mem::replace(&mut peer.socket, Socket(-1));
+            if let Some(offloaded) = peer.offloaded.take() {
+                worker.ring.detach(offloaded.place, &socket);
+            }
+            worker.ring.close(*id, socket);
+        }
+    }
+
+    /// The server has nothing more to say than what waits to be sent.
+    #[cold]
+    fn say_farewell(&mut self) {
+        if self.peer.stage == Stage::Serving {
+            self.peer.stage = Stage::Farewell;
+        }
+    }
+
+    /// The connection is broken: nothing more can be sent or received.
+    #[cold]
+    pub(super) fn mark_broken(&mut self) {
+        if self.peer.stage != Stage::Closing {
+            self.peer.stage = Stage::Leaving;
+        }
+    }
+
+    /// Ends the connection, whatever is still to be sent or received.
+    pub(super) fn drop_now(&mut self) {
+        self.mark_broken();
+        self.settle();
+    }
+
+    /// Tells the peer that the server goes away.
+    pub(super) fn go_away(&mut self) {
+        if !self.is_flushed() {
+            // The close frame must follow all that the kernel has echoed.
+            let at = self.worker.ring.now() + SECOND_LOOK;
+            self.worker.deadlines.set(at, Due::GoAway(self.id));
+            return self.settle();
+        }
+        if self.peer.stage != Stage::Serving {
+            return;
+        }
+        let decision = self.peer.dialogue.close(CloseCode::GOING_AWAY, &self.worker.context);
+        self.follow(decision);
+        self.settle();
+    }
+
+    fn end_after(&mut self, time: Duration, stage: Stage) {
+        let at = self.worker.ring.now() + time;
+        self.worker.deadlines.set(at, Due::End(self.id, stage));
+    }
+
+    /// A deadline has come: the connection ends if it is still in this stage, unless its peer has read
+    /// something in the meantime.
+    pub(super) fn end_unless_progressing(&mut self, stage: Stage) {
+        if self.peer.stage != stage {
+            return;
+        }
+        if self.peer.progress == Progress::Some {
+            self.peer.progress = Progress::None;
+            self.end_after(FAREWELL_MAX, stage);
+        } else {
+            self.drop_now();
+        }
+    }
+}
+
+/// The memory of `reply` on the heap; a pinned buffer goes back to its ring.
+fn unpin<R: Ring>(ring: &mut R, reply: Reply) -> BytesMut {
+    match reply {
+        Reply::Heap(bytes) => bytes,
+        Reply::Pinned(pinned) => {
+            let (mut lease, range) = pinned.into_parts();
+            let rest = BytesMut::from(&ring.bytes(&mut lease)[range]);
+            ring.recycle(lease);
+            rest
+        }
+    }
+}
