@@ -8,6 +8,7 @@ mod output;
 mod rules;
 
 use std::ffi::OsString;
+use std::fmt::Display;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -67,7 +68,7 @@ pub struct Cli {
     pub unix_mode: Option<u32>,
 
     /// Number of worker threads [default: one per CPU in --cpus].
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=i64::from(WORKERS_MAX)))]
+    #[arg(long, value_name = "N", value_parser = |text: &str| number(text, 1..=WORKERS_MAX))]
     pub workers: Option<u16>,
 
     /// CPUs to pin workers to, such as 0,2-5 [default: all in the affinity mask].
@@ -84,7 +85,7 @@ pub struct Cli {
 
     /// How long adaptive and sqpoll spin before they sleep, in microseconds.
     #[arg(long, value_name = "N", default_value_t = SPIN_US_DEFAULT,
-          value_parser = clap::value_parser!(u32).range(1..=i64::from(SPIN_US_MAX)))]
+          value_parser = |text: &str| number(text, 1..=SPIN_US_MAX))]
     pub spin_us: u32,
 
     /// Which connections the kernel echoes by itself, for messages of up to 16 KiB.
@@ -105,7 +106,7 @@ pub struct Cli {
 
     /// Compression level for recompressed messages, from 1 (fastest) to 9 (smallest).
     #[arg(long, value_name = "N", default_value_t = 6,
-          value_parser = clap::value_parser!(u8).range(1..=9))]
+          value_parser = |text: &str| number(text, 1..=9_u8))]
     pub compression_level: u8,
 
     /// Subprotocol to accept: one by name, or any, which accepts the first one that a client offers.
@@ -114,7 +115,7 @@ pub struct Cli {
 
     /// Most connections open at a time, over all workers; further ones get status 503.
     #[arg(long, value_name = "N", default_value_t = 100_000,
-          value_parser = clap::value_parser!(u32).range(1..))]
+          value_parser = |text: &str| number(text, 1..=u32::MAX))]
     pub connections_max: u32,
 
     /// Pinned buffers per worker: a power of two, at most 32768.
@@ -204,6 +205,14 @@ impl Cli {
 /// The configuration of a server without options.
 pub fn defaults() -> Config {
     Cli::read(["ringecho"]).expect("the defaults go together").config()
+}
+
+fn number<T: Copy + Display + FromStr + PartialOrd>(
+    text: &str,
+    range: RangeInclusive<T>,
+) -> Result<T, String> {
+    let number = text.parse().ok().filter(|number| range.contains(number));
+    number.ok_or_else(|| format!("write a whole number from {} to {}", range.start(), range.end()))
 }
 
 fn unix_mode(text: &str) -> Result<u32, &'static str> {

@@ -1,10 +1,11 @@
-//! The doctor: what matters for latency on this machine, and the commands that change it.
+//! The doctor: what affects latency on this machine, and the commands that change it.
 //!
-//! A [`Report`] is a function of a tree of files, which is `/` but for tests, and of [`Facts`],
-//! which do not stand in files. It changes nothing, and a file that is missing or makes no sense is
-//! a verdict, never an error. Each theme has a module of its own, and none of them knows how a report
-//! is shown.
+//! A [`Report`] is a function of a tree of files, which is `/` except in tests, and of [`Facts`] that
+//! are not in files. The doctor changes nothing, and a file that is missing or makes no sense is a
+//! verdict, never an error. Each theme has a module of its own, and none of them knows how a report is
+//! shown.
 
+mod cpus;
 #[cfg(test)]
 mod fixture;
 mod kernel;
@@ -12,7 +13,6 @@ mod limits;
 mod machine;
 mod memory;
 mod network;
-mod processors;
 pub mod report;
 
 use std::path::Path;
@@ -22,16 +22,15 @@ use rustix::process::{Resource, Rlimit, getrlimit};
 
 use self::machine::Machine;
 use self::report::Report;
-use crate::cpus;
 use crate::engine::BufferConfig;
 use crate::engine::uring::Ability;
 use crate::offload::program::{OffloadError, Program};
 use crate::server::Config;
 
-/// A limit of the process; nothing where there is no limit.
+/// A resource limit of the process; `None` is unlimited.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limit {
-    /// The limit that holds.
+    /// The limit in force.
     pub soft: Option<u64>,
     /// What the process may raise it to.
     pub hard: Option<u64>,
@@ -44,27 +43,27 @@ impl Limit {
     }
 }
 
-/// What an examination needs to know beside files.
+/// What an examination needs to know besides files.
 #[derive(Debug, Clone)]
 pub struct Facts {
     /// The pinned memory of each worker.
     pub buffers: BufferConfig,
     /// Connections open at a time, over all workers.
     pub connections_max: usize,
-    /// The processors that the process may use, with a worker on each.
+    /// The CPUs that the process may use, with a worker on each.
     pub allowed: Vec<usize>,
-    /// What came of using each ability of io_uring.
+    /// The result of trying each ability of io_uring.
     pub abilities: Vec<(Ability, Result<(), Errno>)>,
-    /// What came of loading the program that echoes within the kernel.
+    /// The result of loading the program that echoes in the kernel.
     pub offload: Result<(), OffloadError>,
-    /// Octets of memory that may be locked.
-    pub locked_octets: Limit,
+    /// Bytes of memory that may be locked.
+    pub locked_bytes: Limit,
     /// Descriptors.
     pub descriptors: Limit,
 }
 
 impl Facts {
-    /// Those of this process, for a server that is configured like this.
+    /// Gathers the facts of this process, for a server with this configuration.
     pub fn gather(config: &Config) -> Facts {
         let probe = |ability: Ability| {
             let error = |error| Errno::from_io_error(&error).unwrap_or(Errno::IO);
@@ -73,20 +72,19 @@ impl Facts {
         Facts {
             buffers: config.buffers,
             connections_max: config.connections_max,
-            allowed: cpus::allowed().unwrap_or_default(),
+            allowed: crate::cpus::allowed().unwrap_or_default(),
             abilities: Ability::ALL.map(probe).to_vec(),
             offload: Program::load().map(drop),
-            locked_octets: Limit::of(Resource::Memlock),
+            locked_bytes: Limit::of(Resource::Memlock),
             descriptors: Limit::of(Resource::Nofile),
         }
     }
 }
 
-/// Looks at everything. `root` is where `/proc` and `/sys` stand.
+/// Runs all checks. `root` is the directory that contains `proc` and `sys`.
 pub fn examine(root: &Path, facts: &Facts) -> Report {
     let machine = Machine { root, facts };
-    let themes =
-        [kernel::checks, limits::checks, processors::checks, network::checks, memory::checks];
+    let themes = [kernel::checks, limits::checks, cpus::checks, network::checks, memory::checks];
     let checks = themes.into_iter().flat_map(|checks| checks(machine)).collect();
     Report { checks }
 }
@@ -98,7 +96,7 @@ mod tests {
     use super::fixture::{Tree, check, facts};
     use super::machine::NONSENSE_MAX;
     use super::report::Heading;
-    use super::report::Verdict::{Fine, NotHere, Unknown};
+    use super::report::Verdict::{Absent, Fine, Unknown};
     use super::*;
 
     #[test]
@@ -110,13 +108,13 @@ mod tests {
                 let verdict = match check.heading {
                     Heading::Limits | Heading::Offload => Fine,
                     Heading::IoUring if check.found == "works" => Fine,
-                    Heading::Processors if check.name == "processors allowed" => allowed,
+                    Heading::Cpus if check.name == "CPUs allowed" => allowed,
                     Heading::Kernel
                     | Heading::IoUring
-                    | Heading::Processors
+                    | Heading::Cpus
                     | Heading::Network
                     | Heading::Memory => {
-                        assert!(matches!(check.verdict, Unknown | NotHere), "{check:?}");
+                        assert!(matches!(check.verdict, Unknown | Absent), "{check:?}");
                         check.verdict
                     }
                 };

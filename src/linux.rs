@@ -1,19 +1,84 @@
-//! The version of Linux.
+//! What Linux says of itself and of the machine: its version, and whether it runs in a virtual machine.
 //!
-//! This module tells which one runs, and does not know what needs it.
+//! This module does not know what the answers are needed for. Files are read below a root, which is
+//! `/` except in tests.
 
 use std::fs;
+use std::path::Path;
 
-/// The first two numbers of a release: 6 and 18 of `6.18.44-generic`.
+/// The first two numbers of a kernel release: 6 and 18 of `6.18.44-generic`.
 pub fn version(release: &str) -> Option<(u32, u32)> {
     let (major, rest) = release.split_once('.')?;
     let minor = rest.split(|letter: char| !letter.is_ascii_digit()).next()?;
     Some((major.parse().ok()?, minor.parse().ok()?))
 }
 
-/// Those of the running kernel, where they can be read.
+/// The version of the running kernel, if it can be read.
 pub fn running_version() -> Option<(u32, u32)> {
     version(&fs::read_to_string("/proc/sys/kernel/osrelease").ok()?)
+}
+
+/// The value of a line such as `Name:  value`, as files in `/proc` have them.
+pub fn field<'a>(text: &'a str, name: &str) -> Option<&'a str> {
+    let lines = text.lines().filter_map(|line| line.split_once(':'));
+    lines.into_iter().find(|(key, _)| key.trim() == name).map(|(_, value)| value.trim())
+}
+
+/// Makers of virtual machines, as they appear in the firmware's tables.
+const MAKERS: [&str; 13] = [
+    "QEMU",
+    "KVM",
+    "Amazon EC2",
+    "Google Compute Engine",
+    "OpenStack",
+    "VMware",
+    "innotek",
+    "VirtualBox",
+    "Xen",
+    "Bochs",
+    "Parallels",
+    "BHYVE",
+    "Virtual Machine",
+];
+
+/// Whether the machine is a virtual one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Virtualization {
+    /// It is, and this is what hypervisor and firmware call themselves; empty if they do not say.
+    Virtual(String),
+    /// It is not.
+    Physical,
+    /// Neither CPU nor firmware say.
+    Unknown,
+}
+
+impl Virtualization {
+    /// What the files below `root` say.
+    pub fn of(root: &Path) -> Virtualization {
+        let read = |path: &str| fs::read(root.join(path)).ok();
+        let read = |path: &str| Some(String::from_utf8_lossy(&read(path)?).trim().to_owned());
+        let cpuinfo = read("proc/cpuinfo").unwrap_or_default();
+        let vendor = read("sys/class/dmi/id/sys_vendor").unwrap_or_default();
+        let product = read("sys/class/dmi/id/product_name").unwrap_or_default();
+        let hypervisor = read("sys/hypervisor/type");
+        let firmware = format!("{vendor} {product}").trim().to_owned();
+        // Only x86 has the flag.
+        let is_flagged =
+            field(&cpuinfo, "flags").map(|flags| flags.split(' ').any(|flag| flag == "hypervisor"));
+        // Amazon rents out whole machines too.
+        let is_made =
+            MAKERS.iter().any(|maker| firmware.contains(maker)) && !product.ends_with(".metal");
+        let is_virtual = hypervisor.is_some() || is_flagged.unwrap_or(is_made);
+        let names = [hypervisor.unwrap_or_default(), firmware];
+        let names = names.into_iter().filter(|name| !name.is_empty()).collect::<Vec<String>>();
+        if is_virtual {
+            Virtualization::Virtual(names.join(", "))
+        } else if is_flagged.is_none() && names.is_empty() {
+            Virtualization::Unknown
+        } else {
+            Virtualization::Physical
+        }
+    }
 }
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
-//! The server: a worker thread for each processor, each with its own listeners, ring, memory and
-//! connections.
+//! The server: a worker on each CPU, with listeners, a ring, memory and connections of its own.
 //!
-//! Workers share nothing but the request to stop, the count of open connections and, to be read,
-//! their counters. This module starts and ends them; it does not know what they do with a byte.
+//! Workers share only the request to stop and the count of open connections; their counters can be
+//! read from outside. This module decides what the workers are made of and starts and ends them; it
+//! does not know what they do with a byte.
 
 use std::fmt;
 use std::io;
@@ -24,48 +24,48 @@ use crate::offload::{self, program::Program};
 use crate::protocol::{Protocol, Settings, Subprotocol};
 use crate::workers::{self, Memory, Serving, Worker, Workers};
 
-/// What to serve, and how.
+/// The configuration of a server.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// Where to listen; port 0 becomes a free port.
     pub listen: Vec<Address>,
     /// Whether `[::]` takes IPv4 too.
     pub dual_stack: DualStack,
-    /// The mode of Unix sockets' files, if not what the umask leaves.
+    /// The file mode of Unix sockets; if not given, the umask decides.
     pub unix_mode: Option<u32>,
-    /// How many workers; as many as processors if not given.
+    /// The number of workers; if not given, one for each of `cpus`.
     pub workers: Option<usize>,
     /// The CPUs for the workers, used in this order and again from the first when there are more
     /// workers; if not given, all in the affinity mask of the process.
     pub cpus: Option<Vec<usize>>,
-    /// How bytes reach the kernel; if not given, io_uring where all workers can have it, else epoll.
+    /// The interface to the kernel; if not given, io_uring if all workers can use it, else epoll.
     pub engine: Option<Engine>,
     /// How a worker waits.
     pub wait: WaitStrategy,
-    /// What is done for every connection.
+    /// The protocol's settings, the same for every connection.
     pub settings: Settings,
-    /// Which subprotocol is accepted.
+    /// The subprotocol to accept.
     pub subprotocol: Subprotocol,
-    /// Connections open at a time, over all workers.
+    /// The most connections open at a time, over all workers.
     pub connections_max: usize,
     /// The pinned memory of each worker.
     pub buffers: BufferConfig,
-    /// Which connections are left to the kernel.
+    /// Which connections the kernel echoes by itself.
     pub offload: offload::Policy,
 }
 
-/// Why the server could not start or go on.
+/// Why the server cannot start, or why it ended.
 #[derive(Debug)]
 pub enum ServerError {
     /// An address cannot be listened on.
     Listen(ListenError),
     /// The kernel refuses to run a thread on a CPU that was asked for.
     CpuRefused(usize, io::Error),
-    /// A worker could not start, or its ring broke.
+    /// A worker could not start, or its engine broke.
     Engine(EngineError),
-    /// Echoes cannot be offloaded, as was asked for.
+    /// Offload was demanded and is not possible.
     Offload(String),
-    /// Threads or descriptors could not be had.
+    /// The kernel refused something else: what was attempted, and its error.
     System(&'static str, io::Error),
 }
 
@@ -100,7 +100,7 @@ impl From<EngineError> for ServerError {
 pub struct Statistics {
     /// The sums.
     pub total: Snapshot,
-    /// Each worker's own, in the order of the workers.
+    /// Those of each worker, in the order of the workers.
     pub workers: Vec<Snapshot>,
 }
 
@@ -132,7 +132,7 @@ pub struct Server {
     engine: Engine,
     offload: offload::Policy,
     addresses: Vec<Address>,
-    /// Removed when the server has ended.
+    /// Removed from the file system when the server has ended.
     files: Vec<SocketFile>,
     cpus: Vec<usize>,
     serving: Serving,
@@ -144,7 +144,7 @@ impl Server {
     ///
     /// # Errors
     ///
-    /// When an address, a processor, memory or io_uring cannot be had.
+    /// When an address, a CPU, memory, io_uring or offload was asked for and is refused.
     pub fn start(config: &Config) -> Result<Server, ServerError> {
         let cpus = assign_cpus(config)?;
         let stop = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
@@ -182,17 +182,17 @@ impl Server {
         &self.addresses
     }
 
-    /// What it serves with.
+    /// The engine that it uses.
     pub fn engine(&self) -> Engine {
         self.engine
     }
 
-    /// Which connections it leaves to the kernel.
+    /// Which connections the kernel echoes by itself.
     pub fn offload(&self) -> offload::Policy {
         self.offload
     }
 
-    /// The processor of each worker.
+    /// The CPU of each worker.
     pub fn cpus(&self) -> &[usize] {
         &self.cpus
     }
@@ -206,7 +206,7 @@ impl Server {
     ///
     /// # Errors
     ///
-    /// When a worker's ring broke, or a worker could not start.
+    /// When a worker's engine broke.
     pub fn join(self) -> Result<Statistics, ServerError> {
         let outcome = self.serving.join();
         drop(self.files);
@@ -311,7 +311,7 @@ fn choose_offload(
             {
                 let (major, minor) = offload::LINUX_MIN;
                 format!(
-                    "this kernel is older than {major}.{minor} and may lose or repeat octets; use \
+                    "this kernel is older than {major}.{minor} and may lose or repeat bytes; use \
                      --offload on if it has the fixes"
                 )
             }

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 
+use ringecho::linux::{Virtualization, field};
 use serde::{Deserialize, Serialize};
 
 /// A machine and the program that measured on it. What cannot be found out is empty.
@@ -40,19 +41,14 @@ impl Environment {
                 .unwrap_or_default()
         };
         let cpuinfo = read("proc/cpuinfo");
-        let field = |name: &str| {
-            let fields = cpuinfo.lines().filter_map(|line| line.split_once(':'));
-            let mut values = fields.filter(|(key, _)| key.trim() == name);
-            values.next().map(|(_, value)| value.trim().to_owned()).unwrap_or_default()
-        };
         let cpus = core_affinity::get_core_ids().unwrap_or_default();
         Environment {
             ringbench: env!("CARGO_PKG_VERSION").to_owned(),
             kernel: read("proc/sys/kernel/osrelease"),
-            cpu: field("model name"),
+            cpu: field(&cpuinfo, "model name").unwrap_or_default().to_owned(),
             cpus: cpus.into_iter().map(|cpu| cpu.id).collect(),
             governor: read("sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
-            is_virtual: field("flags").split(' ').any(|flag| flag == "hypervisor"),
+            is_virtual: matches!(Virtualization::of(root), Virtualization::Virtual(_)),
             clocksource: read("sys/devices/system/clocksource/clocksource0/current_clocksource"),
             congestion_control: read("proc/sys/net/ipv4/tcp_congestion_control"),
         }

@@ -1,4 +1,4 @@
-//! For the tests of checks: a machine made of a few files, and what is expected of a row.
+//! Test support: a machine made of a few files, and what is expected of a row.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -42,7 +42,7 @@ pub(super) const STATUS: &str = "proc/self/status";
 
 pub(super) const UNLIMITED: Limit = Limit { soft: None, hard: None };
 
-/// A process that may do everything, on four processors.
+/// A process that may do everything, on four CPUs.
 pub(super) fn facts() -> Facts {
     Facts {
         buffers: BufferConfig { count: 256, bytes: 16 << 10 },
@@ -50,7 +50,7 @@ pub(super) fn facts() -> Facts {
         allowed: vec![0, 1, 2, 3],
         abilities: Ability::ALL.map(|ability| (ability, Ok(()))).to_vec(),
         offload: Ok(()),
-        locked_octets: UNLIMITED,
+        locked_bytes: UNLIMITED,
         descriptors: UNLIMITED,
     }
 }

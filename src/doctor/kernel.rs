@@ -1,15 +1,18 @@
-//! What the kernel can do, and what it lets this process do: its version, io_uring, and the program
-//! that echoes within it.
+//! What the kernel can do and lets this process do: its version, io_uring, and the BPF program that
+//! echoes in the kernel.
+
+use std::fmt::Display;
 
 use rustix::io::Errno;
 
-use super::machine::{Machine, Row, field, sysctl};
+use super::machine::{Machine, Row, sysctl};
 use super::report::{Check, Heading};
 use crate::engine::uring::{Ability, Purpose};
+use crate::linux::{self, field};
+use crate::offload;
 use crate::offload::program::OffloadError;
-use crate::{linux, offload};
 
-/// The oldest version of Linux that the server runs on.
+/// The oldest version of Linux on which the uring engine runs.
 const LINUX_MIN: (u32, u32) = (6, 1);
 
 pub(super) fn checks(machine: Machine<'_>) -> Vec<Check> {
@@ -28,7 +31,7 @@ fn version(machine: Machine<'_>) -> Check {
     };
     match linux::version(&text) {
         Some(version) if version >= LINUX_MIN => row.fine(text),
-        Some(_) => row.could_be_better(text, None),
+        Some(_) => row.fail(text, None),
         None => row.nonsense(&text),
     }
 }
@@ -43,7 +46,7 @@ fn io_uring(machine: Machine<'_>, ability: Ability, used: Result<(), Errno>) -> 
     let row = Row::new(Heading::IoUring, name, format!("Linux {version}{purpose}"));
     let errno = match used {
         Ok(()) => return row.fine("works"),
-        Err(Errno::INVAL) => return row.could_be_better("this kernel lacks it", None),
+        Err(Errno::INVAL) => return missing(row, ability, "this kernel lacks it", None),
         Err(errno) => errno,
     };
     let error = std::io::Error::from(errno);
@@ -51,14 +54,22 @@ fn io_uring(machine: Machine<'_>, ability: Ability, used: Result<(), Errno>) -> 
         return row.unknown(format!("cannot be tried: {error}"));
     }
     let filter = if seccomp_mode(machine) == Some(2) { " under a seccomp filter" } else { "" };
-    row.could_be_better(format!("refused{filter}: {error}"), permission(machine))
+    missing(row, ability, format!("refused{filter}: {error}"), permission(machine))
+}
+
+/// Without some abilities the uring engine cannot start; without others it is only slower.
+fn missing(row: Row, ability: Ability, found: impl Display, command: Option<String>) -> Check {
+    match ability.purpose() {
+        Purpose::Serving => row.fail(found, command),
+        Purpose::Sqpoll | Purpose::Speed => row.warn(found, command),
+    }
 }
 
 fn io_uring_disabled(machine: Machine<'_>) -> Check {
     const NAME: &str = "kernel.io_uring_disabled";
     let row = Row::new(Heading::IoUring, NAME, "0");
     let Some(text) = machine.read("proc/sys/kernel/io_uring_disabled") else {
-        return row.not_here("no such sysctl, which came with Linux 6.6");
+        return row.absent("no such sysctl, which came with Linux 6.6");
     };
     let command = Some(sysctl(NAME, 0));
     match text.as_str() {
@@ -68,12 +79,12 @@ fn io_uring_disabled(machine: Machine<'_>) -> Check {
             let group = group.filter(|group| group.parse::<u32>().is_ok());
             let group = group.map_or("no group".into(), |group| format!("group {group}"));
             if is_io_uring_refused(machine) {
-                row.could_be_better(format!("1, for root and {group}, not this process"), command)
+                row.fail(format!("1, for root and {group}, not this process"), command)
             } else {
                 row.fine(format!("1, for root and {group}, this process among them"))
             }
         }
-        "2" => row.could_be_better("2, for nobody", command),
+        "2" => row.fail("2, for nobody", command),
         _ => row.nonsense(&text),
     }
 }
@@ -88,15 +99,15 @@ fn seccomp(machine: Machine<'_>) -> Check {
         (2, false) => row.fine("2, a filter that lets io_uring_setup through"),
         (2, true) => {
             let found = "2, a filter, and io_uring_setup is refused";
-            row.could_be_better(found, permission(machine))
+            row.fail(found, permission(machine))
         }
-        // The strict mode leaves read, write and exit: nothing in it could ask.
+        // Strict mode allows only read, write and exit, so this program cannot run in it.
         (mode, _) => row.nonsense(&mode.to_string()),
     }
 }
 
-/// Whether anything forbids io_uring to this process: the kernel answered otherwise than that it
-/// does not know something.
+/// Whether something forbids io_uring to this process: every attempt was refused, not just unknown to
+/// the kernel.
 fn is_io_uring_refused(machine: Machine<'_>) -> bool {
     let abilities = &machine.facts.abilities;
     !abilities.is_empty() && abilities.iter().all(|&(_, used)| is_refusal(used))
@@ -110,7 +121,7 @@ fn seccomp_mode(machine: Machine<'_>) -> Option<u32> {
     field(&machine.read("proc/self/status")?, "Seccomp")?.parse().ok()
 }
 
-/// What lets this process use io_uring, where that is known.
+/// The command that lets this process use io_uring, if it is known.
 fn permission(machine: Machine<'_>) -> Option<String> {
     let disabled = machine.read("proc/sys/kernel/io_uring_disabled");
     if disabled.is_some_and(|disabled| disabled != "0") {
@@ -128,17 +139,15 @@ fn program(machine: Machine<'_>) -> Check {
     let version = machine.read("proc/sys/kernel/osrelease").and_then(|text| linux::version(&text));
     match &machine.facts.offload {
         Ok(()) if version.is_some_and(|version| version < offload::LINUX_MIN) => {
-            row.could_be_better("it loads, but this kernel may lose or repeat octets", None)
+            row.warn("it loads, but this kernel may lose or repeat bytes", None)
         }
         Ok(()) => row.fine("it loads"),
-        Err(OffloadError::Forbidden) => row.could_be_better(
+        Err(OffloadError::Forbidden) => row.warn(
             "this process may not load it",
             Some("sudo setcap cap_bpf,cap_net_admin,cap_perfmon=ep $(command -v ringecho)".into()),
         ),
-        Err(OffloadError::Typeless) => {
-            row.could_be_better("the kernel does not describe its types", None)
-        }
-        Err(error) => row.could_be_better(error, None),
+        Err(OffloadError::Typeless) => row.warn("the kernel does not describe its types", None),
+        Err(error) => row.warn(error, None),
     }
 }
 
@@ -147,7 +156,7 @@ mod tests {
     use super::*;
     use crate::doctor::Facts;
     use crate::doctor::fixture::{STATUS, check, check_with, expect, expect_each, facts};
-    use crate::doctor::report::Verdict::{CouldBeBetter, Fine, NotHere, Unknown};
+    use crate::doctor::report::Verdict::{Absent, Fail, Fine, Unknown, Warn};
 
     #[test]
     fn the_version_of_linux() {
@@ -158,8 +167,8 @@ mod tests {
                 ("6.18.44-generic\n", Fine, "6.18.44-generic", None),
                 ("6.1-rc3", Fine, "6.1-rc3", None),
                 ("7.0.0", Fine, "7.0.0", None),
-                ("6.0.19", CouldBeBetter, "6.0.19", None),
-                ("5.15.0-91", CouldBeBetter, "5.15.0", None),
+                ("6.0.19", Fail, "6.0.19", None),
+                ("5.15.0-91", Fail, "5.15.0", None),
                 ("six", Unknown, "six", None),
                 ("6.x", Unknown, "6.x", None),
                 ("", Unknown, "\"\"", None),
@@ -180,8 +189,12 @@ mod tests {
             let row = with(Ok(()));
             expect(&row, Fine, "works", None);
             assert!(row.wanted.starts_with(&format!("Linux {version}")), "{row:?}");
-            expect(&with(Err(Errno::INVAL)), CouldBeBetter, "lacks it", None);
-            expect(&with(Err(Errno::PERM)), CouldBeBetter, "refused: Operation not", None);
+            let verdict = match ability.purpose() {
+                Purpose::Serving => Fail,
+                Purpose::Sqpoll | Purpose::Speed => Warn,
+            };
+            expect(&with(Err(Errno::INVAL)), verdict, "lacks it", None);
+            expect(&with(Err(Errno::PERM)), verdict, "refused: Operation not", None);
             expect(&with(Err(Errno::NOMEM)), Unknown, "cannot be tried: ", None);
         }
         assert!(check("IORING_SETUP_SQPOLL", &[]).wanted.contains("for --wait sqpoll"));
@@ -201,17 +214,17 @@ mod tests {
         let name = "buffer ring";
         let filtered = [(STATUS, "Seccomp:\t2\n")];
         let row = check_with(&facts, name, &filtered);
-        expect(&row, CouldBeBetter, "refused under a seccomp filter: Operation not", None);
+        expect(&row, Fail, "refused under a seccomp filter: Operation not", None);
         for (file, command) in [
             (".dockerenv", "docker run --security-opt seccomp=unconfined"),
             ("run/.containerenv", "podman run --security-opt seccomp=unconfined"),
         ] {
             let row = check_with(&facts, name, &[filtered[0], (file, "")]);
-            expect(&row, CouldBeBetter, "seccomp", Some(command));
+            expect(&row, Fail, "seccomp", Some(command));
         }
         let disabled = [(".dockerenv", ""), ("proc/sys/kernel/io_uring_disabled", "2")];
         let command = Some("sudo sysctl -w kernel.io_uring_disabled=0");
-        expect(&check_with(&facts, name, &disabled), CouldBeBetter, "refused: ", command);
+        expect(&check_with(&facts, name, &disabled), Fail, "refused: ", command);
     }
 
     #[test]
@@ -225,7 +238,7 @@ mod tests {
             &[
                 ("0\n", Fine, "0", None),
                 ("1\n", Fine, "1, for root and no group, this process among them", None),
-                ("2\n", CouldBeBetter, "2, for nobody", command),
+                ("2\n", Fail, "2, for nobody", command),
                 ("3\n", Unknown, "3", None),
                 ("no", Unknown, "no", None),
             ],
@@ -233,10 +246,10 @@ mod tests {
         let grouped = [(path, "1"), ("proc/sys/kernel/io_uring_group", "998\n")];
         expect(&check(name, &grouped), Fine, "group 998, this process among them", None);
         let row = check_with(&without_io_uring(Errno::PERM), name, &grouped);
-        expect(&row, CouldBeBetter, "group 998, not this process", command);
+        expect(&row, Fail, "group 998, not this process", command);
         let nobody = [(path, "1"), ("proc/sys/kernel/io_uring_group", "-1\n")];
         expect(&check(name, &nobody), Fine, "no group", None);
-        expect(&check(name, &[]), NotHere, "Linux 6.6", None);
+        expect(&check(name, &[]), Absent, "Linux 6.6", None);
     }
 
     #[test]
@@ -256,11 +269,11 @@ mod tests {
         for errno in [Errno::PERM, Errno::NOSYS, Errno::ACCESS] {
             let facts = without_io_uring(errno);
             let row = check_with(&facts, "seccomp", &[(STATUS, "Seccomp:\t2\n")]);
-            expect(&row, CouldBeBetter, "io_uring_setup is refused", None);
+            expect(&row, Fail, "io_uring_setup is refused", None);
             let row = check_with(&facts, "seccomp", &[(STATUS, "Seccomp:\t0\n")]);
             expect(&row, Fine, "no filter", None);
         }
-        // An old kernel knows of nothing, but lets the call through.
+        // An old kernel lacks every feature, but lets the call through.
         let facts = without_io_uring(Errno::INVAL);
         let row = check_with(&facts, "seccomp", &[(STATUS, "Seccomp:\t2\n")]);
         expect(&row, Fine, "through", None);
@@ -274,7 +287,7 @@ mod tests {
             check_with(&Facts { offload, ..facts() }, "BPF program", &files)
         };
         assert_eq!(row(Ok(()), "6.18.1").verdict, Fine);
-        assert_eq!(row(Ok(()), "6.12.3").verdict, CouldBeBetter);
+        assert_eq!(row(Ok(()), "6.12.3").verdict, Warn);
         let forbidden = row(Err(OffloadError::Forbidden), "6.18.1");
         assert!(forbidden.command.is_some_and(|command| command.contains("cap_bpf")));
         let refused = row(Err(OffloadError::Refused("R1 is not what it was".into())), "6.18.1");

@@ -1,4 +1,4 @@
-//! What a check looks at, and what it makes of it: the machine's files, and a row without a verdict.
+//! What a check reads, and what it produces: the machine's files, and a row that has no verdict yet.
 //!
 //! Nothing here knows which checks there are.
 
@@ -9,7 +9,7 @@ use std::path::Path;
 use super::Facts;
 use super::report::{Check, Heading, Verdict};
 
-/// Characters of a file's content that are shown when it makes no sense.
+/// The most characters shown of a file whose content makes no sense.
 pub(super) const NONSENSE_MAX: usize = 40;
 
 /// What is examined.
@@ -20,13 +20,13 @@ pub(super) struct Machine<'a> {
 }
 
 impl Machine<'_> {
-    /// The content of a file, without white space around it; nothing if it cannot be read.
+    /// The content of a file without surrounding white space, if it can be read.
     pub(super) fn read(self, path: &str) -> Option<String> {
-        let octets = fs::read(self.root.join(path)).ok()?;
-        Some(String::from_utf8_lossy(&octets).trim().to_owned())
+        let bytes = fs::read(self.root.join(path)).ok()?;
+        Some(String::from_utf8_lossy(&bytes).trim().to_owned())
     }
 
-    /// The names in a directory that begin with `prefix`, in order; none if it cannot be read.
+    /// The sorted names in a directory that begin with `prefix`; none if it cannot be read.
     pub(super) fn names(self, path: &str, prefix: &str) -> Vec<String> {
         let entries = fs::read_dir(self.root.join(path)).into_iter().flatten().flatten();
         let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
@@ -65,8 +65,12 @@ impl Row {
         self.check(Verdict::Fine, found, None)
     }
 
-    pub(super) fn could_be_better(self, found: impl Display, command: Option<String>) -> Check {
-        self.check(Verdict::CouldBeBetter, found, command)
+    pub(super) fn warn(self, found: impl Display, command: Option<String>) -> Check {
+        self.check(Verdict::Warn, found, command)
+    }
+
+    pub(super) fn fail(self, found: impl Display, command: Option<String>) -> Check {
+        self.check(Verdict::Fail, found, command)
     }
 
     pub(super) fn unknown(self, found: impl Display) -> Check {
@@ -79,20 +83,14 @@ impl Row {
         self.unknown(format!("{shown:?}"))
     }
 
-    pub(super) fn not_here(self, found: impl Display) -> Check {
-        self.check(Verdict::NotHere, found, None)
+    pub(super) fn absent(self, found: impl Display) -> Check {
+        self.check(Verdict::Absent, found, None)
     }
 }
 
-/// The value of a line like `Name:  value`, as `/proc` has them.
-pub(super) fn field<'a>(text: &'a str, name: &str) -> Option<&'a str> {
-    let lines = text.lines().filter_map(|line| line.split_once(':'));
-    lines.into_iter().find(|(key, _)| key.trim() == name).map(|(_, value)| value.trim())
-}
-
-/// Whether it is a name as the kernel gives them.
+/// Whether the text looks like a name that the kernel gives to something.
 pub(super) fn is_name(text: &str) -> bool {
-    let is_part = |octet: u8| octet.is_ascii_alphanumeric() || matches!(octet, b'_' | b'-');
+    let is_part = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
     !text.is_empty() && text.bytes().all(is_part)
 }
 

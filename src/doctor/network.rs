@@ -1,4 +1,4 @@
-//! What becomes of octets on their way.
+//! TCP and network devices.
 
 use super::machine::{Machine, Row, is_name, sysctl};
 use super::report::{Check, Heading};
@@ -15,13 +15,13 @@ fn congestion_control(machine: Machine<'_>) -> Check {
     const NAME: &str = "net.ipv4.tcp_congestion_control";
     let row = Row::new(Heading::Network, "congestion control", "cubic or reno, which do not pace");
     let Some(text) = machine.read("proc/sys/net/ipv4/tcp_congestion_control") else {
-        return row.not_here("no TCP over IPv4");
+        return row.absent("no TCP over IPv4");
     };
     match text.as_str() {
         "cubic" | "reno" | "dctcp" => row.fine(text),
-        // BBR spaces segments by timers, which even the loopback waits for.
+        // BBR spaces segments with timers, and even the loopback waits for them.
         name if name.starts_with("bbr") => {
-            row.could_be_better(format!("{name}, which paces"), Some(sysctl(NAME, "cubic")))
+            row.warn(format!("{name}, which paces"), Some(sysctl(NAME, "cubic")))
         }
         name if is_name(name) => row.unknown(format!("{name}, which may pace")),
         _ => row.nonsense(&text),
@@ -29,10 +29,10 @@ fn congestion_control(machine: Machine<'_>) -> Check {
 }
 
 fn busy_polling(machine: Machine<'_>, name: &'static str, path: &str) -> Check {
-    // The loopback has no queue that could be polled (socket(7), SO_BUSY_POLL).
-    let row = Row::new(Heading::Network, name, "any; only network cards heed it");
+    // The loopback has no device queue to poll (socket(7), SO_BUSY_POLL).
+    let row = Row::new(Heading::Network, name, "any; affects only network cards");
     let Some(text) = machine.read(path) else {
-        return row.not_here("not built into this kernel");
+        return row.absent("not built into this kernel");
     };
     match text.parse::<u32>() {
         Ok(0) => row.fine("0, off"),
@@ -44,7 +44,7 @@ fn busy_polling(machine: Machine<'_>, name: &'static str, path: &str) -> Check {
 #[cfg(test)]
 mod tests {
     use crate::doctor::fixture::{check, expect, expect_each};
-    use crate::doctor::report::Verdict::{CouldBeBetter, Fine, NotHere, Unknown};
+    use crate::doctor::report::Verdict::{Absent, Fine, Unknown, Warn};
 
     #[test]
     fn congestion_controls() {
@@ -55,14 +55,14 @@ mod tests {
             &[
                 ("cubic\n", Fine, "cubic", None),
                 ("reno\n", Fine, "reno", None),
-                ("bbr\n", CouldBeBetter, "bbr, which paces", command),
-                ("bbr3\n", CouldBeBetter, "bbr3, which paces", command),
+                ("bbr\n", Warn, "bbr, which paces", command),
+                ("bbr3\n", Warn, "bbr3, which paces", command),
                 ("vegas\n", Unknown, "vegas", None),
                 ("two words", Unknown, "two words", None),
                 ("", Unknown, "\"\"", None),
             ],
         );
-        expect(&check("congestion control", &[]), NotHere, "no TCP", None);
+        expect(&check("congestion control", &[]), Absent, "no TCP", None);
     }
 
     #[test]
@@ -81,7 +81,7 @@ mod tests {
                     ("often", Unknown, "often", None),
                 ],
             );
-            expect(&check(name, &[]), NotHere, "not built", None);
+            expect(&check(name, &[]), Absent, "not built", None);
         }
     }
 }

@@ -1,24 +1,26 @@
-//! What an examination found, as a table and as JSON.
+//! The doctor's report, as a table and as JSON.
 //!
-//! This module lays text out, and knows nothing of what is examined.
+//! This module lays out text and does not know what is examined.
 
 use std::fmt::{self, Write as _};
 
 use serde::Serialize;
 
-/// The width of a table whose reader's width is not known, in columns.
+/// The width of a table, in columns, when the terminal's width is not known.
 pub const WIDTH: usize = 120;
-/// The least that is left for what is wanted.
+/// The minimum width of the column "wanted".
 const CELL_WIDTH_MIN: usize = 11;
-/// The longest word for which the column of what was found gets more than its half.
+/// The longest word for which the column "found" gets more than half of the room.
 const WORD_WIDTH_MAX: usize = 20;
 /// Between two columns, and before the name of a check.
 const GAP: usize = 2;
-/// Before a command that does not fit behind its row.
+/// Indentation of a command that does not fit on its row.
 const INDENT: usize = 4;
-/// What stands where there is none.
+/// Shown where there is no command.
 const NO_COMMAND: &str = "-";
-/// The title of the column.
+/// The titles of the columns, without that of the commands.
+const TITLES: [&str; 4] = ["check", "found", "wanted", "verdict"];
+/// The title of the column of commands.
 const COMMAND: &str = "command";
 
 /// What a check is about.
@@ -28,15 +30,15 @@ pub enum Heading {
     Kernel,
     /// What io_uring can do, and whether it may be used.
     IoUring,
-    /// Whether the kernel may echo by itself.
+    /// Whether the kernel can echo by itself.
     Offload,
-    /// What the process may take.
+    /// Resource limits of the process.
     Limits,
-    /// What runs the threads, and how fast it gets going.
-    Processors,
-    /// What becomes of octets on their way.
+    /// CPUs: which may be used, and how fast they wake up.
+    Cpus,
+    /// TCP and network devices.
     Network,
-    /// What the buffers are made of.
+    /// Huge pages for the buffers.
     Memory,
 }
 
@@ -47,64 +49,68 @@ impl fmt::Display for Heading {
             Heading::IoUring => "io_uring",
             Heading::Offload => "offload",
             Heading::Limits => "limits",
-            Heading::Processors => "processors",
+            Heading::Cpus => "CPUs",
             Heading::Network => "network",
             Heading::Memory => "memory",
         })
     }
 }
 
-/// What to think of what was found.
+/// The verdict on what was found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub enum Verdict {
     /// It is as wanted.
     #[serde(rename = "fine")]
     Fine,
-    /// It costs latency, or keeps the server from starting.
-    #[serde(rename = "could be better")]
-    CouldBeBetter,
+    /// It costs latency, or an option cannot be used.
+    #[serde(rename = "warn")]
+    Warn,
+    /// It keeps the uring engine from starting, which leaves epoll.
+    #[serde(rename = "fail")]
+    Fail,
     /// It could not be found out.
     #[serde(rename = "unknown")]
     Unknown,
-    /// This machine has no such thing.
-    #[serde(rename = "not here")]
-    NotHere,
+    /// This machine or kernel does not have it.
+    #[serde(rename = "absent")]
+    Absent,
 }
 
 impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Verdict::Fine => "fine",
-            Verdict::CouldBeBetter => "could be better",
+            Verdict::Warn => "warn",
+            Verdict::Fail => "fail",
             Verdict::Unknown => "unknown",
-            Verdict::NotHere => "not here",
+            Verdict::Absent => "absent",
         })
     }
 }
 
-/// One thing that was looked at.
+/// The result of one check.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Check {
     /// What it is about.
     #[serde(skip)]
     pub heading: Heading,
-    /// What was looked at; no two checks have the same name.
+    /// The name of the check, unique in a report.
     pub name: &'static str,
-    /// What is there.
+    /// What was found.
     pub found: String,
     /// What is good for latency.
     pub wanted: String,
-    /// What to think of it.
+    /// The verdict.
     pub verdict: Verdict,
-    /// What to type to change it; nothing where nothing needs to or can be done.
+    /// The command that changes it; nothing if nothing needs to, or can, be done.
     pub command: Option<String>,
 }
 
-/// All that was looked at. Shown as a table as wide as the formatter's width, or [`WIDTH`]; only
-/// commands go beyond that, as they are no good in pieces.
+/// All checks. Displayed as a table of the formatter's width, or of [`WIDTH`]; only commands may be
+/// longer, since a wrapped command cannot be copied.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Report {
-    /// The checks, those of a heading beside each other.
+    /// The checks, grouped by heading.
     pub checks: Vec<Check>,
 }
 
@@ -128,17 +134,17 @@ fn cells(check: &Check) -> [String; 4] {
     [name, check.found.clone(), check.wanted.clone(), check.verdict.to_string()]
 }
 
-/// How wide the columns are: name, found, wanted, verdict; and all of the table.
+/// The widths of the columns name, found, wanted and verdict, and of the whole table.
 struct Columns {
     widths: [usize; 4],
     width: usize,
 }
 
 impl Columns {
-    /// As wide as their longest cells, but for what was found and what is wanted, which share what
-    /// the others leave of `width`.
+    /// Each column is as wide as its longest cell, except found and wanted, which share what the
+    /// others leave of `width`.
     fn fitting(report: &Report, width: usize) -> Columns {
-        let mut widths = [0; 4];
+        let mut widths = TITLES.map(str::len);
         let mut word = 0;
         for check in &report.checks {
             for (width, cell) in widths.iter_mut().zip(cells(check)) {
@@ -148,21 +154,21 @@ impl Columns {
             word = words.fold(word, usize::max);
         }
         let [name, found, wanted, verdict] = widths;
-        // A narrow table has better use for the columns than a title.
+        // A narrow table has no room for a title.
         let command = if width < WIDTH { NO_COMMAND } else { COMMAND };
         let left = width.saturating_sub(name + verdict + 4 * GAP + command.len());
-        // One that needs less than half leaves the rest to the other; and a version of a kernel
-        // should not stand out of its column.
+        // A column that needs less than half leaves the rest to the other; and a kernel version should
+        // not overflow its column.
         let share = (left / 2).max(left.saturating_sub(wanted)).max(word.min(WORD_WIDTH_MAX));
         let found = found.min(share);
         let wanted = wanted.min(left.saturating_sub(found)).max(CELL_WIDTH_MIN);
         Columns { widths: [name, found, wanted, verdict], width }
     }
 
-    /// The last title stands where commands do, unless there is no room for any.
+    /// Leaves out the title of the commands where no command fits on its row.
     fn write_titles(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let command = if self.has_room_for(COMMAND) { COMMAND } else { "" };
-        self.write_line(f, &["check", "found", "wanted", "verdict"], command)
+        self.write_line(f, &TITLES, command)
     }
 
     fn has_room_for(&self, command: &str) -> bool {
@@ -170,8 +176,8 @@ impl Columns {
         place + command.chars().count() <= self.width
     }
 
-    /// Writes a row, wrapping its cells between words; the command behind it if there is room for
-    /// all of it, else on a line of its own.
+    /// Writes a row, wrapping its cells between words. The command follows on the same line if it
+    /// fits, else on a line of its own.
     fn write_row(
         &self,
         f: &mut fmt::Formatter<'_>,
@@ -204,7 +210,7 @@ impl Columns {
     }
 }
 
-/// The lines of `text` of at most `width` columns; a word that is longer stands alone.
+/// Splits `text` into lines of at most `width` columns; a longer word gets a line of its own.
 fn wrap(text: &str, width: usize) -> Vec<String> {
     if text.chars().count() <= width {
         return vec![text.to_owned()];
@@ -232,7 +238,7 @@ mod tests {
             name,
             found: "some number of words that say what was found here".into(),
             wanted: "and some more of them that say what would be better".into(),
-            verdict: Verdict::CouldBeBetter,
+            verdict: Verdict::Warn,
             command: command.map(str::to_owned),
         }
     }
@@ -267,7 +273,7 @@ mod tests {
         }
         let place = lines[0].find("verdict").expect("a title");
         for line in [2, 3, 5] {
-            assert!(lines[line][place..].starts_with("could be better"), "{text}");
+            assert!(lines[line][place..].starts_with("warn"), "{text}");
         }
     }
 
@@ -303,9 +309,10 @@ mod tests {
         assert!(first["command"].is_null());
         for (verdict, text) in [
             (Verdict::Fine, "fine"),
-            (Verdict::CouldBeBetter, "could be better"),
+            (Verdict::Warn, "warn"),
+            (Verdict::Fail, "fail"),
             (Verdict::Unknown, "unknown"),
-            (Verdict::NotHere, "not here"),
+            (Verdict::Absent, "absent"),
         ] {
             assert_eq!(serde_json::to_value(verdict).expect("text"), text);
             assert_eq!(verdict.to_string(), text);

@@ -106,7 +106,7 @@ fn the_first_line_says_where_and_how_and_then_it_accepts() {
 }
 
 #[test]
-fn without_options_there_is_a_worker_for_each_processor_and_the_wait_is_adaptive() {
+fn without_options_there_is_a_worker_for_each_cpu_and_the_wait_is_adaptive() {
     let server = Server::start(&[]);
     let workers = cpus().len();
     let plural = if workers == 1 { "" } else { "s" };
@@ -166,7 +166,7 @@ fn an_address_in_use_is_an_error_that_names_the_process() {
 }
 
 #[test]
-fn the_ipv6_wildcard_takes_ipv4_unless_told_otherwise() {
+fn the_ipv6_wildcard_takes_ipv4_unless_ipv6_only_is_given() {
     if TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).is_err() {
         return say("SKIPPED the_ipv6_wildcard_takes_ipv4: there is no IPv6 here");
     }
@@ -222,14 +222,14 @@ fn a_server_starts_where_one_was_killed_an_instant_before() {
 }
 
 #[test]
-fn an_address_of_another_machine_is_told() {
+fn an_address_of_another_machine_is_an_error() {
     // RFC 5737: TEST-NET-1 is nobody's.
     let line = refusal(run(&["--listen", "192.0.2.1:9001"]));
     assert!(line.contains("192.0.2.1:9001"), "{line}");
 }
 
 #[test]
-fn a_cpu_list_that_is_none_is_a_usage_error() {
+fn a_malformed_cpu_list_is_a_usage_error() {
     for list in ["1-", "x", "", "0,1-y"] {
         let ended = run(&["--listen", "127.0.0.1:0", "--cpus", list]);
         assert_eq!(ended.status.code(), Some(2), "{ended:?}");
@@ -295,7 +295,7 @@ const STATUSES: &[(i32, &[&str], &str)] = &[
     (2, &["--ipv6-only"], "--listen [::]:9001"),
     (2, &["--unix-mode", "600"], "--listen unix:/PATH"),
     (2, &["--unix-mode", "9"], "such as 660"),
-    (2, &["--workers", "0"], "1..=1024"),
+    (2, &["--workers", "0"], "from 1 to 1024"),
     (2, &["--cpus", "1-"], "such as 0,2-5"),
     (2, &["--wait", "never"], "adaptive"),
     (2, &["--engine", "uring2"], "epoll"),
@@ -304,11 +304,13 @@ const STATUSES: &[(i32, &[&str], &str)] = &[
     (2, &["--compression", "gzip"], "mirror"),
     (2, &["--message-max", "0"], "such as 64KiB"),
     (2, &["--message-max", "2GiB"], "1.0 GiB"),
-    (2, &["--connections-max", "0"], "--connections-max"),
+    (2, &["--connections-max", "0"], "from 1 to"),
     (2, &["--buffers", "3"], "power of two"),
     (2, &["--buffer-size", "1"], "such as 64KiB"),
     (2, &["--buffer-size", "1025"], "multiple of 64"),
+    (2, &["--spin-us", "0"], "from 1 to 1000000"),
     (2, &["--spin-us", "-1"], "-1"),
+    (2, &["--compression-level", "10"], "from 1 to 9"),
     (2, &["--wait", "block", "--wait", "spin"], "--wait"),
     (2, &["--wait", "block", "--spin-us", "9"], "no effect with --wait block"),
     (2, &["--compression", "off", "--compression-level", "9"], "no effect with --compression off"),
@@ -340,7 +342,7 @@ fn every_end_has_its_status() {
 }
 
 #[test]
-fn help_names_every_option_and_the_version_is_told() {
+fn help_names_every_option_and_version_prints_the_version() {
     let help = run(&["--help"]);
     assert_eq!((help.status.code(), help.stderr.as_str()), (Some(0), ""));
     for word in [
@@ -378,7 +380,7 @@ fn help_names_every_option_and_the_version_is_told() {
 }
 
 #[test]
-fn without_io_uring_the_remedy_is_told() {
+fn without_io_uring_the_error_names_the_remedy() {
     let refused = |errno| {
         let arguments = ["--listen", "127.0.0.1:0", "--engine", "uring"];
         refusal(without_io_uring(errno, || run(&arguments)))
@@ -541,7 +543,7 @@ fn a_stop_within_a_frame_lets_binary_finish_and_drops_text() {
     let half = payload.len() / 2;
     let mut binary = Client::connect(server.address());
     binary.write(&sent[..half]);
-    // The header is four octets shorter without the key.
+    // The header is four bytes shorter without the key.
     let first = binary.read(half - 4);
     let mut text = Client::connect(server.address());
     text.echo(TEXT, b"before");
@@ -573,7 +575,7 @@ fn a_stop_within_a_frame_lets_binary_finish_and_drops_text() {
     assert_eq!((ended.count("messages"), ended.count("protocol_violations")), (2, 0));
 }
 
-/// The reference conversation: `messages` texts of 16 octets one after the other.
+/// The reference conversation: `messages` texts of 16 bytes one after the other.
 fn converse(client: &mut Client, messages: usize) {
     let sent = frame(TEXT, b"0123456789abcdef");
     for _ in 0..messages {
@@ -804,7 +806,7 @@ fn messages_that_wait_together_share_their_system_calls() {
     let sent = frame(TEXT, b"0123456789abcdef");
     for _ in 0..300 {
         // The server is held while the messages are written, so that the count depends neither on
-        // the client's speed nor on the processors.
+        // the client's speed nor on the CPUs.
         server.signal(Signal::STOP);
         let stopped = waitpid(Some(server.pid()), WaitOptions::UNTRACED).expect("a child");
         assert!(stopped.is_some_and(|(_, status)| status.stopped()));
@@ -877,14 +879,14 @@ fn a_stale_unix_socket_is_replaced_and_nothing_else_is() {
 }
 
 #[test]
-fn plain_octets_come_back_and_are_counted() {
+fn plain_bytes_come_back_and_are_counted() {
     let server = Server::start(&["--protocol", "tcp", "--workers", "1", "--connections-max", "1"]);
     assert!(server.greeting().contains(" tcp://127.0.0.1:"), "{}", server.greeting());
     let mut client = Client::open(server.address());
     for number in 0..100 {
-        let octets = pattern(1 + number * 3);
-        client.write(&octets);
-        assert_eq!(client.read(octets.len()), octets);
+        let bytes = pattern(1 + number * 3);
+        client.write(&bytes);
+        assert_eq!(client.read(bytes.len()), bytes);
     }
     // One too many is let go, when it says something.
     let mut other = Client::open(server.address());
@@ -895,14 +897,14 @@ fn plain_octets_come_back_and_are_counted() {
     drop((client, other));
     let ended = server.wait();
     assert_eq!(ended.status.code(), Some(0));
-    let octets: u64 = (0..100).map(|number| 1 + number * 3).sum();
+    let bytes: u64 = (0..100).map(|number| 1 + number * 3).sum();
     assert_eq!((ended.count("messages"), ended.count("connections_rejected")), (100, 1));
-    assert_eq!((ended.count("bytes_in"), ended.count("bytes_out")), (octets + 5, octets));
+    assert_eq!((ended.count("bytes_in"), ended.count("bytes_out")), (bytes + 5, bytes));
 }
 
 /// epoll alone takes a short receive for an empty socket.
 #[test]
-fn what_follows_urgent_data_is_not_left_behind_by_epoll() {
+fn epoll_reads_what_follows_urgent_data() {
     let server = Server::start(&["--protocol", "tcp", "--engine", "epoll"]);
     let mut client = Client::open(server.address());
     for _ in 0..10 {
@@ -911,7 +913,7 @@ fn what_follows_urgent_data_is_not_left_behind_by_epoll() {
         rustix::net::send(client.stream(), b"!", SendFlags::OOB).expect("connected");
         client.write(b"behind");
         server.signal(Signal::CONT);
-        // The urgent octet is no part of the stream (tcp(7)).
+        // The urgent byte is no part of the stream (tcp(7)).
         assert_eq!(client.read(12), b"beforebehind");
     }
 }

@@ -1,15 +1,16 @@
-//! The processors: which of them the process has, how fast they get going, and their clock.
+//! CPUs: which of them the process may use, how fast they wake up, and their clock.
 
 use std::collections::BTreeMap;
 
-use super::machine::{Machine, Row, field, is_name};
+use super::machine::{Machine, Row, is_name};
 use super::report::{Check, Heading};
 use crate::cpus::{self, CpuList};
+use crate::linux::Virtualization;
 
-/// A processor that takes this long to wake, in microseconds, adds nearly half of what an echo
-/// between threads that do not sleep takes in all (`docs/benchmarking.md`).
+/// Leaving an idle state that takes this long, in microseconds, adds nearly half of the time of a
+/// whole echo between threads that spin (`docs/benchmarking.md`).
 const WAKING_US_MAX: u64 = 10;
-/// Cores that are named when their siblings are shown.
+/// The most cores that are named when their siblings are shown.
 const CORES_MAX: usize = 4;
 
 pub(super) fn checks(machine: Machine<'_>) -> Vec<Check> {
@@ -32,8 +33,8 @@ fn parse(list: &str) -> Option<Vec<usize>> {
 }
 
 fn allowed(machine: Machine<'_>) -> Check {
-    let wanted = "2 or more, one for all else";
-    let row = Row::new(Heading::Processors, "processors allowed", wanted);
+    let wanted = "2 or more, one for other work";
+    let row = Row::new(Heading::Cpus, "CPUs allowed", wanted);
     let allowed = &machine.facts.allowed;
     let online = machine.read("sys/devices/system/cpu/online");
     let online = online.and_then(|list| parse(&list)).unwrap_or_default();
@@ -45,13 +46,13 @@ fn allowed(machine: Machine<'_>) -> Check {
         0 => row.unknown("cannot be listed"),
         1 => {
             let command = format!("taskset -c {} ringecho", cpus::list(&online));
-            row.could_be_better(found, Some(command).filter(|_| online.len() > 1))
+            row.warn(found, Some(command).filter(|_| online.len() > 1))
         }
         _ => row.fine(found),
     }
 }
 
-/// How the kernel keeps other work from a processor.
+/// How the kernel keeps other work off a CPU.
 #[derive(Clone, Copy)]
 enum Apart {
     Isolated,
@@ -60,39 +61,35 @@ enum Apart {
 
 fn set_apart(machine: Machine<'_>, apart: Apart) -> Check {
     let (name, path, parameter) = match apart {
-        Apart::Isolated => (
-            "processors isolated",
-            "sys/devices/system/cpu/isolated",
-            "isolcpus=domain,managed_irq,",
-        ),
-        Apart::Tickless => {
-            ("processors tickless", "sys/devices/system/cpu/nohz_full", "nohz_full=")
+        Apart::Isolated => {
+            ("CPUs isolated", "sys/devices/system/cpu/isolated", "isolcpus=domain,managed_irq,")
         }
+        Apart::Tickless => ("CPUs tickless", "sys/devices/system/cpu/nohz_full", "nohz_full="),
     };
-    let row = Row::new(Heading::Processors, name, "those of --wait spin");
+    let row = Row::new(Heading::Cpus, name, "the CPUs of --wait spin");
     let Some(text) = machine.read(path) else {
-        return row.not_here("not built into this kernel");
+        return row.absent("not built into this kernel");
     };
-    // The kernel prints the latter for a list that was never made.
+    // The kernel prints the latter for a list that was never set.
     if matches!(text.as_str(), "" | "(null)") {
-        // The first processor of a machine is the one that cannot be set apart.
+        // The first CPU of a machine cannot be isolated.
         let others = machine.facts.allowed.get(1..).filter(|others| !others.is_empty());
         let command = others.map(|others| format!("boot with {parameter}{}", cpus::list(others)));
-        return row.could_be_better("none", command);
+        return row.warn("none", command);
     }
     let Some(cpus) = parse(&text) else {
         return row.nonsense(&text);
     };
     if machine.allowed(&cpus).is_empty() {
         let command = format!("taskset -c {text} ringecho");
-        return row.could_be_better(format!("{text}, none of them allowed"), Some(command));
+        return row.warn(format!("{text}, none of them allowed"), Some(command));
     }
     row.fine(text)
 }
 
 fn governor(machine: Machine<'_>) -> Check {
     const WANTED: &str = "performance";
-    let row = Row::new(Heading::Processors, "frequency governor", WANTED);
+    let row = Row::new(Heading::Cpus, "frequency governor", WANTED);
     let mut cpus_by_governor: BTreeMap<String, Vec<usize>> = BTreeMap::new();
     for &cpu in &machine.facts.allowed {
         let path = format!("sys/devices/system/cpu/cpu{cpu}/cpufreq/scaling_governor");
@@ -103,7 +100,7 @@ fn governor(machine: Machine<'_>) -> Check {
         cpus_by_governor.entry(governor).or_default().push(cpu);
     }
     if cpus_by_governor.is_empty() {
-        return row.not_here("no cpufreq");
+        return row.absent("no cpufreq");
     }
     let found = cpus_by_governor.iter();
     let found = found.map(|(governor, cpus)| format!("{governor} on {}", cpus::list(cpus)));
@@ -112,14 +109,14 @@ fn governor(machine: Machine<'_>) -> Check {
         return row.fine(found);
     }
     let files = "/sys/devices/system/cpu/cpu*/cpufreq/scaling_governor";
-    row.could_be_better(found, Some(format!("echo {WANTED} | sudo tee {files}")))
+    row.warn(found, Some(format!("echo {WANTED} | sudo tee {files}")))
 }
 
 /// An idle state: how long it takes to leave, in microseconds, and its name.
 type IdleState = (u64, String);
 
-/// The deepest state of a processor that is not disabled, if it has any; an error for nonsense, with
-/// the content.
+/// The deepest enabled idle state of a CPU, if it has any; an error with the content of a file that
+/// makes no sense.
 fn deepest_state(machine: Machine<'_>, cpu: usize) -> Result<Option<IdleState>, String> {
     let directory = format!("sys/devices/system/cpu/cpu{cpu}/cpuidle");
     let mut deepest = None;
@@ -140,7 +137,7 @@ fn deepest_state(machine: Machine<'_>, cpu: usize) -> Result<Option<IdleState>, 
 
 fn idle_state(machine: Machine<'_>) -> Check {
     let wanted = format!("less than {WAKING_US_MAX} µs to leave it");
-    let row = Row::new(Heading::Processors, "deepest idle state", wanted);
+    let row = Row::new(Heading::Cpus, "deepest idle state", wanted);
     let mut deepest = None;
     for &cpu in &machine.facts.allowed {
         match deepest_state(machine, cpu) {
@@ -149,23 +146,23 @@ fn idle_state(machine: Machine<'_>) -> Check {
         }
     }
     let Some((latency_us, name)) = deepest else {
-        return row.not_here("no cpuidle");
+        return row.absent("no cpuidle");
     };
     let found = format!("{name}, {latency_us} µs to leave it");
     if latency_us < WAKING_US_MAX {
         return row.fine(found);
     }
     let command = format!("sudo cpupower idle-set --disable-by-latency {WAKING_US_MAX}");
-    row.could_be_better(found, Some(command))
+    row.warn(found, Some(command))
 }
 
 fn siblings(machine: Machine<'_>) -> Check {
-    let row = Row::new(Heading::Processors, "SMT siblings", "a core for each worker");
+    let row = Row::new(Heading::Cpus, "SMT siblings", "a core for each worker");
     let mut cores: Vec<Vec<usize>> = Vec::new();
     for &cpu in &machine.facts.allowed {
         let path = format!("sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list");
         let Some(text) = machine.read(&path) else {
-            return row.unknown(format!("no topology of processor {cpu}"));
+            return row.unknown(format!("no topology of CPU {cpu}"));
         };
         let Some(siblings) = parse(&text) else {
             return row.nonsense(&text);
@@ -178,7 +175,7 @@ fn siblings(machine: Machine<'_>) -> Check {
     let shared: Vec<String> =
         cores.iter().filter(|core| core.len() > 1).map(|core| cpus::list(core)).collect();
     match shared.len() {
-        0 if cores.is_empty() => row.unknown("no processors"),
+        0 if cores.is_empty() => row.unknown("no CPUs"),
         0 => row.fine("none share a core"),
         count => {
             let named = shared[..count.min(CORES_MAX)].join(" and ");
@@ -187,13 +184,13 @@ fn siblings(machine: Machine<'_>) -> Check {
             let firsts: Vec<usize> =
                 cores.iter().filter_map(|core| core.first().copied()).collect();
             let command = format!("ringecho --cpus {}", cpus::list(&firsts));
-            row.could_be_better(format!("{named}{more} share a core"), Some(command))
+            row.warn(format!("{named}{more} share a core"), Some(command))
         }
     }
 }
 
 fn nodes(machine: Machine<'_>) -> Check {
-    let row = Row::new(Heading::Processors, "NUMA nodes", "one");
+    let row = Row::new(Heading::Cpus, "NUMA nodes", "one");
     let mut nodes: Vec<(String, Vec<usize>)> = Vec::new();
     for name in machine.names("sys/devices/system/node", "node") {
         let text = machine.read(&format!("sys/devices/system/node/{name}/cpulist"));
@@ -211,69 +208,29 @@ fn nodes(machine: Machine<'_>) -> Check {
     let found = nodes.iter().map(|(name, cpus)| format!("{name} with {}", cpus::list(cpus)));
     let found = found.collect::<Vec<String>>().join(", ");
     match nodes.as_slice() {
-        [] => row.not_here("no NUMA"),
+        [] => row.absent("no NUMA"),
         [_] => row.fine(found),
-        [(_, cpus), ..] => {
-            row.could_be_better(found, Some(format!("ringecho --cpus {}", cpus::list(cpus))))
-        }
+        [(_, cpus), ..] => row.warn(found, Some(format!("ringecho --cpus {}", cpus::list(cpus)))),
     }
 }
 
-/// Makers of virtual machines, as they name themselves in the firmware's tables.
-const MAKERS: [&str; 13] = [
-    "QEMU",
-    "KVM",
-    "Amazon EC2",
-    "Google Compute Engine",
-    "OpenStack",
-    "VMware",
-    "innotek",
-    "VirtualBox",
-    "Xen",
-    "Bochs",
-    "Parallels",
-    "BHYVE",
-    "Virtual Machine",
-];
-
 fn virtual_machine(machine: Machine<'_>) -> Check {
-    let row = Row::new(Heading::Processors, "virtual machine", "no");
-    let cpuinfo = machine.read("proc/cpuinfo").unwrap_or_default();
-    let vendor = machine.read("sys/class/dmi/id/sys_vendor").unwrap_or_default();
-    let product = machine.read("sys/class/dmi/id/product_name").unwrap_or_default();
-    let hypervisor = machine.read("sys/hypervisor/type");
-    let firmware = format!("{vendor} {product}").trim().to_owned();
-    let flags = field(&cpuinfo, "flags");
-    let is_flagged = flags.map(|flags| flags.split(' ').any(|flag| flag == "hypervisor"));
-    let is_made = MAKERS.iter().any(|maker| firmware.contains(maker))
-        // Amazon lets whole machines too.
-        && !product.ends_with(".metal");
-    let is_virtual = match is_flagged {
-        Some(is_flagged) => is_flagged || hypervisor.is_some(),
-        // Only x86 has the flag.
-        None => is_made || hypervisor.is_some(),
-    };
-    let names = [hypervisor.unwrap_or_default(), firmware];
-    let names = names.into_iter().filter(|name| !name.is_empty()).collect::<Vec<String>>();
-    if is_virtual {
-        let names = names.join(", ");
-        let found = if names.is_empty() { "yes".into() } else { format!("yes: {names}") };
-        return row.could_be_better(found, None);
+    let row = Row::new(Heading::Cpus, "virtual machine", "no");
+    match Virtualization::of(machine.root) {
+        Virtualization::Virtual(names) if names.is_empty() => row.warn("yes", None),
+        Virtualization::Virtual(names) => row.warn(format!("yes: {names}"), None),
+        Virtualization::Physical => row.fine("no"),
+        Virtualization::Unknown => row.unknown("neither CPU nor firmware say"),
     }
-    if is_flagged.is_none() && names.is_empty() {
-        return row.unknown("neither processor nor firmware say");
-    }
-    row.fine("no")
 }
 
 fn clock_source(machine: Machine<'_>) -> Check {
     const DIRECTORY: &str = "sys/devices/system/clocksource/clocksource0";
-    // Those that are read without a system call, by processor.
+    // Those that are read without a system call, on x86 and ARM.
     const WANTED: [&str; 2] = ["tsc", "arch_sys_counter"];
     let available = machine.read(&format!("{DIRECTORY}/available_clocksource")).unwrap_or_default();
     let available = WANTED.iter().find(|source| available.split(' ').any(|name| name == **source));
-    let row =
-        Row::new(Heading::Processors, "clock source", available.copied().unwrap_or(WANTED[0]));
+    let row = Row::new(Heading::Cpus, "clock source", available.copied().unwrap_or(WANTED[0]));
     let Some(source) = machine.read(&format!("{DIRECTORY}/current_clocksource")) else {
         return row.unknown("no /sys");
     };
@@ -285,18 +242,18 @@ fn clock_source(machine: Machine<'_>) -> Check {
     }
     let command = available
         .map(|wanted| format!("echo {wanted} | sudo tee /{DIRECTORY}/current_clocksource"));
-    row.could_be_better(source, command)
+    row.warn(source, command)
 }
 
 #[cfg(test)]
 mod tests {
     use crate::doctor::Facts;
     use crate::doctor::fixture::{check, check_with, expect, expect_each, facts};
-    use crate::doctor::report::Verdict::{CouldBeBetter, Fine, NotHere, Unknown};
+    use crate::doctor::report::Verdict::{Absent, Fine, Unknown, Warn};
 
     #[test]
-    fn the_processors_allowed() {
-        let name = "processors allowed";
+    fn the_cpus_allowed() {
+        let name = "CPUs allowed";
         let path = "sys/devices/system/cpu/online";
         expect_each(
             name,
@@ -309,22 +266,22 @@ mod tests {
         );
         let one = Facts { allowed: vec![2], ..facts() };
         let command = Some("taskset -c 0-3 ringecho");
-        expect(&check_with(&one, name, &[(path, "0-3")]), CouldBeBetter, "2 of 0-3", command);
-        expect(&check_with(&one, name, &[(path, "2")]), CouldBeBetter, "2", None);
-        expect(&check_with(&one, name, &[]), CouldBeBetter, "2", None);
+        expect(&check_with(&one, name, &[(path, "0-3")]), Warn, "2 of 0-3", command);
+        expect(&check_with(&one, name, &[(path, "2")]), Warn, "2", None);
+        expect(&check_with(&one, name, &[]), Warn, "2", None);
         let none = Facts { allowed: Vec::new(), ..facts() };
         expect(&check_with(&none, name, &[]), Unknown, "cannot be listed", None);
     }
 
     #[test]
-    fn processors_set_apart() {
+    fn cpus_set_apart() {
         for (name, path, command) in [
             (
-                "processors isolated",
+                "CPUs isolated",
                 "sys/devices/system/cpu/isolated",
                 "boot with isolcpus=domain,managed_irq,1-3",
             ),
-            ("processors tickless", "sys/devices/system/cpu/nohz_full", "boot with nohz_full=1-3"),
+            ("CPUs tickless", "sys/devices/system/cpu/nohz_full", "boot with nohz_full=1-3"),
         ] {
             let taskset = Some("taskset -c 4-7 ringecho");
             expect_each(
@@ -333,15 +290,15 @@ mod tests {
                 &[
                     ("2-3\n", Fine, "2-3", None),
                     ("3-5\n", Fine, "3-5", None),
-                    ("4-7\n", CouldBeBetter, "4-7, none of them allowed", taskset),
-                    ("\n", CouldBeBetter, "none", Some(command)),
-                    ("(null)\n", CouldBeBetter, "none", Some(command)),
+                    ("4-7\n", Warn, "4-7, none of them allowed", taskset),
+                    ("\n", Warn, "none", Some(command)),
+                    ("(null)\n", Warn, "none", Some(command)),
                     ("some", Unknown, "some", None),
                 ],
             );
-            expect(&check(name, &[]), NotHere, "not built", None);
+            expect(&check(name, &[]), Absent, "not built", None);
             let one = Facts { allowed: vec![0], ..facts() };
-            expect(&check_with(&one, name, &[(path, "")]), CouldBeBetter, "none", None);
+            expect(&check_with(&one, name, &[(path, "")]), Warn, "none", None);
         }
     }
 
@@ -355,17 +312,17 @@ mod tests {
                 paths.iter().map(String::as_str).zip(governors).collect();
             check(name, &files)
         };
-        // The fifth processor is not allowed.
+        // The fifth CPU is not allowed.
         let fast = "performance\n";
         expect(&with([fast, fast, fast, fast, "x y"]), Fine, "performance on 0-3", None);
         let command = Some(
             "echo performance | sudo tee /sys/devices/system/cpu/cpu*/cpufreq/scaling_governor",
         );
         let mixed = with([fast, "powersave", "powersave", fast, fast]);
-        expect(&mixed, CouldBeBetter, "performance on 0,3, powersave on 1-2", command);
+        expect(&mixed, Warn, "performance on 0,3, powersave on 1-2", command);
         expect(&with([fast, fast, "two words", fast, fast]), Unknown, "two words", None);
         expect(&with([fast, "", fast, fast, fast]), Unknown, "\"\"", None);
-        expect(&check(name, &[]), NotHere, "no cpufreq", None);
+        expect(&check(name, &[]), Absent, "no cpufreq", None);
     }
 
     /// The files of an idle state: name, latency, disable.
@@ -396,14 +353,14 @@ mod tests {
         let command = Some("sudo cpupower idle-set --disable-by-latency 10");
         expect(&with(shallow, shallow), Fine, "C1, 2 µs", None);
         expect(&with(["C1E", "9", "0"], shallow), Fine, "C1E, 9 µs", None);
-        expect(&with(["C1E", "10", "0"], shallow), CouldBeBetter, "C1E, 10 µs", command);
-        expect(&with(shallow, ["C6", "133", "0"]), CouldBeBetter, "C6, 133 µs", command);
+        expect(&with(["C1E", "10", "0"], shallow), Warn, "C1E, 10 µs", command);
+        expect(&with(shallow, ["C6", "133", "0"]), Warn, "C6, 133 µs", command);
         expect(&with(["C6", "133", "1"], shallow), Fine, "C1, 2 µs", None);
-        expect(&with(["", "133", "0"], shallow), CouldBeBetter, "state1, 133 µs", command);
+        expect(&with(["", "133", "0"], shallow), Warn, "state1, 133 µs", command);
         for nonsense in [["C6", "long", "0"], ["C6", "", "0"], ["C6", "133", "perhaps"]] {
             expect(&with(nonsense, shallow), Unknown, "state1/", None);
         }
-        expect(&check(name, &[]), NotHere, "no cpuidle", None);
+        expect(&check(name, &[]), Absent, "no cpuidle", None);
     }
 
     #[test]
@@ -420,16 +377,16 @@ mod tests {
         // Siblings that the process may not use.
         expect(&with(4, &["0,4", "1,5", "2,6", "3,7"]), Fine, "none share a core", None);
         let row = with(4, &["0-1", "0-1", "2-3", "2-3"]);
-        expect(&row, CouldBeBetter, "0-1 and 2-3 share a core", Some("ringecho --cpus 0,2"));
+        expect(&row, Warn, "0-1 and 2-3 share a core", Some("ringecho --cpus 0,2"));
         let row = with(4, &["0,2", "1", "0,2", "3"]);
-        expect(&row, CouldBeBetter, "0,2 share a core", Some("ringecho --cpus 0-1,3"));
+        expect(&row, Warn, "0,2 share a core", Some("ringecho --cpus 0-1,3"));
         let pairs = ["0-1", "0-1", "2-3", "2-3", "4-5", "4-5", "6-7", "6-7", "8-9", "8-9"];
         let row = with(10, &pairs);
         let command = Some("ringecho --cpus 0,2,4,6,8");
-        expect(&row, CouldBeBetter, "6-7 and 1 more share a core", command);
-        expect(&with(4, &["0", "1", "2"]), Unknown, "processor 3", None);
+        expect(&row, Warn, "6-7 and 1 more share a core", command);
+        expect(&with(4, &["0", "1", "2"]), Unknown, "CPU 3", None);
         expect(&with(4, &["0", "1", "2", "none"]), Unknown, "none", None);
-        expect(&with(0, &[]), Unknown, "no processors", None);
+        expect(&with(0, &[]), Unknown, "no CPUs", None);
     }
 
     #[test]
@@ -443,15 +400,10 @@ mod tests {
         expect(&with(["0-3\n", "4-7\n", "\n"]), Fine, "node0 with 0-3", None);
         let row = with(["0-1,8", "2-3", ""]);
         let command = Some("ringecho --cpus 0-1");
-        expect(&row, CouldBeBetter, "node0 with 0-1, node1 with 2-3", command);
+        expect(&row, Warn, "node0 with 0-1, node1 with 2-3", command);
         expect(&with(["0-1", "two", "2"]), Unknown, "two", None);
-        expect(&with(["4", "5", "6"]), NotHere, "no NUMA", None);
-        expect(
-            &check(name, &[("sys/devices/system/node/possible", "0")]),
-            NotHere,
-            "no NUMA",
-            None,
-        );
+        expect(&with(["4", "5", "6"]), Absent, "no NUMA", None);
+        expect(&check(name, &[("sys/devices/system/node/possible", "0")]), Absent, "no NUMA", None);
     }
 
     #[test]
@@ -466,16 +418,16 @@ mod tests {
         let dell = [(vendor, "Dell Inc.\n"), (product, "PowerEdge\n")];
         expect(&check(name, &[bare]), Fine, "no", None);
         expect(&check(name, &[bare, dell[0], dell[1]]), Fine, "no", None);
-        expect(&check(name, &[flagged]), CouldBeBetter, "yes", None);
+        expect(&check(name, &[flagged]), Warn, "yes", None);
         let row = check(name, &[flagged, (vendor, "QEMU\n"), (product, "Standard PC\n")]);
-        expect(&row, CouldBeBetter, "yes: QEMU Standard PC", None);
+        expect(&row, Warn, "yes: QEMU Standard PC", None);
         let row = check(name, &[bare, ("sys/hypervisor/type", "xen\n")]);
-        expect(&row, CouldBeBetter, "yes: xen", None);
+        expect(&row, Warn, "yes: xen", None);
         // Only x86 has the flag, so elsewhere the firmware is believed.
         expect(&check(name, &[arm, dell[0], dell[1]]), Fine, "no", None);
         let amazon = (vendor, "Amazon EC2\n");
         let row = check(name, &[arm, amazon, (product, "m7g.large\n")]);
-        expect(&row, CouldBeBetter, "yes: Amazon EC2 m7g.large", None);
+        expect(&row, Warn, "yes: Amazon EC2 m7g.large", None);
         expect(&check(name, &[arm, amazon, (product, "m7g.metal\n")]), Fine, "no", None);
         expect(&check(name, &[arm]), Unknown, "neither", None);
         expect(&check(name, &[(cpuinfo, "nonsense")]), Unknown, "neither", None);
@@ -493,7 +445,7 @@ mod tests {
             &[
                 ("tsc\n", Fine, "tsc", None),
                 ("arch_sys_counter\n", Fine, "arch_sys_counter", None),
-                ("hpet\n", CouldBeBetter, "hpet", None),
+                ("hpet\n", Warn, "hpet", None),
                 ("", Unknown, "\"\"", None),
                 ("a clock", Unknown, "a clock", None),
             ],
@@ -501,7 +453,7 @@ mod tests {
         let command = "echo tsc | sudo tee \
                        /sys/devices/system/clocksource/clocksource0/current_clocksource";
         let files = [(current, "kvm-clock\n"), (available, "kvm-clock tsc acpi_pm \n")];
-        expect(&check(name, &files), CouldBeBetter, "kvm-clock", Some(command));
+        expect(&check(name, &files), Warn, "kvm-clock", Some(command));
         assert_eq!(check(name, &[(available, "arch_sys_counter")]).wanted, "arch_sys_counter");
         expect(&check(name, &[]), Unknown, "no /sys", None);
     }
