@@ -1,11 +1,10 @@
-//! ringecho: a WebSocket echo server for Linux on io_uring, at one system call a message.
+//! ringecho: a WebSocket echo server for Linux on io_uring, at one system call per message.
 //!
 //! The layers, from the outside in: [`cli`] reads the command line, [`server`] starts a worker on
-//! each core, [`engine`] moves bytes between sockets and [`protocol`], which turns what was
-//! received into the reply, in a region of memory as [`buffer`] describes it.
-//! [`offload`] lets the kernel echo by itself where it can.
-//! [`doctor`] stands beside them and looks at the machine. `docs/architecture.md` says why it is
-//! built like this.
+//! each CPU with the listeners of [`listen`], and [`engine`] moves bytes between sockets and
+//! [`protocol`], which turns the bytes received into the reply, in a region of memory that [`buffer`]
+//! describes. [`offload`] lets the kernel echo by itself where it can. [`doctor`] examines the machine.
+//! See `docs/architecture.md` for the reasons.
 
 pub mod buffer;
 pub mod cli;

@@ -11,7 +11,7 @@ use crate::engine::wait::WaitStrategy;
 use crate::offload;
 use crate::protocol::{Policy, Protocol};
 
-/// How long `adaptive` and `sqpoll` spin unless told otherwise, in microseconds.
+/// How long `adaptive` and `sqpoll` spin by default, in microseconds.
 pub(super) const SPIN_US_DEFAULT: u32 = 50;
 const SPIN_DEFAULT: Duration = Duration::from_micros(SPIN_US_DEFAULT as u64);
 
@@ -26,6 +26,10 @@ const fn choice<T>(name: &'static str, value: T, help: &'static str) -> Choice<T
     Choice { name, value, help }
 }
 
+const fn engine(engine: Engine, help: &'static str) -> Choice<EngineChoice> {
+    choice(engine.name(), EngineChoice(Some(engine)), help)
+}
+
 /// The engine asked for; none stands for `auto`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct EngineChoice(pub Option<Engine>);
@@ -36,12 +40,11 @@ pub(super) const ENGINES: &[Choice<EngineChoice>] = &[
         EngineChoice(None),
         "io_uring where the kernel allows it, else epoll, with a warning that says why",
     ),
-    choice("uring", EngineChoice(Some(Engine::Uring)), "io_uring: one system call per message"),
-    choice("epoll", EngineChoice(Some(Engine::Epoll)), "epoll: three system calls per message"),
+    engine(Engine::Uring, "io_uring: one system call per message"),
+    engine(Engine::Epoll, "epoll: three system calls per message"),
     #[cfg(feature = "tokio-uring")]
-    choice(
-        "tokio-uring",
-        EngineChoice(Some(Engine::TokioUring)),
+    engine(
+        Engine::TokioUring,
         "io_uring through the tokio-uring runtime: six system calls per message",
     ),
 ];

@@ -6,14 +6,12 @@
 use super::choices::{self, OFFLOADS, WAITS};
 use super::{Cli, EngineChoice};
 use crate::engine::Engine;
+#[cfg(feature = "tokio-uring")]
+use crate::engine::tokio_uring::FIXED_MAX;
 use crate::engine::wait::WaitStrategy;
 use crate::listen::{self, Address};
 use crate::offload;
 use crate::protocol::{Policy, Protocol};
-
-/// Registered buffers of a worker of tokio-uring, at most (`UIO_MAXIOV`).
-#[cfg(feature = "tokio-uring")]
-const TOKIO_BUFFERS_MAX: u16 = 1024;
 
 impl Cli {
     /// The first rule that is broken. `is_given` says whether an option, by its id, was given and
@@ -60,10 +58,9 @@ impl Cli {
             _ => {}
         }
         #[cfg(feature = "tokio-uring")]
-        if self.engine == EngineChoice(Some(Engine::TokioUring)) && self.buffers > TOKIO_BUFFERS_MAX
-        {
+        if self.engine == EngineChoice(Some(Engine::TokioUring)) && self.buffers > FIXED_MAX {
             return Some(format!(
-                "--engine tokio-uring registers at most {TOKIO_BUFFERS_MAX} buffers; lower --buffers"
+                "--engine tokio-uring registers at most {FIXED_MAX} buffers; lower --buffers"
             ));
         }
         match self.named_wait() {

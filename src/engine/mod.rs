@@ -44,7 +44,7 @@ pub enum Engine {
 
 impl Engine {
     /// Its name on the command line.
-    pub fn name(self) -> &'static str {
+    pub const fn name(self) -> &'static str {
         match self {
             Engine::Uring => "uring",
             Engine::Epoll => "epoll",

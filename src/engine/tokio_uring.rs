@@ -100,7 +100,7 @@ const SUBMISSIONS: u32 = 1024;
 /// Entries of the completion queue. When it is full, the kernel keeps what is over.
 const COMPLETIONS: u32 = 4096;
 /// The most buffers that tokio-uring registers (`UIO_MAXIOV`); it drops further ones silently.
-const FIXED_MAX: u16 = 1024;
+pub const FIXED_MAX: u16 = 1024;
 /// Octets that a receive takes when no registered buffer is free.
 const HEAP_OCTETS: usize = 1 << 10;
 
