@@ -1,11 +1,12 @@
 //! Memory for messages: mapped at start-up, with every page allocated in advance, locked where the
 //! limits allow it, and on huge pages where there are any.
 //!
-//! This module hands out memory and does not know what is stored there. Invariant that the unsafe
-//! blocks rely on:
+//! This module hands out memory and does not know what is stored there. Invariants that the
+//! unsafe blocks rely on:
 //!
 //! 1. `start..start + length` is mapped, readable and writable from [`Mapping::new`] until the
 //!    mapping is dropped, and nothing else in the process knows the addresses.
+//! 2. A new mapping at an address that the kernel chooses touches no other memory.
 
 #![expect(unsafe_code, reason = "mapping and locking memory; see the invariant above")]
 
@@ -42,7 +43,7 @@ impl Mapping {
     pub fn new(bytes: usize) -> io::Result<Mapping> {
         let protection = ProtFlags::READ | ProtFlags::WRITE;
         let huge_length = huge_pages(bytes) * HUGE_PAGE;
-        // SAFETY: a new mapping at an address of the kernel's choice touches no other memory.
+        // SAFETY: invariant 2.
         let huge = unsafe {
             let flags = MapFlags::PRIVATE | MapFlags::HUGETLB | MapFlags::POPULATE;
             mm::mmap_anonymous(ptr::null_mut(), huge_length, protection, flags)
@@ -51,7 +52,7 @@ impl Mapping {
         let length = if is_huge { huge_length } else { bytes };
         let start = match huge {
             Ok(start) => start,
-            // SAFETY: as above.
+            // SAFETY: invariant 2.
             Err(_) => unsafe {
                 mm::mmap_anonymous(ptr::null_mut(), length, protection, MapFlags::PRIVATE)?
             },

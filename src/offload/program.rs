@@ -10,6 +10,8 @@
 //!    in `TCP_INFO`. So when that call returns, no run is in progress that found the slot before it was
 //!    deleted from `slots`, and the record can be given to another connection.
 //! 3. `getsockopt` and `ioctl` write no more than the object that they are given a pointer to.
+//! 4. A `Shared` is a mapping of the whole process, of atomics only: any thread may use it and give it up.
+//! 5. A new mapping at an address that the kernel chooses touches no other memory.
 
 #![expect(unsafe_code, reason = "memory is shared with the kernel; see the invariants above")]
 
@@ -356,10 +358,10 @@ struct Shared<T> {
     count: u32,
 }
 
-// SAFETY: it is memory of atomics, which any thread may use.
+// SAFETY: invariant 4.
 unsafe impl<T: Sync> Sync for Shared<T> {}
 
-// SAFETY: a mapping is the process's, and any thread may give it up.
+// SAFETY: invariant 4.
 unsafe impl<T: Sync> Send for Shared<T> {}
 
 impl EchoCounts for Shared<Totals> {
@@ -372,7 +374,7 @@ impl<T> Shared<T> {
     fn new(map: BorrowedFd<'_>, count: u32) -> io::Result<Shared<T>> {
         let length = count as usize * size_of::<T>();
         let protection = ProtFlags::READ | ProtFlags::WRITE;
-        // SAFETY: a new mapping at an address of the kernel's choice touches no other memory.
+        // SAFETY: invariant 5.
         let start =
             unsafe { mm::mmap(ptr::null_mut(), length, protection, MapFlags::SHARED, map, 0)? };
         Ok(Shared { start: NonNull::new(start.cast()).expect("mmap returns no null"), count })

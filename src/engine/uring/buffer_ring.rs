@@ -118,10 +118,10 @@ impl BufferRing {
         entry.set_bid(lease.buffer() as u16);
         self.tail = self.tail.wrapping_add(1);
         // The kernel must see the entry before the tail.
-        // SAFETY: the mapping was zeroed, holds at least one entry, and is page-aligned.
+        // SAFETY: invariant 1; the mapping was zeroed, holds at least one entry, and is page-aligned.
         let tail = unsafe { BufRingEntry::tail(entries) };
-        // SAFETY: the tail lies in the first entry, aligned to its two bytes, and no reference to
-        // that entry is left.
+        // SAFETY: invariant 1; the tail lies in the first entry, aligned to its two bytes, and no
+        // reference to that entry is left.
         let tail = unsafe { AtomicU16::from_ptr(tail.cast_mut()) };
         tail.store(self.tail, Ordering::Release);
         self.ready += 1;

@@ -23,6 +23,8 @@
 //! 3. The mappings outlive the ring: [`PreparedRing`] drops them after it, and a worker ends only
 //!    when all its operations have ended. If the ring breaks, all of it is leaked
 //!    (`Pump::run` and [`PreparedRing::serve`]). A panic aborts the process (see `Cargo.toml`).
+//! 4. A [`Socket`] is an open descriptor: only `close` and `discard` close one, and both take it away from
+//!    the caller.
 
 #![expect(unsafe_code, reason = "the kernel reads and writes memory; see the invariants above")]
 
@@ -134,7 +136,7 @@ impl<'a> KernelRing<'a> {
     #[inline]
     fn push(&mut self, submission: squeue::Entry, token: Token) {
         let submission = submission.user_data(token.0);
-        // SAFETY: what the operation reads or writes is covered by invariants 1 and 2.
+        // SAFETY: invariants 1 and 2 cover what the operation reads or writes.
         while unsafe { self.queues.submissions.push(&submission) }.is_err() {
             self.queues.submissions.sync();
             if let Err(error) = self.queues.call(0, None) {
@@ -278,7 +280,7 @@ impl<'a> KernelRing<'a> {
 }
 
 fn borrow(socket: &Socket) -> BorrowedFd<'_> {
-    // SAFETY: the socket is open: only `close` and `discard` close it, and take it away.
+    // SAFETY: invariant 4.
     unsafe { BorrowedFd::borrow_raw(socket.0) }
 }
 
@@ -401,7 +403,7 @@ impl Ring for KernelRing<'_> {
 
     fn discard(&mut self, socket: Socket) {
         self.counters.syscalls.add(1);
-        // SAFETY: the socket was accepted, never used, and is taken away from the caller.
+        // SAFETY: invariant 4.
         drop(unsafe { OwnedFd::from_raw_fd(socket.0) });
     }
 

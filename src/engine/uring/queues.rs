@@ -1,9 +1,10 @@
 //! The submission and the completion queue of a ring, and the one system call that serves both.
 //!
-//! This file knows nothing of operations. Its unsafe blocks pass no memory to the kernel but the
-//! argument of the call itself, which outlives the call.
+//! This file knows nothing of operations. Invariant that the unsafe blocks rely on:
+//!
+//! 1. They pass no memory to the kernel but the argument of the call itself, which outlives the call.
 
-#![expect(unsafe_code, reason = "io_uring_enter(2) takes a pointer; see above")]
+#![expect(unsafe_code, reason = "io_uring_enter(2) takes a pointer; see the invariant above")]
 
 use std::io;
 use std::time::Duration;
@@ -51,14 +52,14 @@ impl Queues<'_> {
         self.counters.syscalls.add(1);
         let result = match timeout {
             None => {
-                // SAFETY: no argument is passed.
+                // SAFETY: invariant 1; no argument is passed.
                 unsafe { self.submitter.enter::<u64>(to_submit, wanted, flags, None) }
             }
             Some(timeout) => {
                 let timespec = Timespec::from(timeout);
                 let arguments = SubmitArgs::new().timespec(&timespec);
                 let flags = flags | ENTER_EXT_ARG;
-                // SAFETY: the arguments and what they point to outlive the call.
+                // SAFETY: invariant 1.
                 unsafe { self.submitter.enter(to_submit, wanted, flags, Some(&arguments)) }
             }
         };

@@ -11,6 +11,7 @@
 
 mod agreement;
 mod answer;
+mod heap;
 mod peer;
 mod receiver;
 mod script;

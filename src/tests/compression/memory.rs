@@ -8,6 +8,7 @@ use ringecho::protocol::{Admission, Connection, Context, Next, Policy, Protocol,
 
 use crate::POLICIES;
 use crate::agreement::{request, settings};
+use crate::heap;
 use crate::peer::Peer;
 use crate::sender::deflate;
 use testkit::RSV1;
@@ -122,82 +123,5 @@ fn a_connection_takes_memory_with_its_first_compressed_message_and_gives_it_back
         }
         drop(connection);
         assert_eq!(heap::held(), before, "after the end");
-    }
-}
-
-/// Counts what this thread has on the heap.
-mod heap {
-    #![expect(unsafe_code, reason = "an allocator has to say so; it hands all on as it comes")]
-
-    use std::alloc::{GlobalAlloc, Layout, System};
-    use std::cell::Cell;
-
-    struct Counting;
-
-    #[global_allocator]
-    static COUNTING: Counting = Counting;
-
-    thread_local! {
-        static HELD: Cell<isize> = const { Cell::new(0) };
-        static PEAK: Cell<isize> = const { Cell::new(0) };
-        static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
-    }
-
-    /// Octets on the heap; less than none where this thread has freed those of others.
-    pub(crate) fn held() -> isize {
-        HELD.get()
-    }
-
-    /// The most of them since [`restart_peak`].
-    pub(crate) fn peak() -> isize {
-        PEAK.get()
-    }
-
-    pub(crate) fn restart_peak() {
-        PEAK.set(HELD.get());
-    }
-
-    /// How often something was allocated.
-    pub(crate) fn allocations() -> u64 {
-        ALLOCATIONS.get()
-    }
-
-    fn taken(octets: usize) {
-        HELD.set(HELD.get() + octets as isize);
-        PEAK.set(PEAK.get().max(HELD.get()));
-        ALLOCATIONS.set(ALLOCATIONS.get() + 1);
-    }
-
-    fn freed(octets: usize) {
-        HELD.set(HELD.get() - octets as isize);
-    }
-
-    // SAFETY: `System` does it all; the counts are of this thread and allocate nothing.
-    unsafe impl GlobalAlloc for Counting {
-        unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-            taken(layout.size());
-            // SAFETY: the caller keeps to what `System` demands, which is what this demands.
-            unsafe { System.alloc(layout) }
-        }
-
-        unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-            taken(layout.size());
-            // SAFETY: as above.
-            unsafe { System.alloc_zeroed(layout) }
-        }
-
-        unsafe fn dealloc(&self, place: *mut u8, layout: Layout) {
-            freed(layout.size());
-            // SAFETY: as above.
-            unsafe { System.dealloc(place, layout) }
-        }
-
-        unsafe fn realloc(&self, place: *mut u8, layout: Layout, octets: usize) -> *mut u8 {
-            // Both are there while one is copied to the other.
-            taken(octets);
-            freed(layout.size());
-            // SAFETY: as above.
-            unsafe { System.realloc(place, layout, octets) }
-        }
     }
 }
