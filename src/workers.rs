@@ -139,8 +139,11 @@ impl Serving {
     ///
     /// The first of theirs.
     pub fn join(self) -> Result<(), EngineError> {
-        let ended = self.handles.into_iter().map(|thread| thread.join());
-        ended.fold(Ok(()), |outcome, ended| outcome.and(ended.expect("a panic ends the process")))
+        let mut outcome = Ok(());
+        for thread in self.handles {
+            outcome = outcome.and(thread.join().expect("a panic ends the process"));
+        }
+        outcome
     }
 }
 

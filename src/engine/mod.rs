@@ -60,7 +60,7 @@ impl Engine {
     /// When the kernel refuses what this engine needs; then nothing of it is kept.
     pub fn prepare(self, worker: &WorkerConfig) -> Result<Prepared, EngineError> {
         Ok(match self {
-            Engine::Uring => Prepared::Uring(uring::PreparedRing::new(worker)?),
+            Engine::Uring => Prepared::Uring(Box::new(uring::PreparedRing::new(worker)?)),
             Engine::Epoll => Prepared::Epoll(epoll::PreparedEpoll::new(worker)?),
             #[cfg(feature = "tokio-uring")]
             Engine::TokioUring => Prepared::TokioUring(tokio_uring::PreparedRuntime::new(worker)?),
@@ -71,7 +71,7 @@ impl Engine {
 /// A worker that has all that it needs to serve. It belongs to the thread that prepared it.
 pub enum Prepared {
     /// For [`Engine::Uring`].
-    Uring(uring::PreparedRing),
+    Uring(Box<uring::PreparedRing>),
     /// For [`Engine::Epoll`].
     Epoll(epoll::PreparedEpoll),
     /// For [`Engine::TokioUring`].

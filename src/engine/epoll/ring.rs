@@ -1,17 +1,5 @@
-//! Readiness as a [`Ring`]: epoll(7), edge-triggered, and the system calls of sockets.
-//!
-//! An operation is tried when it is asked for or when its socket becomes ready, and its completion
-//! is queued until the next [`Blocking::enter`]. A send is tried at once, so that a reply leaves
-//! before anything is waited for. Before a thread sleeps, every socket that may have input is read,
-//! until it is known to be empty: a TCP socket that gave less than there was room for is empty
-//! (epoll(7), questions and answers), and is not asked again; others are read until they say so.
-//! So a message in ping-pong costs three system calls: epoll_wait, recv and send.
-//!
-//! Descriptors never leave this module: a [`Socket`] is a place in its table. An edge is noted in
-//! that table and nowhere else, and no socket is closed while edges are being noted, so an edge
-//! cannot be taken for another socket's.
-//!
-//! There is no unsafe code here, and nothing of what is done with the octets.
+//! A worker's ring on epoll: the operations of the pump, tried when they are asked for or when their
+//! socket becomes ready.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -19,167 +7,26 @@ use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::time::Duration;
 
-use rustix::event::Timespec;
-use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
+use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::io::Errno;
-use rustix::net::{self, AddressFamily, RecvFlags, SendFlags, Shutdown, SocketFlags, sockopt};
+use rustix::net::{self, RecvFlags, SendFlags, Shutdown, SocketFlags};
 
-use super::pump::Pump;
-use super::ring::{
+use super::edges::{CONNECTION, EVENTS, Edges, LISTENER};
+use super::sockets::{Entry, Listener, queue};
+use super::{PreparedEpoll, no_epoll};
+use crate::buffer::HEADROOM;
+use crate::engine::ring::{
     ADMISSIONS_MAX, Blocking, Completion, Further, Lease, Patience, Received, Reply, Ring, Sent,
     Socket, Wait,
 };
-use super::wait::{Source, Waiter};
-use super::{BufferConfig, EngineError, WorkerConfig};
-use crate::buffer::HEADROOM;
+use crate::engine::wait::Waiter;
+use crate::engine::{BufferConfig, EngineError, WorkerConfig};
 use crate::memory::Mapping;
 use crate::metrics::Counters;
 use crate::offload::record::Record;
 use crate::slab::ConnectionId;
 
-/// Edges taken in one call.
-const EVENTS: usize = 1024;
-/// What an edge's data says beside the place of a connection, in its upper half.
-const CONNECTION: u64 = 0;
-const LISTENER: u64 = 1 << 32;
-const STOP: u64 = 2 << 32;
-
-/// The epoll instance and the memory of one worker.
-pub struct PreparedEpoll {
-    epoll: OwnedFd,
-    memory: Mapping,
-}
-
-impl PreparedEpoll {
-    /// Takes them from the kernel.
-    ///
-    /// # Errors
-    ///
-    /// When memory or descriptors run out.
-    pub fn new(worker: &WorkerConfig) -> Result<PreparedEpoll, EngineError> {
-        let epoll = epoll::create(CreateFlags::CLOEXEC).map_err(no_epoll)?;
-        let readable = EventFlags::IN | EventFlags::ET;
-        epoll::add(&epoll, &worker.stop, EventData::new_u64(STOP), readable).map_err(no_epoll)?;
-        let memory = Mapping::new(worker.buffers.memory_bytes()).map_err(EngineError::no_memory)?;
-        Ok(PreparedEpoll { epoll, memory })
-    }
-
-    /// Whether the memory for messages cannot be swapped out.
-    pub fn is_locked(&self) -> bool {
-        self.memory.is_locked()
-    }
-
-    /// Serves connections until the worker is told to stop. Calls `started` once they are accepted.
-    ///
-    /// # Errors
-    ///
-    /// When a listener cannot be watched, or epoll breaks.
-    pub fn serve(
-        self,
-        worker: &WorkerConfig,
-        listeners: Vec<OwnedFd>,
-        started: impl FnOnce(),
-    ) -> Result<(), EngineError> {
-        let context = worker.context();
-        let ring = EpollRing::new(self, worker, listeners)?;
-        let pump = Pump::new(ring, context, &worker.limit);
-        started();
-        pump.run().map_err(|error| EngineError::new("go on serving", error))
-    }
-}
-
-fn no_epoll(errno: Errno) -> EngineError {
-    let error = EngineError::new("set up epoll", errno);
-    match errno {
-        Errno::MFILE | Errno::NFILE => {
-            error.with_remedy("raise the limit on descriptors (ulimit -n)")
-        }
-        Errno::NOSPC => error.with_remedy("raise sysctl fs.epoll.max_user_watches"),
-        _ => error,
-    }
-}
-
-/// The edges that have not been noted yet.
-struct Edges<'a> {
-    epoll: OwnedFd,
-    events: Vec<Event>,
-    counters: &'a Counters,
-}
-
-impl Edges<'_> {
-    /// One epoll_wait(2), for `most`.
-    fn call(&mut self, most: Option<Duration>) -> io::Result<()> {
-        let timeout = most.map(|most| Timespec {
-            tv_sec: most.as_secs().try_into().unwrap_or(i64::MAX),
-            tv_nsec: most.subsec_nanos().into(),
-        });
-        self.counters.syscalls.add(1);
-        self.events.clear();
-        let room = rustix::buffer::spare_capacity(&mut self.events);
-        match epoll::wait(&self.epoll, room, timeout.as_ref()) {
-            Ok(_) | Err(Errno::INTR) => Ok(()),
-            Err(error) => Err(error.into()),
-        }
-    }
-}
-
-impl Source for Edges<'_> {
-    fn look(&mut self) -> io::Result<bool> {
-        self.call(Some(Duration::ZERO))?;
-        Ok(!self.events.is_empty())
-    }
-
-    fn sleep(&mut self, most: Option<Duration>) -> io::Result<()> {
-        self.call(most)
-    }
-}
-
-/// An open socket.
-#[derive(Debug)]
-struct Entry {
-    fd: OwnedFd,
-    /// Known since its first operation.
-    id: Option<ConnectionId>,
-    /// A receive that gave less than there was room for has emptied the socket.
-    tells_by_length: bool,
-    is_receiving: bool,
-    /// There may be input: an edge came, and nothing since has said that the socket is empty.
-    is_readable: bool,
-    /// The peer has ended or broken the connection, which only a receive that finds no octets says.
-    has_ended: bool,
-    /// It is among the places to be read.
-    is_queued: bool,
-    /// A send that waits for the peer.
-    waiting: Option<Reply>,
-}
-
-#[derive(Debug)]
-struct Listener {
-    fd: OwnedFd,
-    is_accepting: bool,
-    is_readable: bool,
-    tells_by_length: bool,
-}
-
-impl Listener {
-    /// A listener whose edges come with its `number`.
-    fn watched(fd: OwnedFd, number: u64, epoll: &OwnedFd) -> Result<Listener, Errno> {
-        rustix::io::ioctl_fionbio(&fd, true)?;
-        // Several workers may listen on one socket; one of them is enough for a connection.
-        let flags = EventFlags::IN | EventFlags::EXCLUSIVE | EventFlags::ET;
-        epoll::add(epoll, &fd, EventData::new_u64(LISTENER | number), flags)?;
-        let family = sockopt::socket_domain(&fd)?;
-        Ok(Listener {
-            fd,
-            is_accepting: false,
-            // It may have connections from before.
-            is_readable: true,
-            tells_by_length: family == AddressFamily::INET || family == AddressFamily::INET6,
-        })
-    }
-}
-
-struct EpollRing<'a> {
+pub(super) struct EpollRing<'a> {
     edges: Edges<'a>,
     waiter: Waiter<'a>,
     listeners: Vec<Option<Listener>>,
@@ -191,17 +38,17 @@ struct EpollRing<'a> {
     readable: VecDeque<i32>,
     config: BufferConfig,
     memory: Mapping,
-    /// Buffers that nobody has.
+    /// Free buffers.
     free: Vec<u32>,
-    /// Quick sends that were whole, to be reported with the next completions.
+    /// Sends without patience that were whole, to be reported with the next completions.
     whole: Vec<(ConnectionId, u32)>,
-    /// Completions that [`Blocking::enter`] must not sleep on.
+    /// Completions to be reported before [`Blocking::enter`] may sleep.
     urgent: Vec<Completion>,
     counters: &'a Counters,
 }
 
 impl<'a> EpollRing<'a> {
-    fn new(
+    pub(super) fn new(
         prepared: PreparedEpoll,
         worker: &'a WorkerConfig,
         listeners: Vec<OwnedFd>,
@@ -237,7 +84,7 @@ impl<'a> EpollRing<'a> {
         (place, self.entries[place as usize].as_mut().expect("its socket is open"))
     }
 
-    /// The same before its first operation, which makes it known.
+    /// The same for its first operation, from which on the connection's id is known.
     #[inline]
     fn introduce(&mut self, id: ConnectionId, socket: &Socket) -> &mut Entry {
         let entry = self.entries[socket.0 as usize].as_mut().expect("its socket is open");
@@ -275,7 +122,7 @@ impl<'a> EpollRing<'a> {
         let Some(entry) = &mut self.entries[place as usize] else { return };
         let ended = EventFlags::RDHUP | EventFlags::HUP | EventFlags::ERR;
         entry.has_ended |= flags.intersects(ended);
-        // A receive stops at the mark of urgent data, whatever is behind it (tcp(7)).
+        // A receive stops at the urgent mark, whatever follows it (tcp(7)).
         entry.tells_by_length &= !flags.contains(EventFlags::PRI);
         if flags.intersects(EventFlags::IN | EventFlags::PRI | ended) {
             entry.is_readable = true;
@@ -286,7 +133,7 @@ impl<'a> EpollRing<'a> {
         {
             let id = entry.id.expect("it has had an operation");
             match self.attempt(place, id, reply) {
-                // An edge for input says as well that there is room, where there is none.
+                // An edge for input also claims that there is room, even if there is none.
                 (Sent::Cut(rest), 0) => {
                     self.entries[place as usize].as_mut().expect("it is open").waiting = Some(rest);
                 }
@@ -312,12 +159,12 @@ impl<'a> EpollRing<'a> {
         reply.ended(sent.map(|count| count as u32), |lease| self.free.push(lease.buffer()))
     }
 
-    /// Whether there is something to do without an edge.
+    /// Whether there is something to do without waiting for an edge.
     fn is_busy(&self) -> bool {
         !self.urgent.is_empty() || !self.readable.is_empty() || self.is_asked_to_accept()
     }
 
-    /// Appends what has completed, and completes what can be without waiting.
+    /// Appends what has completed, after trying everything that can be done without waiting.
     #[inline]
     fn collect(&mut self, completions: &mut Vec<Completion>) {
         completions.append(&mut self.urgent);
@@ -334,11 +181,11 @@ impl<'a> EpollRing<'a> {
             .any(|listener| listener.is_accepting && listener.is_readable)
     }
 
-    /// Reads every socket once that may have input, as far as there are buffers.
+    /// Reads each socket that may have input once, as long as there are buffers.
     #[inline]
     fn read(&mut self, completions: &mut Vec<Completion>) {
         for _ in 0..self.readable.len() {
-            // Those that are left over come first the next time.
+            // Sockets that are left over come first the next time.
             let Some(buffer) = self.free.pop() else { return };
             let Some(place) = self.readable.pop_front() else { return self.free.push(buffer) };
             let entry = self.entries[place as usize].as_mut();
@@ -351,9 +198,9 @@ impl<'a> EpollRing<'a> {
                 self.free.push(buffer);
                 continue;
             }
-            let octets = self.config.bytes as usize;
-            let start = buffer as usize * octets;
-            let room = &mut self.memory.bytes()[start + HEADROOM..start + octets];
+            let size = self.config.bytes as usize;
+            let start = buffer as usize * size;
+            let room = &mut self.memory.bytes()[start + HEADROOM..start + size];
             let length = room.len();
             self.counters.syscalls.add(1);
             let result = net::recv(&entry.fd, room, RecvFlags::DONTWAIT).map(|(_, count)| count);
@@ -392,7 +239,7 @@ impl<'a> EpollRing<'a> {
         }
     }
 
-    /// Accepts connections that wait, on each listener so many that the open ones are not kept waiting.
+    /// Accepts waiting connections: on each listener so few that the open ones do not have to wait long.
     fn accept_some(&mut self, completions: &mut Vec<Completion>) {
         for number in 0..self.listeners.len() {
             for _ in 0..ADMISSIONS_MAX {
@@ -420,14 +267,14 @@ impl<'a> EpollRing<'a> {
         if result.is_ok() {
             return Some((result, Further::More));
         }
-        // The connections still wait, though no edge will say so again.
+        // The connections are still waiting, but no further edge will say so.
         if let Some(listener) = &mut self.listeners[number] {
             listener.is_accepting = false;
         }
         Some((result, Further::Over))
     }
 
-    /// Watches a socket. Edges that come before its first receive are kept for it.
+    /// Watches a socket. Edges that come before its first receive are remembered.
     fn add(&mut self, fd: OwnedFd, tells_by_length: bool) -> Result<Socket, Errno> {
         let place = self.vacant.pop().unwrap_or_else(|| {
             self.entries.push(None);
@@ -447,7 +294,7 @@ impl<'a> EpollRing<'a> {
             id: None,
             tells_by_length,
             is_receiving: false,
-            // The first request is often there with the connection; reading finds out.
+            // The first request often arrives together with the connection.
             is_readable: true,
             has_ended: false,
             is_queued: false,
@@ -457,19 +304,10 @@ impl<'a> EpollRing<'a> {
     }
 
     fn remove(&mut self, socket: &Socket) {
-        // Closing takes it from epoll's list too.
+        // Closing also removes it from the epoll instance.
         self.counters.syscalls.add(1);
         self.entries[socket.0 as usize] = None;
         self.vacant.push(socket.0);
-    }
-}
-
-/// Puts a socket among those to be read, once.
-#[inline]
-fn queue(readable: &mut VecDeque<i32>, entry: &mut Entry, place: i32) {
-    if entry.is_receiving && !entry.is_queued {
-        entry.is_queued = true;
-        readable.push_back(place);
     }
 }
 
@@ -537,8 +375,8 @@ impl Ring for EpollRing<'_> {
     ) -> Patience {
         self.introduce(id, socket);
         match (self.attempt(socket.0, id, reply), patience) {
-            // The pump waits for the end of a patient send, and for nothing else maybe.
-            ((Sent::Whole, octets), Patience::None) => self.whole.push((id, octets)),
+            // Unlike a patient send, a quick one is not waited for, so its end is not urgent.
+            ((Sent::Whole, bytes), Patience::None) => self.whole.push((id, bytes)),
             ((Sent::Cut(rest), 0), Patience::Unlimited) => {
                 let (_, entry) = self.entry(id);
                 entry.waiting = Some(rest);
@@ -558,7 +396,7 @@ impl Ring for EpollRing<'_> {
     fn shut_down(&mut self, socket: &Socket) {
         self.counters.syscalls.add(1);
         let entry = self.entries[socket.0 as usize].as_ref().expect("its socket is open");
-        // It fails if the peer has reset the connection, which the receive reports.
+        // It fails if the peer has reset the connection; the receive reports that.
         let _ = net::shutdown(entry.fd.as_fd(), Shutdown::Write);
     }
 
@@ -601,8 +439,8 @@ impl Ring for EpollRing<'_> {
 
     #[inline]
     fn bytes<'a>(&'a mut self, lease: &'a mut Lease) -> &'a mut [u8] {
-        let octets = self.config.bytes as usize;
-        &mut self.memory.bytes()[lease.buffer() as usize * octets..][..octets]
+        let size = self.config.bytes as usize;
+        &mut self.memory.bytes()[lease.buffer() as usize * size..][..size]
     }
 
     #[inline]
@@ -629,7 +467,7 @@ impl Blocking for EpollRing<'_> {
             Wait::Until(until) if completions.len() == reported && !self.is_busy() => {
                 self.waiter.wait(until, &mut self.edges)?;
             }
-            // Whoever always has something to be read must not keep the others from being seen.
+            // A socket that always has input must not keep the edges of others from being seen.
             Wait::Until(_) | Wait::Not => self.edges.call(Some(Duration::ZERO))?,
         }
         self.note();
@@ -642,8 +480,8 @@ impl Blocking for EpollRing<'_> {
 mod tests {
     use std::os::unix::net::UnixStream;
 
-    use super::super::wait::WaitStrategy;
     use super::*;
+    use crate::engine::wait::WaitStrategy;
 
     #[test]
     fn a_patient_send_that_is_whole_at_once_is_not_slept_on_and_a_quick_one_is() {

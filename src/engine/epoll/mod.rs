@@ -1,0 +1,85 @@
+//! epoll(7), edge-triggered, and the system calls of sockets, as a [`super::ring::Ring`].
+//!
+//! An operation is tried when it is asked for or when its socket becomes ready, and its completion is
+//! queued until the pump next enters the ring. A send is tried immediately, so that a reply leaves
+//! before the worker waits for anything. Before the thread sleeps, it reads every socket that may
+//! have input until the socket is known to be empty. A TCP socket that returned less than there was
+//! room for is empty (epoll(7), "Questions and answers") and is not read again; other sockets are
+//! read until they return `EAGAIN`. So a message in a ping-pong costs three system calls: epoll_wait,
+//! recv and send.
+//!
+//! Descriptors never leave this module: a [`super::ring::Socket`] is an index into its table. An edge
+//! is noted only in that table, and no socket is closed while edges are being noted, so an edge
+//! cannot be taken for another socket's.
+//!
+//! This engine contains no unsafe code, and does not look at the bytes.
+
+mod edges;
+mod ring;
+mod sockets;
+
+use std::os::fd::OwnedFd;
+
+use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
+use rustix::io::Errno;
+
+use self::edges::STOP;
+use self::ring::EpollRing;
+use super::pump::Pump;
+use super::{EngineError, WorkerConfig};
+use crate::memory::Mapping;
+
+/// The epoll instance and the memory of one worker.
+pub struct PreparedEpoll {
+    epoll: OwnedFd,
+    memory: Mapping,
+}
+
+impl PreparedEpoll {
+    /// Creates the epoll instance and allocates the memory.
+    ///
+    /// # Errors
+    ///
+    /// When memory or descriptors run out.
+    pub fn new(worker: &WorkerConfig) -> Result<PreparedEpoll, EngineError> {
+        let epoll = epoll::create(CreateFlags::CLOEXEC).map_err(no_epoll)?;
+        let readable = EventFlags::IN | EventFlags::ET;
+        epoll::add(&epoll, &worker.stop, EventData::new_u64(STOP), readable).map_err(no_epoll)?;
+        let memory = Mapping::new(worker.buffers.memory_bytes()).map_err(EngineError::no_memory)?;
+        Ok(PreparedEpoll { epoll, memory })
+    }
+
+    /// Whether the memory for messages cannot be swapped out.
+    pub fn is_locked(&self) -> bool {
+        self.memory.is_locked()
+    }
+
+    /// Serves connections until the worker is told to stop. Calls `started` once they are accepted.
+    ///
+    /// # Errors
+    ///
+    /// When a listener cannot be watched, or epoll breaks.
+    pub fn serve(
+        self,
+        worker: &WorkerConfig,
+        listeners: Vec<OwnedFd>,
+        started: impl FnOnce(),
+    ) -> Result<(), EngineError> {
+        let context = worker.context();
+        let ring = EpollRing::new(self, worker, listeners)?;
+        let pump = Pump::new(ring, context, &worker.limit);
+        started();
+        pump.run().map_err(|error| EngineError::new("go on serving", error))
+    }
+}
+
+fn no_epoll(errno: Errno) -> EngineError {
+    let error = EngineError::new("set up epoll", errno);
+    match errno {
+        Errno::MFILE | Errno::NFILE => {
+            error.with_remedy("raise the limit on descriptors (ulimit -n)")
+        }
+        Errno::NOSPC => error.with_remedy("raise sysctl fs.epoll.max_user_watches"),
+        _ => error,
+    }
+}

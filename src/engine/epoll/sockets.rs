@@ -1,0 +1,68 @@
+//! What is known of each open socket and listener.
+
+use std::collections::VecDeque;
+use std::os::fd::OwnedFd;
+
+use rustix::event::epoll::{self, EventData, EventFlags};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, sockopt};
+
+use super::edges::LISTENER;
+use crate::engine::ring::Reply;
+use crate::slab::ConnectionId;
+
+/// An open socket.
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub(super) fd: OwnedFd,
+    /// Known from its first operation on.
+    pub(super) id: Option<ConnectionId>,
+    /// Whether a receive that returns less than there was room for has emptied the socket.
+    pub(super) tells_by_length: bool,
+    pub(super) is_receiving: bool,
+    /// Whether there may be input: an edge came, and since then nothing has shown that the socket is
+    /// empty.
+    pub(super) is_readable: bool,
+    /// Whether the peer has ended or broken the connection, which only a receive that finds no bytes
+    /// reports.
+    pub(super) has_ended: bool,
+    /// Whether it is among the places to be read.
+    pub(super) is_queued: bool,
+    /// A reply that waits until the socket takes more.
+    pub(super) waiting: Option<Reply>,
+}
+
+#[derive(Debug)]
+pub(super) struct Listener {
+    pub(super) fd: OwnedFd,
+    pub(super) is_accepting: bool,
+    pub(super) is_readable: bool,
+    pub(super) tells_by_length: bool,
+}
+
+impl Listener {
+    /// A listener whose edges come with its `number`.
+    pub(super) fn watched(fd: OwnedFd, number: u64, epoll: &OwnedFd) -> Result<Listener, Errno> {
+        rustix::io::ioctl_fionbio(&fd, true)?;
+        // Several workers may listen on one socket; a connection should wake only one of them.
+        let flags = EventFlags::IN | EventFlags::EXCLUSIVE | EventFlags::ET;
+        epoll::add(epoll, &fd, EventData::new_u64(LISTENER | number), flags)?;
+        let family = sockopt::socket_domain(&fd)?;
+        Ok(Listener {
+            fd,
+            is_accepting: false,
+            // Connections may have come before it was watched.
+            is_readable: true,
+            tells_by_length: family == AddressFamily::INET || family == AddressFamily::INET6,
+        })
+    }
+}
+
+/// Puts a socket among those to be read, unless it is there already.
+#[inline]
+pub(super) fn queue(readable: &mut VecDeque<i32>, entry: &mut Entry, place: i32) {
+    if entry.is_receiving && !entry.is_queued {
+        entry.is_queued = true;
+        readable.push_back(place);
+    }
+}
