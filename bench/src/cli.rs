@@ -15,14 +15,14 @@ use crate::rtt::Wait;
 use crate::session::Form;
 use crate::target::Target;
 
-/// The latency lab for WebSocket echo servers.
+/// A latency lab for WebSocket echo servers.
 ///
-/// Results are printed as tables, and with --output written as JSON, CSV, .hgrm and .hlog. Ctrl-C
-/// ends a measurement early, with what there is.
+/// Prints results as tables; --output also writes them as JSON, CSV, .hgrm and .hlog. Ctrl-C ends a
+/// measurement early and prints what was measured until then.
 #[derive(Debug, Parser)]
 #[command(version, max_term_width = 100)]
 pub struct Cli {
-    /// What to do.
+    /// The command.
     #[command(subcommand)]
     pub command: Command,
 }
@@ -30,21 +30,21 @@ pub struct Cli {
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Measures round trips: one message at a time, each echo compared with what was sent.
+    /// Measure round trips: one message at a time, comparing each echo with what was sent.
     Rtt(Rtt),
-    /// Loads a server with many connections, by default in an open loop: latency counts from when a
-    /// message is due, whatever comes back.
+    /// Load a server over many connections, by default in an open loop: messages leave on schedule
+    /// whatever comes back, and latency counts from when a message was due.
     Load(Load),
-    /// Compares servers in short rounds, in shuffled order, with ratios paired by round.
+    /// Compare servers in short rounds of shuffled order, with ratios paired by round.
     Compare(Compare),
-    /// Adds up results, such as those of many machines.
+    /// Add up results, for example of several machines.
     Merge(Merge),
-    /// Makes one page of results, with charts, that needs nothing else to be read.
+    /// Write a self-contained HTML page with tables and charts of results.
     Report(Report),
-    /// Echoes bytes on one connection, for --calibrate.
+    /// Echo bytes on one connection, for --calibrate.
     #[command(hide = true)]
     Floor(Floor),
-    /// Runs a command until it ends, or until standard input does.
+    /// Run a command until it ends, or until standard input does.
     #[command(hide = true)]
     Guard(Guard),
 }
@@ -52,9 +52,9 @@ pub enum Command {
 /// How the client waits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum WaitChoice {
-    /// It sleeps until the echo comes.
+    /// Sleep until the echo comes.
     Block,
-    /// It asks without pause: takes its processor whole.
+    /// Poll without pause, which takes a whole CPU.
     Spin,
 }
 
@@ -66,7 +66,7 @@ impl Compare {
 }
 
 impl WaitChoice {
-    /// What is asked for.
+    /// How the client waits.
     pub fn wait(self) -> Wait {
         match self {
             WaitChoice::Block => Wait::Block,
@@ -75,40 +75,40 @@ impl WaitChoice {
     }
 }
 
-/// What every measurement has.
+/// Options of every measurement.
 #[derive(Debug, Args)]
 pub struct Common {
-    /// Writes PREFIX.json, and PREFIX-NAME.csv, .hgrm and .hlog for each measurement.
+    /// Write PREFIX.json, and PREFIX-NAME.csv, .hgrm and .hlog for each measurement.
     #[arg(short, long, value_name = "PREFIX")]
     pub output: Option<PathBuf>,
 
-    /// The seed of masking keys, payloads, orders and draws.
+    /// Random seed, for payloads, masking keys and the order of servers.
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub seed: u64,
 
-    /// The processor of the client [default: the last that is allowed].
+    /// CPU to pin the client to [default: the last one that this process may use].
     #[arg(long, value_name = "N")]
     pub client_cpu: Option<usize>,
 
-    /// The processors of servers that are started here, such as 0 or 0,2-5 [default: the first that is
-    /// allowed]; for load, those of the server, to be kept free of clients.
+    /// CPUs for servers that are started here, such as 0 or 0,2-5 [default: the first one that this
+    /// process may use]. For load: CPUs that the server uses, which clients stay away from.
     #[arg(long, value_name = "LIST")]
     pub server_cpus: Option<CpuList>,
 }
 
-/// What is sent in a round trip.
+/// Messages of round trips.
 #[derive(Debug, Args)]
 pub struct Messages {
-    /// Messages of a case, one after the other.
+    /// Number of messages per case and round, sent one after the other.
     #[arg(long, value_name = "N", default_value_t = 1000,
           value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
     pub messages: u64,
 
-    /// Another case than the suite's: messages of this many octets, at most 16777216.
-    #[arg(long, value_name = "OCTETS", value_parser = clap::value_parser!(u32).range(0..=16_777_216))]
+    /// Messages of this many bytes, at most 16777216, instead of a case of the Autobahn suite.
+    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u32).range(0..=16_777_216))]
     pub size: Option<u32>,
 
-    /// With --size: binary messages instead of text.
+    /// With --size: send binary messages instead of text.
     #[arg(long, requires = "size")]
     pub binary: bool,
 
@@ -127,31 +127,32 @@ impl Messages {
 /// `ringbench rtt`
 #[derive(Debug, Args)]
 pub struct Rtt {
-    /// ws://HOST:PORT/, unix:/PATH or tcp://HOST:PORT [default: the ringecho beside this program,
-    /// started on a free port].
+    /// ws://HOST:PORT/, unix:/PATH or tcp://HOST:PORT [default: start the ringecho in the directory
+    /// of this program on a free port].
     pub target: Option<Target>,
 
     #[command(flatten)]
     #[expect(missing_docs, reason = "its fields are documented")]
     pub messages: Messages,
 
-    /// Only this case of the suite, such as 9.7.2, or 9.7 for all text; may be given several times.
+    /// Run only this case of the Autobahn suite, such as 9.7.2, or 9.7 for all text cases. Can be
+    /// given several times.
     #[arg(long, value_name = "CASE", conflicts_with = "size")]
     pub case: Vec<String>,
 
-    /// How often each case is run, in turns.
+    /// Number of rounds. Each runs every case once.
     #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub rounds: u32,
 
-    /// Measures the floor of this machine first, a plain TCP echo, and prints results as multiples.
+    /// First measure the floor of this machine, a plain TCP echo, and print results as multiples of it.
     #[arg(long)]
     pub calibrate: bool,
 
-    /// Prints the whole distribution, where there is one case.
+    /// Print the whole latency distribution. Requires a single case.
     #[arg(long)]
     pub histogram: bool,
 
-    /// Writes a page and JSON for each case as the Autobahn suite reports it.
+    /// Write an HTML page and a JSON file per case into this directory, as the Autobahn suite does.
     #[arg(long, value_name = "DIR")]
     pub report: Option<PathBuf>,
 
@@ -160,50 +161,51 @@ pub struct Rtt {
     pub common: Common,
 }
 
-/// What a server is loaded with.
+/// Messages and connections of a load.
 #[derive(Debug, Args)]
 pub struct Traffic {
-    /// Connections.
+    /// Number of connections.
     #[arg(long, value_name = "N", default_value_t = 1,
           value_parser = clap::value_parser!(u32).range(1..=CONNECTIONS_MAX as i64))]
     pub connections: u32,
 
-    /// Messages a second over all connections, or max: as fast as echoes come, a closed loop.
+    /// Messages per second over all connections; or max, a closed loop: as fast as echoes come.
     #[arg(long, value_name = "N|max", default_value = "1000", value_parser = rate)]
     pub rate: Rate,
 
-    /// With --rate max: messages under way on each connection.
+    /// With --rate max: number of messages in flight on each connection.
     #[arg(long, value_name = "N", default_value_t = 1,
           value_parser = clap::value_parser!(u32).range(1..=PIPELINE_MAX as i64))]
     pub pipeline: u32,
 
-    /// Which messages, see [`Mix`].
+    /// Messages to send, see [`Mix`].
     #[arg(
         long,
         value_name = "MIX",
         default_value = "16",
-        help = "Which messages, OCTETS[:text|:binary][:fragments=N][*WEIGHT], several with commas between"
+        help = "Messages to send: BYTES[:text|:binary][:fragments=N][*WEIGHT], several separated by \
+                commas"
     )]
     pub mix: Mix,
 
-    /// Compresses messages by permessage-deflate.
+    /// Compress messages with permessage-deflate.
     #[arg(long)]
     pub compress: bool,
 
-    /// Closes and opens each connection again after so many messages.
+    /// Close and reopen each connection after this many messages.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub reconnect_every: Option<u64>,
 
-    /// Of how many messages of a connection one is compared octet by octet; 1: all. Form and length
-    /// are checked of all.
+    /// Compare every N-th echo of a connection byte by byte. Type, length and sequence number of every
+    /// echo are checked.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
     pub verify_every: u64,
 
-    /// The client's threads, pinned to --client-cpu and the processors behind it that are allowed.
+    /// Number of client threads, pinned to --client-cpu and the CPUs after it.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub threads: u16,
 
-    /// Stays awake just before a message is due, so that it leaves in time; takes whole processors.
+    /// Busy-wait just before a message is due, so that it leaves on time. Takes whole CPUs.
     #[arg(long)]
     pub spin: bool,
 }
@@ -218,11 +220,11 @@ pub struct Load {
     #[expect(missing_docs, reason = "its fields are documented")]
     pub traffic: Traffic,
 
-    /// How long messages count, such as 10s or 5m.
+    /// How long to measure, such as 10s or 5m.
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration)]
     pub duration: Duration,
 
-    /// Warm-up before that; its messages do not count.
+    /// Warm-up time before that. Its messages do not count.
     #[arg(long, value_name = "TIME", default_value = "1s", value_parser = duration_or_none)]
     pub warm_up: Duration,
 
@@ -257,11 +259,11 @@ impl Load {
 /// `ringbench report`
 #[derive(Debug, Args)]
 pub struct Report {
-    /// Results, as --output writes them.
+    /// JSON files that --output has written.
     #[arg(required = true, num_args = 1..)]
     pub results: Vec<PathBuf>,
 
-    /// The page.
+    /// File to write the page to.
     #[arg(short, long, value_name = "FILE", default_value = "report.html")]
     pub output: PathBuf,
 }
@@ -269,8 +271,9 @@ pub struct Report {
 /// `ringbench compare`
 #[derive(Debug, Args)]
 pub struct Compare {
-    /// [NAME=]ws://HOST:PORT/, or [NAME=]COMMAND that serves on {port}, or plain octets on {tcp-port},
-    /// which is started and ended. Ratios are to the first.
+    /// [NAME=]ws://HOST:PORT/, or [NAME=]COMMAND, which is started and ended. {port} in it is replaced
+    /// by the port to serve WebSocket on, {tcp-port} by one to echo plain bytes on. Ratios are to the
+    /// first.
     #[arg(required = true, num_args = 2..)]
     pub targets: Vec<String>,
 
@@ -278,8 +281,8 @@ pub struct Compare {
     #[expect(missing_docs, reason = "its fields are documented")]
     pub messages: Messages,
 
-    /// Loads the servers in each round for this long, such as 2s, as ringbench load does with the
-    /// options of its own, instead of measuring round trips.
+    /// Load each server for this long per round, such as 2s, instead of measuring round trips. Options
+    /// of ringbench load apply.
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub load: Option<Duration>,
 
@@ -287,12 +290,12 @@ pub struct Compare {
     #[expect(missing_docs, reason = "its fields are documented")]
     pub traffic: Traffic,
 
-    /// Number of rounds, after one that does not count. Intervals need at least 6.
+    /// Number of rounds, after one that does not count. At least 6 are needed for intervals.
     #[arg(long, value_name = "N", default_value_t = 15, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub rounds: u32,
 
-    /// Start each command anew for each round, so that intervals include differences between one
-    /// start and the next. Otherwise commands are started once and stopped (SIGSTOP) between rounds.
+    /// Restart each command for each round, so that intervals also cover differences between starts.
+    /// Otherwise each is started once and suspended (SIGSTOP) while others are measured.
     #[arg(long)]
     pub restart: bool,
 
@@ -304,11 +307,11 @@ pub struct Compare {
 /// `ringbench merge`
 #[derive(Debug, Args)]
 pub struct Merge {
-    /// Results, as --output writes them.
+    /// JSON files that --output has written, all by the same command.
     #[arg(required = true, num_args = 1..)]
     pub results: Vec<PathBuf>,
 
-    /// Writes PREFIX.json, and the other formats for each measurement.
+    /// Write PREFIX.json, and PREFIX-NAME.csv, .hgrm and .hlog for each measurement.
     #[arg(short, long, value_name = "PREFIX", required = true)]
     pub output: PathBuf,
 }
@@ -356,7 +359,7 @@ impl Cli {
 
     /// # Errors
     ///
-    /// For what makes no sense, among it options of `compare` that have no effect.
+    /// A usage error, also for options of `compare` that have no effect.
     fn of(
         words: impl IntoIterator<Item = impl Into<OsString> + Clone>,
     ) -> Result<Cli, clap::Error> {
@@ -374,8 +377,8 @@ impl Cli {
             && let Some(idle) = idle_option(compare)
         {
             let explanation = match compare.contains_id("load") {
-                true => "is of round trips, which --load replaces",
-                false => "is of loads, and needs --load TIME",
+                true => "has no effect with --load; leave one of them out",
+                false => "has no effect without --load TIME; add that",
             };
             let message = format!("--{} {explanation}", idle.replace('_', "-"));
             return Err(complaint(command, "compare", ErrorKind::ArgumentConflict, &message));
@@ -417,7 +420,7 @@ fn with_usage(
     error
 }
 
-/// An option that was given to `compare` and is not of what it does, round trips or loads.
+/// An option that was given to `compare` and has no effect on what it measures.
 fn idle_option(compare: &ArgMatches) -> Option<String> {
     let idle = match compare.contains_id("load") {
         true => Messages::augment_args(clap::Command::new("")),
@@ -431,7 +434,7 @@ fn rate(text: &str) -> Result<Rate, String> {
     match (text, text.parse::<f64>()) {
         ("max", _) => Ok(Rate::Max),
         (_, Ok(rate)) if rate.is_finite() && rate > 0.0 => Ok(Rate::PerSecond(rate)),
-        (_, Ok(_) | Err(_)) => Err("write messages a second, more than 0, or max".to_owned()),
+        (_, Ok(_) | Err(_)) => Err("write messages per second, more than 0, or max".to_owned()),
     }
 }
 
@@ -443,7 +446,7 @@ fn duration(text: &str) -> Result<Duration, String> {
 fn duration_or_none(text: &str) -> Result<Duration, String> {
     let time = humantime::parse_duration(text).map_err(|_| "write a time such as 10s or 5m")?;
     if time > Duration::from_secs(7 * 24 * 3600) {
-        return Err("a week is the most".to_owned());
+        return Err("write at most a week, 7d".to_owned());
     }
     Ok(time)
 }
@@ -462,11 +465,11 @@ mod tests {
             read(options).expect(options);
         }
         for (options, complaint) in [
-            ("--load 2s --wait spin", "--wait is of round trips, which --load replaces"),
-            ("--load 2s --messages 5", "--messages is of round trips"),
-            ("--connections 4", "--connections is of loads, and needs --load TIME"),
-            ("--reconnect-every 4", "--reconnect-every is of loads"),
-            ("--compress", "--compress is of loads"),
+            ("--load 2s --wait spin", "--wait has no effect with --load"),
+            ("--load 2s --messages 5", "--messages has no effect with --load"),
+            ("--connections 4", "--connections has no effect without --load TIME"),
+            ("--reconnect-every 4", "--reconnect-every has no effect without"),
+            ("--compress", "--compress has no effect without"),
         ] {
             let error = read(options).expect_err(options).to_string();
             assert!(error.contains(complaint), "{error}");

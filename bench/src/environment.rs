@@ -1,4 +1,4 @@
-//! Where something was measured: what has to be known to compare a figure with another one.
+//! The machine that measured: what one has to know to compare its figures with others.
 
 use std::fs;
 use std::path::Path;
@@ -6,16 +6,16 @@ use std::path::Path;
 use ringecho::linux::{Virtualization, field};
 use serde::{Deserialize, Serialize};
 
-/// A machine and the program that measured on it. What cannot be found out is empty.
+/// A machine, and the program that measured on it. What is not known is empty.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Environment {
     /// The version of ringbench.
     pub ringbench: String,
     /// The kernel's version.
     pub kernel: String,
-    /// The processor's model.
+    /// The CPU's model.
     pub cpu: String,
-    /// The processors that the program may use.
+    /// The CPUs that the program may use.
     pub cpus: Vec<usize>,
     /// The frequency governor of the first of them.
     pub governor: String,

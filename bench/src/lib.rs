@@ -1,4 +1,5 @@
-//! Benchmarks of ringecho: what is measured, and how, stands in `docs/benchmarking.md`.
+//! The latency lab: round trips, loads and comparisons of WebSocket echo servers, and benchmarks of
+//! ringecho's protocol core.
 
 use ringecho::buffer::{Cursors, HEADROOM, Region};
 use ringecho::metrics::Counters;
@@ -35,7 +36,7 @@ pub mod usage;
 pub mod verdict;
 pub mod wire_report;
 
-/// Those of the server's defaults.
+/// The server's defaults.
 const SETTINGS: Settings = Settings {
     protocol: Protocol::WebSocket,
     message_max: 64 << 20,
@@ -57,52 +58,52 @@ pub struct Core {
 }
 
 impl Core {
-    /// A connection behind its opening handshake, with room for `octets` received at a time.
-    pub fn open(octets: usize) -> Core {
-        // One for each benchmark, for as long as it runs.
+    /// A connection after its opening handshake, with room to receive `bytes` at a time.
+    pub fn open(bytes: usize) -> Core {
+        // Each benchmark leaks one.
         let counters = Box::leak(Box::<Counters>::default());
         let mut core = Core {
             connection: Connection::new(Admission::Open),
             context: Context::new(SETTINGS, counters),
-            memory: vec![0; HEADROOM + octets.max(REQUEST.len())],
+            memory: vec![0; HEADROOM + bytes.max(REQUEST.len())],
         };
         let answer = core.echo(REQUEST);
         assert!(answer.starts_with(b"HTTP/1.1 101 "), "the handshake is accepted");
         core
     }
 
-    /// Receives `octets`, which must be whole frames, and gives the reply.
+    /// Receives `bytes`, which must be complete frames, and returns the reply.
     #[inline]
-    pub fn echo(&mut self, octets: &[u8]) -> &[u8] {
-        self.receive(octets);
-        self.advance(octets.len())
+    pub fn echo(&mut self, bytes: &[u8]) -> &[u8] {
+        self.receive(bytes);
+        self.advance(bytes.len())
     }
 
-    /// Puts `octets` where an engine receives them, and no more.
+    /// Only puts `bytes` where an engine receives them.
     #[inline]
-    pub fn receive(&mut self, octets: &[u8]) {
-        self.memory[HEADROOM..HEADROOM + octets.len()].copy_from_slice(octets);
+    pub fn receive(&mut self, bytes: &[u8]) {
+        self.memory[HEADROOM..HEADROOM + bytes.len()].copy_from_slice(bytes);
     }
 
-    /// Gives the reply to `octets` octets that already stand in the region, whatever they are
-    /// after earlier replies were written over them.
+    /// Returns the reply to the `length` bytes that are in the region already; earlier replies may
+    /// have changed them.
     #[inline]
-    pub fn advance(&mut self, octets: usize) -> &[u8] {
-        let mut cursors = Cursors::received(octets);
+    pub fn advance(&mut self, length: usize) -> &[u8] {
+        let mut cursors = Cursors::received(length);
         let region = &mut Region::new(&mut self.memory, &mut cursors);
         let next = self.connection.advance(region, &self.context);
-        assert_eq!(next, Next::Receive, "the frames are whole and right");
+        assert_eq!(next, Next::Receive, "the frames are complete and valid");
         &self.memory[cursors.reply()]
     }
 }
 
-/// A masked text frame of `payload` octets of ASCII.
-pub fn text_frame(payload: usize) -> Vec<u8> {
-    let payload: Vec<u8> = (0..payload).map(|at| b'a' + (at % 26) as u8).collect();
+/// A masked text frame with `length` bytes of ASCII.
+pub fn text_frame(length: usize) -> Vec<u8> {
+    let payload: Vec<u8> = (0..length).map(|at| b'a' + (at % 26) as u8).collect();
     masked_frame(0x81, &payload)
 }
 
-/// A masked frame whose first octet, with its flags and opcode, is `first`.
+/// A masked frame whose first byte, with flags and opcode, is `first`.
 pub fn masked_frame(first: u8, payload: &[u8]) -> Vec<u8> {
     const KEY: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
     let mut frame = vec![first];
@@ -118,7 +119,7 @@ pub fn masked_frame(first: u8, payload: &[u8]) -> Vec<u8> {
         }
     }
     frame.extend(KEY);
-    frame.extend(payload.iter().zip(KEY.iter().cycle()).map(|(octet, key)| octet ^ key));
+    frame.extend(payload.iter().zip(KEY.iter().cycle()).map(|(byte, key)| byte ^ key));
     frame
 }
 

@@ -334,7 +334,7 @@ impl<'a> Run<'a> {
             unasked: tally.counted.unasked,
             lost: tally.counted.lost,
             unsent: tally.counted.unsent,
-            payload_octets: tally.payload_bytes,
+            payload_bytes: tally.payload_bytes,
             rounds: rounds.collect(),
             latencies: total,
             load: Some(LoadFigures {

@@ -332,7 +332,7 @@ mod tests {
         measurement.wrong = 2;
         measurement.unsent = 3;
         measurement.unasked = 4;
-        measurement.payload_octets = 5;
+        measurement.payload_bytes = 5;
         let Some(figures) = &mut measurement.load else { unreachable!() };
         (figures.rate_asked, figures.reconnects) = (Some(200.0), 6);
         figures.connections_failed = 7;
@@ -347,7 +347,7 @@ mod tests {
         assert_eq!(another.name, "another");
         assert_eq!(target.description, "100 a second / 200 a second");
         assert_eq!((target.lost, target.wrong, target.unsent, target.unasked), (1, 2, 3, 4));
-        assert_eq!(target.payload_octets, 5);
+        assert_eq!(target.payload_bytes, 5);
         let figures = target.load.as_ref().expect("figures");
         assert_eq!((figures.reconnects, figures.connections_failed), (6, 7));
         let files: Vec<&str> = sum.parts.iter().map(|part| part.file.as_str()).collect();

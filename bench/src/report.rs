@@ -1,7 +1,7 @@
-//! A page made from results: the figures in tables, charts, and where they were measured.
+//! An HTML page of results: tables, charts, and the machine.
 //!
-//! The page is one file and asks for no other one. Everything that comes from a result is escaped,
-//! as maud does it with all that is not markup of this file. Nothing here measures or reads a file.
+//! The page is one file and loads no other. maud escapes everything that is not markup of this file,
+//! so all that comes from a result. Nothing here measures or reads a file.
 
 mod charts;
 #[cfg(test)]
@@ -26,6 +26,19 @@ pub fn page(results: &[Results]) -> String {
         [only] => format!("ringbench: {}", heading(only)),
         _ => format!("ringbench: {} results", results.len()),
     };
+    document(
+        &title,
+        &html! {
+            @match results {
+                [only] => (section(only, 0, &html! { h1 { (heading(only)) } })),
+                _ => (several(results)),
+            }
+        },
+    )
+}
+
+/// A page of this title, with the style that all pages share.
+pub(crate) fn document(title: &str, body: &Markup) -> String {
     let page = html! {
         (DOCTYPE)
         html lang="en" {
@@ -36,14 +49,7 @@ pub fn page(results: &[Results]) -> String {
                 title { (title) }
                 style { (PreEscaped(STYLE)) }
             }
-            body {
-                main {
-                    @match results {
-                        [only] => (section(only, 0, &html! { h1 { (heading(only)) } })),
-                        _ => (several(results)),
-                    }
-                }
-            }
+            body { main { (body) } }
         }
     };
     page.into_string()
@@ -52,10 +58,10 @@ pub fn page(results: &[Results]) -> String {
 fn several(results: &[Results]) -> Markup {
     html! {
         h1 { (results.len()) " results" }
-        @if results.is_empty() { p { "There is nothing to show." } }
+        @if results.is_empty() { p { "No results." } }
         @if results.windows(2).any(|pair| machine(&pair[0]) != machine(&pair[1])) {
             ul.warnings {
-                li { "The results are of different machines, so that their figures do not compare." }
+                li { "The results are of different machines; do not compare their figures." }
             }
         }
         ol.contents {
@@ -88,7 +94,7 @@ fn began(result: &Results) -> String {
     text::moment(result.started_at_s)
 }
 
-/// What is said of one result, below its heading.
+/// One result, below its heading.
 fn section(result: &Results, index: usize, heading: &Markup) -> Markup {
     html! {
         section id={ "result-" (index) } {
@@ -191,14 +197,14 @@ fn latencies(result: &Results) -> Markup {
             }
         }))
         p.note {
-            "Latencies are in µs; p99 is what 99 % of the messages did not exceed."
+            "Latencies are in µs; 99 % of the messages did not take longer than p99."
             @if has_doubt {
-                " A figure in brackets has fewer than ten messages beyond it, so that another \
-                 run may well come to another one."
+                " Fewer than ten messages are slower than a figure in brackets; another run may well \
+                 give a different one."
             }
             @if result.floor.is_some() {
                 " The floor is the median round trip of a plain TCP echo on this machine, with both \
-                 ends asleep until something comes, or with both asking without pause."
+                 ends sleeping until something arrives, or with both polling without pause."
             }
         }
     }
@@ -261,14 +267,13 @@ fn percentiles(result: &Results) -> Markup {
     let all = &result.measurements;
     let caption = html! {
         strong { "Latency by percentile." }
-        " To the right are ever fewer, ever slower messages; the line ends at the slowest."
+        " Further right are fewer and slower messages; the line ends at the slowest."
     };
     lines(all, "latency by percentile", &caption, charts::percentiles)
 }
 
 fn rates(result: &Results) -> Markup {
-    let caption =
-        html! { strong { "Throughput over time." } " A point of the line for each round." };
+    let caption = html! { strong { "Throughput over time." } " One point per round." };
     lines(&result.measurements, "throughput over time", &caption, charts::rates)
 }
 
@@ -277,8 +282,8 @@ fn rounds(result: &Results) -> Markup {
     let draw = |width| charts::rounds(all, result.floor, width);
     let caption = html! {
         strong { "Spread of the rounds." }
-        " A dot for the median of each round; the bar is the median of those."
-        @if result.floor.is_some() { " The upright lines are the floor of this machine." }
+        " Each dot is the median of a round; the bar is the median of the dots."
+        @if result.floor.is_some() { " The vertical lines are the floor of this machine." }
     };
     let label = labelled("medians of the rounds", all);
     figure(
@@ -318,7 +323,7 @@ fn figure(caption: &Markup, body: &Markup, drawing: Option<Drawing>) -> Markup {
 
 fn labelled(what: &str, shown: &[Measurement]) -> String {
     let names: Vec<&str> = shown.iter().map(|each| each.name.as_str()).collect();
-    format!("Chart: {what} of {}; its figures stand in the tables", names.join(", "))
+    format!("Chart: {what} of {}; the tables have its figures", names.join(", "))
 }
 
 /// A chart, drawn for a wide page and for a narrow one, of which the style sheet shows one.
@@ -405,7 +410,7 @@ fn ratios(ratios: &[Ratio]) -> Markup {
          a dot: no difference is shown."
     };
     let interval = ratios.iter().find_map(|ratio| ratio.estimate.interval);
-    let label = format!("Chart: ratios to {firsts}; the figures stand in the table");
+    let label = format!("Chart: ratios to {firsts}; the table has its figures");
     html! {
         h2 { "Comparison" }
         (table("ratios", &html! {
@@ -455,8 +460,8 @@ fn environment(result: &Results) -> Markup {
                 ("began", began.as_str()),
                 ("ringbench", &environment.ringbench),
                 ("kernel", &environment.kernel),
-                ("processor", &environment.cpu),
-                ("processors allowed", &cpus.join(", ")),
+                ("CPU", &environment.cpu),
+                ("CPUs allowed", &cpus.join(", ")),
                 ("frequency governor", &environment.governor),
                 ("machine", machine),
                 ("clock source", &environment.clocksource),
@@ -473,7 +478,7 @@ fn known(value: &str) -> &str {
 }
 
 /// A table that scrolls within itself where the page is too narrow for it.
-fn table(label: &str, rows: &Markup) -> Markup {
+pub(crate) fn table(label: &str, rows: &Markup) -> Markup {
     html! { div.table role="region" tabindex="0" aria-label=(label) { table { (rows) } } }
 }
 
@@ -496,7 +501,7 @@ mod tests {
         Measurement {
             name: "a case".to_owned(),
             messages: latencies.count(),
-            payload_octets: 16,
+            payload_bytes: 16,
             latencies,
             rounds: vec![round],
             ..Measurement::default()
@@ -632,7 +637,7 @@ mod tests {
         let page = page(&[one]);
         assert_holds(&page, "(20.0)");
         assert_holds(&page, "latency by percentile");
-        assert_holds(&super::page(&[]), "nothing to show");
+        assert_holds(&super::page(&[]), "No results");
     }
 
     #[test]

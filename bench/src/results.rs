@@ -1,4 +1,4 @@
-//! What was measured, as it is written and read again: one form for every kind of measurement, from
+//! Results as they are written to JSON and read again: one format for every kind of measurement, from
 //! which tables, pages and sums are made.
 
 use std::fs;
@@ -12,22 +12,22 @@ use crate::environment::Environment;
 use crate::latency::Latencies;
 use crate::statistics::Estimate;
 
-/// The version of this form; a result of another one is refused.
+/// The version of this format. Results of another version are refused.
 pub const FORMAT: u32 = 2;
 
 /// Which command measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Kind {
-    /// One message at a time.
+    /// Round trips, one message at a time.
     Rtt,
-    /// Many connections.
+    /// A load on many connections.
     Load,
-    /// Several servers, in turns.
+    /// Several servers in turn.
     Compare,
 }
 
-/// A result, whole.
+/// All that a command has measured.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Results {
     /// [`FORMAT`].
@@ -36,18 +36,18 @@ pub struct Results {
     pub kind: Kind,
     /// The command line.
     pub command: Vec<String>,
-    /// Where.
+    /// The machine.
     pub environment: Environment,
     /// When it began, in seconds since 1970.
     pub started_at_s: f64,
-    /// Whether it was ended early, and what by.
+    /// Why it ended early, if it did.
     pub cut_short: Option<String>,
-    /// What to keep in mind when reading the figures, in sentences.
+    /// What to keep in mind when reading the figures: sentences.
     pub warnings: Vec<String>,
     /// A measurement for each case, or for each target.
     #[serde(serialize_with = "crate::summary::serialize")]
     pub measurements: Vec<Measurement>,
-    /// What is drawn from several targets together; empty but for a comparison.
+    /// Ratios between targets; empty unless it is a comparison.
     pub ratios: Vec<Ratio>,
     /// The floor of this machine, if it was measured: the median round trip of a plain TCP echo.
     pub floor: Option<Floor>,
@@ -89,8 +89,8 @@ pub struct Measurement {
     /// Messages of the server that answer none of the client's.
     #[serde(default)]
     pub unasked: u64,
-    /// Octets of payload echoed.
-    pub payload_octets: u64,
+    /// Payload echoed, in bytes before compression.
+    pub payload_bytes: u64,
     /// All latencies.
     pub latencies: Latencies,
     /// Parts of it, one after the other, from which the spread is seen.
@@ -110,7 +110,7 @@ impl Measurement {
         self.lost += other.lost;
         self.unsent += other.unsent;
         self.unasked += other.unasked;
-        self.payload_octets += other.payload_octets;
+        self.payload_bytes += other.payload_bytes;
         self.latencies.add(&other.latencies);
         self.rounds.extend(other.rounds);
         match (&mut self.load, other.load) {
@@ -143,22 +143,22 @@ pub struct LoadFigures {
 /// A part of a measurement: a round, or a second of a load.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Round {
-    /// When it began, in seconds after the measurement did.
+    /// When it began, in seconds after the start of the measurement.
     pub begin_s: f64,
     /// How long it took, in seconds.
     pub duration_s: f64,
     /// Messages echoed in it.
     pub messages: u64,
-    /// Their latencies, in nanoseconds.
+    /// The median of their latencies, in nanoseconds.
     pub p50_ns: u64,
-    /// Likewise.
+    /// The 99th percentile.
     pub p99_ns: u64,
-    /// Likewise.
+    /// The longest.
     pub max_ns: u64,
 }
 
 impl Round {
-    /// What a round came to.
+    /// A round with these latencies.
     pub fn new(begin_s: f64, duration_s: f64, latencies: &Latencies) -> Round {
         Round {
             begin_s,
@@ -214,12 +214,12 @@ pub struct Ratio {
     pub estimate: Estimate,
 }
 
-/// What a message costs that is no more than octets.
+/// The round trip of a plain TCP echo on this machine.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Floor {
-    /// Both ends sleep until something comes: the median round trip, in nanoseconds.
+    /// The median with both ends sleeping until something arrives, in nanoseconds.
     pub block_ns: u64,
-    /// Both ends ask without pause: the same.
+    /// The median with both ends polling without pause, in nanoseconds.
     pub spin_ns: u64,
 }
 
@@ -250,21 +250,21 @@ impl Results {
     pub fn read(path: &Path) -> Result<Results, String> {
         let named = |problem: &dyn std::fmt::Display| format!("{}: {problem}", path.display());
         let text = fs::read_to_string(path).map_err(|error| named(&error))?;
-        // A result of another version is told by its number and not by a missing field.
+        // Name the version of an old result, rather than a field that it lacks.
         let value: serde_json::Value = serde_json::from_str(&text)
-            .map_err(|error| named(&format!("this is no result of ringbench: {error}")))?;
+            .map_err(|error| named(&format!("not a result of ringbench: {error}")))?;
         match value["format"].as_u64() {
             Some(format) if format == u64::from(FORMAT) => {}
             Some(format) => {
                 return Err(named(&format!(
-                    "this result is of format {format}, and this ringbench reads {FORMAT}; use the \
-                     version that wrote it"
+                    "this result has format {format}, and this ringbench reads format {FORMAT}; use \
+                     the ringbench that wrote it"
                 )));
             }
-            None => return Err(named(&"this is no result of ringbench")),
+            None => return Err(named(&"not a result of ringbench")),
         }
         serde_json::from_value(value)
-            .map_err(|error| named(&format!("this is no whole result of ringbench: {error}")))
+            .map_err(|error| named(&format!("not a complete result of ringbench: {error}")))
     }
 
     /// Writes the result as JSON.

@@ -39,9 +39,11 @@ const LINES_TIMEOUT: Duration = Duration::from_secs(1);
 const LINES_MAX: usize = 10;
 const LINE_BYTES_MAX: u64 = 1000;
 
-/// A program of this project that stands beside this one.
+/// A program in the directory of this one.
 pub fn program(name: &str) -> PathBuf {
-    std::env::current_exe().unwrap_or_default().with_file_name(name)
+    // Without /proc, there is only how this one was called.
+    let called = || std::env::args_os().next().unwrap_or_default().into();
+    std::env::current_exe().unwrap_or_else(|_| called()).with_file_name(name)
 }
 
 /// What to start, and where.

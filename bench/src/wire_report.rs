@@ -1,13 +1,14 @@
 //! One case as the Autobahn suite reports it: a page and the same as JSON, with expectation and
 //! outcome, the opening handshake, who closed and how, and what went over the wire.
 
-use std::fmt::Write as _;
 use std::fs;
 use std::io;
 use std::path::Path;
 
+use maud::{Markup, html};
 use serde::Serialize;
 
+use crate::report;
 use crate::rtt::{Case, Outcome, SizeCounts};
 use crate::target::Target;
 
@@ -141,96 +142,98 @@ impl Report {
     }
 
     fn page(&self) -> String {
-        let mut page = String::new();
-        self.write_page(&mut page).expect("a string takes everything");
-        page
-    }
-
-    fn write_page(&self, page: &mut String) -> std::fmt::Result {
         let verdict = if self.passed { "Pass" } else { "Fail" };
-        let case = escaped(&self.case);
-        write!(
-            page,
-            "<!doctype html>\n<html lang=\"en\">\n<meta charset=\"utf-8\">\n\
-             <meta name=\"viewport\" content=\"width=device-width\">\n\
-             <title>Case {case}</title>\n<style>\n{STYLE}</style>\n\
-             <h1>Case {case}: {verdict}, {:.0} ms</h1>\n",
-            self.duration_ms
-        )?;
-        for (title, text) in [
-            ("Target", &self.target),
-            ("Description", &self.description),
-            ("Expectation", &self.expectation.to_owned()),
-            ("Outcome", &self.outcome),
-        ] {
-            writeln!(page, "<h2>{title}</h2>\n<p>{}</p>", escaped(text))?;
-        }
-        writeln!(page, "<h2>Opening handshake</h2>")?;
-        for text in [&self.request, &self.response] {
-            writeln!(page, "<pre>{}</pre>", escaped(text.trim_end()))?;
-        }
-        writeln!(page, "<h2>Closing behaviour</h2>\n<table>")?;
-        let closing = &self.closing;
-        let code = |code: Option<u16>| code.map_or("none".to_owned(), |code| code.to_string());
-        for (key, value, meaning) in [
-            (
-                "closedByMe",
-                closing.closed_by_me.to_string(),
-                "the client sent its close frame first",
-            ),
-            ("failedByMe", closing.failed_by_me.to_string(), "the client failed the connection"),
-            (
-                "droppedByMe",
-                closing.dropped_by_me.to_string(),
-                "the client ended the TCP connection",
-            ),
-            (
-                "wasClean",
-                closing.was_clean.to_string(),
-                "close frames went both ways and the server ended the TCP connection",
-            ),
-            ("localCloseCode", code(closing.local_close_code), "in the client's close frame"),
-            ("remoteCloseCode", code(closing.remote_close_code), "in the server's close frame"),
-        ] {
-            writeln!(page, "<tr><td>{key}<td>{value}<td>{meaning}")?;
-        }
-        writeln!(page, "</table>")?;
-        for (title, chops) in [
-            ("Octets received by chop size", &self.octets_received_by_chop_size),
-            ("Octets transmitted by chop size", &self.octets_transmitted_by_chop_size),
-        ] {
-            writeln!(page, "<h2>{title}</h2>\n<table><tr><th>chop size<th>count<th>octets")?;
-            for Chop { chop_size, count, octets } in chops {
-                writeln!(page, "<tr><td>{chop_size}<td>{count}<td>{octets}")?;
+        let title = format!("Case {}: {verdict}, {:.0} ms", self.case, self.duration_ms);
+        let body = html! {
+            h1 { (title) }
+            @for (heading, text) in [
+                ("Target", self.target.as_str()),
+                ("Description", &self.description),
+                ("Expectation", self.expectation),
+                ("Outcome", &self.outcome),
+            ] {
+                h2 { (heading) }
+                p { (text) }
             }
-            let count: u64 = chops.iter().map(|chop| chop.count).sum();
-            let octets: u64 = chops.iter().map(|chop| chop.octets).sum();
-            writeln!(page, "<tr><td>total<td>{count}<td>{octets}</table>")?;
-        }
-        for (title, frames) in [
-            ("Frames received by opcode", &self.frames_received_by_opcode),
-            ("Frames transmitted by opcode", &self.frames_transmitted_by_opcode),
-        ] {
-            writeln!(page, "<h2>{title}</h2>\n<table><tr><th>opcode<th>count")?;
-            for Frames { opcode, count } in frames {
-                writeln!(page, "<tr><td>{opcode}<td>{count}")?;
+            h2 { "Opening handshake" }
+            @for text in [&self.request, &self.response] { pre { (text.trim_end()) } }
+            h2 { "Closing behaviour" }
+            (self.closing.table())
+            @for (heading, chops) in [
+                ("Octets received by chop size", &self.octets_received_by_chop_size),
+                ("Octets transmitted by chop size", &self.octets_transmitted_by_chop_size),
+            ] {
+                h2 { (heading) }
+                (chop_table(heading, chops))
             }
-            let count: u64 = frames.iter().map(|frames| frames.count).sum();
-            writeln!(page, "<tr><td>total<td>{count}</table>")?;
-        }
-        let log = self.wire_log.join("\n");
-        writeln!(page, "<h2>Wire log</h2>\n<pre>{}</pre>\n</html>", escaped(&log))
+            @for (heading, frames) in [
+                ("Frames received by opcode", &self.frames_received_by_opcode),
+                ("Frames transmitted by opcode", &self.frames_transmitted_by_opcode),
+            ] {
+                h2 { (heading) }
+                (frame_table(heading, frames))
+            }
+            h2 { "Wire log" }
+            pre { (self.wire_log.join("\n")) }
+        };
+        report::document(&title, &body)
     }
 }
 
-const STYLE: &str = "\
-:root { color-scheme: light dark; }
-body { max-width: 60rem; margin: 2rem auto; padding: 0 1rem; font: 1rem/1.5 system-ui, sans-serif; }
-h2 { font-size: 1.1rem; margin: 1.5rem 0 0.3rem; }
-pre { white-space: pre-wrap; overflow-wrap: anywhere; padding: 0.6rem; border: 1px solid #8888; }
-table { border-collapse: collapse; }
-td, th { padding: 0.15rem 0.9rem 0.15rem 0; text-align: left; border-bottom: 1px solid #8884; }
-";
+impl Closing {
+    fn table(&self) -> Markup {
+        let code = |code: Option<u16>| code.map_or("none".to_owned(), |code| code.to_string());
+        let rows = [
+            ("closedByMe", self.closed_by_me.to_string(), "the client sent its close frame first"),
+            ("failedByMe", self.failed_by_me.to_string(), "the client failed the connection"),
+            ("droppedByMe", self.dropped_by_me.to_string(), "the client ended the TCP connection"),
+            (
+                "wasClean",
+                self.was_clean.to_string(),
+                "close frames went both ways and the server ended the TCP connection",
+            ),
+            ("localCloseCode", code(self.local_close_code), "in the client's close frame"),
+            ("remoteCloseCode", code(self.remote_close_code), "in the server's close frame"),
+        ];
+        report::table(
+            "closing behaviour",
+            &html! {
+                @for (name, value, meaning) in rows {
+                    tr { th scope="row" { (name) } td { (value) } td.words { (meaning) } }
+                }
+            },
+        )
+    }
+}
+
+fn chop_table(label: &str, chops: &[Chop]) -> Markup {
+    let count: u64 = chops.iter().map(|chop| chop.count).sum();
+    let octets: u64 = chops.iter().map(|chop| chop.octets).sum();
+    report::table(
+        label,
+        &html! {
+            tr { th scope="col" { "chop size" } th scope="col" { "count" } th scope="col" { "octets" } }
+            @for chop in chops {
+                tr { th scope="row" { (chop.chop_size) } td { (chop.count) } td { (chop.octets) } }
+            }
+            tr { th scope="row" { "total" } td { (count) } td { (octets) } }
+        },
+    )
+}
+
+fn frame_table(label: &str, frames: &[Frames]) -> Markup {
+    let count: u64 = frames.iter().map(|frames| frames.count).sum();
+    report::table(
+        label,
+        &html! {
+            tr { th scope="col" { "opcode" } th scope="col" { "count" } }
+            @for frames in frames {
+                tr { th scope="row" { (frames.opcode) } td { (frames.count) } }
+            }
+            tr { th scope="row" { "total" } td { (count) } }
+        },
+    )
+}
 
 fn chops(chops: &SizeCounts) -> Vec<Chop> {
     let chop = |(&chop_size, &count): (&usize, &u64)| Chop {
@@ -255,8 +258,4 @@ fn unmasked(frame: &[u8]) -> Vec<u8> {
 
 fn hexadecimal(octets: &[u8]) -> String {
     octets.iter().map(|octet| format!("{octet:02x}")).collect()
-}
-
-fn escaped(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }

@@ -146,8 +146,8 @@ fn every_failure_has_its_status_and_says_what_to_do() {
         (&["load", "ws://127.0.0.1:1/"], 1, "127.0.0.1:1"),
         (&["rtt", "ws://127.0.0.1:1/"], 1, "127.0.0.1:1"),
         (&["merge", "/nowhere/at/all.json", "-o", "x"], 1, "all.json"),
-        (&["report", "Cargo.toml"], 1, "no result of ringbench"),
-        (&["report", report], 1, "no result of ringbench"),
+        (&["report", "Cargo.toml"], 1, "not a result of ringbench"),
+        (&["report", report], 1, "not a result of ringbench"),
         // The command line makes no sense.
         (&[], 2, "Usage: ringbench"),
         (&["measure"], 2, "Usage: ringbench"),

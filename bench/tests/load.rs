@@ -134,7 +134,7 @@ fn an_open_loop_sends_all_that_is_scheduled_and_no_more() {
     let outcome = load(&echo.plan());
     // 500 in half a second; those of the warm-up went before.
     assert_complete(&outcome, 500);
-    assert_eq!(outcome.measurement.payload_octets, 500 * 16);
+    assert_eq!(outcome.measurement.payload_bytes, 500 * 16);
     assert_eq!(outcome.figures().lags.count(), 500);
     assert_eq!(echo.end().total.messages, 550);
 }
@@ -305,7 +305,7 @@ fn compression_fragments_and_mixes_come_back_right() {
         };
         let outcome = load(&plan);
         assert_complete(&outcome, 200);
-        assert!(outcome.measurement.payload_octets > 70_000);
+        assert!(outcome.measurement.payload_bytes > 70_000);
         assert_eq!(echo.end().total.protocol_violations, 0);
     }
 }
@@ -341,7 +341,7 @@ fn more_than_the_sockets_hold_waits_and_counts_from_its_schedule() {
         ..plan(&target)
     });
     assert_complete(&outcome, 10);
-    assert_eq!(outcome.measurement.payload_octets, 10 * 4_000_000);
+    assert_eq!(outcome.measurement.payload_bytes, 10 * 4_000_000);
     // Those of the first 200 ms wait for the rest of the stall, whether there was room for them or
     // not.
     let counts = outcome.measurement.latencies.counts();

@@ -1,7 +1,10 @@
 // Echoes messages with the package ws, deflated where the client offers it, and prints its address.
 // `node server.mjs [PORT]`: without a port a free one. ringecho is measured against it.
 
-import { WebSocketServer } from "ws";
+const { WebSocketServer } = await import("ws").catch((error) => {
+  console.error(`${error.message}\nrun once: npm ci --prefix bench/peers/ws`);
+  process.exit(1);
+});
 
 const server = new WebSocketServer({
   host: "127.0.0.1",

@@ -23,8 +23,10 @@ pub(super) fn cpus(common: &Common) -> Result<Cpus, Failure> {
         return Err("the CPUs that this process may use cannot be found out".to_owned().into());
     };
     let client = common.client_cpu.unwrap_or(last);
-    let told = common.server_cpus.as_ref().map(|CpuList(cpus)| cpus.as_slice()).unwrap_or_default();
-    let named = told.iter().map(|&cpu| ("--server-cpus", cpu)).chain([("--client-cpu", client)]);
+    let named_servers =
+        common.server_cpus.as_ref().map(|CpuList(cpus)| cpus.as_slice()).unwrap_or_default();
+    let named =
+        named_servers.iter().map(|&cpu| ("--server-cpus", cpu)).chain([("--client-cpu", client)]);
     for (option, cpu) in named {
         if !allowed.contains(&cpu) {
             return Err(Failure::Usage(format!(
@@ -35,8 +37,8 @@ pub(super) fn cpus(common: &Common) -> Result<Cpus, Failure> {
     }
     let at = allowed.iter().position(|&cpu| cpu == client).unwrap_or_default();
     let mut clients: Vec<usize> = allowed[at..].iter().chain(&allowed[..at]).copied().collect();
-    clients.retain(|&cpu| cpu == client || !told.contains(&cpu));
-    let servers = if told.is_empty() { vec![first] } else { told.to_vec() };
+    clients.retain(|&cpu| cpu == client || !named_servers.contains(&cpu));
+    let servers = if named_servers.is_empty() { vec![first] } else { named_servers.to_vec() };
     Ok(Cpus { clients, servers })
 }
 

@@ -14,8 +14,8 @@ use crate::target::Target;
 /// Messages of each kind of floor.
 const FLOOR_MESSAGES: u64 = 5000;
 
-/// Measures a plain TCP echo between two processes, once with both asleep while they wait and once
-/// with both asking without pause.
+/// Measures a plain TCP echo between two processes, once with both ends sleeping while they wait, once
+/// with both polling without pause.
 pub(super) fn calibrate(cpus: &[usize], seed: u64, stop: &Stop) -> Result<results::Floor, String> {
     let measure = |choice: WaitChoice| -> Result<u64, String> {
         let failed = |problem: &dyn std::fmt::Display| format!("--calibrate: {problem}");
@@ -50,7 +50,7 @@ pub(super) fn calibrate(cpus: &[usize], seed: u64, stop: &Stop) -> Result<result
     })
 }
 
-/// `ringbench floor`: echoes octets on one connection, until its end.
+/// `ringbench floor`: echoes bytes on one connection until it ends.
 ///
 /// # Errors
 ///
@@ -63,11 +63,11 @@ pub fn floor(options: &Floor, output: &mut impl Write) -> Outcome {
         let (mut stream, _) = listener.accept()?;
         stream.set_nodelay(true)?;
         stream.set_nonblocking(options.wait.wait() == Wait::Spin)?;
-        let mut octets = [0; 4096];
+        let mut bytes = [0; 4096];
         loop {
-            match stream.read(&mut octets) {
+            match stream.read(&mut bytes) {
                 Ok(0) => return Ok(()),
-                Ok(count) => stream.write_all(&octets[..count])?,
+                Ok(count) => stream.write_all(&bytes[..count])?,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => std::hint::spin_loop(),
                 Err(error) => return Err(error),
             }

@@ -5,6 +5,7 @@
 //! at the end.
 
 use std::collections::HashSet;
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::os::unix::fs::MetadataExt as _;
@@ -45,7 +46,10 @@ impl Problems {
     pub(super) fn note_standard_output(&mut self, written: io::Result<()>) {
         match written {
             Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-                self.0.push(format!("cannot write to standard output: {error}"));
+                let problem = format!("cannot write to standard output: {error}");
+                if !self.0.contains(&problem) {
+                    self.0.push(problem);
+                }
             }
             Ok(()) | Err(_) => {}
         }
@@ -165,7 +169,7 @@ fn name_in_files(prefix: &Path, name: &str, taken: &mut HashSet<String>) -> Stri
         .chars()
         .map(|c| if c.is_alphanumeric() || ".-_".contains(c) { c } else { '_' })
         .collect();
-    let around = prefix.file_name().map_or(0, |it| it.len()) + "-.hgrm".len();
+    let around = prefix.file_name().map_or(0, OsStr::len) + "-.hgrm".len();
     let room = FILE_NAME_BYTES_MAX.saturating_sub(around).min(NAME_BYTES_MAX);
     if plain.len() <= room && taken.insert(plain.clone()) {
         return plain;

@@ -101,7 +101,7 @@ fn start_sibling(cpus: &[usize], stop: &Stop) -> Result<Server, String> {
     let program = program("ringecho");
     if !program.exists() {
         return Err(format!(
-            "there is no {}; build it (cargo build --release --workspace), or name a target",
+            "there is no {}; build it (cargo build --release --workspace) or write a target",
             program.display()
         ));
     }
@@ -112,10 +112,10 @@ fn start_sibling(cpus: &[usize], stop: &Stop) -> Result<Server, String> {
 }
 
 pub(super) fn cases(messages: &Messages, names: &[String]) -> Result<Vec<Case>, Failure> {
-    if let Some(octets) = messages.size {
+    if let Some(bytes) = messages.size {
         return Ok(vec![Case {
-            name: format!("{octets} bytes"),
-            payload_bytes: octets as usize,
+            name: format!("{bytes} bytes"),
+            payload_bytes: bytes as usize,
             form: messages.form(),
             messages: messages.messages,
         }]);
@@ -204,7 +204,7 @@ pub(super) fn add(
     let latencies = &outcome.latencies;
     let duration_s = outcome.duration.as_secs_f64();
     measurement.messages += latencies.count();
-    measurement.payload_octets += latencies.count() * case.payload_bytes as u64;
+    measurement.payload_bytes += latencies.count() * case.payload_bytes as u64;
     measurement.latencies.add(latencies);
     measurement.rounds.push(Round::new(began.as_secs_f64(), duration_s, latencies));
 }

@@ -16,7 +16,7 @@ use super::text;
 use crate::results::{Floor, Measurement, Ratio};
 use crate::statistics::{self, Estimate, Verdict};
 
-/// Lines that one chart can hold and still be told apart, by colour and by dashes.
+/// The most lines of one chart that can still be distinguished, by colour and dashes.
 pub(super) const LINES_MAX: usize = 6;
 
 /// Units of a drawing in a pixel, as plotters knows whole units only.
@@ -75,7 +75,7 @@ impl Width {
     }
 }
 
-/// A chart: what stands inside of an SVG element with such a view box.
+/// A chart: the content of an SVG element with a view box of this size.
 #[derive(Debug)]
 pub(super) struct Drawing {
     pub(super) width: u32,
@@ -613,7 +613,7 @@ fn nines_axis(nines: f64, plot_characters: f64) -> Axis {
 }
 
 fn style(width: Width, colour: RGBColor, side: HPos, height: VPos) -> TextStyle<'static> {
-    // plotters draws text by this factor smaller than it is told.
+    // plotters draws text smaller than asked for, by this factor.
     let size = width.text_px() * FINE * 1.24;
     let font = FontDesc::new(FontFamily::SansSerif, size, FontStyle::Normal);
     font.color(&colour).pos(Pos::new(side, height))

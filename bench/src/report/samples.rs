@@ -18,10 +18,10 @@ pub(super) fn round_trips() -> Results {
     let mut random = Random::new(1);
     let mut results = result(Kind::Rtt, "ringbench rtt --rounds 20 ws://127.0.0.1:9001");
     results.warnings = vec![
-        "This is a virtual machine: the host may take its processors away at any time.".to_owned(),
+        "This is a virtual machine: the host may take its CPUs away at any time.".to_owned(),
         "The frequency governor is powersave; figures vary with what ran before.".to_owned(),
     ];
-    let sizes = ["16 octets", "1 KiB", "4 KiB", "16 KiB", "64 KiB", "256 KiB"];
+    let sizes = ["16 bytes", "1 KiB", "4 KiB", "16 KiB", "64 KiB", "256 KiB"];
     let kinds = ["text", "binary", "text in fragments", "text, compressed"];
     for (group, kind) in kinds.iter().enumerate() {
         for (step, size) in sizes.iter().enumerate() {
@@ -46,7 +46,7 @@ pub(super) fn load() -> Results {
     let rounds = Rounds { number: 60, messages: 4000, seconds: 1.0, median_us: 310.0 };
     let mut measurement = rounds.measure(&mut random);
     measurement.name = "200 connections".to_owned();
-    measurement.description = "text of 16 octets, as fast as they come back".to_owned();
+    measurement.description = "text of 16 bytes, as fast as they come back".to_owned();
     measurement.lost = 3;
     measurement.cost = Some(Cost {
         user_us: Some(0.412),
@@ -65,7 +65,7 @@ pub(super) fn comparison() -> Results {
     let mut random = Random::new(3);
     let command = "ringbench compare --rounds 15 uring epoll tokio-uring 'node bench/peers/ws'";
     let mut results = result(Kind::Compare, command);
-    results.warnings = vec!["Client and server share two processors.".to_owned()];
+    results.warnings = vec!["Client and server share two CPUs.".to_owned()];
     let targets = [
         ("ringecho, uring", 18.1, Some(1.0)),
         ("ringecho, epoll", 18.4, Some(3.0)),
@@ -76,7 +76,7 @@ pub(super) fn comparison() -> Results {
         let rounds = Rounds { number: 15, messages: 2000, seconds: 0.1, median_us };
         let mut measurement = rounds.measure(&mut random);
         measurement.name = name.to_owned();
-        measurement.description = "text of 16 octets, one at a time".to_owned();
+        measurement.description = "text of 16 bytes, one at a time".to_owned();
         measurement.cost = Some(Cost {
             user_us: Some(median_us / 20.0),
             system_us: Some(median_us / 4.0),
@@ -152,7 +152,7 @@ impl Rounds {
         }
         Measurement {
             messages: all.count(),
-            payload_octets: all.count() * 16,
+            payload_bytes: all.count() * 16,
             latencies: all,
             rounds,
             ..Measurement::default()
