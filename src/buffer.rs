@@ -7,25 +7,25 @@
 //!   headroom       reply       held           gap        received
 //! ```
 //!
-//! `sent..ready` may be sent. `ready..written` is output that may not go out yet, because its
-//! frame is not whole. `unread..end` has been received and not been looked at. The gap is what
-//! the reply is shorter than the request: a server's frame has no mask.
+//! `sent..ready` may be sent. `ready..written` is output that must not be sent yet, because its frame is
+//! not whole. `unread..end` has been received and not parsed. The gap is the difference in length between
+//! request and reply: a server's frame has no mask.
 //!
 //! Invariant: `sent <= ready <= written <= unread <= end <= bytes.len()`. A short send, a frame
-//! that ends in mid-header or a request split anywhere is no special case: a cursor has not moved
-//! yet.
+//! that ends in the middle of its header or a request split anywhere is no special case: a cursor has not
+//! moved yet.
 //!
-//! The server says more than it was told at most twice on a connection, in its answer to the
-//! opening handshake and in its close frame. For that the region begins with [`HEADROOM`]. Messages
-//! that are compressed again can outgrow their requests too, by any amount: for them a spill's gap
-//! is widened ([`Spill::widen`]).
+//! A reply outgrows what was received at most twice on a connection: with the answer to the opening
+//! handshake and with a close frame. The [`HEADROOM`] at the beginning of a region is for those.
+//! Recompressed messages can outgrow their requests too, by any amount: for them the gap of a spill is
+//! widened ([`Spill::widen`]).
 //!
-//! This module knows nothing of frames, sockets, or where the memory comes from.
+//! This module does not know frames, sockets, or where the memory comes from.
 
 use bytes::{Buf, BytesMut};
 
-/// Octets that a region keeps free before the first received byte, so that what the server adds
-/// of its own (a handshake's answer, a close frame) finds room however full the region is.
+/// Bytes that a region keeps free before the first received byte, so that what the server adds of its own
+/// (the answer to a handshake, a close frame) fits however full the region is.
 pub const HEADROOM: usize = 512;
 
 /// The cursors of a region, apart from its memory.
@@ -39,7 +39,7 @@ pub struct Cursors {
 }
 
 impl Cursors {
-    /// The cursors of a region into which `received` octets have just come, behind the headroom.
+    /// The cursors of a region that has just received `received` bytes after its headroom.
     #[inline]
     pub fn received(received: usize) -> Cursors {
         let start = HEADROOM as u32;
@@ -52,13 +52,13 @@ impl Cursors {
         }
     }
 
-    /// The octets that may be sent, as positions in the region.
+    /// The bytes that may be sent, as positions in the region.
     #[inline]
     pub fn reply(&self) -> std::ops::Range<usize> {
         self.sent as usize..self.ready as usize
     }
 
-    /// Whether anything lies in the region that is not yet part of a reply.
+    /// Whether the region holds anything that is not yet part of a reply.
     #[inline]
     pub fn has_leftover(&self) -> bool {
         self.ready < self.written || self.unread < self.end
@@ -93,7 +93,7 @@ impl<'a> Region<'a> {
         Region { bytes, cursors }
     }
 
-    /// The octets received and not yet looked at.
+    /// The bytes received and not yet parsed.
     #[inline]
     pub fn unread(&self) -> &[u8] {
         &self.bytes[self.cursors.unread as usize..self.cursors.end as usize]
@@ -105,12 +105,12 @@ impl<'a> Region<'a> {
         &self.bytes[self.cursors.ready as usize..self.cursors.written as usize]
     }
 
-    /// Octets that can be written in place.
+    /// How many bytes can be written without moving any.
     pub fn gap(&self) -> usize {
         (self.cursors.unread - self.cursors.written) as usize
     }
 
-    /// Steps over `count` received octets without output.
+    /// Steps over `count` received bytes without output.
     #[inline]
     pub fn skip(&mut self, count: usize) {
         self.cursors.unread += count as u32;
@@ -122,15 +122,15 @@ impl<'a> Region<'a> {
         self.cursors.unread = self.cursors.end;
     }
 
-    /// Gives all memory up to the end of the region as scratch, with the positions of `written`
-    /// and `unread`: for a pass that turns the one into the other. Call [`Region::moved`] after.
+    /// All memory up to `end`, with the positions of `written` and `unread`, for a pass that turns unread
+    /// bytes into written ones. Call [`Region::moved`] afterwards.
     #[inline]
     pub fn parts(&mut self) -> (&mut [u8], usize, usize) {
         let end = self.cursors.end as usize;
         (&mut self.bytes[..end], self.cursors.written as usize, self.cursors.unread as usize)
     }
 
-    /// Notes that `count` octets from `unread` now stand at `written`.
+    /// Records that `count` bytes from `unread` are now at `written`.
     #[inline]
     pub fn moved(&mut self, count: usize) {
         self.cursors.written += count as u32;
@@ -138,7 +138,7 @@ impl<'a> Region<'a> {
         self.cursors.check(self.bytes.len());
     }
 
-    /// Notes that the reply now ends at `written`, and that what is unread begins at `unread`.
+    /// Records that the reply now ends at `written`, and the unread bytes begin at `unread`.
     #[inline]
     pub fn replied(&mut self, written: usize, unread: usize) {
         self.cursors.ready = written as u32;
@@ -147,12 +147,12 @@ impl<'a> Region<'a> {
         self.cursors.check(self.bytes.len());
     }
 
-    /// Writes `output` behind what is written. Where the gap is too small for it, what is
-    /// unsent slides into the headroom.
+    /// Writes `output` after what is written. If the gap is too small, the unsent bytes slide into the
+    /// headroom.
     ///
     /// # Panics
     ///
-    /// When the headroom is used up, which a connection cannot do: see the head of this module.
+    /// When the headroom is used up. A connection cannot do that: see the head of this module.
     #[inline]
     pub fn write(&mut self, output: &[u8]) {
         let gap = self.gap();
@@ -168,7 +168,8 @@ impl<'a> Region<'a> {
     #[cold]
     fn slide_back(&mut self, count: usize) {
         let Cursors { sent, written, .. } = *self.cursors;
-        let target = (sent as usize).checked_sub(count).expect("the headroom holds what is added");
+        let target =
+            (sent as usize).checked_sub(count).expect("the headroom has room for what is added");
         self.bytes.copy_within(sent as usize..written as usize, target);
         self.cursors.sent -= count as u32;
         self.cursors.ready -= count as u32;
@@ -188,8 +189,8 @@ impl<'a> Region<'a> {
     }
 }
 
-/// A region on the heap, for what a pinned buffer cannot keep: a frame or a request that is not
-/// whole, or octets that came while an earlier reply was still under way.
+/// A region on the heap, for what a pinned buffer cannot keep: a frame or a request that is not whole, or
+/// bytes that arrived while an earlier reply was still in flight.
 #[derive(Debug)]
 pub struct Spill {
     /// As long as `cursors.end`.
@@ -204,7 +205,7 @@ impl Default for Spill {
 }
 
 impl Spill {
-    /// A spill with all that stands behind the reply in `region`; the region keeps the reply.
+    /// Moves all that follows the reply into a spill; the region keeps the reply.
     pub fn leftover(bytes: &[u8], cursors: &mut Cursors) -> Spill {
         let mut spill = Spill::default();
         let held = &bytes[cursors.ready as usize..cursors.written as usize];
@@ -221,8 +222,8 @@ impl Spill {
         spill
     }
 
-    /// Adds received octets at the end. The gap goes first, or it would grow for as long as
-    /// something is left over; what is unread is then never more than a header or a request.
+    /// Appends received bytes. Closes the gap first, which would otherwise grow for as long as something
+    /// is left over; the unread bytes that this moves are never more than a header or a request.
     pub fn append(&mut self, received: &[u8]) {
         let Cursors { written, unread, end, .. } = self.cursors;
         self.bytes.copy_within(unread as usize..end as usize, written as usize);
@@ -232,15 +233,15 @@ impl Spill {
         self.cursors.end = self.bytes.len() as u32;
     }
 
-    /// Makes room for `octets` of output in front of what is unread, and for more where much is: or
-    /// moving all of that once for each frame would cost its square.
-    pub fn widen(&mut self, octets: usize) {
+    /// Makes the gap at least `bytes` wide, and wider if much is unread: moving all of that for each frame
+    /// would cost its square.
+    pub fn widen(&mut self, bytes: usize) {
         let gap = self.region().gap();
-        if octets <= gap {
+        if bytes <= gap {
             return;
         }
         let Cursors { unread, end, .. } = self.cursors;
-        let missing = octets.max((end - unread) as usize / 2) - gap;
+        let missing = bytes.max((end - unread) as usize / 2) - gap;
         self.bytes.resize(end as usize + missing, 0);
         self.bytes.copy_within(unread as usize..end as usize, unread as usize + missing);
         self.cursors.unread += missing as u32;
@@ -252,8 +253,8 @@ impl Spill {
         Region::new(&mut self.bytes, &mut self.cursors)
     }
 
-    /// Parts the octets that may be sent from the rest, if there is a rest. The reply leaves
-    /// without being copied; what stays moves behind a headroom of its own.
+    /// Splits the bytes that may be sent from the rest, if there is a rest. The reply is not copied; the
+    /// rest moves to a spill of its own.
     pub fn split_reply(mut self) -> (BytesMut, Option<Spill>) {
         let Cursors { sent, ready, .. } = self.cursors;
         let rest =
@@ -263,7 +264,7 @@ impl Spill {
         (self.bytes, rest)
     }
 
-    /// How many octets may be sent.
+    /// How many bytes may be sent.
     pub fn reply_bytes(&self) -> usize {
         self.cursors.reply().len()
     }
@@ -273,7 +274,7 @@ impl Spill {
         self.cursors.sent < self.cursors.ready
     }
 
-    /// Octets of memory that this spill keeps alive for the connection.
+    /// Bytes of memory that this spill holds for the connection, not counting its headroom.
     pub fn bytes_kept(&self) -> usize {
         self.bytes.len() - HEADROOM.min(self.bytes.len())
     }
@@ -288,10 +289,10 @@ impl Spill {
 mod tests {
     use super::*;
 
-    fn received(octets: &[u8]) -> (Vec<u8>, Cursors) {
+    fn received(payload: &[u8]) -> (Vec<u8>, Cursors) {
         let mut bytes = vec![0; HEADROOM];
-        bytes.extend_from_slice(octets);
-        (bytes, Cursors::received(octets.len()))
+        bytes.extend_from_slice(payload);
+        (bytes, Cursors::received(payload.len()))
     }
 
     #[test]
@@ -341,7 +342,7 @@ mod tests {
         region.write(b"!");
         let (reply, rest) = spill.split_reply();
         assert_eq!(&reply[reply.len() - 6..], b"unread");
-        let mut rest = rest.expect("held and unread octets");
+        let mut rest = rest.expect("held and unread bytes");
         let rest = rest.region();
         assert_eq!((rest.held(), rest.unread()), (&b"!"[..], &b" more"[..]));
     }
@@ -354,8 +355,8 @@ mod tests {
         region.moved(5);
         region.release();
         region.skip(8);
-        for (octets, gap) in [(3, 8), (8, 8), (300, 300), (20, 300)] {
-            spill.widen(octets);
+        for (bytes, gap) in [(3, 8), (8, 8), (300, 300), (20, 300)] {
+            spill.widen(bytes);
             assert_eq!(spill.region().gap(), gap);
         }
         let mut region = spill.region();
@@ -388,7 +389,7 @@ mod tests {
             // As after the beginning of a header.
             region.skip(region.unread().len() - 1);
         }
-        assert!(spill.bytes_kept() < 200, "{} octets are kept", spill.bytes_kept());
+        assert!(spill.bytes_kept() < 200, "{} bytes are kept", spill.bytes_kept());
     }
 
     #[test]

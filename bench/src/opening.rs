@@ -106,7 +106,7 @@ impl<'a> Opening<'a> {
             Compression::Deflate => Some(OFFER),
         };
         let request = Request { host, target: path, key: session.nonce(), extensions };
-        handshake.request = request.octets();
+        handshake.request = request.to_bytes();
         send_all(stream, &handshake.request, &mut deadline)?;
         loop {
             receive(stream, session, &mut deadline)?;

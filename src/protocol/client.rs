@@ -37,7 +37,7 @@ impl Request<'_> {
     /// # Panics
     ///
     /// When `host` or `target` is not what its field says: it could smuggle fields into the request.
-    pub fn octets(&self) -> Vec<u8> {
+    pub fn to_bytes(&self) -> Vec<u8> {
         let Request { host, target, key, extensions } = self;
         assert!(super::uri::is_host_and_port(host), "{host:?} is a host and a port");
         assert!(super::uri::is_path_and_query(target), "{target:?} is a path and a query");
@@ -277,7 +277,7 @@ mod tests {
 
     fn answered(request: &Request<'_>) -> Vec<u8> {
         let answer = handshake::answer(
-            &request.octets(),
+            &request.to_bytes(),
             Admission::Open,
             &Terms { policy: Policy::Mirror, subprotocol: &Subprotocol::Any },
         );
@@ -383,7 +383,7 @@ mod tests {
             assert_eq!(check(&wrong), Err(refusal), "{wrong}");
         }
         // What echoes plain bytes sends the request back.
-        assert_eq!(check(request(None).octets()), Err(NotHttp));
+        assert_eq!(check(request(None).to_bytes()), Err(NotHttp));
         assert_eq!(check(b"\x15\x03\x01\0\x02"), Err(Tls));
         assert_eq!(check([b'a'; RESPONSE_BYTES_MAX]), Err(NotHttp));
         let endless = [right.trim_end().as_bytes(), &[b'a'; RESPONSE_BYTES_MAX]].concat();
@@ -415,7 +415,7 @@ mod tests {
     #[test]
     #[should_panic(expected = "is a path and a query")]
     fn a_target_cannot_smuggle_fields_into_the_request() {
-        let _ = Request { target: "/\r\nX: y", ..request(None) }.octets();
+        let _ = Request { target: "/\r\nX: y", ..request(None) }.to_bytes();
     }
 
     #[test]

@@ -19,13 +19,13 @@ pub fn check(payload: &[u8]) -> Result<Option<CloseCode>, Violation> {
     }
 }
 
-/// A server's close frame, unmasked, with `reason` as its text.
+/// A server's close frame, unmasked, with the text `reason`.
 ///
 /// # Panics
 ///
-/// When `reason` is longer than the 123 octets that a control frame has left for it.
+/// When `reason` is longer than the 123 bytes that a control frame leaves for it.
 pub fn frame(code: CloseCode, reason: &str) -> Vec<u8> {
-    assert!(reason.len() <= 123, "a close reason of at most 123 octets");
+    assert!(reason.len() <= 123, "a close reason has at most 123 bytes");
     let mut frame = vec![FINAL | Opcode::Close as u8, 2 + reason.len() as u8];
     frame.extend_from_slice(&code.value().to_be_bytes());
     frame.extend_from_slice(reason.as_bytes());

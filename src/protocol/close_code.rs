@@ -5,9 +5,9 @@
 pub struct CloseCode(u16);
 
 impl CloseCode {
-    /// The connection has done what it was for.
+    /// The purpose of the connection is fulfilled.
     pub const NORMAL: CloseCode = CloseCode(1000);
-    /// The endpoint goes away: the server stops.
+    /// The endpoint is going away: the server is stopping.
     pub const GOING_AWAY: CloseCode = CloseCode(1001);
     /// The peer broke the protocol.
     pub const PROTOCOL_ERROR: CloseCode = CloseCode(1002);

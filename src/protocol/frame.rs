@@ -1,25 +1,25 @@
 //! The header of a frame (RFC 6455 section 5.2), as a client sends it and as a server does.
 //!
-//! A header is judged octet by octet: what is wrong in its first octet is found before the second
-//! has come.
+//! A header is judged byte by byte: a violation in its first byte is found before the second has
+//! arrived.
 
 use super::mask::{self, Mask};
 use super::violation::Violation;
 
-/// The FIN bit, in the first octet.
+/// The FIN bit, in the first byte.
 pub const FINAL: u8 = 0x80;
-/// RSV1, RSV2 and RSV3, in the first octet.
+/// RSV1, RSV2 and RSV3, in the first byte.
 const RESERVED: u8 = 0x70;
-/// RSV1, which says that a message is compressed (RFC 7692 section 6).
+/// RSV1, which marks a compressed message (RFC 7692 section 6).
 pub const COMPRESSED: u8 = 0x40;
-/// The mask bit, in the second octet.
+/// The mask bit, in the second byte.
 pub const MASKED: u8 = 0x80;
-/// The payload of a control frame, at most, in octets (section 5.5).
+/// The longest payload of a control frame, in bytes (section 5.5).
 pub const CONTROL_PAYLOAD_MAX: u64 = 125;
-/// Octets of a masking key.
+/// The length of a masking key, in bytes.
 pub const KEY: usize = 4;
 
-/// What a frame is.
+/// The kind of a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Opcode {
@@ -31,9 +31,9 @@ pub enum Opcode {
     Binary = 0x2,
     /// The close handshake.
     Close = 0x8,
-    /// A question that a pong answers.
+    /// A request for a pong.
     Ping = 0x9,
-    /// The answer to a ping, or unasked for.
+    /// The answer to a ping, or sent unasked.
     Pong = 0xa,
 }
 
@@ -71,25 +71,24 @@ pub struct Header {
     pub is_compressed: bool,
     /// What the frame is.
     pub opcode: Opcode,
-    /// Octets of payload.
+    /// Length of the payload, in bytes.
     pub payload_length: u64,
-    /// The masking key; that of a server's frame changes nothing.
+    /// The masking key; in a server's frame one that changes nothing.
     pub mask: Mask,
-    /// Octets of the header itself, the key included: 6, 8 or 14 of a client, 2, 4 or 10 of a
-    /// server.
+    /// Length of the header itself, including the key, in bytes: 6, 8 or 14 from a client, 2, 4 or 10
+    /// from a server.
     pub header_length: usize,
 }
 
 impl Header {
-    /// Reads a client's header from the beginning of `unread`. `None`: right as far as it goes, but not
-    /// whole. `extension_bits` are the reserved bits that an extension has given a meaning:
-    /// [`COMPRESSED`] or none.
+    /// Parses a client's header at the beginning of `unread`; `Ok(None)` while it is valid but not whole.
+    /// `extension_bits` are the reserved bits that an extension gives a meaning: [`COMPRESSED`] or none.
     #[inline]
     pub fn parse(unread: &[u8], extension_bits: u8) -> Result<Option<Header>, Violation> {
         Header::parse_of::<true>(unread, extension_bits)
     }
 
-    /// Reads a server's header from the beginning of `unread`, likewise.
+    /// Parses a server's header at the beginning of `unread`, in the same way.
     #[inline]
     pub fn parse_reply(unread: &[u8], extension_bits: u8) -> Result<Option<Header>, Violation> {
         Header::parse_of::<false>(unread, extension_bits)
@@ -108,7 +107,7 @@ impl Header {
             return Err(Violation::ReservedOpcode);
         };
         let is_compressed = first & COMPRESSED != 0;
-        // RFC 7692 section 6: the bit stands on the first fragment of a message alone.
+        // RFC 7692 section 6: only the first fragment of a message has the bit.
         if is_compressed && !opcode.begins_message() {
             return Err(Violation::CompressedBitMisplaced);
         }
@@ -117,8 +116,8 @@ impl Header {
             return Err(Violation::ControlFragmented);
         }
         let &[second, ref rest @ ..] = rest else { return Ok(None) };
-        // Section 5.1: the server must fail the connection on a frame that is not masked, and the
-        // client on one that is.
+        // Section 5.1: a server must fail the connection on an unmasked frame, and a client on a masked
+        // one.
         match (second & MASKED != 0, IS_CLIENTS) {
             (false, true) => return Err(Violation::Unmasked),
             (true, false) => return Err(Violation::Masked),
@@ -165,18 +164,18 @@ impl Header {
 
 /// Appends a client's frame to `output`.
 pub fn append(output: &mut Vec<u8>, first: u8, payload: &[u8], key: [u8; KEY]) {
-    let (mut header, octets) = reply_header(first, payload.len());
+    let (mut header, length) = reply_header(first, payload.len());
     header[1] |= MASKED;
-    output.extend_from_slice(&header[..octets]);
+    output.extend_from_slice(&header[..length]);
     output.extend_from_slice(&key);
     let start = output.len();
     output.extend_from_slice(payload);
-    // Masking is its own reverse.
+    // Masking is its own inverse.
     mask::unmask(&mut output[start..], 0, Mask::new(key));
 }
 
-/// The header of a server's frame of `payload` octets, with the `first` octet as given, and how many
-/// octets it has: 2, 4 or 10.
+/// The header of a server's frame with the given first byte and a payload of `payload` bytes, and the
+/// header's length: 2, 4 or 10 bytes.
 pub fn reply_header(first: u8, payload: usize) -> ([u8; 10], usize) {
     let mut header = [first, 0, 0, 0, 0, 0, 0, 0, 0, 0];
     let length = (payload as u64).to_be_bytes();
@@ -204,31 +203,33 @@ mod tests {
 
     #[test]
     fn a_frame_of_each_length_says_what_it_was_made_of() {
-        for octets in [0, 1, 125, 126, 0xffff, 0x1_0000] {
-            let payload: Vec<u8> = (0..octets).map(|at| at as u8).collect();
+        for length in [0, 1, 125, 126, 0xffff, 0x1_0000] {
+            let payload: Vec<u8> = (0..length).map(|at| at as u8).collect();
             let mut frame = b"before".to_vec();
             append(&mut frame, 0x82, &payload, [1, 2, 3, 4]);
             let frame = &mut frame[6..];
             let header = Header::parse(frame, 0).expect("no violation").expect("whole");
-            assert_eq!((header.opcode, header.payload_length), (Opcode::Binary, octets as u64));
+            assert_eq!((header.opcode, header.payload_length), (Opcode::Binary, length as u64));
             let masked = &mut frame[header.header_length..];
             mask::unmask(masked, 0, header.mask);
             assert_eq!(masked, payload);
-            let (reply, length) = reply_header(0x82, payload.len());
-            for end in 0..length {
+            let (reply, header_length) = reply_header(0x82, payload.len());
+            for end in 0..header_length {
                 assert_eq!(Header::parse_reply(&reply[..end], 0), Ok(None));
             }
-            let header = Header::parse_reply(&reply[..length], 0).expect("no violation");
+            let header = Header::parse_reply(&reply[..header_length], 0).expect("no violation");
             let header = header.expect("whole");
-            assert_eq!((header.payload_length, header.header_length), (octets as u64, length));
+            assert_eq!(
+                (header.payload_length, header.header_length),
+                (length as u64, header_length)
+            );
         }
         assert_eq!(Header::parse_reply(b"\x81\x85abcd", 0), Err(Violation::Masked));
     }
 
     #[test]
     fn the_three_lengths() {
-        let header =
-            |octets: &[u8]| Header::parse(octets, 0).expect("no violation").expect("whole");
+        let header = |bytes: &[u8]| Header::parse(bytes, 0).expect("no violation").expect("whole");
         let short = header(b"\x81\x90abcd");
         assert_eq!(
             (short.opcode, short.payload_length, short.header_length),
@@ -251,8 +252,8 @@ mod tests {
     #[test]
     fn headers_of_replies() {
         let header = |payload| {
-            let (header, octets) = reply_header(0xc1, payload);
-            header[..octets].to_vec()
+            let (header, length) = reply_header(0xc1, payload);
+            header[..length].to_vec()
         };
         assert_eq!(header(0), b"\xc1\0");
         assert_eq!(header(125), b"\xc1\x7d");
@@ -274,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn violations_are_found_at_the_octet_that_breaks_the_rule() {
+    fn violations_are_found_at_the_byte_that_breaks_the_rule() {
         let cases: &[(&[u8], Violation)] = &[
             (b"\xc1", Violation::ReservedBit),
             (b"\xa1", Violation::ReservedBit),
@@ -289,15 +290,15 @@ mod tests {
             (b"\x81\xff\0\0\0\0\0\0\xff\xff", Violation::LengthEncoding),
             (b"\x81\xff\x80\0\0\0\0\0\0\0", Violation::LengthEncoding),
         ];
-        for &(octets, violation) in cases {
-            assert_eq!(Header::parse(octets, 0), Err(violation), "{octets:x?}");
-            let before = &octets[..octets.len() - 1];
-            assert_eq!(Header::parse(before, 0), Ok(None), "before {octets:x?}");
+        for &(bytes, violation) in cases {
+            assert_eq!(Header::parse(bytes, 0), Err(violation), "{bytes:x?}");
+            let before = &bytes[..bytes.len() - 1];
+            assert_eq!(Header::parse(before, 0), Ok(None), "before {bytes:x?}");
         }
     }
 
     #[test]
-    fn the_bit_of_compression_stands_on_the_first_fragment_alone_and_where_it_was_agreed_on() {
+    fn rsv1_is_allowed_on_first_fragments_only_and_only_if_negotiated() {
         for first in 0..=u8::MAX {
             let (plain, agreed) = (Header::parse(&[first], 0), Header::parse(&[first], COMPRESSED));
             if first & COMPRESSED == 0 {

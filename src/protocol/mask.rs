@@ -5,35 +5,34 @@ use std::cell::Cell;
 
 use fearless_simd::{Level, dispatch};
 
-/// Octets handled at a time. The compiler turns a block into vector instructions.
+/// Bytes handled at a time. The compiler turns a block into vector instructions.
 const BLOCK: usize = 64;
 
-/// A masking key, turned so that its first octet is the next to be used.
+/// A masking key, rotated so that its first byte is the next to be used.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Mask(u32);
 
 impl Mask {
-    /// The mask of the key as it stands in the frame.
+    /// The mask for the key as it is in the frame.
     #[inline]
     pub fn new(key: [u8; 4]) -> Mask {
         Mask(u32::from_ne_bytes(key))
     }
 
-    /// The mask after `count` further octets.
+    /// The mask after `count` more bytes.
     #[inline]
     #[must_use]
     pub fn after(self, count: usize) -> Mask {
-        let octets = (count % 4) as u32 * 8;
+        let bits = (count % 4) as u32 * 8;
         if cfg!(target_endian = "little") {
-            Mask(self.0.rotate_right(octets))
+            Mask(self.0.rotate_right(bits))
         } else {
-            Mask(self.0.rotate_left(octets))
+            Mask(self.0.rotate_left(bits))
         }
     }
 }
 
-/// Unmasks `window[distance..]` to the beginning of `window`, and says whether all that was unmasked
-/// is ASCII.
+/// Unmasks `window[distance..]` to the beginning of `window`, and returns whether all of it is ASCII.
 ///
 /// # Panics
 ///
@@ -54,8 +53,8 @@ pub fn unmask(window: &mut [u8], distance: usize, mask: Mask) -> bool {
     seen & 0x8080_8080_8080_8080 == 0
 }
 
-/// Unmasks less than a block, as the sum of powers of two that its length is: no loop pays for so
-/// little. Gives all that was unmasked or-ed together.
+/// Unmasks less than a block, in pieces whose lengths are powers of two: a loop does not pay for so few
+/// bytes. Returns the unmasked bytes, or-ed together.
 #[inline(always)]
 fn unmask_pieces(source: &[Cell<u8>], target: &[Cell<u8>], word: u64) -> u64 {
     let (seen_32, source, target) = unmask_piece::<32>(source, target, word);
@@ -63,14 +62,14 @@ fn unmask_pieces(source: &[Cell<u8>], target: &[Cell<u8>], word: u64) -> u64 {
     let (seen_8, source, target) = unmask_piece::<8>(source, target, word);
     let mut seen = seen_32 | seen_16 | seen_8;
     for ((source, target), key) in source.iter().zip(target).zip(word.to_ne_bytes()) {
-        let octet = source.get() ^ key;
-        target.set(octet);
-        seen |= u64::from(octet);
+        let byte = source.get() ^ key;
+        target.set(byte);
+        seen |= u64::from(byte);
     }
     seen
 }
 
-/// Unmasks `N` octets if there are so many, and gives what is left of both.
+/// Unmasks `N` bytes if there are that many, and returns the rest of both.
 #[inline(always)]
 fn unmask_piece<'a, const N: usize>(
     source: &'a [Cell<u8>],
@@ -85,13 +84,13 @@ fn unmask_piece<'a, const N: usize>(
     }
 }
 
-/// The same for any length, with the widest vectors that this processor has.
+/// Unmasks any length, with the widest vectors that this CPU has.
 #[inline(never)]
 fn unmask_blocks(source: &[Cell<u8>], target: &[Cell<u8>], word: u64) -> u64 {
     dispatch!(Level::new(), _simd => unmask_any(source, target, word))
 }
 
-/// Compiled once for each width of vectors.
+/// Compiled once per vector width.
 #[inline(always)]
 fn unmask_any(source: &[Cell<u8>], target: &[Cell<u8>], word: u64) -> u64 {
     let (blocks, rest) = source.as_chunks::<BLOCK>();
@@ -110,7 +109,7 @@ fn unmask_any(source: &[Cell<u8>], target: &[Cell<u8>], word: u64) -> u64 {
     seen.into_iter().fold(unmask_pieces(rest, target_rest, word), |all, seen| all | seen)
 }
 
-/// Unmasks `N` octets, a multiple of 8.
+/// Unmasks `N` bytes, a multiple of 8.
 #[inline(always)]
 fn unmask_array<const N: usize>(source: &[Cell<u8>; N], target: &[Cell<u8>; N], word: u64) -> u64 {
     let mut seen = 0;
@@ -129,8 +128,8 @@ fn load(cells: &[Cell<u8>; 8]) -> u64 {
 
 #[inline(always)]
 fn store(cells: &[Cell<u8>; 8], word: u64) {
-    for (cell, octet) in cells.iter().zip(word.to_ne_bytes()) {
-        cell.set(octet);
+    for (cell, byte) in cells.iter().zip(word.to_ne_bytes()) {
+        cell.set(byte);
     }
 }
 
@@ -150,7 +149,7 @@ mod tests {
             for distance in [0, 1, 3, 4, 6, 8, 10, 63, 64, 65] {
                 let plain = pattern(count);
                 let mut bytes = vec![0xee; distance];
-                bytes.extend(plain.iter().enumerate().map(|(at, octet)| octet ^ KEY[at % 4]));
+                bytes.extend(plain.iter().enumerate().map(|(at, byte)| byte ^ KEY[at % 4]));
                 let is_ascii = unmask(&mut bytes, distance, Mask::new(KEY));
                 assert_eq!(bytes[..count], plain, "count {count}, distance {distance}");
                 assert!(is_ascii);
@@ -159,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn one_octet_beyond_ascii_is_seen_wherever_it_stands() {
+    fn one_byte_beyond_ascii_is_seen_at_every_place() {
         for at in 0..150 {
             let mut plain = pattern(150);
             plain[at] = 0x80;
@@ -172,7 +171,7 @@ mod tests {
         let plain = pattern(97);
         for split in 0..=plain.len() {
             let mut bytes: Vec<u8> =
-                plain.iter().enumerate().map(|(at, octet)| octet ^ KEY[at % 4]).collect();
+                plain.iter().enumerate().map(|(at, byte)| byte ^ KEY[at % 4]).collect();
             let mask = Mask::new(KEY);
             unmask(&mut bytes[..split], 0, mask);
             unmask(&mut bytes[split..], 0, mask.after(split));

@@ -1,8 +1,8 @@
-//! RFC 6455 and RFC 7692 without input, output or clock: bytes come in as arguments, and bytes and a decision
-//! go out.
+//! RFC 6455 and RFC 7692, and as much of HTTP as they need, without input, output or clock: bytes come in
+//! as arguments, and bytes and a decision go out.
 //!
-//! This is the only place that knows the WebSocket protocol and HTTP. It names no socket, no
-//! thread, no time and no engine, and holds no unsafe code.
+//! This is the only place that knows the WebSocket protocol and HTTP. It names no socket, thread, clock or
+//! engine, and forbids unsafe code.
 
 #![forbid(unsafe_code)]
 

@@ -1,8 +1,7 @@
-//! UTF-8 that arrives in pieces, checked up to the last octet that is there.
+//! UTF-8 that arrives in pieces, checked up to the last byte received.
 //!
-//! Between two pieces at most three octets are carried: the beginning of a character that is
-//! right as far as it goes. An octet that no continuation could make right is found at once,
-//! before its message or even its frame is whole.
+//! At most three bytes are carried from one piece to the next: the valid beginning of a character. A byte
+//! that no continuation could make valid is found at once, before its message or even its frame is whole.
 
 use simdutf8::compat;
 
@@ -41,12 +40,12 @@ impl Utf8 {
         }
     }
 
-    /// Adds one octet to the carried ones.
-    fn push(&mut self, octet: u8) -> Result<(), NotUtf8> {
+    /// Adds one byte to the carried ones.
+    fn push(&mut self, byte: u8) -> Result<(), NotUtf8> {
         let mut character = [0; 4];
         let length = usize::from(self.length);
         character[..length].copy_from_slice(&self.carried[..length]);
-        character[length] = octet;
+        character[length] = byte;
         match std::str::from_utf8(&character[..=length]) {
             Ok(_) => {
                 self.length = 0;
@@ -66,7 +65,7 @@ impl Utf8 {
     }
 }
 
-/// Whether `text` is UTF-8, whole.
+/// Whether `text` is valid UTF-8 and ends with a whole character.
 pub fn is_valid(text: &[u8]) -> bool {
     simdutf8::basic::from_utf8(text).is_ok()
 }
@@ -75,14 +74,14 @@ pub fn is_valid(text: &[u8]) -> bool {
 mod tests {
     use super::*;
 
-    /// The position of the octet at which checking octet by octet fails.
+    /// The position of the byte at which a check byte by byte fails.
     fn fails_at(text: &[u8]) -> Option<usize> {
         let mut utf8 = Utf8::default();
-        text.iter().position(|octet| utf8.check(std::slice::from_ref(octet)).is_err())
+        text.iter().position(|byte| utf8.check(std::slice::from_ref(byte)).is_err())
     }
 
     #[test]
-    fn fails_at_the_first_octet_that_nothing_could_make_right() {
+    fn fails_at_the_first_byte_that_nothing_could_make_valid() {
         assert_eq!(fails_at("κόσμε".as_bytes()), None);
         assert_eq!(fails_at(b"ab\x80"), Some(2));
         assert_eq!(fails_at(b"\xc0"), Some(0));
@@ -111,7 +110,7 @@ mod tests {
     #[test]
     fn a_text_that_stops_within_a_character_is_not_complete() {
         let mut utf8 = Utf8::default();
-        utf8.check(b"ok \xf0\x9f\xa6").expect("right as far as it goes");
+        utf8.check(b"ok \xf0\x9f\xa6").expect("valid so far");
         assert!(!utf8.is_complete());
         assert_eq!(utf8.check(b"x"), Err(NotUtf8));
     }

@@ -7,8 +7,8 @@ use super::close_code::CloseCode;
 pub enum Violation {
     /// A reserved bit is set and no extension gives it a meaning (section 5.2).
     ReservedBit,
-    /// The bit that says that a message is compressed stands on another frame than its first
-    /// (RFC 7692 section 6).
+    /// The bit that marks a compressed message is set on a frame other than its first (RFC 7692
+    /// section 6).
     CompressedBitMisplaced,
     /// The opcode is one of 3 to 7 or 11 to 15 (section 5.2).
     ReservedOpcode,
@@ -16,12 +16,11 @@ pub enum Violation {
     Unmasked,
     /// A server's frame is masked (section 5.1).
     Masked,
-    /// The payload's length is not written in the fewest octets, or has its highest bit set
-    /// (section 5.2).
+    /// The payload length is not in its shortest form, or has its highest bit set (section 5.2).
     LengthEncoding,
     /// A control frame without FIN (section 5.5).
     ControlFragmented,
-    /// A control frame of more than 125 octets (section 5.5).
+    /// A control frame of more than 125 bytes (section 5.5).
     ControlTooLong,
     /// A continuation frame with no message to continue (section 5.4).
     ContinuationUnexpected,
@@ -30,15 +29,15 @@ pub enum Violation {
     /// Text that is not UTF-8 (section 8.1).
     TextNotUtf8,
     /// A compressed message that cannot be inflated, or does not end between two blocks (RFC 7692
-    /// section 7.2).
+    /// section 7.2). A payload without a byte is one.
     CompressionInvalid,
-    /// A close frame with a payload of one octet (section 5.5.1).
+    /// A close frame with a payload of one byte (section 5.5.1).
     CloseTruncated,
     /// A close code that may not be sent (sections 7.4.1 and 7.4.2).
     CloseCodeInvalid,
     /// A close reason that is not UTF-8 (sections 5.5.1 and 8.1).
     CloseReasonNotUtf8,
-    /// A message larger than the server takes (section 7.4.1, code 1009).
+    /// A message larger than the server accepts (section 7.4.1, code 1009).
     MessageTooBig,
 }
 
@@ -65,25 +64,27 @@ impl Violation {
         }
     }
 
-    /// The reason that the close frame carries: ASCII, at most 123 octets.
+    /// The reason in the close frame: ASCII, at most 123 bytes.
     pub fn reason(self) -> &'static str {
         match self {
             Violation::ReservedBit => "reserved bit set without an extension",
-            Violation::CompressedBitMisplaced => "only a first frame says that it is compressed",
+            Violation::CompressedBitMisplaced => {
+                "RSV1 set on a frame that is not the first of a message"
+            }
             Violation::ReservedOpcode => "reserved opcode",
             Violation::Unmasked => "a client must mask its frames",
             Violation::Masked => "a server must not mask its frames",
-            Violation::LengthEncoding => "length not in its shortest form",
+            Violation::LengthEncoding => "payload length not in its shortest form",
             Violation::ControlFragmented => "control frame without FIN",
-            Violation::ControlTooLong => "control frame longer than 125 octets",
-            Violation::ContinuationUnexpected => "continuation of no message",
-            Violation::ContinuationExpected => "new message inside an unfinished one",
+            Violation::ControlTooLong => "control frame longer than 125 bytes",
+            Violation::ContinuationUnexpected => "continuation frame without a message to continue",
+            Violation::ContinuationExpected => "new message before the last one was finished",
             Violation::TextNotUtf8 => "text is not UTF-8",
             Violation::CompressionInvalid => "compressed message cannot be inflated",
-            Violation::CloseTruncated => "close payload of one octet",
-            Violation::CloseCodeInvalid => "close code may not be sent",
+            Violation::CloseTruncated => "close frame with a payload of one byte",
+            Violation::CloseCodeInvalid => "close code that must not be sent",
             Violation::CloseReasonNotUtf8 => "close reason is not UTF-8",
-            Violation::MessageTooBig => "message exceeds the limit of this server",
+            Violation::MessageTooBig => "message exceeds this server's limit",
         }
     }
 }

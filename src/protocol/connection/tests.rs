@@ -33,9 +33,9 @@ impl Talk {
         talk
     }
 
-    /// What is answered to `octets`, and what follows.
-    fn hear(&mut self, octets: &[u8]) -> (Vec<u8>, Next) {
-        self.spill.append(octets);
+    /// The answer to `bytes`, and what follows.
+    fn hear(&mut self, received: &[u8]) -> (Vec<u8>, Next) {
+        self.spill.append(received);
         let context = Context::new(SETTINGS, &self.counters);
         let next = self.connection.advance(&mut self.spill.region(), &context);
         (self.reply(), next)
@@ -69,7 +69,7 @@ fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
         }
     }
     frame.extend([1, 2, 3, 4]);
-    frame.extend(payload.iter().enumerate().map(|(at, octet)| octet ^ (at % 4 + 1) as u8));
+    frame.extend(payload.iter().enumerate().map(|(at, byte)| byte ^ (at % 4 + 1) as u8));
     frame
 }
 
@@ -96,18 +96,18 @@ fn binary_payload_goes_out_as_it_comes_and_text_when_it_is_whole() {
         let mut talk = Talk::open();
         let (half, rest) = whole.split_at(108);
         let (early, _) = talk.hear(half);
-        assert_eq!(early, expected, "first octet {first:x}");
+        assert_eq!(early, expected, "first byte {first:x}");
         let (late, _) = talk.hear(rest);
         assert_eq!([early, late].concat(), [&[first, 126, 0, 200][..], &[7; 200]].concat());
     }
 }
 
 #[test]
-fn wrong_text_fails_at_its_first_wrong_octet_and_takes_nothing_owed_with_it() {
+fn wrong_text_fails_at_its_first_wrong_byte_and_takes_nothing_owed_with_it() {
     let mut talk = Talk::open();
-    let mut octets = frame(0x81, b"right");
-    octets.extend(&frame(0x81, b"ab\xff and more that never comes")[..6 + 3]);
-    let (reply, next) = talk.hear(&octets);
+    let mut received = frame(0x81, b"right");
+    received.extend(&frame(0x81, b"ab\xff and more that never comes")[..6 + 3]);
+    let (reply, next) = talk.hear(&received);
     assert_eq!(reply, [&b"\x81\x05right"[..], &close_of(Violation::TextNotUtf8)].concat());
     assert_eq!(next, Next::Close);
 }
@@ -134,9 +134,9 @@ fn the_message_counts_against_the_limit_and_not_the_fragment() {
 #[test]
 fn a_close_is_answered_with_its_code_and_nothing_behind_it_is_heard() {
     let mut talk = Talk::open();
-    let mut octets = frame(0x88, b"\x03\xe8bye");
-    octets.extend(frame(0x81, b"too late"));
-    assert_eq!(talk.hear(&octets), (b"\x88\x02\x03\xe8".to_vec(), Next::Close));
+    let mut received = frame(0x88, b"\x03\xe8bye");
+    received.extend(frame(0x81, b"too late"));
+    assert_eq!(talk.hear(&received), (b"\x88\x02\x03\xe8".to_vec(), Next::Close));
     assert_eq!(talk.hear(&frame(0x81, b"later")), (vec![], Next::Close));
     let mut talk = Talk::open();
     assert_eq!(talk.hear(&frame(0x88, b"")).0, b"\x88\x00");
@@ -171,12 +171,12 @@ fn the_servers_close_crosses_the_peers() {
 #[test]
 fn a_whole_pipeline_is_one_reply_in_the_buffer_of_the_request() {
     let mut talk = Talk::open();
-    let mut octets = frame(0x81, b"first");
-    octets.extend(frame(0x82, &[9; 200]));
-    octets.extend(frame(0x8a, b"unasked pong"));
-    octets.extend(frame(0x81, "größer".as_bytes()));
-    let mut bytes = [&[0; HEADROOM][..], &octets].concat();
-    let mut cursors = Cursors::received(octets.len());
+    let mut received = frame(0x81, b"first");
+    received.extend(frame(0x82, &[9; 200]));
+    received.extend(frame(0x8a, b"unasked pong"));
+    received.extend(frame(0x81, "größer".as_bytes()));
+    let mut bytes = [&[0; HEADROOM][..], &received].concat();
+    let mut cursors = Cursors::received(received.len());
     let context = Context::new(SETTINGS, &talk.counters);
     let next = talk.connection.advance(&mut Region::new(&mut bytes, &mut cursors), &context);
     assert_eq!(next, Next::Receive);
