@@ -499,3 +499,19 @@ fn a_client_on_the_servers_cpu_is_warned_of() {
     assert_complete(&outcome, 500);
     assert!(!outcome.warnings.iter().any(|warning| warning.contains("out of CPU time")));
 }
+
+/// What the thread does that gathers the sums must not disturb the server either.
+#[test]
+fn the_calling_thread_keeps_to_the_cpus_of_the_plan_meanwhile() {
+    let echo = Echo::start("ws");
+    let allowed = || rustix::thread::sched_getaffinity(None).expect("the CPUs of this thread");
+    let before = allowed();
+    let cpu = core_affinity::get_core_ids().expect("CPUs").pop().expect("a CPU").id;
+    let plan = Plan { cpus: vec![cpu], ..echo.plan() };
+    let mut meanwhile = Vec::new();
+    let outcome = run(&plan, &Stop::new().expect("a pipe"), &mut |_| meanwhile.push(allowed()));
+    assert_complete(&outcome.expect("a load"), 500);
+    assert!(meanwhile.iter().all(|set| set.count() == 1 && set.is_set(cpu)));
+    assert!(!meanwhile.is_empty());
+    assert_eq!(allowed(), before);
+}

@@ -355,6 +355,14 @@ fn command(arguments: &[&str]) -> Command {
     command
 }
 
+#[test]
+fn a_rate_that_is_none_is_a_usage_error() {
+    for rate in ["0", "-1", "NaN", "inf", "-inf", "1e400", "fast", ""] {
+        let ended = ringbench(&["load", "ws://127.0.0.1:1/", "--rate", rate]);
+        assert_eq!(ended.status.code(), Some(2), "{rate}: {ended:?}");
+    }
+}
+
 /// A prefix for results of this test process.
 fn prefix(name: &str) -> String {
     let directory = format!("{}/{}", env!("CARGO_TARGET_TMPDIR"), std::process::id());

@@ -11,7 +11,7 @@ use super::{ENDED_BY_SIGNAL, Failure, Outcome, command_line};
 use crate::cli::{Common, Load, Traffic};
 use crate::environment::Environment;
 use crate::load::{self, LoadError, Plan, Progress, Rate};
-use crate::results::{Kind, Results};
+use crate::results::{Kind, Measurement, Results};
 use crate::stop::Stop;
 use crate::tables;
 use crate::target::Target;
@@ -74,7 +74,7 @@ pub(super) fn check(traffic: &Traffic) -> Result<(), Failure> {
 }
 
 /// The line below the table: what a reader looks for when something went wrong.
-fn summary(measurement: &crate::results::Measurement) -> String {
+fn summary(measurement: &Measurement) -> String {
     let load = measurement.load.as_ref().expect("a load has figures of its own");
     format!(
         "wrong echoes {}, failed connections {}, reconnects {}, unsent messages {}",
@@ -110,14 +110,9 @@ impl LiveLine {
 
     fn show(&self, progress: &Progress) {
         if self.is_shown {
-            // Asked each time, for a window may be resized. The last column stays free: writing
-            // there may begin a new line.
-            let columns = rustix::termios::tcgetwinsize(io::stderr())
-                .map_or(0, |size| usize::from(size.ws_col))
-                .checked_sub(1)
-                .unwrap_or(usize::MAX);
-            let line = tables::progress(progress, self.duration);
-            self.write(&line.chars().take(columns).collect::<String>());
+            // Asked each time, because a window may be resized.
+            let columns = rustix::termios::tcgetwinsize(io::stderr()).map_or(0, |size| size.ws_col);
+            self.write(&fitted(&tables::progress(progress, self.duration), columns));
         }
     }
 
@@ -131,6 +126,13 @@ impl LiveLine {
     fn write(&self, line: &str) {
         let _ = write!(io::stderr(), "\r\x1b[K{line}");
     }
+}
+
+/// A line cut to a terminal of this width, or whole where the width is not known, which is 0. The
+/// last column stays free: writing there may begin a new line.
+fn fitted(line: &str, columns: u16) -> String {
+    let columns = usize::from(columns).checked_sub(1).unwrap_or(usize::MAX);
+    line.chars().take(columns).collect()
 }
 
 pub(super) fn plan(target: &Target, traffic: &Traffic, cpus: &Cpus, common: &Common) -> Plan {
@@ -147,5 +149,19 @@ pub(super) fn plan(target: &Target, traffic: &Traffic, cpus: &Cpus, common: &Com
         spins: traffic.spin,
         seed: common.seed,
         ..Plan::new(target.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::fitted;
+
+    #[test]
+    fn the_live_line_never_fills_the_last_column() {
+        for (columns, line) in
+            [(0, "p50 20 µs"), (1, ""), (8, "p50 20 "), (9, "p50 20 µ"), (80, "p50 20 µs")]
+        {
+            assert_eq!(fitted("p50 20 µs", columns), line, "{columns}");
+        }
     }
 }
