@@ -1,5 +1,5 @@
 //! Messages of JSON as services send them: identifiers, names, numbers, booleans, nested objects.
-//! They come from a generator with a seed, so every run has the same, and hardly two are alike.
+//! The same seed gives the same messages, and hardly two are alike.
 
 use std::fmt::Write;
 
@@ -37,14 +37,14 @@ impl Records {
         Records { random: Random::new(seed), id: 1_000_000 }
     }
 
-    /// A message of `octets` octets of ASCII: 16, or 512 and more.
-    pub fn message(&mut self, octets: usize) -> String {
-        let message = if octets == 16 { self.reading() } else { self.page(octets) };
-        assert_eq!(message.len(), octets);
+    /// A message of `bytes` ASCII characters: 16, or 512 and more.
+    pub fn message(&mut self, bytes: usize) -> String {
+        let message = if bytes == 16 { self.reading() } else { self.page(bytes) };
+        assert_eq!(message.len(), bytes);
         message
     }
 
-    /// A message of 16 octets.
+    /// A message of 16 bytes.
     fn reading(&mut self) -> String {
         match self.random.below(4) {
             0 => format!("{{\"id\":{}}}", self.random.between(100_000_000, 999_999_999)),
@@ -58,13 +58,13 @@ impl Records {
     }
 
     /// As many records as there is room for, and a note that fills it.
-    fn page(&mut self, octets: usize) -> String {
+    fn page(&mut self, bytes: usize) -> String {
         const NOTE: &str = "],\"note\":\"";
         const END: &str = "\"}";
         let mut page = format!("{{\"page\":{},\"records\":[", self.random.below(1000));
         loop {
             let record = self.record();
-            if page.len() + ",".len() + record.len() + NOTE.len() + END.len() > octets {
+            if page.len() + ",".len() + record.len() + NOTE.len() + END.len() > bytes {
                 break;
             }
             if !page.ends_with('[') {
@@ -73,11 +73,11 @@ impl Records {
             page.push_str(&record);
         }
         page.push_str(NOTE);
-        while page.len() + END.len() < octets {
+        while page.len() + END.len() < bytes {
             page.push_str(self.random.choose(&WORDS));
             page.push(' ');
         }
-        page.truncate(octets - END.len());
+        page.truncate(bytes - END.len());
         page.push_str(END);
         page
     }

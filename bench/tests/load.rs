@@ -1,7 +1,7 @@
 //! Loads on the real server, and on servers that behave in ways that it does not.
 //!
 //! Times are bounded and compared loosely only, for the tests run beside each other on few
-//! processors.
+//! CPUs.
 
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
@@ -100,7 +100,7 @@ fn assert_consistent(outcome: &Outcome) {
     }
 }
 
-/// A server of plain octets, with this work for each connection on a thread of its own, for as long
+/// A server of plain bytes, with this work for each connection on a thread of its own, for as long
 /// as the test runs.
 fn plain_server(work: impl Fn(usize, TcpStream) + Send + Sync + 'static) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
@@ -118,10 +118,10 @@ fn plain_server(work: impl Fn(usize, TcpStream) + Send + Sync + 'static) -> Stri
 
 /// Echoes what comes, after `change` has had it with its place in the stream, until that says no.
 fn echo_changed(mut stream: TcpStream, mut change: impl FnMut(usize, &mut [u8]) -> bool) {
-    let mut octets = [0; 65536];
+    let mut bytes = [0; 65536];
     let mut at = 0;
-    while let Ok(count @ 1..) = stream.read(&mut octets) {
-        if !change(at, &mut octets[..count]) || stream.write_all(&octets[..count]).is_err() {
+    while let Ok(count @ 1..) = stream.read(&mut bytes) {
+        if !change(at, &mut bytes[..count]) || stream.write_all(&bytes[..count]).is_err() {
             return;
         }
         at += count;
@@ -198,11 +198,11 @@ fn a_stall_is_seen_in_every_message_scheduled_meanwhile() {
 }
 
 #[test]
-fn an_echo_of_which_one_octet_differs_is_counted_with_its_place() {
+fn an_echo_of_which_one_byte_differs_is_counted_with_its_place() {
     let target = plain_server(|number, stream| {
-        echo_changed(stream, move |at, octets| {
-            if number == 2 && (at..at + octets.len()).contains(&85) {
-                octets[85 - at] ^= 1;
+        echo_changed(stream, move |at, bytes| {
+            if number == 2 && (at..at + bytes.len()).contains(&85) {
+                bytes[85 - at] ^= 1;
             }
             true
         });
@@ -214,7 +214,7 @@ fn an_echo_of_which_one_octet_differs_is_counted_with_its_place() {
         "{:?}",
         outcome.problems
     );
-    // Octet 85 is octet 5 of message 5, whichever connection came third.
+    // Byte 85 is byte 5 of message 5, whichever connection came third.
     let problem = &outcome.problems[0];
     assert!(problem.contains("message 5"), "{problem}");
     assert_eq!(outcome.measurement.messages, 499);
@@ -311,7 +311,7 @@ fn compression_fragments_and_mixes_come_back_right() {
 }
 
 #[test]
-fn plain_octets_and_unix_sockets_are_loaded_likewise() {
+fn plain_bytes_and_unix_sockets_are_loaded_likewise() {
     let echo = Echo::start("tcp");
     assert_complete(&load(&echo.plan()), 500);
     let path: PathBuf = std::env::temp_dir().join(format!("load-{}.sock", std::process::id()));
@@ -320,7 +320,7 @@ fn plain_octets_and_unix_sockets_are_loaded_likewise() {
     echo.end();
 }
 
-/// What cannot be written because nobody reads waits in the generator, and its latency counts from
+/// What cannot be written because nobody reads waits in the client, and its latency counts from
 /// when it was to be sent and not from when there was room.
 #[test]
 fn more_than_the_sockets_hold_waits_and_counts_from_its_schedule() {
@@ -392,7 +392,7 @@ fn echoes_that_do_not_come_are_lost() {
     assert_consistent(&outcome);
 }
 
-/// Passes octets on between a client and the real server, and adds `insertion` to those of the server
+/// Passes bytes on between a client and the real server, and adds `insertion` to those of the server
 /// once, after its 20th message.
 fn relay(echo: &Echo, insertion: &'static [u8], from_client: Arc<Mutex<Vec<u8>>>) -> String {
     let address = echo.target.strip_prefix("ws://").expect("TCP").to_owned();
@@ -400,10 +400,10 @@ fn relay(echo: &Echo, insertion: &'static [u8], from_client: Arc<Mutex<Vec<u8>>>
         let mut server = TcpStream::connect(&address).expect("the server");
         let mut back = (server.try_clone().expect("a copy"), client.try_clone().expect("a copy"));
         thread::spawn(move || {
-            let mut octets = [0; 65536];
+            let mut bytes = [0; 65536];
             let mut messages = 0;
-            while let Ok(count @ 1..) = back.0.read(&mut octets) {
-                if back.1.write_all(&octets[..count]).is_err() {
+            while let Ok(count @ 1..) = back.0.read(&mut bytes) {
+                if back.1.write_all(&bytes[..count]).is_err() {
                     break;
                 }
                 messages += 1;
@@ -413,10 +413,10 @@ fn relay(echo: &Echo, insertion: &'static [u8], from_client: Arc<Mutex<Vec<u8>>>
             }
             let _ = back.1.shutdown(std::net::Shutdown::Both);
         });
-        let mut octets = [0; 65536];
-        while let Ok(count @ 1..) = client.read(&mut octets) {
-            from_client.lock().expect("no panic").extend_from_slice(&octets[..count]);
-            if server.write_all(&octets[..count]).is_err() {
+        let mut bytes = [0; 65536];
+        while let Ok(count @ 1..) = client.read(&mut bytes) {
+            from_client.lock().expect("no panic").extend_from_slice(&bytes[..count]);
+            if server.write_all(&bytes[..count]).is_err() {
                 break;
             }
         }
@@ -432,8 +432,8 @@ fn a_ping_is_answered_and_a_close_is_a_problem() {
     let target = relay(&echo, b"\x89\x02hi", sent.clone());
     assert_complete(&load(&Plan { connections: 1, ..plan(&target) }), 500);
     let sent = sent.lock().expect("no panic");
-    // A pong of two octets, masked.
-    assert!(sent.windows(2).any(|octets| octets == [0x8a, 0x82]));
+    // A pong of two bytes, masked.
+    assert!(sent.windows(2).any(|bytes| bytes == [0x8a, 0x82]));
 
     let target = relay(&echo, b"\x88\x02\x03\xe9", Arc::default());
     let outcome = load(&Plan { connections: 1, ..plan(&target) });
