@@ -16,9 +16,9 @@ const WORTHWHILE: u64 = 4;
 #[derive(Debug)]
 pub struct Gate {
     is_open: bool,
-    /// Octets received since it was offloaded.
+    /// Bytes received since it was offloaded.
     received: u64,
-    /// Octets that were handed over for sending, from the first.
+    /// Bytes that were handed over for sending, from the first.
     sent: u64,
     /// Frames in a row that the kernel could have echoed, and how many of them are asked for.
     run: u32,
@@ -28,7 +28,7 @@ pub struct Gate {
 }
 
 impl Gate {
-    /// The gate of a connection , shut. `sent` octets were given to the kernel before.
+    /// The gate of a connection , shut. `sent` bytes were given to the kernel before.
     pub fn new(sent: u64) -> Gate {
         Gate { is_open: false, received: 0, sent, run: 0, run_wanted: 0, echoed_before: 0 }
     }
@@ -38,9 +38,9 @@ impl Gate {
         self.is_open
     }
 
-    /// Octets were received.
-    pub fn received(&mut self, octets: u64, record: &Record) {
-        self.received += octets;
+    /// Bytes were received.
+    pub fn received(&mut self, bytes: u64, record: &Record) {
+        self.received += bytes;
         record.receive(self.received);
     }
 
@@ -49,9 +49,9 @@ impl Gate {
         self.run = if could_echo { self.run.saturating_add(1) } else { 0 };
     }
 
-    /// Octets were handed over for sending.
-    pub fn sent(&mut self, octets: u64) {
-        self.sent += octets;
+    /// Bytes were handed over for sending.
+    pub fn sent(&mut self, bytes: u64) {
+        self.sent += bytes;
     }
 
     /// Whether enough of what came could have been left to the kernel.
@@ -89,7 +89,7 @@ impl Gate {
     }
 
     /// Of a gate that was shut: whether all that the kernel has echoed stands in the socket's queue,
-    /// of which `written` octets were given to it from the first. Before that, what user space sends
+    /// of which `written` bytes were given to it from the first. Before that, what user space sends
     /// could overtake echoes, and closing the socket would lose them.
     pub fn is_flushed(&self, record: &Record, written: u64) -> bool {
         record.is_quiet() && written >= self.sent + record.echoed_out()

@@ -17,7 +17,7 @@ use super::program::Program;
 use super::record::Record;
 use super::{FRAME_BYTES_MAX, PLACES, Place};
 
-/// Octets of the longest payload that the program echoes.
+/// Bytes of the longest payload that the program echoes.
 const PAYLOAD_BYTES_MAX: usize = FRAME_BYTES_MAX - 8;
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -80,7 +80,7 @@ impl Random {
         (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) as usize % bound
     }
 
-    fn octets(&mut self, count: usize, below: usize) -> Vec<u8> {
+    fn bytes(&mut self, count: usize, below: usize) -> Vec<u8> {
         (0..count).map(|_| self.below(below) as u8).collect()
     }
 }
@@ -94,7 +94,7 @@ fn head(first: u8, length: usize, mask: u8) -> Vec<u8> {
 }
 
 fn masked(payload: &[u8], key: [u8; 4]) -> Vec<u8> {
-    payload.iter().zip(key.iter().cycle()).map(|(octet, key)| octet ^ key).collect()
+    payload.iter().zip(key.iter().cycle()).map(|(byte, key)| byte ^ key).collect()
 }
 
 /// A frame as a client sends it.
@@ -157,15 +157,15 @@ impl Pair {
     fn echoes(&mut self, first: u8, payload: &[u8]) {
         let expected = reply(first, payload);
         self.client.write_all(&request(first, payload)).expect("the kernel takes it");
-        assert_eq!(taken(&self.client, expected.len()), expected, "{} octets", payload.len());
+        assert_eq!(taken(&self.client, expected.len()), expected, "{} bytes", payload.len());
     }
 
-    /// Sends `octets`, which must come up as they are; then answers them, which opens the gate.
-    fn passes(&mut self, what: &str, octets: &[u8]) {
+    /// Sends `bytes`, which must come up as they are; then answers them, which opens the gate.
+    fn passes(&mut self, what: &str, bytes: &[u8]) {
         let (passed, frames) = (self.passed(), self.frames());
-        self.client.write_all(octets).expect("the kernel takes it");
-        assert_eq!(taken(&self.server, octets.len()), octets, "{what}");
-        assert_eq!(self.passed(), passed + octets.len() as u64, "{what}");
+        self.client.write_all(bytes).expect("the kernel takes it");
+        assert_eq!(taken(&self.server, bytes.len()), bytes, "{what}");
+        assert_eq!(self.passed(), passed + bytes.len() as u64, "{what}");
         assert_eq!(self.frames(), frames, "{what}");
         assert!(self.program.record(&self.place).open(self.passed(), 0), "{what}");
     }
@@ -181,21 +181,21 @@ impl Pair {
     }
 }
 
-/// The next `count` octets. A socket under the program may look readable when it is not.
+/// The next `count` bytes. A socket under the program may look readable when it is not.
 fn taken(mut stream: &TcpStream, count: usize) -> Vec<u8> {
-    let mut octets = vec![0; count];
+    let mut bytes = vec![0; count];
     let (mut filled, start) = (0, Instant::now());
     while filled < count {
-        match stream.read(&mut octets[filled..]) {
+        match stream.read(&mut bytes[filled..]) {
             Ok(0) => panic!("the peer ended"),
             Ok(more) => filled += more,
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                assert!(start.elapsed() < PATIENCE, "{filled} of {count} octets came");
+                assert!(start.elapsed() < PATIENCE, "{filled} of {count} bytes came");
             }
             Err(error) => panic!("{error}"),
         }
     }
-    octets
+    bytes
 }
 
 fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
@@ -210,19 +210,19 @@ fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
 fn every_length_comes_back_as_it_was() {
     let Some(mut pair) = Pair::new() else { return };
     let mut random = Random::new(1);
-    let mut octets_in = 0;
+    let mut bytes_in = 0;
     for length in 0..=PAYLOAD_BYTES_MAX {
         for (first, below) in [(TEXT, 0x80), (BINARY, 0x100)] {
-            let payload = random.octets(length, below);
-            octets_in += request(first, &payload).len() as u64;
+            let payload = random.bytes(length, below);
+            bytes_in += request(first, &payload).len() as u64;
             pair.echoes(first, &payload);
         }
     }
     assert_eq!(pair.passed(), 0);
     let echoes = pair.program.totals().read();
     assert_eq!(echoes.frames, 2 * (PAYLOAD_BYTES_MAX as u64 + 1));
-    assert_eq!(echoes.bytes_in, octets_in);
-    assert_eq!(echoes.bytes_out, octets_in - 4 * echoes.frames);
+    assert_eq!(echoes.bytes_in, bytes_in);
+    assert_eq!(echoes.bytes_out, bytes_in - 4 * echoes.frames);
     let record = pair.program.record(&pair.place);
     assert_eq!(record.echoed_frames(), echoes.frames);
     assert_eq!(record.echoed_out(), echoes.bytes_out);
@@ -236,9 +236,9 @@ fn whatever_is_not_one_small_message_comes_up_untouched() {
     let hello = request(TEXT, b"hello");
     pair.passes("text that is not ASCII", &request(TEXT, "grüße".as_bytes()));
     for place in 0..200 {
-        let mut payload = random.octets(200, 0x80);
+        let mut payload = random.bytes(200, 0x80);
         payload[place] |= 0x80;
-        pair.passes("text with one octet that is not ASCII", &request(TEXT, &payload));
+        pair.passes("text with one byte that is not ASCII", &request(TEXT, &payload));
     }
     let most = request(BINARY, &vec![b'x'; PAYLOAD_BYTES_MAX]);
     assert_eq!(most.len(), PAYLOAD_BYTES_MAX + 8);
@@ -256,16 +256,16 @@ fn whatever_is_not_one_small_message_comes_up_untouched() {
     pair.passes("no mask", &reply(TEXT, b"hello!!"));
     pair.passes("two frames", &[hello.clone(), hello.clone()].concat());
     pair.passes("a frame and a half", &[&hello[..], &hello[..4]].concat());
-    pair.passes("the first octets", &hello[..4]);
-    pair.passes("the last octets", &hello[4..]);
-    pair.passes("one octet", &hello[..1]);
+    pair.passes("the first bytes", &hello[..4]);
+    pair.passes("the last bytes", &hello[4..]);
+    pair.passes("one byte", &hello[..1]);
     pair.passes("a header alone", &hello[..6]);
     pair.passes("half of a longer frame", &request(BINARY, &[7; 300])[..200]);
     let wordy = [&[TEXT, 126 | 0x80, 0, 5][..], &KEY, &masked(b"hello", KEY)].concat();
     pair.passes("16 bits for a length of 7", &wordy);
     let wordy = [&[TEXT, 127 | 0x80][..], &5_u64.to_be_bytes(), &KEY, &masked(b"hello", KEY)];
     pair.passes("64 bits for a length of 7", &wordy.concat());
-    pair.passes("7 bits with octets after", &[&hello[..], b"x"].concat());
+    pair.passes("7 bits with bytes after", &[&hello[..], b"x"].concat());
     pair.echoes(TEXT, b"hello");
 }
 
@@ -316,7 +316,7 @@ fn a_notice_comes_once() {
 /// Reads, answers and opens the gate by the rules of the record.
 struct Server {
     unread: VecDeque<u8>,
-    /// Octets received, those of them that are answered, and the octets of the answers.
+    /// Bytes received, those of them that are answered, and the bytes of the answers.
     read: u64,
     answered: u64,
     sent: u64,
@@ -351,7 +351,7 @@ impl Server {
 
     fn catch_up(&mut self, record: &Record, socket: &TcpStream, is_over: &AtomicBool) {
         let mut buffer = vec![0; 16 << 10];
-        // A frame is whole only with octets that are still to come.
+        // A frame is whole only with bytes that are still to come.
         while !record.open(self.answered, self.sent) && !is_over.load(Ordering::Relaxed) {
             let count = match recv(socket, &mut buffer[..], RecvFlags::DONTWAIT) {
                 Ok((_, 0)) => return,
@@ -371,21 +371,21 @@ impl Server {
 
     /// Answers one frame, if it is there.
     fn answer(&mut self, record: &Record, mut socket: &TcpStream) -> bool {
-        let octets = self.unread.make_contiguous();
-        if octets.len() < 6 {
+        let bytes = self.unread.make_contiguous();
+        if bytes.len() < 6 {
             return false;
         }
-        let (start, length) = match usize::from(octets[1] & 127) {
-            126 if octets.len() < 8 => return false,
-            126 => (8, usize::from(octets[2]) << 8 | usize::from(octets[3])),
+        let (start, length) = match usize::from(bytes[1] & 127) {
+            126 if bytes.len() < 8 => return false,
+            126 => (8, usize::from(bytes[2]) << 8 | usize::from(bytes[3])),
             length => (6, length),
         };
-        if octets.len() < start + length {
+        if bytes.len() < start + length {
             return false;
         }
-        let key: [u8; 4] = octets[start - 4..start].try_into().expect("four");
-        let payload = masked(&octets[start..start + length], key);
-        let first = if octets[0] == PING { PONG } else { octets[0] };
+        let key: [u8; 4] = bytes[start - 4..start].try_into().expect("four");
+        let payload = masked(&bytes[start..start + length], key);
+        let first = if bytes[0] == PING { PONG } else { bytes[0] };
         self.unread.drain(..start + length);
         let reply = reply(first, &payload);
         self.answered += (start + length) as u64;
@@ -413,12 +413,12 @@ fn burst(random: &mut Random) -> (Vec<Vec<u8>>, Vec<u8>) {
             10..20 => random.below(400),
             _ => random.below(60),
         };
-        random.octets(length, below)
+        random.bytes(length, below)
     };
     let (first, payload) = match random.below(24) {
         0 => {
             let length = random.below(126);
-            (PING, random.octets(length, 0x100))
+            (PING, random.bytes(length, 0x100))
         }
         1 => (TEXT, "grüße ".repeat(random.below(12) + 1).into_bytes()),
         2..10 => (BINARY, payload(random, 0x100)),
@@ -470,8 +470,8 @@ fn under_fire(seed: u64, bursts: usize, buffer_bytes: Option<usize>) -> Option<(
         let writing = scope.spawn(move || {
             let (mut random, mut client) = (Random::new(seed), client);
             for number in 1..=bursts {
-                for octets in burst(&mut random).0 {
-                    if client.write_all(&octets).is_err() {
+                for bytes in burst(&mut random).0 {
+                    if client.write_all(&bytes).is_err() {
                         return; // the reader says why
                     }
                 }
@@ -516,12 +516,12 @@ fn replies_come_in_order_under_fire() {
     assert!(by_user > 5000 && by_kernel > 5000, "{by_user} {by_kernel}");
 }
 
-/// Sends frames until nothing more is taken for half a second; gives the octets taken.
-fn stuck_after(client: &TcpStream, frame: &[u8], octets_max: u64) -> u64 {
+/// Sends frames until nothing more is taken for half a second; gives the bytes taken.
+fn stuck_after(client: &TcpStream, frame: &[u8], bytes_max: u64) -> u64 {
     let chunk = frame.repeat((8192 / frame.len()).max(1));
     let (mut taken, mut last) = (0, Instant::now());
     let mut rest = frame;
-    while taken < octets_max && last.elapsed() < Duration::from_millis(500) {
+    while taken < bytes_max && last.elapsed() < Duration::from_millis(500) {
         match send(client, rest, SendFlags::DONTWAIT) {
             Ok(count) => {
                 taken += count as u64;
@@ -548,7 +548,7 @@ fn a_peer_that_never_reads_is_stopped() {
         let taken = stuck_after(&pair.client, &frame, OFFERED);
         let echoes = pair.program.totals().read();
         eprintln!(
-            "{payload} octets: stuck after {taken}, {} passed up, {} echoed in {} frames",
+            "{payload} bytes: stuck after {taken}, {} passed up, {} echoed in {} frames",
             pair.passed(),
             echoes.bytes_out,
             echoes.frames
@@ -695,7 +695,7 @@ fn many_connections_come_and_go() {
             let one = random.below(open.len());
             let (client, _, place) = &mut open[one];
             let length = random.below(300);
-            let payload = random.octets(length, 0x100);
+            let payload = random.bytes(length, 0x100);
             client.write_all(&request(BINARY, &payload)).expect("the kernel takes it");
             let expected = reply(BINARY, &payload);
             assert_eq!(taken(client, expected.len()), expected);
@@ -743,7 +743,7 @@ fn held_up(frames: u8) -> Option<(Pair, Vec<u8>)> {
     assert!(program.record(&place).open(0, 0));
     let mut expected = Vec::new();
     for number in 0..frames {
-        let payload: Vec<u8> = (0..4000).map(|octet| (octet % 251) as u8 ^ number).collect();
+        let payload: Vec<u8> = (0..4000).map(|byte| (byte % 251) as u8 ^ number).collect();
         client.write_all(&request(BINARY, &payload)).expect("the kernel takes it");
         expected.extend(reply(BINARY, &payload));
         let record = program.record(&place);
@@ -755,7 +755,7 @@ fn held_up(frames: u8) -> Option<(Pair, Vec<u8>)> {
 }
 
 #[test]
-fn a_reader_that_pauses_within_a_frame_gets_each_octet_once() {
+fn a_reader_that_pauses_within_a_frame_gets_each_byte_once() {
     for pause in [1, 100, 1000, 4003, 4004, 4005, 10_000] {
         let Some((pair, expected)) = held_up(7) else { return };
         let mut got = taken(&pair.client, pause);

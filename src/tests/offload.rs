@@ -138,7 +138,7 @@ fn the_counters_are_exact() {
         }
         let statistics = server.statistics();
         let count = |name: &str| statistics["total"][name].as_u64().expect("a count");
-        // The octets of the last answer of user space are counted when it is next woken: of the pong, or
+        // The bytes of the last answer of user space are counted when it is next woken: of the pong, or
         // of a message that came before the gate was open.
         expected(&count, hundred * 100, 0, &[2, 18]);
     }
@@ -372,16 +372,16 @@ fn auto_offloads_the_only_connection_after_a_run_of_small_messages() {
 /// One test at a time takes memory of the kernel's without bound, and looks how much.
 static MEMORY: Mutex<()> = Mutex::new(());
 
-/// Octets that the kernel has in the buffers of all TCP sockets.
-fn tcp_octets() -> u64 {
+/// Bytes that the kernel has in the buffers of all TCP sockets.
+fn tcp_bytes() -> u64 {
     let text = fs::read_to_string("/proc/net/sockstat").expect("a file of the kernel");
     let line = text.lines().find(|line| line.starts_with("TCP:")).expect("a line");
     let pages = line.split_whitespace().last().expect("a count").parse::<u64>();
     pages.expect("a number") * rustix::param::page_size() as u64
 }
 
-/// Octets of memory that nobody uses.
-fn free_octets() -> u64 {
+/// Bytes of memory that nobody uses.
+fn free_bytes() -> u64 {
     let text = fs::read_to_string("/proc/meminfo").expect("a file of the kernel");
     let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:")).expect("a line");
     let kilobytes = line.trim().strip_suffix(" kB").expect("kilobytes");
@@ -389,8 +389,8 @@ fn free_octets() -> u64 {
 }
 
 #[test]
-fn a_peer_that_never_reads_costs_bounded_memory_and_then_gets_every_octet() {
-    const TEST: &str = "a_peer_that_never_reads_costs_bounded_memory_and_then_gets_every_octet";
+fn a_peer_that_never_reads_costs_bounded_memory_and_then_gets_every_byte() {
+    const TEST: &str = "a_peer_that_never_reads_costs_bounded_memory_and_then_gets_every_byte";
     const OFFERED: u64 = 256 << 20;
     let _memory = MEMORY.lock();
     let mut given_up = 0;
@@ -400,7 +400,7 @@ fn a_peer_that_never_reads_costs_bounded_memory_and_then_gets_every_octet() {
         client.limit_receiving();
         let payload = pattern(payload);
         let (sent, expected) = (frame(BINARY, &payload), reply(BINARY, &payload));
-        let (resident, tcp, free) = (server.resident_bytes(), tcp_octets(), free_octets());
+        let (resident, tcp, free) = (server.resident_bytes(), tcp_bytes(), free_bytes());
         let (mut taken, mut last) = (0, Instant::now());
         while taken < OFFERED && last.elapsed() < Duration::from_millis(500) {
             let rest = &sent[(taken % sent.len() as u64) as usize..];
@@ -413,12 +413,12 @@ fn a_peer_that_never_reads_costs_bounded_memory_and_then_gets_every_octet() {
             }
         }
         let resident = server.resident_bytes().saturating_sub(resident);
-        let tcp = tcp_octets().saturating_sub(tcp);
-        let free = free.saturating_sub(free_octets());
+        let tcp = tcp_bytes().saturating_sub(tcp);
+        let free = free.saturating_sub(free_bytes());
         let offloaded = server.count("messages_offloaded");
         say(&format!(
-            "{} octets, never read: stuck after {taken}, {offloaded} offloaded; server {resident}, \
-             sockets {tcp}, machine {free} octets more",
+            "{} bytes, never read: stuck after {taken}, {offloaded} offloaded; server {resident}, \
+             sockets {tcp}, machine {free} bytes more",
             payload.len()
         ));
         // What the buffers grow to; the bound itself has a test of its own.
@@ -531,7 +531,7 @@ fn a_peer_that_fills_the_kernels_memory_is_given_up() {
             say(&format!("SKIPPED {TEST}: the kernel's thread did run"));
         }
     });
-    say(&format!("{taken} octets were taken"));
+    say(&format!("{taken} bytes were taken"));
     assert!(taken < OFFERED, "all of it was taken");
 }
 

@@ -12,7 +12,7 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal};
 use support::{BINARY, Client, REQUEST, Server, TEXT, frame, pattern, reply, wait_until};
 
-/// Octets of a message that is written again and again and not read.
+/// Bytes of a message that is written again and again and not read.
 const MESSAGE: usize = 60_000;
 
 /// Starts the engine with four buffers, on one worker so that all connections share them.
@@ -48,7 +48,7 @@ fn stuck_client(server: &Server) -> (Client, Vec<u8>, usize) {
     while refusals < 25 {
         let rest = &message[written % message.len()..];
         match client.stream().write(rest) {
-            Ok(octets) => (written, refusals) = (written + octets, 0),
+            Ok(bytes) => (written, refusals) = (written + bytes, 0),
             Err(_) => {
                 refusals += 1;
                 thread::sleep(Duration::from_millis(2));
