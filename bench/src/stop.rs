@@ -69,6 +69,14 @@ impl Stop {
     pub fn was_suspended(&self) -> bool {
         self.was_suspended.load(Relaxed)
     }
+
+    /// A warning, if it was.
+    pub fn suspension_warning(&self) -> Option<String> {
+        self.was_suspended().then(|| {
+            "ringbench was suspended and continued: latencies and durations contain that time."
+                .to_owned()
+        })
+    }
 }
 
 /// Readable once the stop was requested.

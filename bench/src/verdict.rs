@@ -116,7 +116,9 @@ impl fmt::Display for Farewell {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Farewell::Clean => f.write_str("closed the connection"),
-            Farewell::LeftOpen => f.write_str("answered the close frame and left TCP open"),
+            Farewell::LeftOpen => {
+                f.write_str("answered the close frame and left the connection open")
+            }
             Farewell::ClosedUnanswered => f.write_str("closed TCP without a close frame"),
             Farewell::ResetAfterAnswer => f.write_str("reset the connection after its close frame"),
             Farewell::ResetUnanswered => {
@@ -131,23 +133,57 @@ impl fmt::Display for Farewell {
     }
 }
 
-/// The warning that the server took its leave like that on `count` of `connections` connections,
-/// each of which waited for `timeout` at most.
-pub fn farewell_warning(
-    farewell: Farewell,
-    count: u64,
+/// How the server took its leave on many connections.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Farewells {
     connections: u64,
-    timeout: Duration,
-) -> String {
-    let within = match farewell {
-        Farewell::LeftOpen | Farewell::Silent => format!(" within {} s", timeout.as_secs_f64()),
-        _ => String::new(),
-    };
-    let plural = if connections == 1 { "" } else { "s" };
-    format!(
-        "On {count} of {connections} connection{plural}, the server {farewell}{within}; all echoes \
-         had come before."
-    )
+    /// Those that are not clean, and on how many connections.
+    odd: Vec<(Farewell, u64)>,
+}
+
+impl Farewells {
+    /// Adds that of one connection.
+    pub fn note(&mut self, farewell: Farewell) {
+        self.connections += 1;
+        if !farewell.is_clean() {
+            self.add_odd(farewell, 1);
+        }
+    }
+
+    /// Adds those of others.
+    pub fn add(&mut self, others: &Farewells) {
+        self.connections += others.connections;
+        for &(farewell, count) in &others.odd {
+            self.add_odd(farewell, count);
+        }
+    }
+
+    fn add_odd(&mut self, farewell: Farewell, count: u64) {
+        match self.odd.iter_mut().find(|(known, _)| *known == farewell) {
+            Some((_, known)) => *known += count,
+            None => self.odd.push((farewell, count)),
+        }
+    }
+
+    /// A sentence for each kind that is not clean, where the server had `timeout` on each connection.
+    pub fn warnings(&self, timeout: Duration) -> impl Iterator<Item = String> {
+        let connections = match self.connections {
+            1 => "1 connection".to_owned(),
+            connections => format!("{connections} connections"),
+        };
+        self.odd.iter().map(move |(farewell, count)| {
+            let within = match farewell {
+                Farewell::LeftOpen | Farewell::Silent => {
+                    format!(" within {} s", timeout.as_secs_f64())
+                }
+                _ => String::new(),
+            };
+            format!(
+                "On {count} of {connections}, the server {farewell}{within}. All echoes had come \
+                 before, and count."
+            )
+        })
+    }
 }
 
 #[cfg(test)]
@@ -178,5 +214,19 @@ mod tests {
         assert_eq!(closing.judge(End::TimedOut), Farewell::LeftOpen);
         closing.note(&Event::Echo(Form::Text));
         assert_eq!(closing.judge(End::Closed), Farewell::LateMessages);
+    }
+
+    #[test]
+    fn odd_farewells_are_counted_together_and_clean_ones_say_nothing() {
+        let mut farewells = Farewells::default();
+        farewells.note(Farewell::Clean);
+        farewells.note(Farewell::Silent);
+        let mut others = farewells.clone();
+        others.note(Farewell::ResetUnanswered);
+        farewells.add(&others);
+        let warnings: Vec<String> = farewells.warnings(Duration::from_secs(2)).collect();
+        assert_eq!(warnings.len(), 2);
+        let silent = "On 2 of 5 connections, the server did not answer the close frame within 2 s.";
+        assert!(warnings[0].starts_with(silent), "{warnings:?}");
     }
 }

@@ -59,6 +59,7 @@ pub fn compare(options: &Compare, stop: &Stop, output: &mut impl Write) -> Outco
     (results.measurements, results.ratios) = (compared.measurements, compared.ratios);
     results.warnings.extend(warnings);
     results.warnings.extend(compared.warnings);
+    results.warnings.extend(stop.suspension_warning());
     results.measurements.retain(|measurement| measurement.messages > 0);
     let problem = compared.problem.filter(|_| !stop.is_requested());
     results.cut_short = match (&problem, results.measurements.is_empty()) {
@@ -107,7 +108,7 @@ impl Turns<'_> {
         let seed = self.options.common.seed.wrapping_add(round as u64);
         match self.options.load {
             Some(duration) => self.load(candidate, duration, seed, warnings),
-            None => self.round_trips(candidate, seed),
+            None => self.round_trips(candidate, seed, warnings),
         }
     }
 
@@ -139,7 +140,12 @@ impl Turns<'_> {
         Ok(Some(as_one_round(outcome.measurement)))
     }
 
-    fn round_trips(&self, candidate: &Candidate, seed: u64) -> Result<Option<Measurement>, String> {
+    fn round_trips(
+        &self,
+        candidate: &Candidate,
+        seed: u64,
+        warnings: &mut Vec<String>,
+    ) -> Result<Option<Measurement>, String> {
         let Turns { options, case, stop, .. } = self;
         let began = Instant::now();
         let target = candidate.target()?;
@@ -155,6 +161,15 @@ impl Turns<'_> {
         }
         if let Some(problem) = outcome.problem {
             return Err(problem.to_string());
+        }
+        if let Some(farewell) = outcome.farewell.filter(|farewell| !farewell.is_clean()) {
+            let warning = format!(
+                "{}: at the end, the server {farewell}; all echoes had come before, and count.",
+                candidate.name
+            );
+            if !warnings.contains(&warning) {
+                warnings.push(warning);
+            }
         }
         let mut measurement =
             Measurement { description: case.description(), ..Measurement::default() };

@@ -3,7 +3,7 @@
 use std::io::{self, Read as _, Write};
 use std::net::{Ipv4Addr, TcpListener};
 
-use super::Outcome;
+use super::{ENDED_BY_SIGNAL, Outcome};
 use crate::cli::{Floor, WaitChoice};
 use crate::results;
 use crate::rtt::{self, Case, Wait};
@@ -41,6 +41,7 @@ pub(super) fn calibrate(cpus: &[usize], seed: u64, stop: &Stop) -> Result<result
         .map_err(|problem| failed(&problem))?;
         match outcome.problem {
             Some(problem) => Err(failed(&problem)),
+            None if stop.is_requested() => Err(failed(&ENDED_BY_SIGNAL)),
             None => Ok(outcome.latencies.percentile_ns(50.0)),
         }
     };

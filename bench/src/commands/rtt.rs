@@ -12,10 +12,11 @@ use super::{ENDED_BY_SIGNAL, Failure, Outcome, command_line};
 use crate::cli::{Messages, Rtt};
 use crate::environment::Environment;
 use crate::results::{Kind, Measurement, Results, Round};
-use crate::rtt::{self, Case, Plan};
+use crate::rtt::{self, CLOSE_TIMEOUT, Case, Plan};
 use crate::server::{Launch, Ready, Server, program};
 use crate::stop::Stop;
 use crate::target::Target;
+use crate::verdict::Farewells;
 use crate::wire_report;
 
 /// `ringbench rtt`
@@ -52,7 +53,11 @@ pub fn rtt(options: &Rtt, stop: &Stop, output: &mut impl Write) -> Outcome {
             .map_err(|error| format!("cannot write to {}: {error}", directory.display()))?;
     }
     if options.calibrate {
-        results.floor = Some(calibrate(&cpus.servers, options.common.seed, stop)?);
+        results.floor = match calibrate(&cpus.servers, options.common.seed, stop) {
+            // The rounds end at once too, and say so.
+            Err(_) if stop.is_requested() => None,
+            floor => Some(floor?),
+        };
     }
     let (target, _sibling) = target_of(options, &cpus, stop)?;
     results.measurements = cases
@@ -63,15 +68,26 @@ pub fn rtt(options: &Rtt, stop: &Stop, output: &mut impl Write) -> Outcome {
             ..Measurement::default()
         })
         .collect();
-    let mut rounds =
-        Rounds { options, target: &target, stop, begin: Instant::now(), report_problem: Ok(()) };
+    let mut rounds = Rounds {
+        options,
+        target: &target,
+        stop,
+        begin: Instant::now(),
+        farewells: Farewells::default(),
+        report_problem: Ok(()),
+    };
     let ending = rounds.run(&cases, &mut results.measurements);
+    results.measurements.retain(|measurement| measurement.messages > 0);
     results.cut_short = match &ending {
         Ending::Whole => None,
+        Ending::Stopped if results.measurements.is_empty() => {
+            Some(format!("{ENDED_BY_SIGNAL} before the first echo"))
+        }
         Ending::Stopped => Some(ENDED_BY_SIGNAL.to_owned()),
         Ending::Failed(problem) => Some(problem.clone()),
     };
-    results.measurements.retain(|measurement| measurement.messages > 0);
+    results.warnings.extend(rounds.farewells.warnings(CLOSE_TIMEOUT));
+    results.warnings.extend(stop.suspension_warning());
     let mut problems = finish(&mut results, &[], files, output);
     problems.note(rounds.report_problem);
     if options.histogram
@@ -149,6 +165,8 @@ struct Rounds<'a> {
     target: &'a Target,
     stop: &'a Stop,
     begin: Instant,
+    /// How the server took its leave.
+    farewells: Farewells,
     /// Why a report could not be written; that does not end the measurement.
     report_problem: Result<(), String>,
 }
@@ -177,6 +195,9 @@ impl Rounds<'_> {
             Err(_) if stop.is_requested() => return Ending::Stopped,
             Err(failed) => return Ending::Failed(format!("{target}: {failed}")),
         };
+        if let Some(farewell) = outcome.farewell {
+            self.farewells.note(farewell);
+        }
         if outcome.latencies.count() > 0 {
             add(measurement, case, &outcome, began);
         }
