@@ -1,9 +1,9 @@
-//! Latencies in fixed memory: a histogram of three significant digits from 1 ns to an hour, and the
-//! formats that others read.
+//! Latencies in fixed memory: a histogram with three significant digits from 1 ns to an hour, and the
+//! formats in which other tools read it.
 //!
-//! Formats: the percentile distribution that HdrHistogram's plotters read (`.hgrm`), the interval log
-//! that its log analysers read (`.hlog`), CSV, and, for our own results, the compressed binary form
-//! (V2, deflated) in base64.
+//! The formats: the percentile distribution for HdrHistogram's plotters (`.hgrm`), the interval log
+//! for its log analysers (`.hlog`), CSV, and, within our own JSON, the compressed binary form (V2,
+//! deflated) in base64.
 
 use std::io::{self, Write};
 use std::time::{Duration, SystemTime};
@@ -15,14 +15,14 @@ use hdrhistogram::serialization::{Deserializer, Serializer, V2DeflateSerializer}
 use hdrhistogram::{Counter, Histogram};
 use serde::{Deserialize, Serialize};
 
-/// The greatest latency told apart, in nanoseconds; longer ones count as this.
+/// The greatest latency recorded, in nanoseconds; a longer one counts as this.
 pub const LATENCY_NS_MAX: u64 = 3_600_000_000_000;
 /// Significant digits.
 const DIGITS: u8 = 3;
-/// The percentiles of tables and pages, in per cent.
+/// The percentiles in tables and on pages.
 pub const PERCENTILES: [f64; 4] = [50.0, 90.0, 99.0, 99.9];
 
-/// How long things took, in nanoseconds.
+/// A histogram of latencies, in nanoseconds.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Latencies(Histogram<u64>);
 
@@ -34,23 +34,24 @@ impl Default for Latencies {
 }
 
 impl Latencies {
-    /// Adds one.
+    /// Adds a latency.
     #[inline]
     pub fn record(&mut self, latency: Duration) {
         self.0.saturating_record(u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX).max(1));
     }
 
-    /// Adds all of `others`.
+    /// Adds all latencies of `others`.
     pub fn add(&mut self, others: &Latencies) {
         self.0.add(&others.0).expect("the same bounds");
     }
 
-    /// How many there are.
+    /// How many latencies there are.
     pub fn count(&self) -> u64 {
         self.0.len()
     }
 
-    /// The latency that so many per cent do not exceed, in nanoseconds.
+    /// The percentile in nanoseconds: the least latency that `percent` per cent of all do not exceed; 0
+    /// where there are none.
     pub fn percentile_ns(&self, percent: f64) -> u64 {
         let count = self.count() as f64;
         // 99.9 has no exact form, and must not make a rank of 1998 one of 1999.
@@ -74,13 +75,13 @@ impl Latencies {
         self.0.mean()
     }
 
-    /// Whether there are enough for a percentile to be more than one of the last few: ten beyond it.
+    /// Whether a percentile rests on more than a few outliers: at least ten latencies lie beyond it.
     pub fn supports(&self, percent: f64) -> bool {
         self.count() as f64 * (100.0 - percent) / 100.0 >= 10.0 - 1e-6
     }
 
-    /// Points of the distribution, each a part below 1 and its latency in nanoseconds, ever closer
-    /// to the end: five for each halving of what is left.
+    /// Points of the distribution: the share of latencies, below 1, and the latency in nanoseconds that
+    /// they do not exceed. There are five points for each halving of the rest.
     pub fn distribution(&self) -> Vec<(f64, u64)> {
         let steps = self.0.iter_quantiles(5);
         steps.map(|step| (step.quantile_iterated_to(), step.value_iterated_to())).collect()
@@ -92,7 +93,7 @@ impl Latencies {
         recorded.map(|step| (step.value_iterated_to(), step.count_at_value())).collect()
     }
 
-    /// The percentile distribution as HdrHistogram prints it, in microseconds.
+    /// Writes the percentile distribution as HdrHistogram prints it, in microseconds.
     ///
     /// # Errors
     ///
@@ -134,7 +135,7 @@ impl Latencies {
         )
     }
 
-    /// `latency_ns,count`, a line for each latency that occurred.
+    /// Writes CSV: `latency_ns,count`, a line for each latency that occurred.
     ///
     /// # Errors
     ///
@@ -148,19 +149,19 @@ impl Latencies {
     }
 
     fn to_base64(&self) -> String {
-        let mut octets = Vec::new();
+        let mut bytes = Vec::new();
         V2DeflateSerializer::new()
-            .serialize(&self.0, &mut octets)
-            .expect("a vector takes all octets");
-        BASE64.encode(octets)
+            .serialize(&self.0, &mut bytes)
+            .expect("a vector takes all bytes");
+        BASE64.encode(bytes)
     }
 
     fn from_base64(text: &str) -> Result<Latencies, String> {
-        let octets = BASE64.decode(text).map_err(|error| error.to_string())?;
+        let bytes = BASE64.decode(text).map_err(|error| error.to_string())?;
         let read: Histogram<u64> = Deserializer::new()
-            .deserialize(&mut &octets[..])
+            .deserialize(&mut &bytes[..])
             .map_err(|error| format!("not a histogram: {error:?}"))?;
-        // One of other bounds, made by another tool, may have more than ours can hold.
+        // A histogram by another tool may reach further than ours.
         let mut latencies = Latencies::default();
         for step in read.iter_recorded() {
             let value = step.value_iterated_to().max(1);
@@ -194,8 +195,8 @@ impl<'de> Deserialize<'de> for Latencies {
     }
 }
 
-/// Writes the interval log of what was measured since `begin`, an interval for each of `intervals`:
-/// when it began and ended, after `begin`, and its latencies.
+/// Writes the interval log of a measurement that began at `begin`. Each of `intervals` says when it
+/// began and ended, counted from `begin`, and its latencies.
 ///
 /// # Errors
 ///
@@ -207,7 +208,7 @@ pub fn write_hlog<'a>(
     intervals: impl IntoIterator<Item = (Duration, Duration, &'a Latencies)>,
 ) -> io::Result<()> {
     let mut serializer = V2DeflateSerializer::new();
-    // What divides a log's fields cannot stand in a tag.
+    // A tag cannot contain what separates the fields of a log.
     let tag: String =
         tag.chars().map(|c| if c == ',' || c.is_whitespace() { '_' } else { c }).collect();
     let tag = Tag::new(&tag).expect("no comma and no white space");
@@ -288,9 +289,9 @@ mod tests {
 
     #[test]
     fn the_distribution_file_ends_with_the_sums() {
-        let mut octets = Vec::new();
-        thousand().write_hgrm(&mut octets).expect("memory");
-        let text = String::from_utf8(octets).expect("text");
+        let mut bytes = Vec::new();
+        thousand().write_hgrm(&mut bytes).expect("memory");
+        let text = String::from_utf8(bytes).expect("text");
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines[0].split_whitespace().next(), Some("Value"));
         let last = lines.iter().rfind(|line| !line.starts_with('#')).expect("lines");
@@ -302,9 +303,9 @@ mod tests {
 
     #[test]
     fn the_csv_counts_all() {
-        let mut octets = Vec::new();
-        thousand().write_csv(&mut octets).expect("memory");
-        let text = String::from_utf8(octets).expect("text");
+        let mut bytes = Vec::new();
+        thousand().write_csv(&mut bytes).expect("memory");
+        let text = String::from_utf8(bytes).expect("text");
         let sum: u64 = text
             .lines()
             .skip(1)
@@ -320,9 +321,9 @@ mod tests {
         let latencies = thousand();
         let second = Duration::from_secs(1);
         let intervals = [(Duration::ZERO, second, &latencies), (second, 2 * second, &latencies)];
-        let mut octets = Vec::new();
-        write_hlog(&mut octets, "a, b", SystemTime::UNIX_EPOCH, intervals).expect("memory");
-        let text = String::from_utf8(octets).expect("text");
+        let mut bytes = Vec::new();
+        write_hlog(&mut bytes, "a, b", SystemTime::UNIX_EPOCH, intervals).expect("memory");
+        let text = String::from_utf8(bytes).expect("text");
         let tagged: Vec<&str> = text.lines().filter(|line| line.starts_with("Tag=a__b,")).collect();
         assert_eq!(tagged.len(), 2, "{text}");
         assert!(tagged[1].starts_with("Tag=a__b,1.000,1.000,"), "{text}");

@@ -1,5 +1,5 @@
-//! Random numbers that are the same for the same seed: for masking keys, payloads, orders and draws,
-//! none of which has to be hard to guess here.
+//! Random numbers that follow from a seed: masking keys, payloads, the order of servers in a round and
+//! samples are the same in each run with the same seed. Nothing here has to be hard to guess.
 
 /// The generator splitmix64, by Sebastiano Vigna.
 #[derive(Debug, Clone)]
@@ -11,7 +11,7 @@ impl Random {
         Random(seed)
     }
 
-    /// The next number, any of all.
+    /// The next number, any of 64 bits.
     #[inline]
     pub fn number(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
@@ -20,23 +20,23 @@ impl Random {
         mixed ^ (mixed >> 31)
     }
 
-    /// A number below `bound`, which is not 0.
+    /// A number from 0 to below `bound`. Panics if `bound` is 0.
     #[inline]
     pub fn below(&mut self, bound: u64) -> u64 {
         self.number() % bound
     }
 
-    /// A number between the two, both included.
+    /// A number from `least` to `greatest`, both included.
     pub fn between(&mut self, least: u64, greatest: u64) -> u64 {
         least + self.below(greatest - least + 1)
     }
 
-    /// One of them.
+    /// One of `from`.
     pub fn choose<'a, T: ?Sized>(&mut self, from: &[&'a T]) -> &'a T {
         from[self.below(from.len() as u64) as usize]
     }
 
-    /// Brings them into a random order (Fisher and Yates).
+    /// Puts `items` into a random order (the shuffle of Fisher and Yates).
     pub fn shuffle<T>(&mut self, items: &mut [T]) {
         for last in (1..items.len()).rev() {
             items.swap(last, self.below(last as u64 + 1) as usize);

@@ -1,5 +1,7 @@
-//! One case as the Autobahn suite reports it: a page and the same as JSON, with expectation and
-//! outcome, the opening handshake, who closed and how, and what went over the wire.
+//! The report of one case in the form of the Autobahn test suite, as a page and as JSON: expectation
+//! and outcome, the opening handshake, who closed the connection and how, and what went over the
+//! wire. Its words are the suite's, so that the two can be laid side by side: octets, chop size,
+//! `closedByMe`. This file measures nothing.
 
 use std::fs;
 use std::io;
@@ -253,9 +255,30 @@ fn unmasked(frame: &[u8]) -> Vec<u8> {
     let Some((key, payload)) = frame.get(2..).and_then(|rest| rest.split_first_chunk::<4>()) else {
         return Vec::new();
     };
-    payload.iter().zip(key.iter().cycle()).map(|(octet, key)| octet ^ key).collect()
+    payload.iter().zip(key.iter().cycle()).map(|(byte, key)| byte ^ key).collect()
 }
 
-fn hexadecimal(octets: &[u8]) -> String {
-    octets.iter().map(|octet| format!("{octet:02x}")).collect()
+fn hexadecimal(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rtt::Wire;
+    use crate::session::Form;
+
+    #[test]
+    fn a_page_sums_up_and_escapes_what_the_server_sent() {
+        let target = "ws://127.0.0.1:9001/".parse().expect("a target");
+        let form = Form::Text;
+        let case = Case { name: "9.7.2".to_owned(), payload_bytes: 16, form, messages: 1000 };
+        let mut wire = Wire { received: [(18, 1000), (2, 3)].into(), ..Wire::default() };
+        wire.handshake.response = b"HTTP/1.1 101 <b>&\r\n\r\n".to_vec();
+        let outcome = Outcome { wire, ..Outcome::default() };
+        let page = Report::new(&target, &case, &outcome).page();
+        assert!(page.contains("1003") && page.contains("18006"), "{page}");
+        assert!(page.contains("101 &lt;b&gt;&amp;</pre>"), "{page}");
+        assert!(page.contains("Ended after 0 of 1000 messages."), "{page}");
+    }
 }

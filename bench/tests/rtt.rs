@@ -4,7 +4,8 @@
 mod support;
 
 use std::io::{self, Read as _, Write as _};
-use std::sync::mpsc;
+use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, mpsc};
 use std::thread;
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use ringbench::rtt::{self, Case, Outcome, Plan, Timeouts, Wait};
 use ringbench::session::Form;
 use ringbench::stop::Stop;
 use ringbench::verdict::Farewell;
+use rustix::process::{Pid, Signal, kill_process};
 use support::{BINARY, CLOSE, Fake, PING, PONG, Peer, TEXT, frame, response_to, send_back};
 
 /// A step that is to time out takes that long; the others have all the time that a loaded machine
@@ -353,4 +355,87 @@ fn an_answer_that_opens_no_websocket_is_named() {
         let text = refused.to_string();
         assert!(text.contains("not a WebSocket server") && text.contains(name), "{text}");
     }
+}
+
+/// `ringbench rtt` on `url`, four messages a round, and what it prints.
+fn command(url: &str, rounds: &str) -> Child {
+    Command::new(env!("CARGO_BIN_EXE_ringbench"))
+        .args(["rtt", url, "--case", "9.7.2", "--messages", "4", "--rounds", rounds])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the program runs")
+}
+
+/// A right server that from connection `silent_from` on says when a request has come, and answers it
+/// when it is told to.
+fn hesitating(silent_from: usize) -> (Fake, mpsc::Receiver<()>, mpsc::Sender<()>) {
+    let (reached, is_reached) = mpsc::channel();
+    let (go, goes) = mpsc::channel::<()>();
+    let goes = Mutex::new(goes);
+    let server = Fake::start(move |peer, number| {
+        let request = peer.request()?;
+        if number >= silent_from {
+            reached.send(()).expect("the test waits");
+            // An error is that the test is over.
+            let _ = goes.lock().expect("no panic").recv();
+        }
+        peer.send(response_to(&request, "").as_bytes())?;
+        peer.echo_until_close(&send_back)?;
+        peer.send(&frame(CLOSE, &1000u16.to_be_bytes()))
+    });
+    (server, is_reached, go)
+}
+
+fn signal(child: &Child, signal: Signal) {
+    kill_process(Pid::from_child(child), signal).expect("it runs");
+}
+
+#[test]
+fn stop_and_continue_cost_a_warning() {
+    let (server, is_reached, go) = hesitating(0);
+    let child = command(&server.url(), "1");
+    is_reached.recv().expect("a request");
+    signal(&child, Signal::STOP);
+    signal(&child, Signal::CONT);
+    go.send(()).expect("the server waits");
+    let ended = child.wait_with_output().expect("its end");
+    assert_eq!(ended.status.code(), Some(0), "{ended:?}");
+    let said = String::from_utf8_lossy(&ended.stdout);
+    assert!(said.contains("warning: ringbench was suspended"), "{said}");
+    assert!(!said.contains("CUT SHORT"), "{said}");
+}
+
+#[test]
+fn an_interrupt_in_a_handshake_keeps_the_rounds_before_it() {
+    for (rounds_before, said) in [
+        (0, "CUT SHORT: ended by a signal before the first echo\n"),
+        (1, "CUT SHORT: ended by a signal\n"),
+    ] {
+        // The sender is held, so the server does not answer.
+        let (server, is_reached, _go) = hesitating(rounds_before);
+        let child = command(&server.url(), "3");
+        is_reached.recv().expect("a request");
+        signal(&child, Signal::INT);
+        let ended = child.wait_with_output().expect("its end");
+        assert_eq!(ended.status.code(), Some(0), "{ended:?}");
+        let output = String::from_utf8_lossy(&ended.stdout);
+        assert!(output.starts_with(said), "{output}");
+        assert_eq!(output.contains("9.7.2"), rounds_before > 0, "{output}");
+    }
+}
+
+#[test]
+fn an_odd_farewell_is_counted_over_the_rounds() {
+    let server = Fake::start(|peer, _| {
+        peer.accept("")?;
+        peer.echo_until_close(&send_back)?;
+        peer.reset_at_end()
+    });
+    let ended = command(&server.url(), "3").wait_with_output().expect("its end");
+    assert_eq!(ended.status.code(), Some(0), "{ended:?}");
+    let said = String::from_utf8_lossy(&ended.stdout);
+    let warning = "On 3 of 3 connections, the server reset the connection instead of answering";
+    assert!(said.contains(warning), "{said}");
 }
