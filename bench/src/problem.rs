@@ -57,27 +57,6 @@ pub enum Problem {
 }
 
 impl Problem {
-    /// Whether the server sent something that is not the echo awaited, and did so within the
-    /// protocol.
-    pub fn is_wrong_echo(&self) -> bool {
-        match self {
-            Problem::WrongEcho(..)
-            | Problem::WrongForm(_)
-            | Problem::RepeatedEcho(_)
-            | Problem::UnawaitedEcho => true,
-            Problem::CannotResolve(_)
-            | Problem::CannotConnect(_)
-            | Problem::Refused(_)
-            | Problem::NoCompression
-            | Problem::WrongExtensions(_)
-            | Problem::TimedOut(..)
-            | Problem::Stopped
-            | Problem::Broken(_)
-            | Problem::Closed(_)
-            | Problem::Lost(_) => false,
-        }
-    }
-
     /// Whether the process, or the system, has no more descriptors.
     pub fn is_out_of_descriptors(&self) -> bool {
         use rustix::io::Errno;
