@@ -169,6 +169,11 @@ impl Dialogue {
         self.spill.as_ref().is_some_and(|spill| spill.has_reply())
     }
 
+    /// Reply bytes that wait to be taken.
+    pub fn reply_bytes(&self) -> usize {
+        self.spill.as_ref().map_or(0, |spill| spill.reply_bytes())
+    }
+
     /// Whether any bytes wait: to be sent, or for the rest of their frame.
     #[inline]
     pub fn has_spill(&self) -> bool {
@@ -184,13 +189,9 @@ impl Dialogue {
     /// clients read nothing before they have written a whole message, so the reply to an unfinished
     /// message does not count: otherwise server and client would wait for each other.
     pub fn is_full(&self, context: &Context<'_>) -> bool {
-        let waiting = self.spill.as_ref().map_or(0, |spill| spill.reply_bytes());
-        if waiting == 0 {
-            return false;
-        }
         let unfinished = self.connection.message_bytes() as usize;
         // An eighth is for the headers of the fragments.
-        waiting > context.backlog_max() + unfinished + unfinished / 8
+        self.reply_bytes() > context.backlog_max() + unfinished + unfinished / 8
     }
 
     /// Heap bytes that wait, to be sent or for the rest of their frame.

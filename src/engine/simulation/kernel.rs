@@ -22,11 +22,12 @@ use super::buffers::{Buffers, Place};
 use super::link::Link;
 use super::offloaded_socket::Program;
 use super::peer::{Act, Peer};
-use super::{Random, Scenario};
+use super::scenario::Scenario;
 use crate::engine::pump::{ACCEPT_PAUSE, DRAIN_MAX, FAILURES_MAX, SECOND_LOOK_MAX};
 use crate::engine::ring::{Completion, Lease, Patience, Reply, Sent};
 use crate::offload::record::Record;
 use crate::slab::ConnectionId;
+use testkit::Random;
 
 /// Steps after which a simulation has failed to end.
 const STEPS_MAX: u64 = 20_000_000;

@@ -8,10 +8,10 @@
 use std::fmt;
 use std::time::Duration;
 
-use super::Random;
-use super::oracle::{Fit, GOING_AWAY};
 use super::peer::{Act, Peer, View};
 use crate::engine::pump::{DRAIN_MAX, FAREWELL_MAX, LINGER_MAX};
+use testkit::Random;
+use testkit::oracle::{Fit, GOING_AWAY};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
@@ -36,7 +36,7 @@ pub(super) struct Link {
     /// Bytes that left the socket, and that the pump knows of, or the program in its stead.
     taken: usize,
     reported: usize,
-    /// All bytes sent, and how many of them are those that the expected begins with.
+    /// All bytes sent, and how many of them are those that what is owed begins with.
     sent: Vec<u8>,
     matched: usize,
     /// Until then the kernel says that so many bytes were given to it for sending.
@@ -108,7 +108,7 @@ impl Link {
     pub(super) fn refuse(&mut self, now: Duration) {
         self.accepted_at = now;
         self.is_refused = true;
-        self.peer.expected.refuse();
+        self.peer.owed.refuse();
     }
 
     pub(super) fn is_refused(&self) -> bool {
@@ -221,7 +221,7 @@ impl Link {
 
     /// Notes when the pump first knew of what ends the connection.
     pub(super) fn mark_ending(&mut self, now: Duration) {
-        if self.has_ended || self.peer.expected.ends_by(self.reported) {
+        if self.has_ended || self.peer.owed.ends_by(self.reported) {
             self.ending_at.get_or_insert(now);
         }
     }
@@ -255,7 +255,7 @@ impl Link {
         if self.arrived == 0 {
             return 0;
         }
-        let ends = &self.peer.expected.boundaries;
+        let ends = &self.peer.owed.boundaries;
         ends.partition_point(|&(end, _)| end <= self.taken).saturating_sub(1)
     }
 
@@ -292,7 +292,7 @@ impl Link {
         }
         self.sent.extend_from_slice(bytes);
         if self.matched == begin {
-            let owed = self.peer.expected.bytes[begin..].iter();
+            let owed = self.peer.owed.bytes[begin..].iter();
             self.matched += self.sent[begin..].iter().zip(owed).take_while(|(a, b)| a == b).count();
         }
         if self.fit() != Fit::Not {
@@ -305,21 +305,21 @@ impl Link {
 
     /// How what was sent fits what is owed.
     fn fit(&self) -> Fit {
-        let expected = &self.peer.expected;
-        let mut fit = expected.fit(&self.sent, self.matched, self.stopped_at);
+        let owed = &self.peer.owed;
+        let mut fit = owed.fit(&self.sent, self.matched, self.stopped_at);
         if let Some(from) = self.stopped_at
             && from < self.went_on_to
         {
-            let ends = expected.boundaries.iter().map(|&(end, _)| end);
+            let ends = owed.boundaries.iter().map(|&(end, _)| end);
             let ends = ends.filter(|&end| end > from && end < self.went_on_to);
             let fits = ends
                 .chain([self.went_on_to])
-                .map(|end| expected.fit(&self.sent, self.matched, Some(end)));
+                .map(|end| owed.fit(&self.sent, self.matched, Some(end)));
             fit = fits.fold(fit, Fit::max);
         }
         // A peer that is told late, behind its echoes, may end before.
         let had_ended = self.had_ended || self.has_ended && self.arrived > 0;
-        if had_ended { fit.max(expected.fit(&self.sent, self.matched, None)) } else { fit }
+        if had_ended { fit.max(owed.fit(&self.sent, self.matched, None)) } else { fit }
     }
 
     pub(super) fn is_shut(&self) -> bool {
@@ -328,7 +328,7 @@ impl Link {
 
     /// Whether the server has said all, so that its stream may end.
     pub(super) fn may_shut_down(&self) -> bool {
-        let ends = self.peer.expected.ends_by(self.reported) || self.stopped_at.is_some();
+        let ends = self.peer.owed.ends_by(self.reported) || self.stopped_at.is_some();
         ends && self.fit() == Fit::Whole || self.is_lost()
     }
 
@@ -361,7 +361,7 @@ impl Link {
 
     /// Whether the server must have noticed what ends the connection.
     pub(super) fn is_ending(&self) -> bool {
-        self.peer.expected.has_ended_by(self.reported)
+        self.peer.owed.has_ended_by(self.reported)
     }
 
     /// Whether the server may wait for room for ever: for a peer that never reads.
@@ -391,7 +391,7 @@ impl fmt::Display for Link {
             self.reported,
             self.sent.len(),
             self.matched,
-            self.peer.expected.bytes.len(),
+            self.peer.owed.bytes.len(),
             self.peer.read,
             self.peer.has_ended,
             self.peer.is_reset,

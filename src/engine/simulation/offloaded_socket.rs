@@ -7,9 +7,10 @@
 use std::collections::VecDeque;
 use std::rc::Rc;
 
-use super::{Random, Scenario};
+use super::scenario::Scenario;
 use crate::offload::FRAME_BYTES_MAX;
 use crate::offload::record::Record;
+use testkit::Random;
 
 /// Where a run of the program is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -192,7 +193,7 @@ pub(super) struct Program {
 impl Program {
     pub(super) fn new(scenario: &Scenario, random: &mut Random) -> Program {
         Program {
-            random: Random(random.next()),
+            random: random.fork(),
             records: (0..scenario.places).map(|_| Rc::default()).collect(),
             sockets: (0..scenario.places).map(|_| None).collect(),
             notices: VecDeque::new(),
