@@ -185,9 +185,11 @@ fn offer(extension: &Extension<'_>) -> Option<Offer> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Extension<'b> {
     pub(super) name: &'b [u8],
-    /// Names and values, the values without their quotes.
-    pub(super) parameters: Vec<(&'b [u8], Option<Cow<'b, [u8]>>)>,
+    pub(super) parameters: Vec<Parameter<'b>>,
 }
+
+/// A name, and maybe a value without its quotes.
+type Parameter<'b> = (&'b [u8], Option<Cow<'b, [u8]>>);
 
 /// Parses one value of Sec-WebSocket-Extensions: `1#( token *( ";" token [ "=" ( token / quoted-string ) ]
 /// ) )`, where what is quoted is a token too (RFC 6455 section 9.1). Empty elements are ignored (RFC
@@ -205,7 +207,7 @@ pub(super) fn parse(value: &[u8]) -> Result<Vec<Extension<'_>>, Malformed> {
         .collect()
 }
 
-fn parameter(part: &[u8]) -> Result<(&[u8], Option<Cow<'_, [u8]>>), Malformed> {
+fn parameter(part: &[u8]) -> Result<Parameter<'_>, Malformed> {
     let Some(equals) = part.iter().position(|&byte| byte == b'=') else {
         return Ok((token(part)?, None));
     };
