@@ -109,6 +109,7 @@ fn receive(opened: &mpsc::Receiver<Opened>, stop: &Stop) -> Option<Opened> {
             return None;
         }
         match opened.recv_timeout(STOP_CHECK) {
+            Ok((_, Err(Problem::Stopped))) => return None,
             Ok(opened) => return Some(opened),
             Err(mpsc::RecvTimeoutError::Timeout) => {}
             Err(mpsc::RecvTimeoutError::Disconnected) => unreachable!("this side holds a sender"),

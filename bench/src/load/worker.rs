@@ -583,6 +583,8 @@ impl<'a> Worker<'a> {
                     self.tally.lock().expect("no thread panics").reconnects += 1;
                     self.transmit(index);
                 }
+                // The load was told to stop, which is no failure of the server.
+                Err(Problem::Stopped) => self.end(index),
                 Err(problem) => self.fail(index, &problem),
             }
         }
