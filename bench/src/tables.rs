@@ -24,7 +24,9 @@ pub fn page(results: &Results) -> String {
         if let Some(reason) = &results.cut_short {
             writeln!(text, "CUT SHORT: {reason}\n")?;
         }
-        latencies(results, text)?;
+        if !results.measurements.is_empty() {
+            latencies(results, text)?;
+        }
         costs(results, text)?;
         ratios(results, text)?;
         if let Some(floor) = &results.floor {
@@ -195,5 +197,42 @@ pub fn confidence(interval: &Interval, intervals: usize) -> String {
         format!("{each} each, at least {} for all {intervals} at once", percent(CONFIDENCE))
     } else {
         format!("{each} each")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::environment::Environment;
+
+    fn empty(kind: Kind) -> Results {
+        Results::new(kind, Vec::new(), Environment::default())
+    }
+
+    #[test]
+    fn what_has_no_messages_has_no_figures() {
+        let measurement = Measurement { name: "9.7.2".to_owned(), ..Measurement::default() };
+        let results = Results { measurements: vec![measurement], ..empty(Kind::Rtt) };
+        let page = page(&results);
+        let row = page.lines().find(|line| line.starts_with("9.7.2")).expect("a row");
+        let cells: Vec<&str> = row.split_whitespace().collect();
+        assert_eq!(cells, ["9.7.2", "0", "0", "-", "-", "-", "-", "-", "-", "-"]);
+    }
+
+    #[test]
+    fn a_result_without_measurements_has_no_table() {
+        let cut_short = Some("ended by a signal".to_owned());
+        let results = Results { cut_short, ..empty(Kind::Compare) };
+        assert_eq!(page(&results), "CUT SHORT: ended by a signal\n\n");
+    }
+
+    #[test]
+    fn confidence_is_never_said_to_be_more_than_it_is() {
+        let of = |confidence, wanted| Interval { low: 0.9, high: 1.1, confidence, wanted };
+        assert_eq!(confidence(&of(0.96484375, 0.95), 1), "96.48 % each");
+        let several = "99.26 % each, at least 95 % for all 4 at once";
+        assert_eq!(confidence(&of(0.992_614_746, 0.9875), 4), several);
+        // Too few rounds for that.
+        assert_eq!(confidence(&of(0.96875, 0.9875), 4), "96.87 % each");
     }
 }

@@ -4,7 +4,7 @@ use std::io::Write;
 use std::time::{Duration, Instant};
 
 use super::cpus::{Cpus, cpus};
-use super::load::{check, plan};
+use super::load::{check, plan, verdict};
 use super::output::{Files, finish};
 use super::rtt::{add, cases};
 use super::{ENDED_BY_SIGNAL, Failure, Outcome, command_line};
@@ -124,10 +124,12 @@ impl Turns<'_> {
         // The first round does not count, which warms up enough.
         (plan.duration, plan.warm_up, plan.seed) = (duration, Duration::ZERO, seed);
         let outcome = load::run(&plan, stop, &mut |_| {}).map_err(|error| error.to_string())?;
-        if outcome.cut_short.is_some() || stop.is_requested() {
+        if stop.is_requested() {
             return Ok(None);
         }
-        if let Some(problem) = outcome.problems.into_iter().next() {
+        verdict(&outcome)?;
+        // A round with fewer connections than the others is not the same load.
+        if let Some(problem) = outcome.problems.into_iter().chain(outcome.cut_short).next() {
             return Err(problem);
         }
         for warning in outcome.warnings {

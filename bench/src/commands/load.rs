@@ -86,7 +86,7 @@ fn summary(measurement: &Measurement) -> String {
 }
 
 /// Whether the server was measured and right.
-fn verdict(outcome: &load::Outcome) -> Result<(), String> {
+pub(super) fn verdict(outcome: &load::Outcome) -> Result<(), String> {
     let counts = outcome.counts();
     let wrong = counts.wrong_echoes() + outcome.warm_up.wrong_echoes();
     match &outcome.cut_short {
