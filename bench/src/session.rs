@@ -5,6 +5,7 @@
 //! the same for the same seed. RFC 6455 section 5.3 wants keys that a web page cannot guess; there is
 //! no web page here.
 
+use ringecho::protocol::CloseCode;
 use ringecho::protocol::close;
 use ringecho::protocol::frame::{self, COMPRESSED, FINAL, Header, Opcode};
 use ringecho::protocol::violation::Violation;
@@ -211,7 +212,7 @@ impl Session {
                 Opcode::Pong => self.read += frame_bytes,
                 Opcode::Close => {
                     let code = close::check(&unread[payload]).map_err(Problem::Broken)?;
-                    let code = code.map(|code| code.value());
+                    let code = code.map(CloseCode::value);
                     let frame = unread[..frame_bytes].to_vec();
                     self.read += frame_bytes;
                     return Ok(Some(Event::Close(code, frame)));
