@@ -1,18 +1,18 @@
-//! A slab whose ids know which tenant of a slot they mean.
+//! A slab whose ids name one tenant of a slot, not the slot.
 //!
 //! An id that outlives its entry finds nothing: the slot's generation has moved on. Slots are
 //! reused last in, first out, so that a busy server stays in the same few cache lines.
 
-/// Bits of an id's generation; it wraps after sixteen million tenants of one slot.
+/// Bits of a generation. It wraps after sixteen million tenants of one slot.
 pub const GENERATION_BITS: u32 = 24;
 const GENERATIONS: u32 = 1 << GENERATION_BITS;
 
-/// Names one entry of a slab, for as long as it is there.
+/// Names one entry of a slab for as long as the entry is there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ConnectionId {
-    /// The place in the slab.
+    /// The slot in the slab.
     pub slot: u32,
-    /// Which tenant of that place, below 2²⁴.
+    /// Which tenant of that slot; below 2²⁴.
     pub generation: u32,
 }
 
@@ -24,10 +24,10 @@ struct Slot<T> {
     entry: Option<T>,
 }
 
-/// End of the list of vacant slots.
+/// The end of the list of vacant slots.
 const NONE: u32 = u32::MAX;
 
-/// Entries with generational ids.
+/// Entries, each with an id that carries a generation.
 #[derive(Debug)]
 pub struct Slab<T> {
     slots: Vec<Slot<T>>,
@@ -57,7 +57,7 @@ impl<T> Slab<T> {
         ConnectionId { slot, generation: vacated.generation }
     }
 
-    /// Takes the entry of `id` out, if it is still there.
+    /// Removes the entry of `id` and returns it, if it is still there.
     pub fn remove(&mut self, id: ConnectionId) -> Option<T> {
         let slot = self.slots.get_mut(id.slot as usize)?;
         if slot.generation != id.generation {
@@ -102,7 +102,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_key_does_not_outlive_its_entry() {
+    fn an_id_does_not_outlive_its_entry() {
         let mut slab = Slab::default();
         let first = slab.insert("first");
         assert_eq!(slab.remove(first), Some("first"));

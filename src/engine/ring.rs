@@ -1,12 +1,12 @@
 //! What the pump asks of a ring, and what a ring tells the pump.
 //!
-//! Memory has one owner at any time. A received buffer is lent to the pump as a [`Lease`]; a
-//! reply, with the lease or the heap memory that it stands in, belongs to the ring from
-//! [`Ring::send`] until the ring gives up the rest of it in [`Sent::Cut`] or reports it whole.
-//! So the pump can touch nothing that the kernel reads or writes, and holds no unsafe code.
+//! Memory has one owner at any time. A received buffer is lent to the pump as a [`Lease`]. A reply, with
+//! the lease or the heap memory that holds it, belongs to the ring from [`Ring::send`] until the ring
+//! reports that it was sent, or returns the rest of it in [`Sent::Cut`]. So the pump cannot touch what
+//! the kernel reads or writes, and needs no unsafe code.
 //!
-//! Every operation ends with exactly one completion that has no more to follow, but those that cancel
-//! or verify.
+//! Every operation ends with exactly one last completion ([`Further::Over`], where there can be more than
+//! one), except those that cancel or verify.
 
 use std::io;
 use std::time::Duration;
@@ -28,10 +28,10 @@ pub struct Socket(pub(in crate::engine) i32);
 /// What a send does when the socket takes no more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Patience {
-    /// It gives the rest back. Its end is known when the [`Blocking::enter`] that submits it returns,
-    /// or soon after where a thread of the kernel submits.
+    /// It returns the rest. How it ended is known when the [`Blocking::enter`] that submits it returns, or
+    /// soon after if a kernel thread submits.
     None,
-    /// It waits until the socket takes some of it, and gives the rest back.
+    /// It waits until the socket takes some of it, and returns the rest.
     Unlimited,
 }
 
@@ -47,7 +47,7 @@ pub enum Received {
     },
     /// The end of what the peer sends.
     End,
-    /// No buffer was left.
+    /// No buffer was free.
     NoBuffer,
     /// It was cancelled, or the connection is broken.
     Failed(Errno),
@@ -65,7 +65,7 @@ pub enum Further {
 /// What has happened.
 #[derive(Debug)]
 pub enum Completion {
-    /// A connection came in on the listener with this number, or could not.
+    /// The listener with this number accepted a connection, or failed to.
     Accepted {
         /// The listener's number.
         listener: u32,
@@ -92,8 +92,8 @@ pub enum Completion {
         /// How many of its bytes the kernel took.
         bytes: u32,
     },
-    /// The kernel has passed up octets of an offloaded connection. They may be received already, or
-    /// be there a little later.
+    /// The kernel has passed up bytes of an offloaded connection. They may have been received already, or
+    /// may arrive a little later.
     Passed {
         /// The connection.
         id: ConnectionId,
@@ -103,7 +103,7 @@ pub enum Completion {
         /// The connection.
         id: ConnectionId,
     },
-    /// A connection that was to be verified is broken, or shut down.
+    /// A connection that was verified is broken, or shut down.
     Broken {
         /// The connection.
         id: ConnectionId,
@@ -113,7 +113,7 @@ pub enum Completion {
         /// The connection.
         id: ConnectionId,
     },
-    /// The worker is asked to stop.
+    /// The worker is to stop.
     StopRequested,
 }
 
@@ -139,7 +139,7 @@ pub trait Ring {
     /// How many listeners there are; they are numbered from 0.
     fn listeners(&self) -> u32;
 
-    /// Accepts connections until told otherwise.
+    /// Accepts connections until cancelled.
     fn accept(&mut self, listener: u32);
 
     /// Stops accepting. The accept ends with a completion of its own.
@@ -151,11 +151,11 @@ pub trait Ring {
     /// Asks for one [`Completion::StopRequested`] when the worker is to stop.
     fn watch_stop(&mut self);
 
-    /// Receives until told otherwise.
+    /// Receives until paused or cancelled.
     fn receive(&mut self, id: ConnectionId, socket: &Socket);
 
-    /// Stops receiving for now. The receive ends with a completion of its own, at the latest with
-    /// the next octets that come.
+    /// Stops receiving for now. The receive ends with a completion of its own, at the latest when the next
+    /// bytes arrive.
     fn pause_receive(&mut self, id: ConnectionId) {
         self.cancel_receive(id);
     }
@@ -164,8 +164,8 @@ pub trait Ring {
     /// completion of its own.
     fn cancel_receive(&mut self, id: ConnectionId);
 
-    /// Sends `reply`. One send in flight for a connection: two could overtake each other. Answers
-    /// with the patience that the send really has: some rings know only those that wait.
+    /// Sends `reply`. A connection has at most one send in flight, as two could overtake each other. Returns
+    /// the patience that the send really has: some rings have only sends that wait.
     fn send(
         &mut self,
         id: ConnectionId,
@@ -174,22 +174,20 @@ pub trait Ring {
         patience: Patience,
     ) -> Patience;
 
-    /// Stops a send that is waiting, on a connection that is over. It ends soon, with a completion
-    /// of its own.
+    /// Cancels a send that waits, on a connection that is over. It ends soon, with a completion of its own.
     fn cancel_send(&mut self, id: ConnectionId);
 
-    /// Finds out whether a connection is broken of which octets were received, where a receive may not
-    /// say so. It ends with [`Completion::Broken`] then, and otherwise without a completion. A send
-    /// finds it out too.
+    /// Finds out whether a connection is broken, which a receive that brought bytes may not say. Ends with
+    /// [`Completion::Broken`] if so, and otherwise without a completion. A send finds it out too.
     fn verify(&mut self, _key: ConnectionId, _socket: &Socket) {}
 
-    /// Says to the peer that no more will be sent, at once.
+    /// Shuts the socket down for writing, immediately.
     fn shut_down(&mut self, socket: &Socket);
 
-    /// Closes a socket on which no operation is in flight.
+    /// Closes a socket on which nothing is in flight. Ends with [`Completion::Closed`].
     fn close(&mut self, id: ConnectionId, socket: Socket);
 
-    /// Closes a socket at once that never had an operation.
+    /// Closes a socket that never had an operation, immediately and without a completion.
     fn discard(&mut self, socket: Socket);
 
     /// Attaches a connection to the kernel's program, which then sees its bytes before they can be
@@ -223,17 +221,17 @@ pub trait Ring {
     /// The whole memory of a leased buffer.
     fn bytes<'a>(&'a mut self, lease: &'a mut Lease) -> &'a mut [u8];
 
-    /// Gives a buffer back for receiving.
+    /// Returns a buffer, to receive into.
     fn recycle(&mut self, lease: Lease);
 
-    /// How many buffers lie ready for receiving.
+    /// How many buffers are free to receive into.
     fn buffers_ready(&self) -> usize;
 }
 
 /// A ring that the thread itself waits on.
 pub trait Blocking: Ring {
-    /// Submits all operations, waits as told, and appends what has completed. All sends without
-    /// patience that were made before are among it, in front, unless a thread of the kernel submits.
+    /// Submits all operations, waits as `wait` says, and appends what has completed. First among that are
+    /// all sends without patience that were made before, unless a kernel thread submits.
     ///
     /// # Errors
     ///

@@ -1,11 +1,11 @@
-//! What a completion's `user_data` says: which kind of operation, of which connection.
+//! The `user_data` of an operation: its kind, and the connection that it belongs to.
 //!
 //! ```text
 //! 63      56 55           32 31            0
 //! [   op   ] [ generation ] [     slot     ]
 //! ```
 //!
-//! For operations that belong to no connection the slot is the listener's number, or 0.
+//! If an operation belongs to no connection, the slot is the number of its listener, or 0.
 
 use crate::slab::{ConnectionId, GENERATION_BITS};
 
@@ -25,11 +25,11 @@ pub enum Op {
     Close = 5,
     /// The poll of the eventfd that asks the worker to stop.
     Stop = 6,
-    /// The poll of the ring of notices of offloaded connections; the slot is 0.
+    /// The poll for notices about offloaded connections; the slot is 0.
     Notices = 7,
     /// The poll that ends when a peer hangs up.
     HangUp = 8,
-    /// A send of nothing, which fails if the connection is broken.
+    /// A send of 0 bytes, which fails if the connection is broken.
     Verify = 9,
 }
 
@@ -48,7 +48,7 @@ impl Token {
     ///
     /// # Panics
     ///
-    /// When the value is not one that [`Token::new`] made.
+    /// When [`Token::new`] did not make the value.
     #[inline]
     pub fn op(self) -> Op {
         match self.0 >> 56 {

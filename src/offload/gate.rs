@@ -1,39 +1,39 @@
-//! When the kernel may echo on a connection, and when all that it has echoed has left: the side of
-//! user space.
+//! When the kernel may echo on a connection, and when everything that it has echoed is in the socket's
+//! queue: the part of user space. `record` is what the kernel's program sees of it.
 
 use super::record::Record;
 
-/// Frames in a row that the kernel could have echoed, before it may again after it had to pass
-/// something up; doubled each time that it has echoed few since.
+/// The longest run of frames that the kernel could have echoed, before it may echo again after it had to
+/// pass something up. The run doubles each time that the kernel has echoed few frames since.
 const RUN_MAX: u32 = 16;
-/// Echoed so many frames since the gate was opened, it was worth the while.
+/// Frames that the kernel must have echoed for an opening of the gate to have been worthwhile.
 const WORTHWHILE: u64 = 4;
 
-/// A connection of which the kernel echoes small frames by itself, while its gate is open.
+/// The gate of one connection. While it is open, the kernel echoes small frames by itself.
 ///
-/// User space then has nothing to do for it: all that was passed up is answered, the answers are
-/// sent or about to be, and no receive is armed.
+/// User space then has nothing to do for the connection: everything passed up is answered, the answers
+/// are sent or about to be, and no receive is in flight.
 #[derive(Debug)]
 pub struct Gate {
     is_open: bool,
-    /// Bytes received since it was offloaded.
+    /// Bytes received since the connection was attached.
     received: u64,
-    /// Bytes that were handed over for sending, from the first.
+    /// Bytes handed over for sending, from the first one on.
     sent: u64,
-    /// Frames in a row that the kernel could have echoed, and how many of them are asked for.
+    /// Frames in a row that the kernel could have echoed, and how many of them are required.
     run: u32,
     run_wanted: u32,
-    /// Frames echoed when the gate was opened.
+    /// Frames that the kernel had echoed when the gate was opened.
     echoed_before: u64,
 }
 
 impl Gate {
-    /// The gate of a connection , shut. `sent` bytes were given to the kernel before.
+    /// The gate of a connection, shut. `sent` bytes were given to the kernel before.
     pub fn new(sent: u64) -> Gate {
         Gate { is_open: false, received: 0, sent, run: 0, run_wanted: 0, echoed_before: 0 }
     }
 
-    /// Whether user space leaves the connection to the kernel.
+    /// Whether the connection is left to the kernel.
     pub fn is_open(&self) -> bool {
         self.is_open
     }
@@ -44,7 +44,7 @@ impl Gate {
         record.receive(self.received);
     }
 
-    /// They are answered, and the kernel could have echoed them, or not.
+    /// They are answered; the kernel could have echoed them, or not.
     pub fn answered(&mut self, could_echo: bool) {
         self.run = if could_echo { self.run.saturating_add(1) } else { 0 };
     }
@@ -54,7 +54,7 @@ impl Gate {
         self.sent += bytes;
     }
 
-    /// Whether enough of what came could have been left to the kernel.
+    /// Whether the gate is shut and enough frames in a row could have been left to the kernel.
     pub fn is_ready(&self) -> bool {
         !self.is_open && self.run >= self.run_wanted
     }
@@ -64,8 +64,8 @@ impl Gate {
         self.received != record.passed()
     }
 
-    /// Leaves the connection to the kernel, if all that it passed up is answered. The caller has
-    /// answered all that was received, and handed the answers over for sending.
+    /// Leaves the connection to the kernel, if everything that it passed up was received. The caller has
+    /// answered what was received, and handed the answers over for sending.
     pub fn open(&mut self, record: &Record) {
         self.echoed_before = record.echoed_frames();
         self.is_open = !self.has_more(record) && record.open(self.received, self.sent);
@@ -88,9 +88,9 @@ impl Gate {
         self.wake(record);
     }
 
-    /// Of a gate that was shut: whether all that the kernel has echoed stands in the socket's queue,
-    /// of which `written` bytes were given to it from the first. Before that, what user space sends
-    /// could overtake echoes, and closing the socket would lose them.
+    /// For a gate that was shut: whether everything that the kernel has echoed is in the socket's queue, to
+    /// which `written` bytes were given from the first one on. Before that, what user space sends could
+    /// overtake echoes, and closing the socket would lose them.
     pub fn is_flushed(&self, record: &Record, written: u64) -> bool {
         record.is_quiet() && written >= self.sent + record.echoed_out()
     }

@@ -205,3 +205,113 @@ impl Dialogue {
         &self.connection
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metrics::Counters;
+    use crate::protocol::{Policy, Protocol, Settings};
+
+    const SETTINGS: Settings = Settings {
+        protocol: Protocol::WebSocket,
+        message_max: 1000,
+        policy: Policy::Deflate,
+        level: 6,
+    };
+    const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: test\r\nUpgrade: websocket\r\n\
+        Connection: Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
+        Sec-WebSocket-Version: 13\r\n";
+    /// "Hello", masked with a key of zeros.
+    const HELLO: &[u8] = b"\x81\x85\0\0\0\0Hello";
+    const ECHO: &[u8] = b"\x81\x05Hello";
+
+    /// Receives `bytes` into a buffer of their own, and returns what is to be sent from there.
+    fn receive(
+        dialogue: &mut Dialogue,
+        bytes: &[u8],
+        output: Output,
+        context: &Context<'_>,
+    ) -> Vec<u8> {
+        let mut buffer = [&[0; HEADROOM], bytes].concat();
+        let answer = dialogue.received(&mut buffer, bytes.len(), output, context);
+        assert_eq!(answer.decision, Decision::Continue);
+        buffer[answer.reply].to_vec()
+    }
+
+    fn open(offer: &str, context: &Context<'_>) -> Dialogue {
+        let mut dialogue = Dialogue::new(Admission::Open);
+        let request = [REQUEST, offer.as_bytes(), b"\r\n"].concat();
+        let response = receive(&mut dialogue, &request, Output::InPlace, context);
+        assert!(response.starts_with(b"HTTP/1.1 101 "));
+        dialogue
+    }
+
+    #[test]
+    fn a_whole_message_is_answered_in_place_and_leaves_nothing_behind() {
+        let counters = Counters::default();
+        let context = Context::new(SETTINGS, &counters);
+        let mut dialogue = open("", &context);
+        assert_eq!(receive(&mut dialogue, HELLO, Output::InPlace, &context), ECHO);
+        assert!(!dialogue.has_spill());
+        assert_eq!(dialogue.heap_bytes(), 0);
+    }
+
+    #[test]
+    fn while_a_reply_is_being_sent_the_next_ones_wait_and_come_out_in_order() {
+        let counters = Counters::default();
+        let context = Context::new(SETTINGS, &counters);
+        let mut dialogue = open("", &context);
+        let (begin, rest) = HELLO.split_at(8);
+        let both = [HELLO, begin].concat();
+        assert_eq!(receive(&mut dialogue, &both, Output::Queued, &context), b"");
+        // The spill keeps what follows from overtaking, even if nothing is being sent.
+        assert_eq!(receive(&mut dialogue, rest, Output::InPlace, &context), b"");
+        assert_eq!(dialogue.take_reply().as_deref(), Some(&[ECHO, ECHO].concat()[..]));
+        assert_eq!(dialogue.take_reply(), None);
+        assert_eq!(receive(&mut dialogue, HELLO, Output::InPlace, &context), ECHO);
+    }
+
+    #[test]
+    fn the_close_frame_follows_what_waits() {
+        let counters = Counters::default();
+        let context = Context::new(SETTINGS, &counters);
+        let mut dialogue = open("", &context);
+        assert_eq!(receive(&mut dialogue, HELLO, Output::Queued, &context), b"");
+        assert_eq!(dialogue.close(CloseCode::GOING_AWAY, &context), Decision::Continue);
+        let owed = [ECHO, b"\x88\x02\x03\xe9"].concat();
+        assert_eq!(dialogue.take_reply().as_deref(), Some(&owed[..]));
+        let mut buffer = [&[0; HEADROOM][..], b"\x88\x82\0\0\0\0\x03\xe9"].concat();
+        let answer = dialogue.received(&mut buffer, 8, Output::InPlace, &context);
+        assert_eq!((answer.reply.len(), answer.decision), (0, Decision::Close));
+    }
+
+    #[test]
+    fn a_message_that_grows_waits_for_room_until_a_reply_is_taken() {
+        let counters = Counters::default();
+        let context = Context::new(SETTINGS, &counters).with_backlog_max(0);
+        let offer = "Sec-WebSocket-Extensions: permessage-deflate; server_max_window_bits=9\r\n";
+        let mut dialogue = open(offer, &context);
+        // The client refers to its first message, which is further back than the server may refer to.
+        let message = testkit::Random::new(1).bytes(900);
+        let mut compress = flate2::Compress::new(flate2::Compression::new(6), false);
+        let mut frame = || {
+            let mut payload = Vec::with_capacity(2 * message.len());
+            let flush = flate2::FlushCompress::Sync;
+            compress.compress_vec(&message, &mut payload, flush).expect("a deflate stream");
+            payload.truncate(payload.len() - 4);
+            testkit::frame(testkit::BINARY | testkit::RSV1, &payload)
+        };
+        let (first, second) = (frame(), frame());
+        assert!(first.len() > 900 && second.len() < 100);
+        let both = [first, second].concat();
+        assert_eq!(receive(&mut dialogue, &both, Output::Queued, &context), b"");
+        assert!(dialogue.is_waiting_for_room() && dialogue.is_full(&context));
+        assert_eq!(dialogue.make_room(&context), Decision::Continue);
+        assert!(dialogue.is_waiting_for_room(), "no reply was taken");
+        assert!(dialogue.take_reply().is_some_and(|reply| reply.len() > 900));
+        assert_eq!(dialogue.make_room(&context), Decision::Continue);
+        assert!(!dialogue.is_waiting_for_room());
+        assert!(dialogue.take_reply().is_some_and(|reply| reply.len() > 900));
+        assert!(!dialogue.has_spill());
+    }
+}

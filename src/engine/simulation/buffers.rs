@@ -1,7 +1,7 @@
-//! The pinned buffers: what stands in them, and whose they are.
+//! The pinned buffers: what they hold, and who owns them.
 //!
-//! A buffer is in one [`Place`] at a time, and changes it only from the place where it is thought to
-//! be. Which operation it serves is not known here.
+//! A buffer is in one [`Place`] at a time; every move names the place that it comes from, which is checked.
+//! This file does not know which operation a buffer serves.
 
 use std::collections::VecDeque;
 

@@ -1,11 +1,12 @@
-//! The simulated kernel: descriptors, buffers, operations and completions as plain data, moved along
-//! one step at a time, each chosen from a seed among all that could come next.
+//! The simulated kernel: descriptors, buffers, operations and completions as plain data, advanced one step
+//! at a time. A seed chooses each step among all that could come next.
 //!
-//! What the pump has been told and what the kernel has done are kept apart: an operation is in
-//! flight until its last completion was handed over, however long ago it ended. [`operations`] is
-//! what the kernel does with a submission, [`ring`] is the pump's side of it, and [`offload`] is what
-//! happens to offloaded sockets besides.
+//! What the kernel has done and what the pump knows of it are kept apart: an operation is in flight until
+//! its last completion is handed over, however long ago it ended. [`operations`] is what the kernel does
+//! with a submission, [`listener`] how connections come in, [`ring`] the pump's side, and [`offload`] what
+//! else happens to offloaded sockets.
 
+mod listener;
 mod offload;
 mod operations;
 mod ring;
@@ -16,14 +17,13 @@ use std::fmt;
 use std::rc::Rc;
 use std::time::Duration;
 
-use rustix::io::Errno;
-
+use self::listener::Listener;
 use super::buffers::{Buffers, Place};
 use super::link::Link;
 use super::offloaded_socket::Program;
 use super::peer::{Act, Peer};
 use super::scenario::Scenario;
-use crate::engine::pump::{ACCEPT_PAUSE, DRAIN_MAX, FAILURES_MAX, SECOND_LOOK_MAX};
+use crate::engine::pump::{DRAIN_MAX, SECOND_LOOK_MAX};
 use crate::engine::ring::{Completion, Lease, Patience, Reply, Sent};
 use crate::offload::record::Record;
 use crate::slab::ConnectionId;
@@ -37,12 +37,12 @@ const TIME_MAX: Duration = Duration::from_secs(300);
 /// Where an operation is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Flight {
-    /// Nowhere: there is none, or the pump knows that it is over.
+    /// There is none, or the pump knows that it is over.
     Not,
-    /// Pushed and not submitted.
+    /// Pushed but not submitted.
     Queued,
     Armed,
-    /// Over, and the pump does not know it.
+    /// Over, which the pump does not know yet.
     Over,
 }
 
@@ -139,46 +139,6 @@ impl fmt::Display for Connection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Connection { link, id, receive, send, .. } = self;
         write!(f, "{id:?} receive {receive:?} send {send:?}; {link}")
-    }
-}
-
-#[derive(Debug)]
-struct Listener {
-    accept: Flight,
-    /// The pump has cancelled the accept.
-    is_cancelled: bool,
-    is_open: bool,
-    backlog: VecDeque<usize>,
-    /// Failures that the pump was told of, since a connection or a rest.
-    failures: u32,
-    /// The pump must not accept before.
-    rests_until: Duration,
-    /// The next accepts fail like this, so many times.
-    failing: (Errno, u32),
-}
-
-impl Listener {
-    fn new() -> Listener {
-        Listener {
-            accept: Flight::Not,
-            is_cancelled: false,
-            is_open: true,
-            backlog: VecDeque::new(),
-            failures: 0,
-            rests_until: Duration::ZERO,
-            failing: (Errno::CANCELED, 0),
-        }
-    }
-
-    /// The pump learns of a failure: after one for want of descriptors or memory, or after many, it rests.
-    fn fail(&mut self, errno: Errno, now: Duration) {
-        self.failures += 1;
-        let is_lasting =
-            matches!(errno, Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM);
-        if is_lasting || self.failures == FAILURES_MAX {
-            self.failures = 0;
-            self.rests_until = now + ACCEPT_PAUSE;
-        }
     }
 }
 
@@ -378,29 +338,6 @@ impl Kernel {
                 return;
             }
         }
-    }
-
-    fn can_connect(&self) -> bool {
-        self.active.len() < self.scenario.concurrency
-            && self.connected < self.connections.len()
-            && self.listeners.iter().any(|listener| listener.is_open)
-    }
-
-    fn connect_one(&mut self) {
-        let number = self.connected;
-        self.connected += 1;
-        self.active.push(number);
-        self.connections[number].link.connect();
-        let open: Vec<usize> = (0..self.listeners.len())
-            .filter(|&listener| self.listeners[listener].is_open)
-            .collect();
-        let listener = self.random.pick(&open);
-        self.listeners[listener].backlog.push_back(number);
-    }
-
-    fn can_accept(&self, listener: usize) -> bool {
-        let listener = &self.listeners[listener];
-        listener.accept == Flight::Armed && !listener.backlog.is_empty()
     }
 
     fn find_steps_of(&mut self, number: usize, steps: &mut Vec<Step>) {

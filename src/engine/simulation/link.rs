@@ -1,9 +1,8 @@
-//! A TCP connection between a peer and the server: the bytes under way in both directions, its end
-//! or reset, and what the server knows of it.
+//! A TCP connection between a peer and the server: the bytes in flight in both directions, its end or
+//! reset, and what the server knows of it.
 //!
-//! From that follows what the server may send, and when it may close the connection: every byte
-//! is compared with what the peer is owed as it is sent. A link knows neither operations nor
-//! buffers nor descriptors.
+//! This determines what the server may send and when it may close the connection. Every byte is compared
+//! with what the peer is owed when it is sent. A link knows no operations, buffers or descriptors.
 
 use std::fmt;
 use std::time::Duration;

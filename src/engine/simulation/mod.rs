@@ -1,24 +1,23 @@
-//! The pump against a simulated kernel: sockets, buffers, descriptors and completions as plain
-//! data, peers of every kind, and every fault that the kernel or a peer may cause, in an order
-//! that one number decides.
+//! The pump against a simulated kernel: sockets, buffers, descriptors and completions as plain data,
+//! peers of every kind, and every fault that the kernel or a peer may cause, in an order that one number
+//! determines.
 //!
-//! A simulation is a [`Scenario`], drawn from its seed: [`peer`] says what is sent and when it is
-//! read, [`oracle`] what is owed for it, [`link`] carries both and checks every byte sent, and
-//! [`kernel`] injects faults and checks every call of the pump. What is checked after each turn and
-//! at the end stands here. A failure names the command that repeats it.
+//! A simulation runs one [`Scenario`], drawn from a seed. [`script`] says what a peer sends, [`peer`] when
+//! it sends and reads it, and the oracle of the test kit what it is owed in return. [`link`] carries both
+//! directions and checks every byte sent. [`kernel`] injects faults and checks every call of the pump.
+//! This file checks what must hold after each cycle and at the end. A failure prints the command that
+//! repeats it.
 //!
-//! A receive may miss a reset that is there when it brings the bytes before it, as the kernel's
-//! does. Three things are harsher than a kernel: a receive may end, or be cancelled, for no reason at
-//! all; a slot's next tenant may be told of a receive of the last one; and now and then the peers
-//! hold still until the pump has come to rest, so that a wake-up that is lost cannot hide behind
-//! the next message.
+//! As in the kernel, a receive that brings bytes may miss the reset behind them. Three things are harsher
+//! than in a kernel: a receive or an accept may end, or be cancelled, for no reason; a slot's next tenant
+//! may get a completion of the last one's receive; and now and then all peers hold still until the pump
+//! has come to rest, so that a lost wake-up cannot hide behind the next message.
 //!
-//! Not modelled: the kernel's ring itself, so neither `user_data`, the entries' flags nor the
-//! memory shared with the kernel; blocking, system calls and their number; how a waiting worker
-//! spins; several workers with one limit; TCP below its stream, so no packets are lost and a reset
-//! takes none of the bytes that the server has already sent. Not checked: at which byte a wrong
-//! frame is noticed, the texts of close reasons and of HTTP responses, and the counters of
-//! messages and frames.
+//! Not modelled: the kernel's ring itself (`user_data`, flags of entries, shared memory), blocking, system
+//! calls and their number, how a waiting worker spins, several workers with one limit, and TCP below its
+//! stream: no packets are lost, and a reset takes none of the bytes that the server has already sent. Not
+//! checked: at which byte a wrong frame is noticed, the texts of close reasons and HTTP responses, and the
+//! counters of messages and frames.
 
 mod buffers;
 mod kernel;

@@ -1,7 +1,7 @@
-//! What the kernel has of offloaded sockets: the program that sees each packet, one step at a time, and
-//! the queue through which echoes and what was passed up behind them go.
+//! The kernel's side of offloaded sockets: the program that sees each packet, one step at a time, and the
+//! queue of echoes and of what was passed up after them.
 //!
-//! It stands apart from the kernel because the program also runs while the pump does, between any two
+//! It is separate from the kernel because the program also runs while the pump does, between any two
 //! accesses of the pump to a record.
 
 use std::collections::VecDeque;

@@ -1,7 +1,7 @@
-//! The peers: what each of them sends, in which pieces, when it reads, and how it leaves.
+//! The peers: in which pieces each of them sends its script, when it reads, and how it leaves.
 //!
-//! A peer is chosen once, from a seed; what the server does moves it along and never changes what
-//! it says, but for one thing: it may answer the close frame of a server that stops.
+//! A seed determines a peer once. What the server does never changes what the peer says, with one
+//! exception: it may answer the close frame of a server that stops.
 
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ enum Reading {
     Never,
 }
 
-/// What a peer does when it has said all.
+/// What a peer does when it has sent everything.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Finale {
     /// It closes when the server has.

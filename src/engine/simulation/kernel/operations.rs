@@ -6,7 +6,7 @@
 use rustix::io::Errno;
 
 use super::{Connection, Flight, Kernel, Submission};
-use crate::engine::ring::{Completion, Further, Patience, Received, Reply, Socket};
+use crate::engine::ring::{Completion, Further, Patience, Received, Reply};
 
 impl Kernel {
     pub(super) fn push(&mut self, submission: Submission) {
@@ -99,49 +99,6 @@ impl Kernel {
                 }
             }
         }
-    }
-
-    pub(super) fn accept_one(&mut self, listener: usize) {
-        let free = self.descriptors.iter().position(Option::is_none);
-        let is_over = self.random.one_in(self.scenario.over);
-        let mut problem = free.is_none().then_some(Errno::MFILE);
-        if self.random.one_in(self.scenario.over) {
-            let errno = self.random.pick(&[
-                Errno::MFILE,
-                Errno::NFILE,
-                Errno::NOBUFS,
-                Errno::NOMEM,
-                Errno::CONNABORTED,
-                Errno::HOSTUNREACH,
-                Errno::PERM,
-                Errno::TIMEDOUT,
-                Errno::CANCELED,
-            ]);
-            let times = if self.random.one_in(20) { self.random.below(150) as u32 } else { 1 };
-            self.listeners[listener].failing = (errno, times);
-        }
-        let (errno, times) = &mut self.listeners[listener].failing;
-        if *times > 0 {
-            *times -= 1;
-            problem = Some(*errno);
-        }
-        let result = match problem {
-            Some(errno) => Err(errno),
-            None => {
-                let fd = free.expect("else there is a problem");
-                let number = self.listeners[listener].backlog.pop_front().expect("one waits");
-                self.descriptors[fd] = Some(number);
-                self.connections[number].fd = Some(fd as i32);
-                self.connections[number].link.open();
-                Ok(Socket(fd as i32))
-            }
-        };
-        let further = if is_over || result.is_err() { Further::Over } else { Further::More };
-        if further == Further::Over {
-            self.listeners[listener].accept = Flight::Over;
-        }
-        let listener = listener as u32;
-        self.completed.push_back(Completion::Accepted { listener, result, further });
     }
 
     pub(super) fn receive_some(&mut self, number: usize) {
