@@ -4,10 +4,19 @@ use fluent_uri::pct_enc::EStr;
 use fluent_uri::pct_enc::encoder::{Path, Query};
 use fluent_uri::{Uri, UriRef};
 
-/// Whether `byte` may stand anywhere in a URI without a fragment: a reserved or an unreserved character,
-/// or the percent sign of an encoded one (sections 2.1 to 2.3).
-pub(super) fn is_of_uri(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"-._~:/?[]@!$&'()*+,;=%".contains(&byte)
+/// What browsers write as it is in a path, although RFC 3986 wants it encoded: the printable characters
+/// that the URL Standard leaves out of its path percent-encode set (section 1.3), and `^`, which it took
+/// in late.
+const BROWSERS_PATH: [char; 4] = ['[', ']', '|', '^'];
+/// The same in a query.
+const BROWSERS_QUERY: [char; 8] = ['[', ']', '|', '^', '\\', '`', '{', '}'];
+
+/// Whether `byte` may stand anywhere in a request target: a reserved or an unreserved character of
+/// RFC 3986 (sections 2.1 to 2.3) but `#`, the percent sign of an encoded one, or what browsers write.
+pub(super) fn is_of_target(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric()
+        || b"-._~:/?@!$&'()*+,;=%".contains(&byte)
+        || BROWSERS_QUERY.contains(&char::from(byte))
 }
 
 /// Whether `text` is a path that begins with a slash, and maybe a query: the origin form of RFC 9112
@@ -20,6 +29,17 @@ pub fn is_path_and_query(text: &str) -> bool {
     path.starts_with('/')
         && EStr::<Path>::new(path).is_some()
         && query.is_none_or(|query| EStr::<Query>::new(query).is_some())
+}
+
+/// Whether `text` is the origin form of a request target, or would be if the characters that browsers
+/// leave as they are were encoded. An echo server does not read it, so no two readers can differ.
+pub(super) fn is_origin_form(text: &str) -> bool {
+    let as_encoded = || {
+        let (path, query) = text.split_once('?').unwrap_or((text, ""));
+        let query = query.replace(BROWSERS_QUERY, "-");
+        format!("{}?{query}", path.replace(BROWSERS_PATH, "-"))
+    };
+    is_path_and_query(text) || is_path_and_query(&as_encoded())
 }
 
 /// Whether `text` is a host that is not empty, and maybe a port: a value of Host (RFC 9110 section 7.2).
@@ -65,6 +85,24 @@ mod tests {
             "/a\\b", "/[", "/|",
         ] {
             assert!(!is_path_and_query(wrong), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn what_browsers_leave_as_it_is_may_stand_in_a_target() {
+        for right in
+            ["/", "/?a[]=1", "/a|b^[c]?d", "/?{\"a\":1}".replace('"', "%22").as_str(), "/?\\`|^"]
+        {
+            assert!(is_origin_form(right), "{right}");
+            assert!(right.bytes().all(is_of_target), "{right}");
+        }
+        for wrong in [
+            "", "*", "[", "/{a}", "/a\\b", "/`", "/?a b", "/?\"", "/?<", "/?>", "/?[%", "/#", "/?#",
+        ] {
+            assert!(!is_origin_form(wrong), "{wrong}");
+        }
+        for wrong in b"\" #<>\x00\x1f\x7f\x80\xff" {
+            assert!(!is_of_target(*wrong), "{wrong}");
         }
     }
 

@@ -106,7 +106,7 @@ impl<'h, 'b> Head<'h, 'b> {
         // RFC 9112 section 3.2: a GET has the origin form, or the absolute form, which a server must
         // accept. Section 3.2.2: its authority then counts instead of Host; either is this server's.
         let target = str::from_utf8(self.line.target).map_err(|_| Rejection::TargetInvalid)?;
-        if !uri::is_path_and_query(target) && !uri::is_absolute(target) {
+        if !uri::is_origin_form(target) && !uri::is_absolute(target) {
             return Err(Rejection::TargetInvalid);
         }
         // RFC 9112 section 3.2: 400 unless there is one Host field, and it is valid. RFC 6455 section
@@ -169,7 +169,7 @@ impl<'b> Line<'b> {
         };
         start += method.len() + 1;
         let rest = &window[start..];
-        let Some(target) = up_to_space(rest, uri::is_of_uri, Rejection::TargetInvalid)? else {
+        let Some(target) = up_to_space(rest, uri::is_of_target, Rejection::TargetInvalid)? else {
             return Ok(Err(Missing::Target));
         };
         start += target.len() + 1;

@@ -180,7 +180,7 @@ fn what_is_refused() {
         ("/echo?a=b", "/\u{7f}", TargetInvalid, 400),
         ("/echo?a=b", "/a\\b", TargetInvalid, 400),
         ("/echo?a=b", "/<b>", TargetInvalid, 400),
-        ("/echo?a=b", "/[b]", TargetInvalid, 400),
+        ("/echo?a=b", "/{b}", TargetInvalid, 400),
         (" HTTP/1.1", "", Malformed, 400),
         ("HTTP/1.1", "HTTP/1.1 ", Malformed, 400),
         ("Host: example.com:9001\r\n", "", HostMissing, 400),
