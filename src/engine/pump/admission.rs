@@ -319,7 +319,7 @@ mod tests {
         };
         thread::scope(|scope| {
             let threads = [scope.spawn(attempts), scope.spawn(attempts)];
-            while !threads.iter().all(|thread| thread.is_finished()) {
+            while !threads.iter().all(thread::ScopedJoinHandle::is_finished) {
                 assert_eq!(limit.open.load(Relaxed), 0);
             }
         });
