@@ -2,7 +2,7 @@
 //!
 //! A seeded generator writes what a client may send, right or wrong. The oracle decodes it frame by
 //! frame, slowly, and says which bytes are the answer and how much must have been received before
-//! each of them is due. Then the stream goes to [`Connection`] in the way the engine feeds it, in
+//! each of them is due. Then the stream goes to a [`Dialogue`](ringecho::protocol::Dialogue) as an engine feeds it, in
 //! every chunking if it is short and in random ones if it is long, and to the server over a socket.
 //!
 //! Invariant: what is answered depends on what was received, and not on how it was cut, nor on how
@@ -10,6 +10,9 @@
 //!
 //! The oracle shares no code with the server; of its vocabulary it takes the names of the
 //! violations and their texts. Every run prints its seed, and a failure the command that repeats it.
+
+#[path = "support/peer.rs"]
+mod peer;
 
 use std::collections::HashSet;
 use std::fmt;
@@ -21,12 +24,10 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use bytes::{Buf as _, BytesMut};
-use ringecho::buffer::{Cursors, HEADROOM, Region, Spill};
+use peer::Peer;
 use ringecho::metrics::Counters;
-use ringecho::protocol::close_code::CloseCode;
 use ringecho::protocol::violation::Violation;
-use ringecho::protocol::{Admission, Connection, Context, Next, Policy, Protocol, Settings};
+use ringecho::protocol::{Context, Decision, Policy, Protocol, Settings};
 use testkit::frame::{header, masked};
 use testkit::oracle::{self, Ending, Owed, Rule};
 use testkit::{
@@ -181,12 +182,12 @@ fn check(stream: &Stream, verdict: &Verdict, way: Way<'_>) {
             }
             let due = verdict.due_after(received);
             let is_over = verdict.is_over_after(received);
-            if peer.answered() != due || (peer.next == Next::Close) != is_over {
+            if peer.answered() != due || (peer.decision == Decision::Close) != is_over {
                 panic!(
                     "after {received} bytes {} are answered and not {due}, then {:?}\n\
                      {way:?}\n{stream:?}",
                     peer.answered(),
-                    peer.next
+                    peer.decision
                 );
             }
             match way.sends {
@@ -199,10 +200,7 @@ fn check(stream: &Stream, verdict: &Verdict, way: Way<'_>) {
     }
     peer.send(usize::MAX);
     assert_same(&peer.sent, &verdict.answer(), || format!("{way:?}\n{stream:?}"));
-    assert!(
-        verdict.owed.ended_at().is_none() || peer.spill.is_none(),
-        "memory kept after the close"
-    );
+    assert!(verdict.owed.ended_at().is_none() || !peer.has_spill(), "memory kept after the close");
     let violations = u64::from(verdict.owed.broken().is_some());
     assert_eq!(counters.protocol_violations.value(), violations, "violations");
     if way.close_at.is_none() {
@@ -224,82 +222,6 @@ fn assert_same(answer: &[u8], expected: &[u8], of: impl Fn() -> String) {
         rest(expected),
         of()
     );
-}
-
-/// A connection fed as the engine feeds it: in place while nothing waits, else by a spill.
-struct Peer<'a> {
-    connection: Connection,
-    context: &'a Context<'a>,
-    pinned: Vec<u8>,
-    spill: Option<Spill>,
-    sending: BytesMut,
-    sent: Vec<u8>,
-    next: Next,
-}
-
-impl<'a> Peer<'a> {
-    fn new(room: usize, context: &'a Context<'a>) -> Peer<'a> {
-        Peer {
-            connection: Connection::new(Admission::Open),
-            context,
-            pinned: vec![0xee; HEADROOM + room],
-            spill: None,
-            sending: BytesMut::new(),
-            sent: Vec::new(),
-            next: Next::Receive,
-        }
-    }
-
-    fn receive(&mut self, chunk: &[u8]) {
-        if self.sending.is_empty() && self.spill.is_none() {
-            let mut cursors = Cursors::received(chunk.len());
-            self.pinned[HEADROOM..HEADROOM + chunk.len()].copy_from_slice(chunk);
-            let region = &mut Region::new(&mut self.pinned, &mut cursors);
-            self.next = self.connection.advance(region, self.context);
-            if cursors.has_leftover() {
-                self.spill = Some(Spill::leftover(&self.pinned, &mut cursors));
-            }
-            self.sending = BytesMut::from(&self.pinned[cursors.reply()]);
-        } else {
-            let spill = self.spill.get_or_insert_default();
-            spill.append(chunk);
-            self.next = self.connection.advance(&mut spill.region(), self.context);
-            self.spill.take_if(|spill| spill.is_empty());
-        }
-        self.settle();
-    }
-
-    fn close(&mut self) {
-        let spill = self.spill.get_or_insert_default();
-        self.next = self.connection.close(CloseCode::GOING_AWAY, &mut spill.region(), self.context);
-        self.spill.take_if(|spill| spill.is_empty());
-        self.settle();
-    }
-
-    /// A send that is cut short after `bytes`, with those that follow it.
-    fn send(&mut self, mut bytes: usize) {
-        while bytes > 0 && !self.sending.is_empty() {
-            let count = bytes.min(self.sending.len());
-            self.sent.extend_from_slice(&self.sending[..count]);
-            self.sending.advance(count);
-            bytes -= count;
-            self.settle();
-        }
-    }
-
-    fn settle(&mut self) {
-        if self.sending.is_empty()
-            && let Some(spill) = self.spill.take_if(|spill| spill.has_reply())
-        {
-            (self.sending, self.spill) = spill.split_reply();
-        }
-    }
-
-    /// Bytes of the answer so far, sent or not.
-    fn answered(&self) -> usize {
-        let waiting = self.spill.as_ref().map_or(0, Spill::reply_bytes);
-        self.sent.len() + self.sending.len() + waiting
-    }
 }
 
 /// What the server must do with a stream: what is owed, and the close frame that tells of a failure.

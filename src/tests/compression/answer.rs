@@ -7,6 +7,7 @@ use testkit::frame::parse;
 use testkit::inflate::Inflater;
 use testkit::{FIN, Frame, RSV1, frame};
 
+use crate::agreement::request;
 use crate::peer::Peer;
 
 /// After how many octets of its payload it is certain that a message is no text, or too large.
@@ -92,8 +93,8 @@ pub(crate) fn answer_in(
     let counters = Counters::default();
     let context = Context::new(settings, &counters);
     let mut peer = Peer::new(room, &context);
-    peer.handshake(offer);
-    peer.feed(octets, cuts);
+    peer.handshake(&request(offer));
+    peer.feed(octets, cuts, None);
     peer.send(usize::MAX);
     Answer { frames: parse(&peer.sent), closed_after: peer.closed_after }
 }

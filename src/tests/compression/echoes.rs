@@ -7,9 +7,9 @@ use std::thread;
 use std::time::Duration;
 
 use ringecho::metrics::Counters;
-use ringecho::protocol::{Context, Next, Policy, Protocol, Settings};
+use ringecho::protocol::{Context, Decision, Policy, Protocol, Settings};
 
-use crate::agreement::{Offer, connect};
+use crate::agreement::{Offer, connect, request};
 use crate::peer::Peer;
 use crate::script::{Script, Size};
 use crate::{MESSAGE_MAX, ROOMS};
@@ -37,16 +37,17 @@ fn every_combination(test: &'static str, policy: Policy) {
         let level = 1 + random.below(9) as u8;
         let settings =
             Settings { protocol: Protocol::WebSocket, message_max: MESSAGE_MAX, policy, level };
-        let context = Context::new(settings, &counters);
+        let backlog_max = random.pick(&[0, 100, 5000, 64 << 10]);
+        let context = Context::new(settings, &counters).with_backlog_max(backlog_max);
         let mut peer = Peer::new(random.pick(&ROOMS), &context);
-        let response = peer.handshake(&offer.field());
+        let response = peer.handshake(&request(&offer.field()));
         let agreed = offer.answered(&response, policy);
         let script = Script::write(agreed, size, random);
-        peer.holds = Some(random.fork());
-        peer.feed(&script.octets, &random.cuts(script.octets.len()));
+        let cuts = random.cuts(script.octets.len());
+        peer.feed(&script.octets, &cuts, Some(&mut *random));
         peer.send(usize::MAX);
-        assert_eq!(peer.next, Next::Receive, "{offer:?} {script:?}");
-        assert!(peer.spill.is_none(), "memory is kept of {offer:?} {script:?}");
+        assert_eq!(peer.decision, Decision::Continue, "{offer:?} {script:?}");
+        assert!(!peer.has_spill(), "memory is kept of {offer:?} {script:?}");
         script.check(&peer.sent, &format!("{offer:?} {policy:?}"));
         let compressed = script.compressed_messages();
         let is_mirrored = agreed.is_some_and(|agreed| agreed.is_mirrored);

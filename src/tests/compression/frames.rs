@@ -3,9 +3,9 @@
 use std::collections::HashMap;
 
 use ringecho::metrics::Counters;
-use ringecho::protocol::{Context, Next, Policy, Settings};
+use ringecho::protocol::{Context, Decision, Policy, Settings};
 
-use crate::agreement::{Agreed, settings};
+use crate::agreement::{Agreed, request, settings};
 use crate::answer::{Answer, answer, every_cut};
 use crate::peer::Peer;
 use crate::script::Vocabulary;
@@ -154,17 +154,17 @@ fn the_server_may_close_at_any_octet() {
         for policy in POLICIES {
             for close_at in 0..=octets.len() {
                 let counters = Counters::default();
-                let context = Context::new(settings(policy), &counters);
+                // So little that a longer reply waits for room until some of it is sent.
+                let context =
+                    Context::new(settings(policy), &counters).with_backlog_max(random.below(300));
                 let mut peer = Peer::new(random.pick(&ROOMS), &context);
-                peer.handshake("permessage-deflate");
-                // So that the frame that waits for room waits for a send.
-                peer.holds = Some(random.fork());
-                peer.feed(&octets[..close_at], &[]);
+                peer.handshake(&request("permessage-deflate"));
+                peer.feed(&octets[..close_at], &[], Some(&mut *random));
                 peer.close();
-                peer.feed(&octets[close_at..], &[]);
-                peer.feed(&frame(CLOSE, &1001u16.to_be_bytes()), &[]);
+                peer.feed(&octets[close_at..], &[], Some(&mut *random));
+                peer.feed(&frame(CLOSE, &1001u16.to_be_bytes()), &[], None);
                 peer.send(usize::MAX);
-                assert_eq!(peer.next, Next::Close);
+                assert_eq!(peer.decision, Decision::Close);
                 let replies = parse(&peer.sent);
                 let (close, echoed) = replies.split_last().expect("a close frame");
                 assert_eq!((close.close_code(), close.payload.len()), (Some(1001), 2));

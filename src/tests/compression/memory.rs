@@ -4,7 +4,9 @@ use flate2::{Compress, FlushCompress};
 use ringecho::buffer::{Cursors, HEADROOM, Region};
 use ringecho::metrics::Counters;
 use ringecho::protocol::violation::Violation;
-use ringecho::protocol::{Admission, Connection, Context, Next, Policy, Protocol, Settings};
+use ringecho::protocol::{
+    Admission, Connection, Context, Decision, Next, Policy, Protocol, Settings,
+};
 
 use crate::POLICIES;
 use crate::agreement::{request, settings};
@@ -46,17 +48,17 @@ fn a_bomb_goes_off_at_the_limit_and_costs_little() {
         let before = heap::held();
         let context = Context::new(settings, &counters);
         let mut peer = Peer::new(16384, &context);
-        peer.handshake("permessage-deflate");
+        peer.handshake(&request("permessage-deflate"));
         heap::restart_peak();
-        peer.feed(begin, &[]);
+        peer.feed(begin, &[], None);
         let mut inflated = if begin.len() > 14 { 1 } else { 0 };
-        while peer.next != Next::Close {
+        while peer.decision != Decision::Close {
             assert!(inflated <= LIMIT >> 20, "{inflated} MiB are taken");
-            peer.feed(piece, &[]);
+            peer.feed(piece, &[], None);
             inflated += megabytes;
             peer.send(usize::MAX);
             let replies = std::mem::take(&mut peer.sent);
-            if peer.next == Next::Close {
+            if peer.decision == Decision::Close {
                 let close = replies.len() - close_octets;
                 assert_eq!(parse(&replies[close..])[0].close_code(), Some(1009));
             }
