@@ -64,13 +64,12 @@ pub struct Answer {
 pub struct Dialogue {
     connection: Connection,
     spill: Option<Box<Spill>>,
-    is_waiting_for_room: bool,
 }
 
 impl Dialogue {
     /// A dialogue before its opening handshake.
     pub fn new(admission: Admission) -> Dialogue {
-        Dialogue { connection: Connection::new(admission), spill: None, is_waiting_for_room: false }
+        Dialogue { connection: Connection::new(admission), spill: None }
     }
 
     /// Answers `received` bytes, which `buffer` holds after [`HEADROOM`]. Afterwards only the part of
@@ -121,8 +120,7 @@ impl Dialogue {
     fn expand(&mut self, bytes: usize, context: &Context<'_>) -> Decision {
         let mut next = Next::Expand(bytes);
         while let Next::Expand(bytes) = next {
-            self.is_waiting_for_room = self.is_full(context);
-            if self.is_waiting_for_room {
+            if self.is_full(context) {
                 return Decision::Continue;
             }
             let spill = self.spill.get_or_insert_default();
@@ -144,7 +142,7 @@ impl Dialogue {
     /// Continues a dialogue that waits for room, if taking a reply has made some; otherwise does
     /// nothing.
     pub fn make_room(&mut self, context: &Context<'_>) -> Decision {
-        if !self.is_waiting_for_room {
+        if !self.is_waiting_for_room() {
             return Decision::Continue;
         }
         self.expand(0, context)
@@ -152,8 +150,13 @@ impl Dialogue {
 
     /// Starts the closing handshake with `code`. The close frame is appended to what waits to be sent.
     pub fn close(&mut self, code: CloseCode, context: &Context<'_>) -> Decision {
+        let was_waiting = self.is_waiting_for_room();
         let spill = self.spill.get_or_insert_default();
-        let next = self.connection.close(code, &mut spill.region(), context);
+        let mut next = self.connection.close(code, &mut spill.region(), context);
+        if was_waiting {
+            // Nothing waits for room any more, so what was received behind it is read now.
+            next = self.connection.advance(&mut spill.region(), context);
+        }
         self.drop_empty_spill();
         self.follow(next, context)
     }
@@ -182,7 +185,7 @@ impl Dialogue {
 
     /// Whether the dialogue waits until a reply is taken: see [`Dialogue::make_room`].
     pub fn is_waiting_for_room(&self) -> bool {
-        self.is_waiting_for_room
+        self.connection.is_expanding()
     }
 
     /// Whether so many replies wait that nothing more should be received until some are sent. Many

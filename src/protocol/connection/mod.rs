@@ -161,6 +161,12 @@ impl Connection {
         self.phase == Phase::Open
     }
 
+    /// Whether a recompressed frame waits for room in the region: see [`Next::Expand`].
+    #[inline]
+    pub fn is_expanding(&self) -> bool {
+        self.phase == Phase::Expanding
+    }
+
     /// Whether permessage-deflate was negotiated.
     pub fn is_compressed(&self) -> bool {
         self.compression.is_some()
