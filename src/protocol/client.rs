@@ -11,7 +11,7 @@ use base64::prelude::BASE64_STANDARD as BASE64;
 use httparse::{Header, ParserConfig, Response, Status};
 
 use super::extension;
-use super::handshake::fields::{elements, has_token, sole, values};
+use super::fields::{elements, has_token, sole, values};
 use super::handshake::{HEADERS_MAX, accept_of};
 
 /// The longest head of a response that is read, in bytes, with interim responses before it.

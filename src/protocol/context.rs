@@ -1,11 +1,14 @@
 //! What all connections of a server, and of one of its workers, have in common.
 
 use super::deflate::Scratch;
-use super::dialogue::BACKLOG_MAX;
 use super::extension::Policy;
 use super::frame::CONTROL_PAYLOAD_MAX;
 use super::handshake::{Subprotocol, Terms};
 use crate::metrics::Counters;
+
+/// Reply bytes that may wait to be sent to one peer before nothing more is received from it, in addition to
+/// the replies to an unfinished message.
+pub const BACKLOG_MAX: usize = 64 << 10;
 
 /// What a server speaks, on all its connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -25,10 +25,6 @@ use super::context::Context;
 use super::handshake::Admission;
 use crate::buffer::{Cursors, HEADROOM, Region, Spill};
 
-/// Reply bytes that may wait in a spill before the dialogue [is full](Dialogue::is_full), in addition
-/// to the replies to an unfinished message.
-pub const BACKLOG_MAX: usize = 64 << 10;
-
 /// Where a reply may be written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Output {

@@ -10,7 +10,7 @@
 use std::borrow::Cow;
 use std::fmt;
 
-use super::handshake::fields::is_token;
+use super::fields::is_token;
 
 /// The base-two logarithm of the largest window in bytes, which is the default.
 pub const WINDOW_BITS_MAX: u8 = 15;

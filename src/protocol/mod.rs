@@ -14,6 +14,7 @@ pub mod context;
 pub mod deflate;
 pub mod dialogue;
 pub mod extension;
+mod fields;
 pub mod frame;
 pub mod handshake;
 pub mod inflate;

@@ -30,7 +30,7 @@ const ENGINES: [&str; 3] = ["epoll", "tokio_uring", "uring"];
 const UNSAFE: [&str; 5] = [
     "src/memory.rs",
     "src/engine/uring/",
-    "src/engine/tokio_uring.rs",
+    "src/engine/tokio_uring/",
     "src/offload/program.rs",
     "src/tests/compression/heap.rs",
 ];
@@ -156,17 +156,15 @@ fn imports(tree: &Tree) -> Vec<Import> {
             for start in ["crate::", "super::"] {
                 for (place, _) in line.match_indices(start) {
                     let before = &line[..place];
+                    // A visibility is no import.
                     if before.ends_with("super::")
+                        || before.ends_with("(in ")
                         || before.ends_with(|c: char| c.is_alphanumeric())
                     {
                         continue;
                     }
                     for target in targets(&rest()[place..], path) {
-                        // The longest beginning that is a module; what follows is in it.
-                        let known =
-                            (0..=target.len()).rev().map(|length| target[..length].to_vec());
-                        let to = known.into_iter().find(|to| modules.contains_key(to));
-                        let to = to.unwrap_or_default();
+                        let to = home(&modules, &target);
                         let place = format!("{file}:{number}");
                         imports.push(Import { place, from: path.clone(), to });
                     }
@@ -175,6 +173,25 @@ fn imports(tree: &Tree) -> Vec<Import> {
         }
     }
     imports
+}
+
+/// The module in which what a path names is defined.
+fn home(modules: &BTreeMap<Vec<String>, (&str, &str)>, path: &[String]) -> Vec<String> {
+    // The longest beginning that is a module; what follows is in it.
+    let known = (1..=path.len()).rev().map(|length| path[..length].to_vec());
+    let Some(module) = known.into_iter().find(|known| modules.contains_key(known)) else {
+        return Vec::new();
+    };
+    let Some(name) = path.get(module.len()) else { return module };
+    // Or it only passes on what one of its own modules defines.
+    let passed_on = code(modules[&module].1).find_map(|(_, line)| {
+        let line = line.strip_prefix("pub use ")?;
+        let (child, names) = line.strip_prefix("self::").unwrap_or(line).split_once("::")?;
+        let word = |c: char| !(c.is_alphanumeric() || c == '_');
+        names.split(word).any(|passed| passed == name).then(|| child.to_owned())
+    });
+    let child = passed_on.map(|child| [&module[..], &[child]].concat());
+    child.filter(|child| modules.contains_key(child)).unwrap_or(module)
 }
 
 /// The paths that `text` begins with, seen from `module`: several if they are a group.
@@ -193,7 +210,9 @@ fn targets(text: &str, module: &[String]) -> Vec<Vec<String>> {
         let path = text.split(word).next().unwrap_or_default();
         path.split("::").filter(|name| !name.is_empty()).map(str::to_owned).collect()
     };
-    let Some(group) = rest.strip_prefix('{') else { return vec![[base, names(rest)].concat()] };
+    base.extend(names(rest));
+    let path = rest.find(|c: char| !(c.is_alphanumeric() || c == '_' || c == ':'));
+    let Some(group) = path.and_then(|end| rest[end..].strip_prefix('{')) else { return vec![base] };
     let (mut depth, mut items, mut begin) = (0, Vec::new(), 0);
     for (at, character) in group.char_indices() {
         match character {
@@ -551,19 +570,36 @@ fn imports_that_go_outwards_are_found() {
 }
 
 #[test]
+fn engines_know_nothing_of_each_other() {
+    assert_none(&engine_imports(&Tree::here()));
+}
+
+#[test]
 fn engines_that_know_each_other_are_found() {
     let tree = Tree::of(&[
-        ("src/engine/mod.rs", "mod epoll;\nmod ring;\nmod uring;\nfn run() { epoll::run() }\n"),
-        ("src/engine/epoll.rs", "use super::{ring::Ring, uring::Remedy};\nuse super::Worker;\n"),
+        (
+            "src/engine/mod.rs",
+            "mod epoll;\nmod ring;\nmod uring;\npub use self::ring::{Ring, Wait};\nfn run() { epoll::run() }\n",
+        ),
+        (
+            "src/engine/epoll.rs",
+            "use super::{ring::Ring, uring::Remedy, Wait};\nuse super::Worker;\n",
+        ),
         ("src/engine/uring/mod.rs", "use super::ring::Ring;\n"),
-        ("src/engine/ring.rs", "use super::Worker;\nuse crate::engine::epoll::Epoll;\n"),
+        ("src/engine/ring.rs", "use super::Worker;\nuse crate::engine::{epoll::Epoll, Wait};\n"),
     ]);
     let expected = [
         "src/engine/epoll.rs:1: engine::epoll imports the engine uring",
         "src/engine/epoll.rs:2: epoll imports engine/mod.rs",
+        "src/engine/ring.rs:1: ring imports engine/mod.rs",
         "src/engine/ring.rs:2: engine::ring imports the engine epoll",
     ];
     assert_found(&engine_imports(&tree), &expected);
+}
+
+#[test]
+fn no_imports_go_in_circles() {
+    assert_none(&import_circles(&Tree::here()));
 }
 
 #[test]

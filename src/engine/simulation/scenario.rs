@@ -5,7 +5,7 @@ use std::time::Duration;
 use testkit::Random;
 
 use crate::offload;
-use crate::protocol::dialogue::BACKLOG_MAX;
+use crate::protocol::context::BACKLOG_MAX;
 
 /// What a request, a header or a control frame may take beside a message.
 const SMALL_CHANGE: usize = 20 << 10;

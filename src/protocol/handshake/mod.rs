@@ -7,10 +7,9 @@
 //! That bound makes a resumable parser unnecessary.
 //!
 //! `request` reads and checks the head, `rejection` is the table of refusals, `subprotocol` the choice of
-//! one, `fields` what both roles need of header fields. Nothing here knows sockets or time, so nothing
+//! one. Nothing here knows sockets or time, so nothing
 //! here can tell that a client is slow; and no frames. Every resource name is the same echo.
 
-pub(super) mod fields;
 mod rejection;
 mod request;
 mod subprotocol;
@@ -25,6 +24,7 @@ use request::Head;
 pub use subprotocol::{NotToken, Subprotocol};
 
 use super::extension::{self, Agreement, Policy};
+use super::fields;
 
 /// The longest request head that is read, in bytes. RFC 9112 section 3 recommends supporting at least
 /// 8000 for the request line alone.

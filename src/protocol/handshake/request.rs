@@ -9,9 +9,9 @@ use base64::alphabet;
 use base64::engine::general_purpose::{GeneralPurpose, PAD};
 use httparse::{Header, Status};
 
-use super::fields::{has_token, is_of_token, sole, values};
 use super::rejection::Rejection;
 use super::{HEADERS_MAX, REQUEST_BYTES_MAX};
+use crate::protocol::fields::{has_token, is_of_token, sole, values};
 use crate::protocol::uri;
 
 /// The grammar of the key (RFC 6455 section 4.3) demands padding, but leaves the unused bits of the

@@ -9,8 +9,8 @@ use std::sync::Arc;
 
 use httparse::Header;
 
-use super::fields::{elements, is_token};
 use super::rejection::Rejection;
+use crate::protocol::fields::{elements, is_token};
 
 /// Which subprotocol the server accepts. Whatever a client offers, the connection is opened: without a
 /// subprotocol if none of the offered ones is accepted.
