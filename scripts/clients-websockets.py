@@ -88,7 +88,7 @@ def described(message, most):
     # An iterable is sent with an empty frame at its end.
     frames = len(message.fragments) + (len(message.fragments) > 1)
     return (
-        f'message {message.number}, "{message.name}" ({kind}, {len(message.payload)} octets '
+        f'message {message.number}, "{message.name}" ({kind}, {len(message.payload)} bytes '
         f"in {frames} frames, {most} under way)"
     )
 
@@ -98,8 +98,8 @@ def difference(payload, received, text):
     if received != payload:
         pairs = enumerate(zip(payload, received))
         place = next((place for place, (a, b) in pairs if a != b), min(len(payload), len(received)))
-        first = f", first difference at octet {place}"
-    return f"the echo was {'text' if text else 'binary'} of {len(received)} octets{first}"
+        first = f", first difference at byte {place}"
+    return f"the echo was {'text' if text else 'binary'} of {len(received)} bytes{first}"
 
 
 if __name__ == "__main__":

@@ -100,7 +100,7 @@ function described(message) {
   }
   const { name, text, fragments, payload, compressed } = message;
   return (
-    `message ${corpus.indexOf(message)}, "${name}" (${text ? "text" : "binary"}, ${payload.length} octets ` +
+    `message ${corpus.indexOf(message)}, "${name}" (${text ? "text" : "binary"}, ${payload.length} bytes ` +
     `in ${fragments.length} frames, ${compressed ? "compressed" : "not compressed"}, ` +
     `${UNDER_WAY[round]} under way)`
   );
@@ -111,8 +111,8 @@ function difference(payload, echo, isBinary) {
   while (place < echo.length && echo[place] === payload[place]) {
     place += 1;
   }
-  const first = echo.equals(payload) ? "" : `, first difference at octet ${place}`;
-  return `the echo was ${isBinary ? "binary" : "text"} of ${echo.length} octets${first}`;
+  const first = echo.equals(payload) ? "" : `, first difference at byte ${place}`;
+  return `the echo was ${isBinary ? "binary" : "text"} of ${echo.length} bytes${first}`;
 }
 
 function fail(reason) {

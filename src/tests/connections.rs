@@ -165,7 +165,7 @@ fn five_thousand_connections_echo_at_once_and_cost_little_when_idle() {
     const CONNECTIONS: usize = 5_000;
     // A runtime has a task and memory for the read of each of them.
     let is_by_runtime = std::env::var("RINGECHO_TEST_ENGINE").is_ok_and(|it| it == "tokio-uring");
-    let octets_max = if is_by_runtime { 6000 } else { 256 };
+    let bytes_max = if is_by_runtime { 6000 } else { 256 };
     if !may_have_descriptors(CONNECTIONS as u64 + 500) {
         return say("SKIPPED five_thousand_connections: the hard limit on descriptors is too low");
     }
@@ -189,8 +189,8 @@ fn five_thousand_connections_echo_at_once_and_cost_little_when_idle() {
         if round == 0 {
             let grown = server.resident_bytes().saturating_sub(before);
             let each = grown / CONNECTIONS as u64;
-            say(&format!("memory of an idle connection: {each} octets"));
-            assert!(each <= octets_max, "{grown} octets for {CONNECTIONS} connections");
+            say(&format!("memory of an idle connection: {each} bytes"));
+            assert!(each <= bytes_max, "{grown} bytes for {CONNECTIONS} connections");
         }
     }
     assert_eq!(server.count("connections_open"), CONNECTIONS as u64 + 1);
@@ -206,18 +206,18 @@ fn five_thousand_connections_echo_at_once_and_cost_little_when_idle() {
 struct Flood {
     /// A frame before all others.
     opening: Option<u8>,
-    /// The first octet of the frames, and of their echoes.
+    /// The first byte of the frames, and of their echoes.
     first: u8,
     echoed: u8,
     /// The length of their payload.
-    octets: usize,
+    bytes: usize,
     /// How many frames: far more than the sockets hold.
     frames: u32,
 }
 
 impl Flood {
     fn payload(self, number: u32) -> Vec<u8> {
-        let mut payload = pattern(self.octets);
+        let mut payload = pattern(self.bytes);
         if let Some(place) = payload.first_chunk_mut() {
             *place = number.to_be_bytes();
         }
@@ -225,7 +225,7 @@ impl Flood {
     }
 
     /// Sends the flood on a new connection of `server`; checks that `other` is served meanwhile,
-    /// that the memory stays within bounds, and that every octet comes back once it is read.
+    /// that the memory stays within bounds, and that every byte comes back once it is read.
     fn overwhelm(self, server: &Server, other: &mut Client, growth_max: u64) {
         let before = server.resident_bytes();
         let received_before = server.count("bytes_in");
@@ -240,7 +240,7 @@ impl Flood {
         let sent = flood.len() as u64;
         // In one write, so that what is received ends anywhere within a frame.
         let writer =
-            thread::spawn(move || stream.write_all(&flood).expect("the server takes octets"));
+            thread::spawn(move || stream.write_all(&flood).expect("the server takes bytes"));
         // Nothing else moves any more when the count grows by the work for the other alone.
         let mut received = 0;
         wait_until("the server stops receiving", || {
@@ -254,9 +254,9 @@ impl Flood {
         });
         let grown = server.resident_bytes().saturating_sub(before);
         let received = received - received_before;
-        say(&format!("memory of a peer that does not read: {grown} octets ({self:?})"));
-        assert!(received < sent * 3 / 4, "{received} octets taken of {sent}: {self:?}");
-        assert!(grown <= growth_max, "{grown} octets of memory for one peer: {self:?}");
+        say(&format!("memory of a peer that does not read: {grown} bytes ({self:?})"));
+        assert!(received < sent * 3 / 4, "{received} bytes taken of {sent}: {self:?}");
+        assert!(grown <= growth_max, "{grown} bytes of memory for one peer: {self:?}");
 
         for number in 0..self.frames {
             let expected = reply(self.echoed, &self.payload(number));
@@ -271,12 +271,12 @@ impl Flood {
 fn a_peer_that_does_not_read_costs_little_and_nobody_else() {
     const GROWTH_MAX: u64 = 10 << 20;
     let data =
-        |octets, frames| Flood { opening: None, first: BINARY, echoed: BINARY, octets, frames };
-    let within = |first, echoed, octets, frames| Flood {
+        |bytes, frames| Flood { opening: None, first: BINARY, echoed: BINARY, bytes, frames };
+    let within = |first, echoed, bytes, frames| Flood {
         opening: Some(BINARY & !FIN),
         first,
         echoed,
-        octets,
+        bytes,
         frames,
     };
     for flood in [
@@ -355,7 +355,7 @@ fn too_few_buffers_make_it_slower_and_not_wrong() {
 }
 
 #[test]
-fn slow_readers_get_every_octet_from_few_buffers() {
+fn slow_readers_get_every_byte_from_few_buffers() {
     const MESSAGES: usize = 2_000;
     let server = Server::start(&["--workers", "1", "--buffers", "4"]);
     let address = server.address();
@@ -370,11 +370,11 @@ fn slow_readers_get_every_octet_from_few_buffers() {
                 let mut stream = client.stream().try_clone().expect("a descriptor");
                 let writer = thread::spawn(move || {
                     let all = frame(BINARY, &payload).repeat(MESSAGES);
-                    stream.write_all(&all).expect("the server takes octets");
+                    stream.write_all(&all).expect("the server takes bytes");
                 });
                 for message in 0..MESSAGES {
-                    let octets = client.read(expected.len());
-                    assert!(octets == expected, "message {message} is not what was sent");
+                    let bytes = client.read(expected.len());
+                    assert!(bytes == expected, "message {message} is not what was sent");
                 }
                 writer.join().expect("all is written");
                 client.close();
@@ -561,7 +561,7 @@ fn after_a_half_close_all_echoes_arrive() {
         let mut stream = client.stream().try_clone().expect("a descriptor");
         let all = frame(BINARY, &payload).repeat(messages);
         let writer = thread::spawn(move || {
-            stream.write_all(&all).expect("the server takes octets");
+            stream.write_all(&all).expect("the server takes bytes");
             stream.shutdown(Shutdown::Write).expect("a connection");
         });
         if messages * length < 1 << 20 {
@@ -586,22 +586,22 @@ fn after_a_half_close_all_echoes_arrive() {
 }
 
 #[test]
-fn octet_by_octet() {
+fn byte_by_byte() {
     let server = Server::start(&["--workers", "1"]);
     let mut client = Client::open(server.address());
-    for octet in REQUEST.as_bytes() {
-        client.write(&[*octet]);
+    for byte in REQUEST.as_bytes() {
+        client.write(&[*byte]);
     }
     assert_eq!(client.read(RESPONSE.len()), RESPONSE.as_bytes());
     for (first, length) in [(TEXT, 5), (BINARY, 300), (PING, 125)] {
         let payload = pattern(length);
-        for octet in frame(first, &payload) {
-            client.write(&[octet]);
+        for byte in frame(first, &payload) {
+            client.write(&[byte]);
         }
         client.expect(if first == PING { PONG } else { first }, &payload);
     }
-    for octet in frame(CLOSE, &4999u16.to_be_bytes()) {
-        client.write(&[octet]);
+    for byte in frame(CLOSE, &4999u16.to_be_bytes()) {
+        client.write(&[byte]);
     }
     client.expect_close(4999);
 }
@@ -648,7 +648,7 @@ fn text_that_comes_in_pieces_is_held_and_comes_back_whole() {
     }
     client.expect(TEXT, text.as_bytes());
 
-    // A bad octet in the third piece costs the connection at once, without the rest of the frame,
+    // A bad byte in the third piece costs the connection at once, without the rest of the frame,
     // and nothing of the text comes back.
     let mut bad = frame(TEXT, text.as_bytes());
     bad[10_000] = bad[10_000] ^ text.as_bytes()[10_000 - 8] ^ 0xFF;
@@ -673,12 +673,12 @@ fn garbage_is_answered_with_400() {
     garbage.push(frame(TEXT, b"a frame before the handshake"));
     garbage.push(Random::new(51).bytes(100_000));
     let rejected = garbage.len() as u64;
-    for octets in garbage {
+    for bytes in garbage {
         let mut client = Client::open(server.address());
-        client.write(&octets);
+        client.write(&bytes);
         let response = client.read_to_end().expect("FIN and not RST");
         let response = String::from_utf8_lossy(&response).into_owned();
-        let shown = &octets[..octets.len().min(16)];
+        let shown = &bytes[..bytes.len().min(16)];
         assert!(response.starts_with("HTTP/1.1 400 Bad Request\r\n"), "{shown:x?}: {response}");
         assert!(response.contains("\r\nConnection: close\r\n"), "{response}");
     }

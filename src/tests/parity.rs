@@ -1,5 +1,5 @@
-//! The engines against each other: scripted conversations, of which every octet that comes back is
-//! the same whatever the octets went through.
+//! The engines against each other: scripted conversations, of which every byte that comes back is
+//! the same whatever the bytes went through.
 //!
 //! What is right is compared with an oracle elsewhere; here one engine is the measure of the others.
 
@@ -32,9 +32,9 @@ const OFFLOAD: &[&str] = &["--engine", "uring", "--wait", "block", "--offload", 
 const HELLO: &[u8] = b"\xf2\x48\xcd\xc9\xc9\x07\x00";
 
 enum Step {
-    /// Write these octets at once.
+    /// Write these bytes at once.
     Write(Vec<u8>),
-    /// Read until so many octets have come since the beginning.
+    /// Read until so many bytes have come since the beginning.
     Await(usize),
     /// Say that no more will be written.
     End,
@@ -104,13 +104,13 @@ fn conversations() -> Vec<Conversation> {
         ping_pong.extend([Say(hello.clone()), echoed(number)]);
     }
     ping_pong.push(Say(close(1000)));
-    for octet in [frames(30), close(1001)].concat() {
-        each.push(Say(vec![octet]));
+    for byte in [frames(30), close(1001)].concat() {
+        each.push(Say(vec![byte]));
     }
     vec![
         open("ping-pong", ping_pong),
         open("a pipeline", vec![Say(pipeline.clone()), Say(close(1000))]),
-        open("octet by octet", each),
+        open("byte by byte", each),
         open("half-closed after a pipeline", vec![Say(pipeline.clone()), End]),
         open("half-closed at once", vec![End]),
         open("half-closed within a frame", vec![Say(hello[..7].to_vec()), End]),
@@ -124,7 +124,7 @@ fn conversations() -> Vec<Conversation> {
         open("a close without a code", vec![Say(frame(CLOSE, b""))]),
         open("a close with a reason", vec![Say(frame(CLOSE, b"\x03\xe8bye"))]),
         open("a close that may not be sent", vec![Say(close(1005))]),
-        open("a close of one octet", vec![Say(frame(CLOSE, b"\x03"))]),
+        open("a close of one byte", vec![Say(frame(CLOSE, b"\x03"))]),
         open("frames behind a close", vec![Say([close(1000), pipeline.clone()].concat())]),
         open("no mask", vec![Say([hello.clone(), reply(TEXT, b"hello")].concat())]),
         open("a reserved bit", vec![Say(frame(TEXT | 0x20, b"hello"))]),
@@ -207,11 +207,11 @@ fn conversations() -> Vec<Conversation> {
             vec![Say([frame(TEXT | RSV1, HELLO), frame(TEXT | RSV1, b"\xff\xff")].concat())],
         ),
         Conversation {
-            name: "plain octets",
+            name: "plain bytes",
             arguments: &["--protocol", "tcp"],
             steps: vec![Say(b"hello".to_vec()), Await(5), Say(pattern(1_000_000)), End],
         },
-        Conversation { name: "no octets", arguments: &["--protocol", "tcp"], steps: vec![End] },
+        Conversation { name: "no bytes", arguments: &["--protocol", "tcp"], steps: vec![End] },
     ]
 }
 
@@ -228,13 +228,13 @@ fn hold(conversation: &Conversation, socket: impl Into<OwnedFd>) -> Vec<u8> {
     let (before, last) = conversation.steps.split_at(last_await.map_or(0, |at| at + 1));
     for step in before {
         match step {
-            Say(octets) => writer.write_all(octets).expect("the server reads"),
+            Say(bytes) => writer.write_all(bytes).expect("the server reads"),
             Await(count) => {
                 let missing = (count - heard.len()) as u64;
                 let come = (&reader).take(missing).read_to_end(&mut heard);
                 let come = come.unwrap_or_else(|error| {
                     let name = conversation.name;
-                    panic!("{name}: {} of {count} octets came: {error}", heard.len())
+                    panic!("{name}: {} of {count} bytes came: {error}", heard.len())
                 });
                 assert_eq!(come as u64, missing, "{}", conversation.name);
             }
@@ -251,7 +251,7 @@ fn hold(conversation: &Conversation, socket: impl Into<OwnedFd>) -> Vec<u8> {
         for step in last {
             match step {
                 // The server may have failed the connection before it has read all.
-                Say(octets) => match writer.write_all(octets) {
+                Say(bytes) => match writer.write_all(bytes) {
                     Ok(()) => {}
                     Err(error) if error.kind() == io::ErrorKind::BrokenPipe => break,
                     Err(error) => panic!("{error}"),
@@ -294,7 +294,7 @@ fn hear(engine: &[&str], conversations: &[Conversation]) -> Vec<(Vec<u8>, Vec<u8
 }
 
 #[test]
-fn every_engine_answers_with_the_same_octets() {
+fn every_engine_answers_with_the_same_bytes() {
     let conversations = conversations();
     let [measure, others @ ..] = ENGINES else { unreachable!("there are engines") };
     let expected = hear(measure, &conversations);
@@ -307,7 +307,7 @@ fn every_engine_answers_with_the_same_octets() {
             assert!(heard == expected, "{engine:?}: {}", conversation.name);
         }
     }
-    if can_offload("every_engine_answers_with_the_same_octets") {
+    if can_offload("every_engine_answers_with_the_same_bytes") {
         let is_framed =
             |(conversation, _): &(Conversation, _)| conversation.arguments != ["--protocol", "tcp"];
         let framed = conversations.into_iter().zip(expected.clone()).filter(is_framed);
@@ -324,13 +324,13 @@ fn every_engine_answers_with_the_same_octets() {
         &expected[at.expect("a conversation")].0
     };
     assert_eq!(named("ping-pong").len(), RESPONSE.len() + 100 * 18 + 4);
-    assert_eq!(named("plain octets").len(), 1_000_005);
+    assert_eq!(named("plain bytes").len(), 1_000_005);
     assert_eq!(named("ten large messages, read late").len(), RESPONSE.len() + 10 * 1_000_010 + 4);
     assert!(named("wrong text").ends_with(b"text is not UTF-8"));
     assert!(named("garbage").starts_with(b"HTTP/1.1 400 "));
 }
 
-/// A message or a control frame as a client may send it, and how many octets of echo it brings.
+/// A message or a control frame as a client may send it, and how many bytes of echo it brings.
 fn said(random: &mut Random, is_small: bool) -> (Vec<u8>, usize) {
     let kind = if is_small { 4 + random.below(8) } else { random.below(12) };
     let whole = |first, payload: &[u8]| (frame(first, payload), reply(first, payload).len());
@@ -385,16 +385,15 @@ fn chat(random: &mut Random) -> Conversation {
                 (0..count).map(|_| said(random, is_small)).collect();
             heard += frames.iter().map(|(_, echo)| echo).sum::<usize>();
             let chunking = if is_small && !random.one_in(20) { 0 } else { random.below(3) };
-            let octets =
-                || frames.iter().flat_map(|(octets, _)| octets.clone()).collect::<Vec<u8>>();
+            let bytes = || frames.iter().flat_map(|(bytes, _)| bytes.clone()).collect::<Vec<u8>>();
             match chunking {
-                0 => steps.extend(frames.into_iter().map(|(octets, _)| Say(octets))),
-                1 => steps.push(Say(octets())),
+                0 => steps.extend(frames.into_iter().map(|(bytes, _)| Say(bytes))),
+                1 => steps.push(Say(bytes())),
                 _ => {
-                    let octets = octets();
-                    let mut rest = &octets[..];
+                    let bytes = bytes();
+                    let mut rest = &bytes[..];
                     while !rest.is_empty() {
-                        let most = random.pick(&[2, 30, 3000, 100_000]).max(octets.len() / 50);
+                        let most = random.pick(&[2, 30, 3000, 100_000]).max(bytes.len() / 50);
                         let (piece, others) = rest.split_at(rest.len().min(1 + random.below(most)));
                         steps.push(Say(piece.to_vec()));
                         rest = others;
@@ -451,7 +450,7 @@ fn conversations_by_chance_are_the_same_with_offload() {
             let differs = heard.iter().zip(expected).position(|(left, right)| left != right);
             assert!(
                 heard == expected,
-                "chat {number} of seed {}: {} and {} octets, different at {differs:?}",
+                "chat {number} of seed {}: {} and {} bytes, different at {differs:?}",
                 case.seed,
                 heard.len(),
                 expected.len()

@@ -66,9 +66,9 @@ fn every_chunking_of_short_streams() {
 }
 
 #[test]
-fn octet_by_octet_all_is_said_as_soon_as_it_is_certain() {
+fn byte_by_byte_all_is_said_as_soon_as_it_is_certain() {
     let mut seen = HashSet::new();
-    for mut case in cases("octet_by_octet", 2500) {
+    for mut case in cases("byte_by_byte", 2500) {
         let stream = Stream::any(&mut case.random, Size::Short);
         let verdict = stream.verdict();
         let cuts: Vec<usize> = (1..stream.bytes.len()).collect();
@@ -93,7 +93,7 @@ fn random_chunkings_of_long_streams() {
 }
 
 #[test]
-fn the_server_may_close_at_any_octet() {
+fn the_server_may_close_at_any_byte() {
     for mut case in cases("the_server_may_close", 250) {
         let stream = Stream::short(&mut case.random, 400);
         for close_at in stream.head - 1..=stream.bytes.len() {

@@ -1,4 +1,4 @@
-//! Compares the rate of unmasking with that of `memmove` over the same octets by the same distance:
+//! Compares the rate of unmasking with that of `memmove` over the same bytes by the same distance:
 //! alternately, in one run, as a ratio with its spread.
 
 use std::hint::black_box;
@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use ringecho::protocol::mask::{Mask, unmask};
 
 const ROUNDS: usize = 101;
-/// Octets moved in each round, over and over the same memory.
+/// Bytes moved in each round, over and over the same memory.
 const WORK: usize = 64 << 20;
 
 fn time(mut pass: impl FnMut(), passes: usize) -> Duration {
@@ -19,10 +19,8 @@ fn time(mut pass: impl FnMut(), passes: usize) -> Duration {
 }
 
 fn main() {
-    println!(
-        "rate of unmasking / rate of memmove, payload moved left by 4 octets, {ROUNDS} rounds"
-    );
-    println!("{:>10}  median (quartiles)      memmove GB/s", "octets");
+    println!("rate of unmasking / rate of memmove, payload moved left by 4 bytes, {ROUNDS} rounds");
+    println!("{:>10}  median (quartiles)      memmove GB/s", "bytes");
     for payload in [16 << 10, 64 << 10, 256 << 10, 1 << 20, 16 << 20] {
         let mut window = vec![0x55_u8; payload + 4];
         let mask = Mask::new([1, 2, 3, 4]);

@@ -10,7 +10,7 @@ use testkit::{FIN, Frame, RSV1, frame};
 use crate::agreement::request;
 use crate::peer::Peer;
 
-/// After how many octets of its payload it is certain that a message is no text, or too large.
+/// After how many bytes of its payload it is certain that a message is no text, or too large.
 pub(crate) fn certain_after(payload: &[u8], is_text: bool, message_max: u64) -> Option<usize> {
     (0..=payload.len()).find(|&end| {
         let output = Inflater::default().beginning(&payload[..end]);
@@ -19,7 +19,7 @@ pub(crate) fn certain_after(payload: &[u8], is_text: bool, message_max: u64) -> 
     })
 }
 
-/// Sends a message octet by octet, to be failed after `certain` octets of its payload.
+/// Sends a message byte by byte, to be failed after `certain` bytes of its payload.
 pub(crate) fn check_certain(
     settings: Settings,
     first: u8,
@@ -27,23 +27,23 @@ pub(crate) fn check_certain(
     certain: usize,
     code: u16,
 ) {
-    let octets = frame(first | RSV1, payload);
-    let header = octets.len() - payload.len();
-    check_certain_in(settings, &octets, header + certain, code);
+    let bytes = frame(first | RSV1, payload);
+    let header = bytes.len() - payload.len();
+    check_certain_in(settings, &bytes, header + certain, code);
 }
 
-pub(crate) fn check_certain_in(settings: Settings, octets: &[u8], certain: usize, code: u16) {
-    let cuts: Vec<usize> = (1..octets.len()).collect();
-    let answer = answer(settings, "permessage-deflate", octets, &cuts);
-    assert_eq!(answer.code(), Some(code), "{octets:x?}");
-    assert_eq!(answer.closed_after, Some(certain), "{settings:?} {octets:x?}");
+pub(crate) fn check_certain_in(settings: Settings, bytes: &[u8], certain: usize, code: u16) {
+    let cuts: Vec<usize> = (1..bytes.len()).collect();
+    let answer = answer(settings, "permessage-deflate", bytes, &cuts);
+    assert_eq!(answer.code(), Some(code), "{bytes:x?}");
+    assert_eq!(answer.closed_after, Some(certain), "{settings:?} {bytes:x?}");
 }
 
 /// What a server answers to a stream behind its handshake.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Answer {
     pub(crate) frames: Vec<Frame>,
-    /// After how many octets it had no more to say.
+    /// After how many bytes it had no more to say.
     pub(crate) closed_after: Option<usize>,
 }
 
@@ -79,37 +79,37 @@ impl Answer {
     }
 }
 
-pub(crate) fn answer(settings: Settings, offer: &str, octets: &[u8], cuts: &[usize]) -> Answer {
-    answer_in(16384, settings, offer, octets, cuts)
+pub(crate) fn answer(settings: Settings, offer: &str, bytes: &[u8], cuts: &[usize]) -> Answer {
+    answer_in(16384, settings, offer, bytes, cuts)
 }
 
 pub(crate) fn answer_in(
     room: usize,
     settings: Settings,
     offer: &str,
-    octets: &[u8],
+    bytes: &[u8],
     cuts: &[usize],
 ) -> Answer {
     let counters = Counters::default();
     let context = Context::new(settings, &counters);
     let mut peer = Peer::new(room, &context);
     peer.handshake(&request(offer));
-    peer.feed(octets, cuts, None);
+    peer.feed(bytes, cuts, None);
     peer.send(usize::MAX);
     Answer { frames: parse(&peer.sent), closed_after: peer.closed_after }
 }
 
-/// The answers to a stream cut once at each octet, at all of them, and not at all. They say the
+/// The answers to a stream cut once at each byte, at all of them, and not at all. They say the
 /// same.
-pub(crate) fn every_cut(settings: Settings, offer: &str, octets: &[u8]) -> Vec<Answer> {
-    let whole = answer(settings, offer, octets, &[]);
-    let all: Vec<usize> = (1..octets.len()).collect();
+pub(crate) fn every_cut(settings: Settings, offer: &str, bytes: &[u8]) -> Vec<Answer> {
+    let whole = answer(settings, offer, bytes, &[]);
+    let all: Vec<usize> = (1..bytes.len()).collect();
     let ways = all.chunks(1).map(|cut| (16384, cut)).chain([(16384, &all[..]), (16, &[])]);
     let mut answers: Vec<Answer> =
-        ways.map(|(room, cuts)| answer_in(room, settings, offer, octets, cuts)).collect();
+        ways.map(|(room, cuts)| answer_in(room, settings, offer, bytes, cuts)).collect();
     let said = whole.said(settings.policy);
     for answer in &answers {
-        assert_eq!(answer.said(settings.policy), said, "{settings:?} {octets:x?}");
+        assert_eq!(answer.said(settings.policy), said, "{settings:?} {bytes:x?}");
     }
     answers.push(whole);
     answers

@@ -43,8 +43,8 @@ fn every_combination(test: &'static str, policy: Policy) {
         let response = peer.handshake(&request(&offer.field()));
         let agreed = offer.answered(&response, policy);
         let script = Script::write(agreed, size, random);
-        let cuts = random.cuts(script.octets.len());
-        peer.feed(&script.octets, &cuts, Some(&mut *random));
+        let cuts = random.cuts(script.bytes.len());
+        peer.feed(&script.bytes, &cuts, Some(&mut *random));
         peer.send(usize::MAX);
         assert_eq!(peer.decision, Decision::Continue, "{offer:?} {script:?}");
         assert!(!peer.has_spill(), "memory is kept of {offer:?} {script:?}");
@@ -57,7 +57,7 @@ fn every_combination(test: &'static str, policy: Policy) {
         assert_eq!(counters.messages.value(), script.messages.len() as u64);
         echoed[agreed.map_or(0, |agreed| 1 + usize::from(agreed.is_mirrored))] += 1;
     }
-    // Declined are windows of 256 octets that the server would have to compress for.
+    // Declined are windows of 256 bytes that the server would have to compress for.
     let expected = match policy {
         Policy::Mirror => [4, 24, 332],
         Policy::Deflate => [40, 320, 0],
@@ -93,13 +93,13 @@ fn over_sockets(test: &'static str, compression: &str, arguments: &[&str]) {
                     let size = if random.one_in(40) { Size::Large } else { Size::Small };
                     let script = Script::write(agreed, size, random);
                     let mut socket = client.stream().try_clone().expect("a descriptor");
-                    let cuts = random.cuts(script.octets.len());
+                    let cuts = random.cuts(script.bytes.len());
                     let replies = thread::scope(|scope| {
                         scope.spawn(|| {
                             let mut from = 0;
-                            for &cut in cuts.iter().chain([&script.octets.len()]) {
-                                let octets = &script.octets[from..cut];
-                                socket.write_all(octets).expect("the server reads to the end");
+                            for &cut in cuts.iter().chain([&script.bytes.len()]) {
+                                let bytes = &script.bytes[from..cut];
+                                socket.write_all(bytes).expect("the server reads to the end");
                                 from = cut;
                             }
                             socket.shutdown(Shutdown::Write).expect("still connected");

@@ -17,7 +17,7 @@ use testkit::inflate::Inflater;
 use testkit::{BINARY, CLOSE, FIN, PING, PONG, TEXT, cases, frame};
 
 #[test]
-fn a_payload_without_octets_is_no_message_but_a_fragment_may_be() {
+fn a_payload_without_bytes_is_no_message_but_a_fragment_may_be() {
     for policy in POLICIES {
         let streams = [
             (frame(TEXT | RSV1, b""), None),
@@ -26,12 +26,12 @@ fn a_payload_without_octets_is_no_message_but_a_fragment_may_be() {
             ([frame(TEXT & !FIN | RSV1, b""), frame(FIN, b"\0")].concat(), Some(2)),
             ([frame(TEXT & !FIN | RSV1, b"\0"), frame(FIN, b"")].concat(), Some(2)),
         ];
-        for (octets, echoed) in streams {
-            for answer in every_cut(settings(policy), "permessage-deflate", &octets) {
+        for (bytes, echoed) in streams {
+            for answer in every_cut(settings(policy), "permessage-deflate", &bytes) {
                 let is_wrong = echoed.is_none_or(|frames| frames < 2);
-                assert_eq!(answer.code(), is_wrong.then_some(1007), "{octets:x?}");
+                assert_eq!(answer.code(), is_wrong.then_some(1007), "{bytes:x?}");
                 let frames = echoed.unwrap_or(0) + usize::from(is_wrong);
-                assert_eq!(answer.frames.len(), frames, "{octets:x?}");
+                assert_eq!(answer.frames.len(), frames, "{bytes:x?}");
             }
         }
     }
@@ -71,15 +71,15 @@ fn reserved_bits() {
             ("x-unknown", &plain, FIN | RSV1),
             ("permessage-deflate; server_max_window_bits=8", b"", TEXT | RSV1),
         ] {
-            let octets = [before, &frame(first, whole)].concat();
+            let bytes = [before, &frame(first, whole)].concat();
             let settings = settings(policy);
-            for answer in every_cut(settings, offer, &octets) {
+            for answer in every_cut(settings, offer, &bytes) {
                 assert_eq!(answer.code(), Some(1002), "{offer} {first:x}");
                 let echoes = usize::from(!before.is_empty());
                 assert_eq!(answer.frames.len(), 1 + echoes, "{offer} {first:x}");
             }
-            let cuts: Vec<usize> = (1..octets.len()).collect();
-            let certain = answer(settings, offer, &octets, &cuts).closed_after;
+            let cuts: Vec<usize> = (1..bytes.len()).collect();
+            let certain = answer(settings, offer, &bytes, &cuts).closed_after;
             assert_eq!(certain, Some(before.len() + 1), "{offer} {first:x}");
         }
         // What was not agreed on for want of a policy.
@@ -90,22 +90,22 @@ fn reserved_bits() {
 }
 
 #[test]
-fn every_cut_of_short_streams_gets_the_same_octets() {
+fn every_cut_of_short_streams_gets_the_same_bytes() {
     let settings = |policy| Settings { message_max: 200, ..settings(policy) };
     let mut ends = HashMap::new();
     for mut case in cases("every_cut_of_short_streams", 60) {
         let random = &mut case.random;
         let vocabulary = Vocabulary::new(random);
         let mut sender = Sender::new(Agreed::default(), random);
-        let mut octets = Vec::new();
+        let mut bytes = Vec::new();
         for _ in 0..1 + random.below(3) {
             let is_text = random.one_in(2);
             let length = random.pick(&[0, 5, 40, 199, 200, 201]);
             let mut message = vocabulary.message(length, is_text, random);
             if random.one_in(6)
-                && let Some(octet) = message.first_mut()
+                && let Some(byte) = message.first_mut()
             {
-                *octet = 0xff;
+                *byte = 0xff;
             }
             let opcode = if is_text { 1 } else { 2 };
             let mut payload = sender.compress(&message, random);
@@ -118,15 +118,15 @@ fn every_cut_of_short_streams_gets_the_same_octets() {
                 _ => {}
             }
             let cut = random.below(payload.len() + 1);
-            octets.extend(frame(opcode | RSV1, &payload[..cut]));
+            bytes.extend(frame(opcode | RSV1, &payload[..cut]));
             if random.one_in(2) {
-                octets.extend(frame(PING, b"ping"));
+                bytes.extend(frame(PING, b"ping"));
             }
-            octets.extend(frame(FIN, &payload[cut..]));
-            octets.extend(frame(BINARY, b"plain"));
+            bytes.extend(frame(FIN, &payload[cut..]));
+            bytes.extend(frame(BINARY, b"plain"));
         }
         for policy in POLICIES {
-            let answers = every_cut(settings(policy), "permessage-deflate", &octets);
+            let answers = every_cut(settings(policy), "permessage-deflate", &bytes);
             let mut codes = answers.iter().map(Answer::code);
             *ends.entry(codes.next().expect("an answer")).or_insert(0) += 1;
         }
@@ -136,12 +136,12 @@ fn every_cut_of_short_streams_gets_the_same_octets() {
 }
 
 #[test]
-fn the_server_may_close_at_any_octet() {
-    for mut case in cases("the_server_may_close_at_any_octet", 6) {
+fn the_server_may_close_at_any_byte() {
+    for mut case in cases("the_server_may_close_at_any_byte", 6) {
         let random = &mut case.random;
         let vocabulary = Vocabulary::new(random);
         let mut sender = Sender::new(Agreed::default(), random);
-        let messages = [30, 400, 0, 100].map(|octets| vocabulary.message(octets, true, random));
+        let messages = [30, 400, 0, 100].map(|bytes| vocabulary.message(bytes, true, random));
         let payloads = messages.each_ref().map(|message| sender.compress(message, random));
         let frames: Vec<Vec<u8>> = payloads
             .iter()
@@ -150,18 +150,18 @@ fn the_server_may_close_at_any_octet() {
                 [frame(TEXT & !FIN | RSV1, left), frame(PING, b"ping"), frame(FIN, right)]
             })
             .collect();
-        let octets = frames.concat();
+        let bytes = frames.concat();
         for policy in POLICIES {
-            for close_at in 0..=octets.len() {
+            for close_at in 0..=bytes.len() {
                 let counters = Counters::default();
                 // So little that a longer reply waits for room until some of it is sent.
                 let context =
                     Context::new(settings(policy), &counters).with_backlog_max(random.below(300));
                 let mut peer = Peer::new(random.pick(&ROOMS), &context);
                 peer.handshake(&request("permessage-deflate"));
-                peer.feed(&octets[..close_at], &[], Some(&mut *random));
+                peer.feed(&bytes[..close_at], &[], Some(&mut *random));
                 peer.close();
-                peer.feed(&octets[close_at..], &[], Some(&mut *random));
+                peer.feed(&bytes[close_at..], &[], Some(&mut *random));
                 peer.feed(&frame(CLOSE, &1001u16.to_be_bytes()), &[], None);
                 peer.send(usize::MAX);
                 assert_eq!(peer.decision, Decision::Close);

@@ -24,9 +24,9 @@ fn a_bomb_goes_off_at_the_limit_and_costs_little() {
         let mut zlib = Compress::new(flate2::Compression::new(9), false);
         deflate(&mut zlib, &vec![0; 1 << 20], FlushCompress::Sync)
     };
-    let close_octets = 2 + 2 + Violation::MessageTooBig.reason().len();
+    let close_bytes = 2 + 2 + Violation::MessageTooBig.reason().len();
     // The beginning of ten gigabytes.
-    assert!(chunk.len() < 1100, "{} octets", chunk.len());
+    assert!(chunk.len() < 1100, "{} bytes", chunk.len());
     let frames = [frame(BINARY & !FIN | RSV1, &chunk), frame(0, &chunk)];
     let one_frame = [frame(BINARY | RSV1, &vec![0; 10_000 * chunk.len()])[..14].to_vec(), {
         // The key stays in step with the pieces.
@@ -35,7 +35,7 @@ fn a_bomb_goes_off_at_the_limit_and_costs_little() {
         piece
     }];
     let (each, together) = ([&frames[0], &frames[1]], [&one_frame[0], &one_frame[1]]);
-    for (policy, [begin, piece], megabytes, octets_max) in [
+    for (policy, [begin, piece], megabytes, bytes_max) in [
         (Policy::Mirror, each, 1, 128 << 10),
         (Policy::Deflate, each, 1, 640 << 10),
         // What is compressed is held, the frame being unfinished.
@@ -59,14 +59,14 @@ fn a_bomb_goes_off_at_the_limit_and_costs_little() {
             peer.send(usize::MAX);
             let replies = std::mem::take(&mut peer.sent);
             if peer.decision == Decision::Close {
-                let close = replies.len() - close_octets;
+                let close = replies.len() - close_bytes;
                 assert_eq!(parse(&replies[close..])[0].close_code(), Some(1009));
             }
         }
         assert!(inflated > LIMIT >> 20, "closed after {inflated} MiB");
         let peak = heap::peak() - before;
-        say(&format!("memory of a bomb: {peak} octets ({policy:?}, {megabytes} MiB at a time)"));
-        assert!(peak < octets_max, "{peak} octets of memory for a bomb ({policy:?})");
+        say(&format!("memory of a bomb: {peak} bytes ({policy:?}, {megabytes} MiB at a time)"));
+        assert!(peak < bytes_max, "{peak} bytes of memory for a bomb ({policy:?})");
         drop(peer);
         drop(context);
         assert_eq!(heap::held(), before);
@@ -75,7 +75,7 @@ fn a_bomb_goes_off_at_the_limit_and_costs_little() {
 
 #[test]
 fn a_connection_takes_memory_with_its_first_compressed_message_and_gives_it_back() {
-    const OCTETS_MAX: isize = 48 << 10;
+    const BYTES_MAX: isize = 48 << 10;
     let plain = [frame(TEXT, b"plain"), frame(BINARY, &[7; 300]), frame(PING, b"")].concat();
     let compressed = [
         frame(TEXT | RSV1, b"\xf2\x48\xcd\xc9\xc9\x07\x00"),
@@ -88,9 +88,9 @@ fn a_connection_takes_memory_with_its_first_compressed_message_and_gives_it_back
         let context = Context::new(settings(policy), &counters);
         let mut pinned = vec![0; HEADROOM + 4096];
         let request = request("permessage-deflate");
-        let mut tell = |connection: &mut Connection, octets: &[u8]| {
-            let mut cursors = Cursors::received(octets.len());
-            pinned[HEADROOM..HEADROOM + octets.len()].copy_from_slice(octets);
+        let mut tell = |connection: &mut Connection, bytes: &[u8]| {
+            let mut cursors = Cursors::received(bytes.len());
+            pinned[HEADROOM..HEADROOM + bytes.len()].copy_from_slice(bytes);
             let next = connection.advance(&mut Region::new(&mut pinned, &mut cursors), &context);
             (next, cursors.reply().len())
         };
@@ -115,8 +115,8 @@ fn a_connection_takes_memory_with_its_first_compressed_message_and_gives_it_back
         } else {
             assert_eq!(tell(&mut connection, &compressed).0, Next::Receive);
             let taken = heap::held() - before;
-            say(&format!("memory of a connection that compresses: {taken} octets"));
-            assert!((32 << 10..=OCTETS_MAX).contains(&taken), "{taken} octets");
+            say(&format!("memory of a connection that compresses: {taken} bytes"));
+            assert!((32 << 10..=BYTES_MAX).contains(&taken), "{taken} bytes");
             for _ in 0..3 {
                 let (_, replied) = tell(&mut connection, &[&compressed[..], &plain].concat());
                 assert!(replied > 300);

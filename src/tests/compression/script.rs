@@ -10,7 +10,7 @@ use testkit::{FIN, PING, PONG, Random};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Size {
-    /// Few messages have more than some thousand octets.
+    /// Few messages have more than some thousand bytes.
     Small,
     /// One has as many as the server takes.
     Large,
@@ -18,7 +18,7 @@ pub(crate) enum Size {
 
 /// All that a client sends behind its handshake, and what is to come back.
 pub(crate) struct Script {
-    pub(crate) octets: Vec<u8>,
+    pub(crate) bytes: Vec<u8>,
     pub(crate) agreed: Option<Agreed>,
     pub(crate) frames: Vec<Expected>,
     pub(crate) messages: Vec<Vec<u8>>,
@@ -36,23 +36,23 @@ pub(crate) struct Expected {
 impl std::fmt::Debug for Script {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let messages: Vec<usize> = self.messages.iter().map(Vec::len).collect();
-        let Script { octets, agreed, frames, .. } = self;
-        let (octets, frames) = (octets.len(), frames.len());
-        write!(f, "{octets} octets, {frames} frames, messages of {messages:?}, {agreed:?}")
+        let Script { bytes, agreed, frames, .. } = self;
+        let (bytes, frames) = (bytes.len(), frames.len());
+        write!(f, "{bytes} bytes, {frames} frames, messages of {messages:?}, {agreed:?}")
     }
 }
 
 impl Script {
     pub(crate) fn write(agreed: Option<Agreed>, size: Size, random: &mut Random) -> Script {
         let mut script =
-            Script { octets: Vec::new(), agreed, frames: Vec::new(), messages: Vec::new() };
+            Script { bytes: Vec::new(), agreed, frames: Vec::new(), messages: Vec::new() };
         let mut sender = agreed.map(|agreed| Sender::new(agreed, random));
         let vocabulary = Vocabulary::new(random);
         let count = 4 + random.below(8);
         let largest = if size == Size::Large { random.below(count) } else { count };
         for number in 0..count {
             let limits = [125, 126, 127, 512, 4096, 16384, 32768, 65535, 65536];
-            let octets = match random.below(32) {
+            let bytes = match random.below(32) {
                 _ if number == largest => MESSAGE_MAX as usize,
                 0..4 => 0,
                 4..14 => random.below(20),
@@ -62,7 +62,7 @@ impl Script {
                 _ => random.below(70_000),
             };
             let is_text = random.one_in(2);
-            let message = vocabulary.message(octets, is_text, random);
+            let message = vocabulary.message(bytes, is_text, random);
             let opcode = if is_text { 1 } else { 2 };
             match sender.as_mut().filter(|_| !random.one_in(5)) {
                 Some(sender) => {
@@ -80,7 +80,7 @@ impl Script {
     pub(crate) fn message(&mut self, first: u8, payload: &[u8], random: &mut Random) {
         let mut cuts = vec![0, payload.len()];
         while random.one_in(2) && cuts.len() < 7 {
-            // An end met twice leaves a fragment without octets.
+            // An end met twice leaves a fragment without bytes.
             let within = random.below(payload.len() + 1);
             cuts.push(random.pick(&[0, payload.len(), within]));
         }
@@ -89,13 +89,13 @@ impl Script {
             while random.one_in(4) {
                 let length = random.pick(&[0, 3, 125]);
                 let control = random.bytes(length);
-                self.octets.extend(masked(PING, &control, random.key()));
+                self.bytes.extend(masked(PING, &control, random.key()));
                 self.frames.push(Expected { first: PONG, payload: control, is_compressed: false });
             }
             let fin = if number + 2 == cuts.len() { FIN } else { 0 };
             let opcode = fin | if number == 0 { first } else { 0 };
             let fragment = &payload[ends[0]..ends[1]];
-            self.octets.extend(masked(opcode, fragment, random.key()));
+            self.bytes.extend(masked(opcode, fragment, random.key()));
             let is_compressed = first & RSV1 != 0;
             self.frames.push(Expected { first: opcode, payload: fragment.to_vec(), is_compressed });
         }
@@ -162,16 +162,16 @@ impl Vocabulary {
         Vocabulary { words, chunks }
     }
 
-    /// A message of so many octets.
-    pub(crate) fn message(&self, octets: usize, is_text: bool, random: &mut Random) -> Vec<u8> {
+    /// A message of so many bytes.
+    pub(crate) fn message(&self, bytes: usize, is_text: bool, random: &mut Random) -> Vec<u8> {
         let pieces = if is_text { &self.words } else { &self.chunks };
-        let mut message = Vec::with_capacity(octets + 1000);
-        while message.len() < octets {
+        let mut message = Vec::with_capacity(bytes + 1000);
+        while message.len() < bytes {
             let piece = &pieces[random.below(pieces.len())];
-            if message.len() + piece.len() > octets {
-                message.resize(octets, b'.');
+            if message.len() + piece.len() > bytes {
+                message.resize(bytes, b'.');
             } else if random.one_in(50) {
-                message.resize((message.len() + random.below(600)).min(octets), b' ');
+                message.resize((message.len() + random.below(600)).min(bytes), b' ');
             } else {
                 message.extend(piece);
             }

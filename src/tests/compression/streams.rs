@@ -21,9 +21,9 @@ fn examples() {
         (b"\xf2\x48\x05\x00\x00\x00\xff\xff\xca\xc9\xc9\x07\x00", b"Hello"),
         (b"\x00", b""),
         (b"\x00\x00\x00\xff\xff\x00", b""),
-        // The data set ends with the block, and so does the octet.
+        // The data set ends with the block, and so does the byte.
         (b"\x01\x00\x00\xff\xff\x00", b""),
-        // What the sender took off belongs to a block that has four octets, the last or not.
+        // What the sender took off belongs to a block that has four bytes, the last or not.
         (b"\x00\x04\x00\xfb\xff", b"\x00\x00\xff\xff"),
         (b"\x01\x04\x00\xfb\xff", b"\x00\x00\xff\xff"),
     ] {
@@ -34,14 +34,14 @@ fn examples() {
     }
     // The second message is a reference to the first, and the third to both.
     let messages = [&b"\xf2\x48\xcd\xc9\xc9\x07\x00"[..], b"\xf2\x00\x11\x00\x00", b"\x02\x12\x00"];
-    let octets: Vec<u8> = messages.iter().flat_map(|payload| frame(TEXT | RSV1, payload)).collect();
+    let bytes: Vec<u8> = messages.iter().flat_map(|payload| frame(TEXT | RSV1, payload)).collect();
     for policy in POLICIES {
-        check_verdicts(&octets, &messages, policy, "references");
+        check_verdicts(&bytes, &messages, policy, "references");
     }
 }
 
 #[test]
-fn a_message_cut_short_at_each_octet() {
+fn a_message_cut_short_at_each_byte() {
     for mut case in cases("a_message_cut_short", 12) {
         for payloads in damageable(&mut case.random) {
             let (last, first) = payloads.split_last().expect("a message");
@@ -89,9 +89,9 @@ fn damageable(random: &mut Random) -> Vec<Vec<Vec<u8>>> {
         let mut sender = Sender::new(agreed, random);
         sender.is_by_hand = is_by_hand;
         let vocabulary = Vocabulary::new(random);
-        let octets = [0, 40, 90].map(|most| most + random.below(30));
-        let payloads = octets.map(|octets| {
-            let message = vocabulary.message(octets, random.one_in(2), random);
+        let bytes = [0, 40, 90].map(|most| most + random.below(30));
+        let payloads = bytes.map(|bytes| {
+            let message = vocabulary.message(bytes, random.one_in(2), random);
             sender.compress(&message, random)
         });
         damageable.push(payloads.to_vec());
@@ -102,17 +102,17 @@ fn damageable(random: &mut Random) -> Vec<Vec<Vec<u8>>> {
 /// Sends whole messages after which `payload` comes, and compares with what the oracle has to say.
 fn check_last(first: &[Vec<u8>], payload: &[u8], what: &str) {
     let payloads: Vec<&[u8]> = first.iter().map(Vec::as_slice).chain([payload]).collect();
-    let octets: Vec<u8> =
+    let bytes: Vec<u8> =
         payloads.iter().flat_map(|payload| frame(BINARY | RSV1, payload)).collect();
     for policy in POLICIES {
-        let answer = answer(settings(policy), "permessage-deflate", &octets, &[]);
+        let answer = answer(settings(policy), "permessage-deflate", &bytes, &[]);
         check_answer(&answer, &payloads, policy, what);
     }
 }
 
 /// The same, cut everywhere.
-fn check_verdicts(octets: &[u8], payloads: &[&[u8]], policy: Policy, what: &str) {
-    for answer in every_cut(settings(policy), "permessage-deflate", octets) {
+fn check_verdicts(bytes: &[u8], payloads: &[&[u8]], policy: Policy, what: &str) {
+    for answer in every_cut(settings(policy), "permessage-deflate", bytes) {
         check_answer(&answer, payloads, policy, what);
     }
 }
@@ -139,14 +139,14 @@ fn check_answer(answer: &Answer, payloads: &[&[u8]], policy: Policy, what: &str)
 }
 
 #[test]
-fn text_fails_with_the_octet_that_decodes_what_is_wrong() {
+fn text_fails_with_the_byte_that_decodes_what_is_wrong() {
     let text = "to be, or not to be: é水🦀 or not to be é水🦀";
-    for mut case in cases("text_fails_with_the_octet", 6) {
+    for mut case in cases("text_fails_with_the_byte", 6) {
         let random = &mut case.random;
         for place in 0..=text.len() {
             let mut wrong = text.as_bytes().to_vec();
             match wrong.get_mut(place) {
-                Some(octet) => *octet = 0xff,
+                Some(byte) => *byte = 0xff,
                 None => wrong.push(0x80),
             }
             let mut sender = Sender::new(Agreed::default(), random);
@@ -169,10 +169,10 @@ fn text_may_not_end_within_a_character_but_a_fragment_may() {
         for end in 0..=text.len() {
             let mut sender = Sender::new(Agreed::default(), &mut random);
             let payload = sender.compress(&text.as_bytes()[..end], &mut random);
-            let octets = [frame(TEXT | RSV1, &payload), frame(TEXT, "é".as_bytes())].concat();
-            for answer in every_cut(settings(policy), "permessage-deflate", &octets) {
+            let bytes = [frame(TEXT | RSV1, &payload), frame(TEXT, "é".as_bytes())].concat();
+            for answer in every_cut(settings(policy), "permessage-deflate", &bytes) {
                 let code = (!text.is_char_boundary(end)).then_some(1007);
-                assert_eq!(answer.code(), code, "{end} octets of {text:?}");
+                assert_eq!(answer.code(), code, "{end} bytes of {text:?}");
                 assert_eq!(answer.frames.len(), if code.is_some() { 1 } else { 2 });
             }
             // Stored, so that the fragments end where the pieces of text do.
@@ -194,7 +194,7 @@ fn text_may_not_end_within_a_character_but_a_fragment_may() {
 
 #[test]
 fn what_ends_a_data_set_ends_all_references_into_it() {
-    // BFINAL on the first message; then a reference of 3 octets to what is 5 octets back.
+    // BFINAL on the first message; then a reference of 3 bytes to what is 5 bytes back.
     let last = b"\xf3\x48\xcd\xc9\xc9\x07\x00\x00";
     let not_last = b"\xf2\x48\xcd\xc9\xc9\x07\x00";
     let reference = b"\x02\x13\x00\x00";
@@ -206,8 +206,8 @@ fn what_ends_a_data_set_ends_all_references_into_it() {
             (last, "permessage-deflate", true),
             (not_last, "permessage-deflate; client_no_context_takeover", true),
         ] {
-            let octets = [frame(TEXT | RSV1, first), frame(TEXT | RSV1, reference)].concat();
-            for answer in every_cut(settings(policy), offer, &octets) {
+            let bytes = [frame(TEXT | RSV1, first), frame(TEXT | RSV1, reference)].concat();
+            for answer in every_cut(settings(policy), offer, &bytes) {
                 assert_eq!(answer.code(), is_wrong.then_some(1007), "{offer} {first:x?}");
                 assert_eq!(answer.frames.len(), 2);
             }
@@ -248,11 +248,11 @@ fn check_tail(opcode: u8, payload: &[u8], settings: Settings) {
         !is_too_big(message) && (!is_text || std::str::from_utf8(message).is_ok())
     });
     let opening = frame(opcode & !FIN | RSV1, b"");
-    for octets in [frame(opcode | RSV1, payload), [opening, frame(FIN, payload)].concat()] {
-        let answer = answer(settings, "permessage-deflate", &octets, &[]);
+    for bytes in [frame(opcode | RSV1, payload), [opening, frame(FIN, payload)].concat()] {
+        let answer = answer(settings, "permessage-deflate", &bytes, &[]);
         let last = answer.frames.last().expect("an answer");
         let reason = last.payload.get(2..).map(String::from_utf8_lossy);
-        let what = format!("{reason:?} {octets:x?} {settings:?}");
+        let what = format!("{reason:?} {bytes:x?} {settings:?}");
         assert_eq!(answer.code().is_none(), is_accepted, "{what}");
         if verdict.is_err() && !is_wrong_before_its_end {
             assert_eq!(answer.code(), Some(1007), "{what}");

@@ -38,7 +38,7 @@ impl Amplified {
             payload.truncate(payload.len() - TAIL.len());
             requests.extend(frame(BINARY | RSV1, &payload));
         }
-        assert!(requests.len() < messages.len() * 300 + 20_000, "{} octets", requests.len());
+        assert!(requests.len() < messages.len() * 300 + 20_000, "{} bytes", requests.len());
         Amplified { requests, messages, receiver: Receiver::new(agreed) }
     }
 
@@ -90,14 +90,14 @@ fn replies_far_longer_than_their_requests_wait_until_they_are_read() {
     let mut stream = client.stream().try_clone().expect("a descriptor");
     let requests = amplified.requests.clone();
     let writer = thread::spawn(move || {
-        stream.write_all(&requests).expect("the server takes octets");
+        stream.write_all(&requests).expect("the server takes bytes");
         stream.shutdown(Shutdown::Write).expect("a connection");
     });
     let echoed = stalled(&server);
     let grown = server.resident_bytes().saturating_sub(before);
-    say(&format!("memory of replies that wait: {grown} octets after {echoed} messages"));
+    say(&format!("memory of replies that wait: {grown} bytes after {echoed} messages"));
     assert!(echoed < u64::from(MESSAGES) * 3 / 4, "{echoed} messages are echoed to nobody");
-    assert!(grown < GROWTH_MAX, "{grown} octets of memory for one peer");
+    assert!(grown < GROWTH_MAX, "{grown} bytes of memory for one peer");
     other.echo(TEXT, b"served");
     let read = amplified.read(&mut client, MESSAGES as usize);
     assert_eq!(read, MESSAGES as usize);
@@ -138,7 +138,7 @@ fn a_server_that_stops_sends_what_it_owes_and_then_its_close_frame() {
     let mut stream = client.stream().try_clone().expect("a descriptor");
     let requests = amplified.requests.clone();
     let writer =
-        thread::spawn(move || stream.write_all(&requests).expect("the server takes octets"));
+        thread::spawn(move || stream.write_all(&requests).expect("the server takes bytes"));
     let echoed = stalled(&server);
     assert!(echoed < u64::from(MESSAGES), "{echoed} messages are echoed to nobody");
     server.signal(Signal::TERM);
