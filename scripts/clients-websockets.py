@@ -16,7 +16,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import WebSocketException
 from websockets.extensions.permessage_deflate import ClientPerMessageDeflateFactory
 
-# How many messages are under way: none while the next is sent, then many.
+# How many messages are in flight when the next is sent: none, then many.
 UNDER_WAY = (1, 16)
 ECHO_SECONDS = 10
 
@@ -55,7 +55,7 @@ def messages(path):
 
 
 async def echo(connection, corpus, most):
-    """Sends the corpus and compares its echoes, with at most so many messages under way."""
+    """Sends the corpus and compares its echoes, with at most this many messages in flight."""
     waiting = collections.deque()
     for message in corpus:
         if len(waiting) == most:
@@ -89,7 +89,7 @@ def described(message, most):
     frames = len(message.fragments) + (len(message.fragments) > 1)
     return (
         f'message {message.number}, "{message.name}" ({kind}, {len(message.payload)} bytes '
-        f"in {frames} frames, {most} under way)"
+        f"in {frames} frames, {most} in flight)"
     )
 
 

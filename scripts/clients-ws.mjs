@@ -11,8 +11,8 @@ import { resolve } from "node:path";
 
 const WebSocket = createRequire(resolve(process.argv[2], "client.js"))("ws");
 
-// How many messages are under way: none while the next is sent, then many.
-const UNDER_WAY = [1, 16];
+// How many messages are in flight when the next is sent: none, then many.
+const IN_FLIGHT = [1, 16];
 const ECHO_SECONDS = 10;
 
 const job = JSON.parse(readFileSync(0, "utf8"));
@@ -58,7 +58,7 @@ socket.on("message", (echo, isBinary) => {
   patience.refresh();
   if (echoed < corpus.length) {
     sendMore();
-  } else if (round + 1 < UNDER_WAY.length) {
+  } else if (round + 1 < IN_FLIGHT.length) {
     round += 1;
     sent = 0;
     echoed = 0;
@@ -69,7 +69,7 @@ socket.on("message", (echo, isBinary) => {
 });
 socket.on("error", (error) => fail(`${described(corpus[echoed])}: ${error.message}`));
 socket.on("close", (code) => {
-  if (round + 1 < UNDER_WAY.length || echoed < corpus.length) {
+  if (round + 1 < IN_FLIGHT.length || echoed < corpus.length) {
     fail(`${described(corpus[echoed])}: the connection was closed with code ${code}`);
   }
   if (code !== 1000) {
@@ -77,14 +77,14 @@ socket.on("close", (code) => {
   }
   clearTimeout(patience);
   const extensions = socket.extensions ? socket.extensions.split(",") : [];
-  const rounds = UNDER_WAY.length;
+  const rounds = IN_FLIGHT.length;
   const echoes = rounds * corpus.length;
   const compressed = rounds * corpus.filter((message) => message.compressed).length;
   console.log(JSON.stringify({ extensions, header, echoes, compressed }));
 });
 
 function sendMore() {
-  while (sent < corpus.length && sent - echoed < UNDER_WAY[round]) {
+  while (sent < corpus.length && sent - echoed < IN_FLIGHT[round]) {
     const { fragments, text, compressed } = corpus[sent];
     fragments.forEach((fragment, place) => {
       const fin = place + 1 === fragments.length;
@@ -102,7 +102,7 @@ function described(message) {
   return (
     `message ${corpus.indexOf(message)}, "${name}" (${text ? "text" : "binary"}, ${payload.length} bytes ` +
     `in ${fragments.length} frames, ${compressed ? "compressed" : "not compressed"}, ` +
-    `${UNDER_WAY[round]} under way)`
+    `${IN_FLIGHT[round]} in flight)`
   );
 }
 

@@ -113,7 +113,7 @@ fn peers_that_reset_within_their_requests_are_forgotten() {
 }
 
 #[test]
-fn whoever_leaves_in_whichever_way_the_others_get_what_is_theirs() {
+fn however_a_client_leaves_the_others_get_their_echoes() {
     for wait in ["block", "adaptive", "sqpoll"] {
         let server = Server::start(&["--buffers", "4", "--wait", wait]);
         let address = server.address();
@@ -391,7 +391,7 @@ fn slow_readers_get_every_byte_from_few_buffers() {
 #[test]
 fn an_echo_that_is_cut_short_gives_its_buffer_back() {
     // More than the server's send buffer takes, and not more than all buffers on the way, or the client,
-    // which reads nothing meanwhile, would wait for ever.
+    // which reads nothing meanwhile, would never go on.
     const MESSAGES: u32 = 220;
     let server = Server::start(&["--workers", "1", "--buffers", "4"]);
     let mut other = Client::connect(server.address());
@@ -499,7 +499,7 @@ fn clients_that_die_within_a_frame_are_forgotten() {
         server.wait_for_count("connections_open", 0);
         assert_eq!(server.descriptors(), before);
     }
-    // All buffers have come back: 256 messages under way at once need not wait for any.
+    // All buffers have come back: 256 messages in flight need not wait for any.
     let exhausted = server.count("buffers_exhausted");
     let mut client = Client::connect(server.address());
     for _ in 0..600 {

@@ -34,7 +34,7 @@ const HELLO: &[u8] = b"\xf2\x48\xcd\xc9\xc9\x07\x00";
 enum Step {
     /// Write these bytes at once.
     Write(Vec<u8>),
-    /// Read until so many bytes have come since the beginning.
+    /// Read until this many bytes have come since the beginning.
     Await(usize),
     /// Say that no more will be written.
     End,
@@ -49,7 +49,7 @@ struct Conversation {
     steps: Vec<Step>,
 }
 
-/// A conversation behind the opening handshake.
+/// A conversation after the opening handshake.
 fn open(name: &'static str, steps: Vec<Step>) -> Conversation {
     opened(name, &[], steps)
 }
@@ -114,7 +114,7 @@ fn conversations() -> Vec<Conversation> {
         open("half-closed after a pipeline", vec![Say(pipeline.clone()), End]),
         open("half-closed at once", vec![End]),
         open("half-closed within a frame", vec![Say(hello[..7].to_vec()), End]),
-        open("half-closed behind a large text", vec![Say(large(TEXT)), End]),
+        open("half-closed after a large text", vec![Say(large(TEXT)), End]),
         open("a large text", vec![Say(large(TEXT)), Say(close(1000))]),
         open("a large binary message", vec![Say(large(BINARY)), Say(close(1000))]),
         open(
@@ -125,7 +125,7 @@ fn conversations() -> Vec<Conversation> {
         open("a close with a reason", vec![Say(frame(CLOSE, b"\x03\xe8bye"))]),
         open("a close that may not be sent", vec![Say(close(1005))]),
         open("a close of one byte", vec![Say(frame(CLOSE, b"\x03"))]),
-        open("frames behind a close", vec![Say([close(1000), pipeline.clone()].concat())]),
+        open("frames after a close", vec![Say([close(1000), pipeline.clone()].concat())]),
         open("no mask", vec![Say([hello.clone(), reply(TEXT, b"hello")].concat())]),
         open("a reserved bit", vec![Say(frame(TEXT | 0x20, b"hello"))]),
         open("compressed without agreement", vec![Say(frame(TEXT | RSV1, HELLO))]),
@@ -256,7 +256,7 @@ fn hold(conversation: &Conversation, socket: impl Into<OwnedFd>) -> Vec<u8> {
                     Err(error) if error.kind() == io::ErrorKind::BrokenPipe => break,
                     Err(error) => panic!("{error}"),
                 },
-                Await(_) => unreachable!("it is behind the last"),
+                Await(_) => unreachable!("it comes after the last"),
                 End => end(),
             }
         }

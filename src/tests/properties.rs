@@ -34,7 +34,7 @@ use testkit::{
     BINARY, CLOSE, Client, FIN, PING, PONG, REQUEST, Random, Server, TEXT, cases, client, reply,
 };
 
-/// Bytes that a region has behind its headroom.
+/// Bytes that a receive buffer has after its headroom.
 const ROOMS: [usize; 4] = [16, 64, 1024, 16384];
 
 /// The largest message that the server takes by default.
@@ -125,7 +125,7 @@ struct Way<'a> {
     /// Where the stream is cut, in ascending order.
     cuts: &'a [usize],
     sends: Sends,
-    /// The server begins to close after so many bytes, at which there is a cut.
+    /// The server begins to close after this many bytes, at which there is a cut.
     close_at: Option<usize>,
 }
 
@@ -339,7 +339,7 @@ impl Stream {
         Stream::random(random, size, message_max)
     }
 
-    /// A short stream of which so many bytes are not the handshake.
+    /// A short stream, with at most `bytes_max` bytes after the handshake.
     fn short(random: &mut Random, bytes_max: usize) -> Stream {
         loop {
             let stream = Stream::any(random, Size::Short);
@@ -534,7 +534,7 @@ impl Author<'_> {
         self.random.bytes(length)
     }
 
-    /// Text of so many bytes: ASCII, or the first and last characters of each length.
+    /// Text of `bytes` bytes: ASCII, or the first and last characters of each length.
     fn text(&mut self, bytes: usize) -> Vec<u8> {
         let characters = match self.random.below(3) {
             0 => "aZ \0\u{7f}",
@@ -587,7 +587,7 @@ fn over_sockets(test: &'static str, arguments: &[&str]) {
 /// Sends `stream` in random pieces and reads at the same time, up to the FIN of the server.
 fn converse(server: &Server, stream: &Stream, verdict: &Verdict, random: &mut Random) {
     let mut client = Client::open(server.address());
-    // Whoever reads late, and much, makes the server's sends fall short.
+    // A client that reads late and much makes the server's sends fall short.
     let is_slow = stream.bytes.len() > 4 << 20 || random.one_in(3);
     let mut socket = client.stream().try_clone().expect("a descriptor");
     let cuts = random.cuts(stream.bytes.len());

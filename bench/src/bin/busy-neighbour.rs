@@ -1,6 +1,6 @@
-//! Measures what the wait strategies of the server leave to others: the part of the server's
-//! processor that a neighbour gets which computes without pause, and the round trip of the reference
-//! case meanwhile, as a ratio to `block` paired by round.
+//! Measures what each wait strategy of the server leaves to others: the share of the server's CPU that a
+//! neighbour gets that computes without pause, and the round trip of the reference case meanwhile, as a
+//! ratio to `block`, paired by round.
 
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -16,15 +16,15 @@ use ringbench::target::Target;
 const STRATEGIES: [&str; 4] = ["block", "spin", "adaptive", "sqpoll"];
 const ROUNDS: usize = 9;
 const MESSAGES: u64 = 3000;
-/// How long the neighbour counts alone, to know what the whole of a processor is.
+/// How long the neighbour counts alone, to know what a whole CPU is.
 const ALONE: Duration = Duration::from_millis(50);
 
 /// What one round measured.
 #[derive(Debug, Clone, Copy, Default)]
 struct Round {
     p50_us: f64,
-    /// The part of its processor that the neighbour got.
-    part: f64,
+    /// The share of the CPU that the neighbour got.
+    share: f64,
 }
 
 /// Does `work` while another thread counts on `cpu`, and gives its counts a second
@@ -67,7 +67,7 @@ fn measure(strategy: &str, [server_cpu, client_cpu]: [usize; 2]) -> Result<Round
         Some(problem) => Err(problem.to_string()),
         None => Ok(Round {
             p50_us: outcome.latencies.percentile_ns(50.0) as f64 / 1e3,
-            part: rate / alone,
+            share: rate / alone,
         }),
     }
 }
@@ -76,12 +76,12 @@ fn measure_all() -> Result<(), String> {
     let cpus: Vec<usize> =
         core_affinity::get_core_ids().unwrap_or_default().iter().map(|core| core.id).collect();
     let &[server_cpu, client_cpu, ..] = cpus.as_slice() else {
-        return Err(format!("two processors are needed; this process may use {cpus:?}"));
+        return Err(format!("two CPUs are needed; this process may use {cpus:?}"));
     };
     core_affinity::set_for_current(CoreId { id: client_cpu });
     println!("16-byte text, one connection, {MESSAGES} messages a round, {ROUNDS} rounds, with a");
-    println!("neighbour on the server's processor; median of the rounds (least to greatest)\n");
-    println!("{:10} {:28} {:28} neighbour's part", "", "p50 µs", "p50 / block");
+    println!("neighbour on the server's CPU; median of the rounds (least to greatest)\n");
+    println!("{:10} {:28} {:28} neighbour's share", "", "p50 µs", "p50 / block");
     let mut rounds = [[Round::default(); STRATEGIES.len()]; ROUNDS];
     for (number, round) in rounds.iter_mut().enumerate() {
         // Another one begins each time.
@@ -96,7 +96,7 @@ fn measure_all() -> Result<(), String> {
         };
         let p50 = of(|it, _| it.p50_us);
         let ratio = of(|it, block| it.p50_us / block.p50_us);
-        println!("{name:10} {p50:28} {ratio:28} {}", of(|it, _| it.part));
+        println!("{name:10} {p50:28} {ratio:28} {}", of(|it, _| it.share));
     }
     Ok(())
 }

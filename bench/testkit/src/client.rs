@@ -12,7 +12,7 @@ use crate::process::TIMEOUT;
 
 /// The key of an opening handshake in RFC 6455 section 1.3, which is that of [`REQUEST`].
 pub const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
-/// What a server makes of it, which stands in [`RESPONSE`].
+/// What a server makes of it, which is in [`RESPONSE`].
 pub const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
 /// The request of [`Client::handshake`].
 pub const REQUEST: &str = "GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\n\

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use crate::inflate::{DISTANCES, LENGTHS};
 use crate::random::Random;
 
-/// Where a piece stands in its message.
+/// The position of a piece in its message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Place {
     /// More pieces follow.
@@ -29,7 +29,7 @@ pub struct Compressor {
 }
 
 impl Compressor {
-    /// A compressor with a window of so many bytes.
+    /// A compressor with a window of `window` bytes.
     pub fn new(window: usize) -> Compressor {
         let (history, bytes) = (Vec::new(), Vec::new());
         Compressor { window, history, seen: HashMap::new(), bytes, bits: 0, count: 0 }

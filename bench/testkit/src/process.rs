@@ -48,7 +48,7 @@ pub fn say(text: &str) {
 pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
     let end = Instant::now() + TIMEOUT;
     while !condition() {
-        assert!(Instant::now() < end, "waited in vain until {what}");
+        assert!(Instant::now() < end, "waited too long until {what}");
         thread::sleep(PAUSE);
     }
 }

@@ -39,7 +39,7 @@ pub(crate) fn check_certain_in(settings: Settings, bytes: &[u8], certain: usize,
     assert_eq!(answer.closed_after, Some(certain), "{settings:?} {bytes:x?}");
 }
 
-/// What a server answers to a stream behind its handshake.
+/// What a server answers to a stream after its handshake.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Answer {
     pub(crate) frames: Vec<Frame>,

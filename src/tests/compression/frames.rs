@@ -173,7 +173,7 @@ fn the_server_may_close_at_any_byte() {
                     taken += frame.len();
                     taken <= close_at
                 });
-                // A frame that still waits for room is not sent, nor one behind it.
+                // A frame that still waits for room is not sent, nor one after it.
                 let whole = whole.count();
                 assert!(echoed.len() <= whole, "{} of {whole} frames", echoed.len());
                 assert!(echoed.len() == whole || policy == Policy::Deflate);

@@ -91,7 +91,7 @@ fn a_compressed_payload_has_a_limit_of_its_own() {
     }
 }
 
-/// A payload of so many bytes that inflates to almost nothing: blocks without content, with as
+/// A payload of `bytes` bytes that inflates to almost nothing: blocks without content, with as
 /// many bytes in a stored one as are left over.
 fn aligned(bytes: usize) -> Vec<u8> {
     let spare = (bytes - 1) % 5;

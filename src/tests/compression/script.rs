@@ -16,7 +16,7 @@ pub(crate) enum Size {
     Large,
 }
 
-/// All that a client sends behind its handshake, and what is to come back.
+/// Everything that a client sends after its handshake, and what should come back.
 pub(crate) struct Script {
     pub(crate) bytes: Vec<u8>,
     pub(crate) agreed: Option<Agreed>,
@@ -162,7 +162,7 @@ impl Vocabulary {
         Vocabulary { words, chunks }
     }
 
-    /// A message of so many bytes.
+    /// A message of `bytes` bytes.
     pub(crate) fn message(&self, bytes: usize, is_text: bool, random: &mut Random) -> Vec<u8> {
         let pieces = if is_text { &self.words } else { &self.chunks };
         let mut message = Vec::with_capacity(bytes + 1000);

@@ -42,7 +42,7 @@ impl Amplified {
         Amplified { requests, messages, receiver: Receiver::new(agreed) }
     }
 
-    /// Reads the echoes that come before a close frame or, with `count`, so many of them.
+    /// Reads the echoes that come before a close frame or, with `count`, that many of them.
     fn read(mut self, client: &mut Client, count: usize) -> usize {
         for (number, message) in self.messages.iter().enumerate().take(count) {
             let frame = client.read_frame();

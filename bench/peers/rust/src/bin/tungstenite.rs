@@ -2,7 +2,7 @@
 //! for each connection, nothing compressed, for the library cannot. ringecho is measured against it.
 //!
 //! Each thread ends with its connection, and the kernel's account of it too: what `ringbench compare`
-//! gives as this server's processor time and context switches is therefore far too little.
+//! gives as this server's CPU time and context switches is therefore far too little.
 //!
 //! `tungstenite [PORT]`: without a port a free one.
 
