@@ -2,7 +2,7 @@
 //! agrees to, and the grammar of the field that says both (RFC 6455 section 9.1).
 //!
 //! [`agree`] is the one place that decides whether compressed messages are mirrored or recompressed. The
-//! proof that its rule is right is in `docs/compression.md`.
+//! proof that its rule is right is in `docs/internals/compression.md`.
 //!
 //! A field that breaks the grammar fails the connection, as RFC 6455 section 9.1 demands. An offer whose
 //! parameters break RFC 7692 section 7.1 is declined, and the next one is considered.
