@@ -1,7 +1,5 @@
 //! The command line: what is printed where, the status at the end, signals, and the counters.
 
-mod support;
-
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read as _, Write as _};
 use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, TcpListener, TcpStream};
@@ -15,9 +13,9 @@ use rustix::io::Errno;
 use rustix::net::SendFlags;
 use rustix::process::{Signal, WaitOptions, kill_process, waitpid};
 use serde_json::Value;
-use support::{
-    BINARY, CLOSE, Client, Ended, FIN, IO_URING_REGISTER, PROGRAM, REQUEST, RESPONSE, Server, TEXT,
-    end, frame, pattern, reply, run, say, spawn, temporary_file, wait_until, without,
+use testkit::{
+    BINARY, CLOSE, Client, Ended, FIN, IO_URING_REGISTER, REQUEST, RESPONSE, Server, TEXT, end,
+    frame, pattern, program, reply, run, say, spawn, temporary_file, wait_until, without,
     without_io_uring,
 };
 
@@ -667,7 +665,7 @@ fn the_total_is_the_sum_over_the_workers() {
 
 /// A server that is no [`Server`]: with `arguments`, and its first line read from its output.
 fn start_by_hand(arguments: &[&str]) -> (Child, BufReader<std::process::ChildStdout>, Client) {
-    let mut command = Command::new(PROGRAM);
+    let mut command = Command::new(program());
     let mut child = spawn(command.args(["--listen", "127.0.0.1:0"]).args(arguments));
     let mut output = BufReader::new(child.stdout.take().expect("a pipe"));
     let mut greeting = String::new();

@@ -8,10 +8,9 @@ use std::time::Duration;
 
 use rustix::net::sockopt;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use testkit::server::program;
 use testkit::{
     BINARY, CLOSE, Client, FIN, PING, PONG, REQUEST, RESPONSE, Random, Server, TEXT, frame,
-    pattern, reply, say, wait_until,
+    pattern, program, reply, say, wait_until,
 };
 
 /// Whether this process may have this many descriptors, having tried.

@@ -1,14 +1,12 @@
 //! The doctor: what it prints for people and for machines, and that it needs nothing to do so.
 
-mod support;
-
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::process::{Command, Stdio};
 
 use rustix::io::Errno;
 use serde_json::Value;
-use support::{Ended, PROGRAM, end, run, run_by, say, without_io_uring};
+use testkit::{Ended, end, program, run, run_by, say, without_io_uring};
 
 /// Every check, in the order of the table.
 const CHECKS: [&str; 29] = [
@@ -149,14 +147,14 @@ fn without_io_uring_it_says_so_and_ends_well() {
 fn it_needs_neither_input_nor_a_terminal() {
     for closed in ["<&-", "<&- 2>&-"] {
         let mut shell = Command::new("sh");
-        shell.arg("-c").arg(format!("exec \"$0\" doctor {closed}")).arg(PROGRAM);
+        shell.arg("-c").arg(format!("exec \"$0\" doctor {closed}")).arg(program());
         expect_table(&printed(run_by(shell.env_clear())));
     }
 }
 
 #[test]
 fn output_that_cannot_be_written_is_an_error_unless_its_reader_has_gone() {
-    let mut command = Command::new(PROGRAM);
+    let mut command = Command::new(program());
     command.arg("doctor").stdin(Stdio::null()).stderr(Stdio::piped());
     let full = File::options().write(true).open("/dev/full").expect("a device");
     let ended = end(command.stdout(full).spawn().expect("the program runs"));

@@ -1,14 +1,12 @@
 //! `--engine auto` serves wherever epoll can: whatever the kernel refuses of io_uring, the server
 //! starts with epoll and says why.
 
-mod support;
-
 use std::os::unix::process::CommandExt as _;
 use std::process::Command;
 
 use rustix::io::Errno;
-use support::{Client, Ended, PROGRAM, Server, TEXT, run_by, say};
 use testkit::seccomp::{Calls, IO_URING_ENTER, IO_URING_REGISTER, IO_URING_SETUP, refusing};
+use testkit::{Client, Ended, Server, TEXT, program, run_by, say};
 
 /// `IORING_OFF_SQES`: where a ring's submissions are mapped from (io_uring_setup(2)).
 const SUBMISSIONS_OFFSET: u64 = 0x1000_0000;
@@ -22,7 +20,7 @@ const INSTEAD: &str = "with epoll instead of io_uring: ";
 const NOBODY: u32 = 65534;
 
 fn command(engine: &str, workers: usize) -> Command {
-    let mut command = Command::new(PROGRAM);
+    let mut command = Command::new(program());
     command.args(["--listen", "127.0.0.1:0", "--engine", engine]);
     command.args(["--workers", &workers.to_string(), "--buffers", "64"]);
     command

@@ -3,8 +3,6 @@
 //!
 //! Where this process may not load programs, the tests say `SKIPPED` and pass.
 
-mod support;
-
 use std::fs;
 use std::io::Write as _;
 use std::net::Shutdown;
@@ -16,9 +14,9 @@ use std::time::{Duration, Instant};
 use rustix::io::Errno;
 use rustix::net::{SendFlags, send, sockopt};
 use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
-use support::{
-    BINARY, CLOSE, Client, Ended, PING, PONG, PROGRAM, REQUEST, RESPONSE, Server, TEXT,
-    can_offload, cases, frame, pattern, reply, run, run_by, say, wait_until, without,
+use testkit::{
+    BINARY, CLOSE, Client, Ended, PING, PONG, REQUEST, RESPONSE, Server, TEXT, can_offload, cases,
+    frame, pattern, program, reply, run, run_by, say, wait_until, without,
 };
 
 const ON: [&str; 6] = ["--engine", "uring", "--workers", "1", "--offload", "on"];
@@ -93,7 +91,7 @@ fn without_capabilities_the_remedy_is_told_and_auto_serves() {
     const TEST: &str = "without_capabilities_the_remedy_is_told_and_auto_serves";
     let command = |policy| {
         let mut command = Command::new("setpriv");
-        command.args(["--bounding-set=-all", "--inh-caps=-all", PROGRAM]);
+        command.args(["--bounding-set=-all", "--inh-caps=-all"]).arg(program());
         command.args(["--engine", "uring", "--offload", policy, "--listen", "127.0.0.1:0"]);
         command
     };

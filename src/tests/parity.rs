@@ -9,10 +9,9 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::thread;
 
-use testkit::server::can_offload;
 use testkit::{
-    BINARY, CLOSE, FIN, PING, PONG, REQUEST, RESPONSE, RSV1, Random, Server, TEXT, TIMEOUT, cases,
-    frame, pattern, reply, say, temporary_file,
+    BINARY, CLOSE, FIN, PING, PONG, REQUEST, RESPONSE, RSV1, Random, Server, TEXT, TIMEOUT,
+    can_offload, cases, frame, pattern, reply, say, temporary_file,
 };
 
 /// The engines, the measure first, each with ways to wait that it does not share with others.

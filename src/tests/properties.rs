@@ -11,7 +11,6 @@
 //! The oracle shares no code with the server; of its vocabulary it takes the names of the
 //! violations and their texts. Every run prints its seed, and a failure the command that repeats it.
 
-#[path = "support/peer.rs"]
 mod peer;
 
 use std::collections::HashSet;

@@ -1,8 +1,6 @@
 //! What is particular to the engine `tokio-uring`: registered buffers that idle and stuck connections
 //! hold, and operations that end by shutting a socket down.
 
-mod support;
-
 use std::fs;
 use std::io::Write;
 use std::net::Shutdown;
@@ -10,7 +8,7 @@ use std::thread;
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal};
-use support::{BINARY, Client, REQUEST, Server, TEXT, frame, pattern, reply, wait_until};
+use testkit::{BINARY, Client, REQUEST, Server, TEXT, frame, pattern, reply, wait_until};
 
 /// Bytes of a message that is written again and again and not read.
 const MESSAGE: usize = 60_000;

@@ -17,9 +17,10 @@ pub mod server;
 
 pub use client::{Client, REQUEST, RESPONSE};
 pub use frame::{BINARY, CLOSE, FIN, Frame, KEY, PING, PONG, RSV1, TEXT, frame, reply};
-pub use process::{Ended, PAUSE, TIMEOUT, say, temporary_file, wait_until};
+pub use process::{Ended, PAUSE, TIMEOUT, end, run_by, say, spawn, temporary_file, wait_until};
 pub use random::{Case, Random, cases};
-pub use server::Server;
+pub use seccomp::{IO_URING_REGISTER, without, without_io_uring};
+pub use server::{Server, can_offload, program, run};
 
 /// `length` bytes that differ from their neighbours at every place; also valid as text, all of it ASCII.
 pub fn pattern(length: usize) -> Vec<u8> {

@@ -12,7 +12,7 @@
 mod agreement;
 mod answer;
 mod heap;
-#[path = "../support/peer.rs"]
+#[path = "../peer.rs"]
 mod peer;
 mod receiver;
 mod script;
