@@ -3,8 +3,6 @@
 //!
 //! Counts are exact. Times are bounded loosely, because the tests share few CPUs.
 
-mod support;
-
 use std::collections::BTreeMap;
 use std::process::{Command, Output, Stdio};
 use std::sync::Mutex;
@@ -17,7 +15,8 @@ use ringbench::results::Results;
 use ringbench::stop::Stop;
 use rustix::process::{Pid, Signal, kill_process};
 
-use support::{CLOSE, Fake, Frame, Peer, TEXT, frame, send_back};
+use testkit::fake::{Fake, Peer, send_back};
+use testkit::{CLOSE, Frame, TEXT, reply};
 
 /// 200 messages a second on one connection for a second.
 fn plan(server: &Fake) -> Plan {
@@ -49,7 +48,7 @@ fn counting(
             let number = number.lock().expect("no panic").next().expect("a number");
             answer(peer, number, echo)
         })?;
-        peer.send(&frame(CLOSE, &1000u16.to_be_bytes()))
+        peer.send(&reply(CLOSE, &1000u16.to_be_bytes()))
     })
 }
 
@@ -70,12 +69,12 @@ fn delayed(delay: Duration) -> Fake {
             if echo.first == CLOSE {
                 break echo;
             }
-            let bytes = frame(echo.first, &echo.payload);
+            let bytes = reply(echo.first, &echo.payload);
             later.send((Instant::now() + delay, bytes)).expect("it listens");
         };
         drop(later);
         sender.join().expect("no panic");
-        peer.send(&frame(CLOSE, &closed.payload))
+        peer.send(&reply(CLOSE, &closed.payload))
     })
 }
 
@@ -149,7 +148,7 @@ fn an_echo_that_comes_twice_is_a_wrong_echo_and_fails_no_connection() {
 fn what_no_message_asked_for_is_a_wrong_echo() {
     let server = counting(|peer, number, echo| {
         send_back(peer, echo)?;
-        if number == 7 { peer.send(&frame(TEXT, b"news")) } else { Ok(()) }
+        if number == 7 { peer.send(&reply(TEXT, b"news")) } else { Ok(()) }
     });
     let outcome = load(&plan(&server));
     assert_eq!(outcome.counts(), Counts { echoed: 200, unasked: 1, ..Counts::default() });
@@ -161,7 +160,7 @@ fn an_echo_out_of_order_is_wrong() {
     let server = counting(move |peer, number, echo| {
         let mut kept = kept.lock().expect("no panic");
         match number {
-            20 => *kept = Some(frame(echo.first, &echo.payload)),
+            20 => *kept = Some(reply(echo.first, &echo.payload)),
             21 => {
                 send_back(peer, echo)?;
                 peer.send(&kept.take().expect("message 20"))?;
@@ -180,7 +179,7 @@ fn a_wrong_echo_is_no_message_and_has_no_latency() {
     let server = counting(|peer, _, echo| {
         let mut payload = echo.payload.clone();
         payload[0] = b'!';
-        peer.send(&frame(echo.first, &payload))
+        peer.send(&reply(echo.first, &payload))
     });
     let outcome = load(&plan(&server));
     assert_eq!(outcome.counts(), Counts { wrong: 200, ..Counts::default() });
@@ -191,7 +190,7 @@ fn a_wrong_echo_is_no_message_and_has_no_latency() {
 fn the_warm_up_is_counted_apart() {
     let server = counting(|peer, number, echo| match number {
         0..10 => Ok(()),
-        10..20 => peer.send(&frame(TEXT, b"!")),
+        10..20 => peer.send(&reply(TEXT, b"!")),
         _ => send_back(peer, echo),
     });
     let outcome = load(&Plan { warm_up: Duration::from_millis(500), ..plan(&server) });
@@ -210,7 +209,7 @@ fn every_message_due_is_counted_once() {
         for number in 0.. {
             let echo = peer.frame()?;
             if echo.first == CLOSE {
-                return peer.send(&frame(CLOSE, &echo.payload));
+                return peer.send(&reply(CLOSE, &echo.payload));
             }
             match (connection, number) {
                 // This one dies, and this one loses a message.
@@ -246,8 +245,8 @@ fn a_rude_close_costs_a_warning_only() {
         (
             "something else than a close frame",
             |peer| {
-                peer.send(&frame(TEXT, b"bye"))?;
-                peer.send(&frame(CLOSE, &1000u16.to_be_bytes()))
+                peer.send(&reply(TEXT, b"bye"))?;
+                peer.send(&reply(CLOSE, &1000u16.to_be_bytes()))
             },
             Closings { talkative: 1, ..Closings::default() },
         ),

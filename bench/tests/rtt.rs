@@ -1,8 +1,6 @@
 //! Round trips against servers that behave in ways that ringecho does not: what counts, what is
 //! warned of, what fails, and that every wait ends.
 
-mod support;
-
 use std::io::{self, Read as _, Write as _};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, mpsc};
@@ -15,7 +13,8 @@ use ringbench::session::Form;
 use ringbench::stop::Stop;
 use ringbench::verdict::Farewell;
 use rustix::process::{Pid, Signal, kill_process};
-use support::{BINARY, CLOSE, Fake, PING, PONG, Peer, TEXT, frame, response_to, send_back};
+use testkit::fake::{Fake, Peer, response_to, send_back};
+use testkit::{BINARY, CLOSE, PING, PONG, TEXT, reply};
 
 /// A step that is to time out takes that long; the others have all the time that a loaded machine
 /// may need.
@@ -63,12 +62,12 @@ fn right_echoes_are_counted_however_they_come() {
     let in_fragments = Fake::echo(|peer, echo| {
         let (first, second) = echo.payload.split_at(7);
         peer.send(
-            &[frame(echo.first & 0x7f, first), frame(PONG, b""), frame(0x80, second)].concat(),
+            &[reply(echo.first & 0x7f, first), reply(PONG, b""), reply(0x80, second)].concat(),
         )
     });
     assert_right(&run(&in_fragments), 20);
     let in_drops = Fake::echo(|peer, echo| {
-        frame(echo.first, &echo.payload).iter().try_for_each(|byte| peer.send(&[*byte]))
+        reply(echo.first, &echo.payload).iter().try_for_each(|byte| peer.send(&[*byte]))
     });
     assert_right(&run(&in_drops), 20);
     let pinged = Fake::echo(|peer, echo| {
@@ -76,7 +75,7 @@ fn right_echoes_are_counted_however_they_come() {
             assert_eq!(echo.payload, b"are you there");
             return Ok(());
         }
-        peer.send(&frame(PING, b"are you there"))?;
+        peer.send(&reply(PING, b"are you there"))?;
         send_back(peer, echo)
     });
     assert_right(&run(&pinged), 20);
@@ -99,7 +98,7 @@ fn a_wrong_echo_is_no_message() {
             if payload.starts_with(format!("{number:08}").as_bytes()) {
                 payload[15] ^= 1;
             }
-            peer.send(&frame(echo.first, &payload))
+            peer.send(&reply(echo.first, &payload))
         })
     };
     for number in [0, 7] {
@@ -107,14 +106,14 @@ fn a_wrong_echo_is_no_message() {
         let right = format!("message {number}: echo differs at byte 15 (counted from 0)");
         assert_eq!(text, right);
     }
-    let binary = Fake::echo(|peer, echo| peer.send(&frame(BINARY, &echo.payload)));
+    let binary = Fake::echo(|peer, echo| peer.send(&reply(BINARY, &echo.payload)));
     assert!(matches!(problem(run(&binary), 0), Problem::WrongForm(0)));
 }
 
 #[test]
 fn an_echo_too_many_is_a_wrong_echo() {
     let twice = Fake::echo(|peer, echo| {
-        let echo = frame(echo.first, &echo.payload);
+        let echo = reply(echo.first, &echo.payload);
         peer.send(&[&echo[..], &echo[..]].concat())
     });
     assert!(matches!(problem(run(&twice), 1), Problem::RepeatedEcho(0)));
@@ -146,7 +145,7 @@ fn an_odd_farewell_is_told_and_the_results_stand() {
             leave(peer)
         })
     }
-    let answer = frame(CLOSE, &1000u16.to_be_bytes());
+    let answer = reply(CLOSE, &1000u16.to_be_bytes());
     assert_eq!(answer, [0x88, 2, 3, 232]);
     type Leave = fn(&mut Peer) -> io::Result<()>;
     let farewells: [(Leave, Farewell); 7] = [
@@ -163,7 +162,7 @@ fn an_odd_farewell_is_told_and_the_results_stand() {
             Farewell::LeftOpen,
         ),
         (
-            |peer| peer.send(&[&frame(TEXT, b"bye")[..], &[0x88, 2, 3, 232]].concat()),
+            |peer| peer.send(&[&reply(TEXT, b"bye")[..], &[0x88, 2, 3, 232]].concat()),
             Farewell::LateMessages,
         ),
     ];
@@ -185,7 +184,7 @@ fn an_early_end_says_why() {
         peer.accept("")?;
         // The message is larger than what both sockets hold: the client is sending still.
         peer.take(1000)?;
-        peer.send(&frame(CLOSE, &1009u16.to_be_bytes()))?;
+        peer.send(&reply(CLOSE, &1009u16.to_be_bytes()))?;
         peer.finish()?;
         thread::sleep(SHORT);
         peer.reset_at_end()
@@ -383,7 +382,7 @@ fn hesitating(silent_from: usize) -> (Fake, mpsc::Receiver<()>, mpsc::Sender<()>
         }
         peer.send(response_to(&request, "").as_bytes())?;
         peer.echo_until_close(&send_back)?;
-        peer.send(&frame(CLOSE, &1000u16.to_be_bytes()))
+        peer.send(&reply(CLOSE, &1000u16.to_be_bytes()))
     });
     (server, is_reached, go)
 }

@@ -2,11 +2,12 @@
 //!
 //! Nothing here depends on the server's crate, so that a mistake made there is not made here in the same
 //! way: one generator of random numbers, one builder and reader of frames, one oracle for RFC 6455, one
-//! inflater and one compressor for RFC 1951, a client that says exactly what it is told to, and the real
+//! inflater and one compressor for RFC 1951, a client that says exactly what it is told to, a server that does the same, and the real
 //! program as a process. Everything fails by panics, with a message that says what was waited for.
 
 pub mod client;
 pub mod deflate;
+pub mod fake;
 pub mod frame;
 pub mod inflate;
 pub mod oracle;

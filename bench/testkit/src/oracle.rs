@@ -521,9 +521,13 @@ fn response(request: &[u8]) -> Vec<u8> {
     let request = std::str::from_utf8(request).expect("the tests write ASCII");
     let (_, key) = request.split_once("Sec-WebSocket-Key: ").expect("a request has a key");
     let key = key.split("\r\n").next().expect("a line");
-    let mut digest = sha1_smol::Sha1::new();
-    digest.update(format!("{key}258EAFA5-E914-47DA-95CA-C5AB0DC85B11").as_bytes());
-    RESPONSE.replace(ACCEPT, &BASE64.encode(digest.digest().bytes())).into_bytes()
+    RESPONSE.replace(ACCEPT, &accept_of(key)).into_bytes()
+}
+
+/// The `Sec-WebSocket-Accept` that answers a `Sec-WebSocket-Key` (section 1.3).
+pub fn accept_of(key: &str) -> String {
+    let keyed = format!("{key}258EAFA5-E914-47DA-95CA-C5AB0DC85B11");
+    BASE64.encode(sha1_smol::Sha1::from(keyed).digest().bytes())
 }
 
 fn fit_ending(sent: &[u8], ending: Ending) -> Fit {

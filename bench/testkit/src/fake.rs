@@ -1,11 +1,8 @@
 //! A scripted server: for each connection it runs a function that says, step by step, what the server
 //! reads and answers, so that a test can play servers that ringecho is not.
 //!
-//! It speaks frames by itself and shares no code with the client that it judges. A script that fails,
+//! A script that fails,
 //! because the client is gone, ends its connection and nothing else.
-
-// Each test file uses a part of it.
-#![allow(dead_code, unreachable_pub, reason = "shared by several test binaries")]
 
 use std::io::{self, Read as _, Write as _};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -14,17 +11,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use base64::Engine as _;
-use base64::prelude::BASE64_STANDARD as BASE64;
+use rustix::net::sockopt;
 
-/// First bytes of final frames: FIN and the opcode (RFC 6455 section 5.2).
-pub const TEXT: u8 = 0x81;
-pub const BINARY: u8 = 0x82;
-pub const CLOSE: u8 = 0x88;
-pub const PING: u8 = 0x89;
-pub const PONG: u8 = 0x8a;
-/// The bit of a first byte that says that the message is compressed (RFC 7692 section 6).
-pub const COMPRESSED: u8 = 0x40;
+use crate::frame::{CLOSE, Frame, reply};
+use crate::oracle::accept_of;
 
 /// A server on a free port of 127.0.0.1. It listens until the test process ends.
 #[derive(Debug)]
@@ -64,7 +54,7 @@ impl Fake {
         Fake::start(move |peer, _| {
             peer.accept("")?;
             peer.echo_until_close(&answer)?;
-            peer.send(&frame(CLOSE, &1000u16.to_be_bytes()))
+            peer.send(&reply(CLOSE, &1000u16.to_be_bytes()))
         })
     }
 
@@ -84,17 +74,10 @@ impl Fake {
     }
 }
 
-/// A frame from the client, unmasked.
-#[derive(Debug)]
-pub struct Frame {
-    /// FIN, the reserved bits and the opcode.
-    pub first: u8,
-    pub payload: Vec<u8>,
-}
-
 /// One accepted connection.
 #[derive(Debug)]
 pub struct Peer {
+    /// Its socket.
     pub stream: TcpStream,
     received: Vec<u8>,
 }
@@ -137,7 +120,7 @@ impl Peer {
         self.stream.write_all(bytes)
     }
 
-    /// The client's next frame, whole.
+    /// The client's next frame, whole and unmasked.
     pub fn frame(&mut self) -> io::Result<Frame> {
         let head = self.take(2)?;
         let length = match head[1] & 0x7f {
@@ -173,7 +156,7 @@ impl Peer {
     /// Has the end of this connection, which comes with the end of the script, be a reset.
     pub fn reset_at_end(&self) -> io::Result<()> {
         let linger = Some(Duration::ZERO);
-        Ok(rustix::net::sockopt::set_socket_linger(&self.stream, linger)?)
+        Ok(sockopt::set_socket_linger(&self.stream, linger)?)
     }
 
     /// Sends nothing more and waits until the client has ended the connection.
@@ -194,34 +177,14 @@ pub fn response_to(request: &str, fields: &str) -> String {
         .lines()
         .find_map(|line| line.strip_prefix("Sec-WebSocket-Key: "))
         .expect("a request with a key");
-    // RFC 6455 section 1.3.
-    let keyed = format!("{key}258EAFA5-E914-47DA-95CA-C5AB0DC85B11");
-    let accept = BASE64.encode(sha1_smol::Sha1::from(keyed).digest().bytes());
+    let accept = accept_of(key);
     format!(
         "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
          Sec-WebSocket-Accept: {accept}\r\n{fields}\r\n"
     )
 }
 
-/// A server's frame, unmasked.
-pub fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
-    let mut frame = vec![first];
-    match payload.len() {
-        length @ 0..=125 => frame.push(length as u8),
-        length @ 126..=0xffff => {
-            frame.push(126);
-            frame.extend((length as u16).to_be_bytes());
-        }
-        length => {
-            frame.push(127);
-            frame.extend((length as u64).to_be_bytes());
-        }
-    }
-    frame.extend_from_slice(payload);
-    frame
-}
-
 /// Sends a frame back as it came, unmasked: what a right server does.
 pub fn send_back(peer: &mut Peer, echo: &Frame) -> io::Result<()> {
-    peer.send(&frame(echo.first, &echo.payload))
+    peer.send(&reply(echo.first, &echo.payload))
 }
