@@ -249,7 +249,7 @@ fn every_step_ends_in_its_time_whatever_trickles_in() {
     // A handshake, then an echo, that never ends, of a byte now and then.
     let handshake = Fake::start(|peer, _| {
         let request = peer.request()?;
-        let response = response_to(&request, "X-Long: a");
+        let response = response_to(&request, "X-Long: a\r\n");
         let (begin, _) = response.split_once("a\r\n\r\n").expect("the last field");
         peer.send(begin.as_bytes())?;
         is_over(peer)
