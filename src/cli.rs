@@ -55,11 +55,11 @@ pub struct Cli {
 
     /// Address to listen on, IP:PORT or unix:/PATH; repeat the option for several.
     ///
-    /// Port 0 stands for a free port. [::] takes IPv4 connections too, unless --ipv6-only is given.
+    /// Port 0 stands for a free port. The address :: takes IPv4 connections too, unless --ipv6-only is given.
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9001")]
     pub listen: Vec<Address>,
 
-    /// Take only IPv6 connections on [::].
+    /// Take only IPv6 connections on the address ::.
     #[arg(long)]
     pub ipv6_only: bool,
 

@@ -452,13 +452,14 @@ fn sigint_and_sigterm_close_every_connection_with_1001() {
 fn a_stop_in_full_traffic_cuts_nothing_in_two() {
     for wait in ["block", "adaptive", "sqpoll"] {
         let server = Server::start(&["--workers", "2", "--wait", wait]);
-        let address = server.address();
-        let clients: Vec<_> = (0..16)
-            .map(|number| {
+        // A connection that is not open yet when the server stops is not part of the traffic.
+        let clients: Vec<_> = (0..16).map(|_| Client::connect(server.address())).collect();
+        let clients: Vec<_> = (0..)
+            .zip(clients)
+            .map(|(number, mut client)| {
                 thread::spawn(move || {
                     let payload = pattern(100 << (number % 10));
                     let sent = frame(BINARY, &payload);
-                    let mut client = Client::connect(address);
                     loop {
                         client.write(&sent);
                         let received = client.read_frame();

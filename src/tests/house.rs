@@ -353,10 +353,10 @@ fn unsafe_code(tree: &Tree) -> Vec<String> {
             match number.and_then(|number| number.parse::<usize>().ok()) {
                 Some(number) if (1..=invariants).contains(&number) => {}
                 Some(number) => {
-                    findings.push(format!("{place}: the file opens with no invariant {number}"))
+                    findings.push(format!("{place}: the file opens with no invariant {number}"));
                 }
                 None => {
-                    findings.push(format!("{place}: no `SAFETY: invariant N` above unsafe code"))
+                    findings.push(format!("{place}: no `SAFETY: invariant N` above unsafe code"));
                 }
             }
         }

@@ -356,7 +356,7 @@ impl Owed {
             let payload_at = end;
             let end = end.saturating_add(frame.payload_length as usize);
             match frame.opcode() {
-                8 | 9 | 10 if !is_whole => return,
+                8..=10 if !is_whole => return,
                 8 => {
                     // The client's code without its reason.
                     self.say(end, &reply(CLOSE, &frame.payload[..frame.payload.len().min(2)]));
