@@ -33,7 +33,7 @@ use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 pub use self::mix::{Kind, Mix, SIZE_MAX};
 pub use self::plan::{CONNECTIONS_MAX, DRAIN_DEFAULT, LoadError, PIPELINE_MAX, Plan, Rate};
 pub use self::schedule::PARTS_MAX;
-pub use self::tally::{Closings, Counts};
+pub use self::tally::Counts;
 pub use self::worker::{CLOSE_TIMEOUT, SPIN};
 
 use self::ledger::Pace;
@@ -46,6 +46,7 @@ use crate::latency::Latencies;
 use crate::problem::Problem;
 use crate::results::{LoadFigures, Measurement};
 use crate::stop::Stop;
+use crate::verdict::Farewells;
 
 /// How often the sums are taken and progress is reported.
 const COLLECTION: Duration = Duration::from_millis(250);
@@ -93,8 +94,8 @@ pub struct Outcome {
     pub warnings: Vec<String>,
     /// Whether it ended early, and why.
     pub cut_short: Option<String>,
-    /// How connections were closed, where not as they should be.
-    pub closings: Closings,
+    /// How the server closed the connections on which nothing was in flight any more.
+    pub farewells: Farewells,
     /// The first problems of connections, in sentences.
     pub problems: Vec<String>,
 }
@@ -363,7 +364,7 @@ impl<'a> Run<'a> {
             warm_up: tally.warm_up,
             warnings: Vec::new(),
             cut_short,
-            closings: tally.closings,
+            farewells: tally.farewells,
             problems: tally.problems,
         };
         let pause = warnings::Pause { lost: paused, was_suspended: stop.was_suspended() };

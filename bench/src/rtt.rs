@@ -23,7 +23,7 @@ use crate::session::{Event, Form};
 use crate::socket::{CONNECT_TIMEOUT, Deadline};
 use crate::stop::Stop;
 use crate::target::Target;
-use crate::verdict::{Closing, End, Farewell, Sent};
+use crate::verdict::{Answer, Closing, End, Farewell, Sent};
 
 /// How long a message may take to leave and its echo to come back whole.
 pub const ECHO_TIMEOUT: Duration = Duration::from_secs(10);
@@ -403,8 +403,9 @@ impl<'a> Connection<'a> {
         } else {
             Deadline::new(Step::Close, self.plan.timeouts.close, stop)
         };
-        let mut closing =
-            Closing { is_answered: !self.wire.close_received.is_empty(), ..Closing::default() };
+        let is_answered = !self.wire.close_received.is_empty();
+        let answer = if is_answered { Answer::Received } else { Answer::Awaited };
+        let mut closing = Closing { answer, ..Closing::default() };
         let end = match self.shake_hands(&mut closing, &mut deadline) {
             Ok(()) => End::Closed,
             Err(Problem::TimedOut(..)) => End::TimedOut,

@@ -49,46 +49,66 @@ pub enum End {
     Broken(Violation),
 }
 
-/// What came after the client's close frame, all echoes having come before it.
+/// The server's answer to the client's close frame.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Answer {
+    /// It has not come.
+    #[default]
+    Awaited,
+    /// It has come.
+    Received,
+    /// There is none: the connection carries plain bytes, and no frames.
+    NotExpected,
+}
+
+/// What the server did after the client began to close the connection, all echoes having come
+/// before.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Closing {
-    /// Whether the server's close frame has come.
-    pub is_answered: bool,
-    /// Messages that came after the client's close frame.
+    /// The server's close frame.
+    pub answer: Answer,
+    /// Messages that came after the client began to close.
     pub late_messages: u64,
 }
 
 impl Closing {
-    /// Notes what has come.
+    /// Notes what the server sent.
     pub fn note(&mut self, event: &Event) {
         match event {
             Event::Echo(_) => self.late_messages += 1,
-            Event::Close(..) => self.is_answered = true,
+            Event::Close(..) => self.answer = Answer::Received,
             Event::Ping(_) => {}
         }
     }
 
-    /// Judges the whole.
+    /// Judges how the server closed the connection, once that has come to its `end`.
     pub fn judge(self, end: End) -> Farewell {
-        match end {
-            End::Broken(violation) => Farewell::Broken(violation),
-            _ if self.late_messages > 0 => Farewell::LateMessages,
-            End::Closed if self.is_answered => Farewell::Clean,
-            End::Closed => Farewell::ClosedUnanswered,
-            End::Reset if self.is_answered => Farewell::ResetAfterAnswer,
-            End::Reset => Farewell::ResetUnanswered,
-            End::TimedOut if self.is_answered => Farewell::LeftOpen,
-            End::TimedOut => Farewell::Silent,
+        match (end, self.answer) {
+            (End::Broken(violation), _) => Farewell::Broken(violation),
+            (End::Closed | End::Reset | End::TimedOut, _) if self.late_messages > 0 => {
+                Farewell::LateMessages
+            }
+            (End::Closed, Answer::Received | Answer::NotExpected) => Farewell::Clean,
+            (End::Closed, Answer::Awaited) => Farewell::ClosedUnanswered,
+            (End::Reset, Answer::Received) => Farewell::ResetAfterAnswer,
+            (End::Reset, Answer::Awaited) => Farewell::ResetUnanswered,
+            (End::Reset, Answer::NotExpected) => Farewell::Reset,
+            (End::TimedOut, Answer::Received) => Farewell::LeftOpen,
+            (End::TimedOut, Answer::Awaited) => Farewell::Silent,
+            (End::TimedOut, Answer::NotExpected) => Farewell::StillOpen,
         }
     }
 }
 
-/// How a server took its leave once the client had sent its close frame. [`fmt::Display`] says it as
-/// the end of a sentence that begins with the server.
+/// How a server closed a connection on which all echoes were right. [`fmt::Display`] says it as the
+/// end of a sentence that begins with the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Farewell {
-    /// With a close frame and the end of the connection (RFC 6455 section 7.1.1).
+    /// As it should: with a close frame, where there are frames, and the end of the connection
+    /// (RFC 6455 section 7.1.1).
     Clean,
+    /// It closed the connection before the client did.
+    Early,
     /// It answered, and left the connection open for the client to end.
     LeftOpen,
     /// It ended the connection without a close frame.
@@ -99,7 +119,11 @@ pub enum Farewell {
     ResetUnanswered,
     /// It did nothing.
     Silent,
-    /// It sent messages that nobody awaited.
+    /// It reset a connection of plain bytes.
+    Reset,
+    /// It left a connection of plain bytes open.
+    StillOpen,
+    /// It sent messages after the client began to close.
     LateMessages,
     /// It broke the protocol.
     Broken(Violation),
@@ -116,6 +140,7 @@ impl fmt::Display for Farewell {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Farewell::Clean => f.write_str("closed the connection"),
+            Farewell::Early => f.write_str("closed the connection before the client did"),
             Farewell::LeftOpen => {
                 f.write_str("answered the close frame and left the connection open")
             }
@@ -125,7 +150,9 @@ impl fmt::Display for Farewell {
                 f.write_str("reset the connection instead of answering the close frame")
             }
             Farewell::Silent => f.write_str("did not answer the close frame"),
-            Farewell::LateMessages => f.write_str("sent a message after the client's close frame"),
+            Farewell::Reset => f.write_str("reset the connection"),
+            Farewell::StillOpen => f.write_str("did not close the connection"),
+            Farewell::LateMessages => f.write_str("sent a message after the client began to close"),
             Farewell::Broken(violation) => {
                 write!(f, "broke the protocol while closing: {}", violation.reason())
             }
@@ -133,16 +160,21 @@ impl fmt::Display for Farewell {
     }
 }
 
-/// How the server took its leave on many connections.
+/// How a server closed many connections.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Farewells {
     connections: u64,
-    /// Those that are not clean, and on how many connections.
+    /// The farewells that are not clean, each with its number of connections.
     odd: Vec<(Farewell, u64)>,
 }
 
 impl Farewells {
-    /// Adds that of one connection.
+    /// The farewells that are not clean, each with its number of connections.
+    pub fn odd(&self) -> &[(Farewell, u64)] {
+        &self.odd
+    }
+
+    /// Adds the farewell of one connection.
     pub fn note(&mut self, farewell: Farewell) {
         self.connections += 1;
         if !farewell.is_clean() {
@@ -150,7 +182,7 @@ impl Farewells {
         }
     }
 
-    /// Adds those of others.
+    /// Adds all farewells of `others`.
     pub fn add(&mut self, others: &Farewells) {
         self.connections += others.connections;
         for &(farewell, count) in &others.odd {
@@ -165,24 +197,36 @@ impl Farewells {
         }
     }
 
-    /// A sentence for each kind that is not clean, where the server had `timeout` on each connection.
-    pub fn warnings(&self, timeout: Duration) -> impl Iterator<Item = String> {
+    /// A warning, if any farewell is not clean. The server had `timeout` to close each connection.
+    pub fn warning(&self, timeout: Duration) -> Option<String> {
+        if self.odd.is_empty() {
+            return None;
+        }
         let connections = match self.connections {
             1 => "1 connection".to_owned(),
             connections => format!("{connections} connections"),
         };
-        self.odd.iter().map(move |(farewell, count)| {
+        let kinds = self.odd.iter().map(|(farewell, count)| {
             let within = match farewell {
-                Farewell::LeftOpen | Farewell::Silent => {
+                Farewell::LeftOpen | Farewell::Silent | Farewell::StillOpen => {
                     format!(" within {} s", timeout.as_secs_f64())
                 }
-                _ => String::new(),
+                Farewell::Clean
+                | Farewell::Early
+                | Farewell::ClosedUnanswered
+                | Farewell::ResetAfterAnswer
+                | Farewell::ResetUnanswered
+                | Farewell::Reset
+                | Farewell::LateMessages
+                | Farewell::Broken(_) => String::new(),
             };
-            format!(
-                "On {count} of {connections}, the server {farewell}{within}. All echoes had come \
-                 before, and count."
-            )
-        })
+            format!("on {count} of {connections}, the server {farewell}{within}")
+        });
+        let kinds: Vec<String> = kinds.collect();
+        Some(format!(
+            "Connections were not closed properly: {}. All echoes had come before, and count.",
+            kinds.join("; ")
+        ))
     }
 }
 
@@ -217,6 +261,14 @@ mod tests {
     }
 
     #[test]
+    fn plain_bytes_end_without_a_close_frame() {
+        let closing = Closing { answer: Answer::NotExpected, ..Closing::default() };
+        assert_eq!(closing.judge(End::Closed), Farewell::Clean);
+        assert_eq!(closing.judge(End::Reset), Farewell::Reset);
+        assert_eq!(closing.judge(End::TimedOut), Farewell::StillOpen);
+    }
+
+    #[test]
     fn odd_farewells_are_counted_together_and_clean_ones_say_nothing() {
         let mut farewells = Farewells::default();
         farewells.note(Farewell::Clean);
@@ -224,9 +276,12 @@ mod tests {
         let mut others = farewells.clone();
         others.note(Farewell::ResetUnanswered);
         farewells.add(&others);
-        let warnings: Vec<String> = farewells.warnings(Duration::from_secs(2)).collect();
-        assert_eq!(warnings.len(), 2);
-        let silent = "On 2 of 5 connections, the server did not answer the close frame within 2 s.";
-        assert!(warnings[0].starts_with(silent), "{warnings:?}");
+        let warning = farewells.warning(Duration::from_secs(2)).expect("a warning");
+        let silent =
+            "on 2 of 5 connections, the server did not answer the close frame within 2 s; ";
+        assert!(warning.contains(silent) && warning.contains("on 1 of 5"), "{warning}");
+        let mut clean = Farewells::default();
+        clean.note(Farewell::Clean);
+        assert_eq!(clean.warning(Duration::from_secs(2)), None);
     }
 }

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use ringbench::load::{Closings, Counts, LoadError, Outcome, Plan, Progress, Rate, run};
+use ringbench::load::{Counts, LoadError, Outcome, Plan, Progress, Rate, run};
 use ringbench::problem::Problem;
 use ringbench::stop::Stop;
 use ringecho::cli;
@@ -83,7 +83,7 @@ fn assert_complete(outcome: &Outcome, messages: u64) {
     assert_eq!(outcome.figures().connections_failed, 0);
     let counts = Counts { echoed: messages, ..Counts::default() };
     assert_eq!(outcome.counts(), counts, "{:?}", outcome.warnings);
-    assert_eq!(outcome.closings, Closings::default());
+    assert_eq!(outcome.farewells.odd(), []);
     assert_eq!(outcome.cut_short, None);
     assert_consistent(outcome);
 }

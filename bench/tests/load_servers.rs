@@ -10,9 +10,11 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use ringbench::load::{Closings, Counts, Outcome, Plan, Rate, run};
+use ringbench::load::{Counts, Outcome, Plan, Rate, run};
 use ringbench::results::Results;
 use ringbench::stop::Stop;
+use ringbench::verdict::Farewell;
+use ringecho::protocol::violation::Violation;
 use rustix::process::{Pid, Signal, kill_process};
 
 use testkit::fake::{Fake, Peer, send_back};
@@ -234,29 +236,27 @@ fn every_message_due_is_counted_once() {
 #[test]
 fn a_rude_close_costs_a_warning_only() {
     type Close = fn(&mut Peer) -> std::io::Result<()>;
-    let cases: [(&str, Close, Closings); 5] = [
-        ("were reset", |peer| peer.reset_at_end(), Closings { reset: 1, ..Closings::default() }),
+    let cases: [(Close, Farewell); 6] = [
+        (|peer| peer.reset_at_end(), Farewell::ResetUnanswered),
+        (|peer| peer.wait_for_end(), Farewell::Silent),
         (
-            "were not closed within",
-            |peer| peer.wait_for_end(),
-            Closings { silent: 1, ..Closings::default() },
+            |peer| {
+                peer.send(&reply(CLOSE, &1000u16.to_be_bytes()))?;
+                peer.wait_for_end()
+            },
+            Farewell::LeftOpen,
         ),
-        ("without a close frame", |_| Ok(()), Closings { without_frame: 1, ..Closings::default() }),
+        (|_| Ok(()), Farewell::ClosedUnanswered),
         (
-            "something else than a close frame",
             |peer| {
                 peer.send(&reply(TEXT, b"bye"))?;
                 peer.send(&reply(CLOSE, &1000u16.to_be_bytes()))
             },
-            Closings { talkative: 1, ..Closings::default() },
+            Farewell::LateMessages,
         ),
-        (
-            "something else than a close frame",
-            |peer| peer.send(&[0xff; 9]),
-            Closings { talkative: 1, ..Closings::default() },
-        ),
+        (|peer| peer.send(&[0xff; 9]), Farewell::Broken(Violation::ReservedBit)),
     ];
-    for (warning, close, closings) in cases {
+    for (close, farewell) in cases {
         let server = Fake::start(move |peer, _| {
             peer.accept("")?;
             peer.echo_until_close(&send_back)?;
@@ -264,8 +264,9 @@ fn a_rude_close_costs_a_warning_only() {
         });
         let outcome = load(&Plan { duration: Duration::from_millis(300), ..plan(&server) });
         assert_eq!(outcome.counts(), Counts { echoed: 60, ..Counts::default() });
-        assert_eq!(outcome.closings, closings, "{warning}");
-        assert!(has_warning(&outcome, warning), "{:?}", outcome.warnings);
+        assert_eq!(outcome.farewells.odd(), [(farewell, 1)]);
+        let warning = format!("on 1 of 1 connection, the server {farewell}");
+        assert!(has_warning(&outcome, &warning), "{:?}", outcome.warnings);
         assert_eq!(outcome.figures().connections_failed, 0);
     }
 }

@@ -435,6 +435,6 @@ fn an_odd_farewell_is_counted_over_the_rounds() {
     let ended = command(&server.url(), "3").wait_with_output().expect("its end");
     assert_eq!(ended.status.code(), Some(0), "{ended:?}");
     let said = String::from_utf8_lossy(&ended.stdout);
-    let warning = "On 3 of 3 connections, the server reset the connection instead of answering";
+    let warning = "on 3 of 3 connections, the server reset the connection instead of answering";
     assert!(said.contains(warning), "{said}");
 }

@@ -86,7 +86,7 @@ pub fn rtt(options: &Rtt, stop: &Stop, output: &mut impl Write) -> Outcome {
         Ending::Stopped => Some(ENDED_BY_SIGNAL.to_owned()),
         Ending::Failed(problem) => Some(problem.clone()),
     };
-    results.warnings.extend(rounds.farewells.warnings(CLOSE_TIMEOUT));
+    results.warnings.extend(rounds.farewells.warning(CLOSE_TIMEOUT));
     results.warnings.extend(stop.suspension_warning());
     let mut problems = finish(&mut results, &[], files, output);
     problems.note(rounds.report_problem);

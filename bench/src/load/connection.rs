@@ -11,6 +11,7 @@ use super::ledger::{Ledger, Pace};
 use super::opener::Link;
 use super::payloads::Payloads;
 use super::schedule::now_ns;
+use crate::verdict::Closing;
 
 /// Bytes that wait for the socket to have room, at most, before a message is added.
 const OUTPUT_MAX: usize = 256 << 10;
@@ -48,8 +49,8 @@ pub(super) struct Connection {
     pub(super) ledger: Ledger,
     /// Messages that are to be sent by now, in an open loop; those below are sent or wait for room.
     pub(super) due: u64,
-    /// Whether the server has answered our close frame.
-    pub(super) is_close_answered: bool,
+    /// What the server did since this side began to close.
+    pub(super) closing: Closing,
     /// Whether the event is wanted that the socket has room.
     pub(super) wants_room: bool,
     /// How often it was opened again, and how many messages were sent since.
@@ -68,7 +69,7 @@ impl Connection {
             link: None,
             ledger: Ledger::new(number, pace),
             due: 0,
-            is_close_answered: false,
+            closing: Closing::default(),
             wants_room: false,
             life: 0,
             life_sent: 0,
@@ -160,7 +161,7 @@ impl Connection {
         self.output = Vec::new();
         self.written = 0;
         self.wants_room = false;
-        self.is_close_answered = false;
+        self.closing = Closing::default();
     }
 
     /// Lets go of the socket, to be opened once more.

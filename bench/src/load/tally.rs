@@ -12,6 +12,7 @@ use super::Progress;
 use super::schedule::{Window, now_ns};
 use crate::latency::Latencies;
 use crate::results::Round;
+use crate::verdict::Farewells;
 
 /// Problems that are kept as sentences.
 const PROBLEMS_MAX: usize = 8;
@@ -54,32 +55,6 @@ impl Counts {
     }
 }
 
-/// How connections ended on which nothing was in flight, where it was not as RFC 6455 section 7 has
-/// it. The measurement stands.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Closings {
-    /// Reset.
-    pub reset: u64,
-    /// The server did not close in time.
-    pub silent: u64,
-    /// The server ended the connection without a close frame.
-    pub without_frame: u64,
-    /// The server closed it unasked, after the last message.
-    pub early: u64,
-    /// The server sent something else than a close frame after the client's, or broke the protocol.
-    pub talkative: u64,
-}
-
-impl Closings {
-    fn add(&mut self, other: &Closings) {
-        self.reset += other.reset;
-        self.silent += other.silent;
-        self.without_frame += other.without_frame;
-        self.early += other.early;
-        self.talkative += other.talkative;
-    }
-}
-
 /// The messages of a part of a measurement.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Part {
@@ -107,7 +82,8 @@ pub(super) struct Tally {
     /// Connections.
     pub(super) failed: u64,
     pub(super) reconnects: u64,
-    pub(super) closings: Closings,
+    /// Of connections on which nothing was in flight when they were closed.
+    pub(super) farewells: Farewells,
     /// The first few, as sentences.
     pub(super) problems: Vec<String>,
 }
@@ -166,7 +142,7 @@ impl Tally {
         self.payload_bytes += other.payload_bytes;
         self.failed += other.failed;
         self.reconnects += other.reconnects;
-        self.closings.add(&other.closings);
+        self.farewells.add(&other.farewells);
         let room = PROBLEMS_MAX - self.problems.len();
         self.problems.extend(other.problems.into_iter().take(room));
     }

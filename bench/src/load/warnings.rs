@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use super::worker::Ended;
-use super::{CLOSE_TIMEOUT, Closings, Counts, Outcome, Plan, Rate};
+use super::{CLOSE_TIMEOUT, Counts, Outcome, Plan, Rate};
 use crate::latency::PERCENTILES;
 
 /// The share of a latency that the client's own lag may be, at any percentile.
@@ -39,7 +39,7 @@ pub(super) fn about(plan: &Plan, outcome: &Outcome, ended: &[Ended], pause: Paus
         paused(pause),
         utilisation(plan, ended),
         sharing(plan),
-        closings(&outcome.closings),
+        outcome.farewells.warning(CLOSE_TIMEOUT),
     ];
     all.into_iter().flatten().collect()
 }
@@ -185,29 +185,6 @@ fn sharing(plan: &Plan) -> Option<String> {
     ))
 }
 
-fn closings(closings: &Closings) -> Option<String> {
-    let Closings { reset, silent, without_frame, early, talkative } = *closings;
-    let timeout = CLOSE_TIMEOUT.as_secs();
-    let kinds = [
-        (reset, "were reset".to_owned()),
-        (silent, format!("were not closed within {timeout} s")),
-        (without_frame, "ended without a close frame".to_owned()),
-        (early, "were closed before the client did".to_owned()),
-        (talkative, "had something else than a close frame after the client's".to_owned()),
-    ];
-    let kinds: Vec<String> = kinds
-        .into_iter()
-        .filter(|(count, _)| *count > 0)
-        .map(|(count, what)| format!("{count} {what}"))
-        .collect();
-    (!kinds.is_empty()).then(|| {
-        format!(
-            "Connections were not closed properly: after their last echo, {}. The figures stand.",
-            kinds.join(", ")
-        )
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use std::time::SystemTime;
@@ -215,6 +192,7 @@ mod tests {
     use super::*;
     use crate::latency::Latencies;
     use crate::results::{LoadFigures, Measurement};
+    use crate::verdict::{Farewell, Farewells};
 
     /// A second of this many messages of 100 µs each, sent this late.
     fn outcome(messages: u64, lag: Duration) -> Outcome {
@@ -236,7 +214,7 @@ mod tests {
             warm_up: Counts::default(),
             warnings: Vec::new(),
             cut_short: None,
-            closings: Closings::default(),
+            farewells: Farewells::default(),
             problems: Vec::new(),
         }
     }
@@ -270,7 +248,7 @@ mod tests {
         let lossy = with(|it| it.measurement.lost = 3);
         let failed = with(|it| it.problems = vec!["connection 0: no answer in time".to_owned()]);
         let early = with(|it| it.warm_up.wrong = 2);
-        let rude = with(|it| it.closings.reset = 4);
+        let rude = with(|it| it.farewells.note(Farewell::ResetUnanswered));
         let none = with(|it| it.measurement.messages = 0);
         let shared = Plan { cpus: vec![2, 3], threads: 1, server_cpus: Some(vec![2]), ..plan() };
         let slow = Plan { rate: Rate::PerSecond(1e-11), ..plan() };
@@ -288,7 +266,7 @@ mod tests {
             (plan(), &lossy, 0.5, no, &["no echo of 3 came within 3s"]),
             (plan(), &failed, 0.5, no, &["0 of 1 connections failed"]),
             (plan(), &early, 0.5, no, &["wrong echoes 2, lost messages 0"]),
-            (plan(), &rude, 0.5, no, &["4 were reset"]),
+            (plan(), &rude, 0.5, no, &["on 1 of 1 connection, the server reset the connection"]),
             (slow, &none, 0.5, no, &["due 5.000e10 s after"]),
             (plan(), &well, 0.96, no, &["1 of its 1 threads ran"]),
             (plan(), &well, 0.5, paused, &["suspended for about 2.0 s"]),

@@ -8,7 +8,6 @@
 //! the thread's slack of 50 µs. What an echo is worth is decided in `judge.rs`, what became of each
 //! message stands in the connection's ledger, and the sums in the tally.
 
-use std::fmt::Display;
 use std::io::{ErrorKind, Read as _};
 use std::os::fd::OwnedFd;
 use std::sync::Mutex;
@@ -28,12 +27,13 @@ use super::ledger::Pace;
 use super::opener::{Link, Reopening};
 use super::payloads::Payloads;
 use super::schedule::{Schedule, Window, now_ns, thread_cpu_ns};
-use super::tally::{Closings, Tally};
+use super::tally::Tally;
 use super::{LoadError, Plan};
 use crate::latency::Latencies;
 use crate::problem::Problem;
 use crate::session::{Event, Form};
 use crate::stop::Stop;
+use crate::verdict::{Answer, End, Farewell};
 
 /// How long a server may take to close a connection after a close frame.
 pub const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -312,7 +312,7 @@ impl<'a> Worker<'a> {
         while self.left > 0 {
             let deadline_ns = self.deadline_ns(begin_ns, CLOSE_TIMEOUT);
             if now_ns() >= deadline_ns {
-                self.note_closings(|closings| closings.silent += self.left as u64);
+                self.note_left_open();
                 break;
             }
             self.wait(deadline_ns)?;
@@ -384,8 +384,7 @@ impl<'a> Worker<'a> {
             if let State::Closing(since) = self.connections[index].state
                 && now.saturating_sub(since) > CLOSE_TIMEOUT.as_nanos() as u64
             {
-                self.note_closings(|closings| closings.silent += 1);
-                self.closed(index);
+                self.closed(index, End::TimedOut);
             }
         }
     }
@@ -463,11 +462,10 @@ impl<'a> Worker<'a> {
             match link.session.next(kind.size)? {
                 None => return Ok(()),
                 Some(Event::Ping(payload)) => connection.control(Opcode::Pong, &payload),
+                Some(event @ Event::Close(..)) if matches!(connection.state, State::Closing(_)) => {
+                    connection.closing.note(&event);
+                }
                 Some(Event::Close(code, frame)) => {
-                    if matches!(connection.state, State::Closing(_)) {
-                        connection.is_close_answered = true;
-                        continue;
-                    }
                     // RFC 6455 section 5.5.1: a close frame is answered, typically with its code.
                     let payload = code.map(u16::to_be_bytes).unwrap_or_default();
                     let payload = if frame.len() > 2 { &payload[..] } else { &[] };
@@ -505,7 +503,7 @@ impl<'a> Worker<'a> {
             }
             // RFC 6455 section 7.1.1: a server may still send until its own close frame.
             Verdict::Foreign if matches!(connection.state, State::Closing(_)) => {
-                tally.closings.talkative += 1;
+                connection.closing.note(&Event::Echo(form));
             }
             Verdict::Foreign => {
                 tally.counts(self.window.part(now)).unasked += 1;
@@ -521,10 +519,11 @@ impl<'a> Worker<'a> {
         let connection = &mut self.connections[index];
         let Some(link) = &mut connection.link else { return };
         connection.state = State::Closing(now_ns());
-        if self.plan.is_plain()
-            && let Err(error) = link.stream.end()
-        {
-            return self.broken(index, error);
+        if self.plan.is_plain() {
+            connection.closing.answer = Answer::NotExpected;
+            if let Err(error) = link.stream.end() {
+                return self.broken(index, error);
+            }
         }
         // RFC 6455 section 7.4.1: 1000 means that the purpose of the connection is fulfilled.
         connection.control(Opcode::Close, &1000u16.to_be_bytes());
@@ -534,27 +533,24 @@ impl<'a> Worker<'a> {
     /// Takes note that a connection was reset, or broke in another way.
     fn broken(&mut self, index: usize, error: std::io::Error) {
         if matches!(self.connections[index].state, State::Closing(_)) {
-            self.note_closings(|closings| closings.reset += 1);
-            return self.closed(index);
+            return self.closed(index, End::Reset);
         }
         self.fail(index, &Problem::Lost(error));
     }
 
     /// Takes note that the server has closed its side of a connection.
     fn end_of_stream(&mut self, index: usize) {
-        let connection = &self.connections[index];
-        if !matches!(connection.state, State::Closing(_)) {
-            return self.fail(index, &Problem::Closed(None));
+        if matches!(self.connections[index].state, State::Closing(_)) {
+            return self.closed(index, End::Closed);
         }
-        if !connection.is_close_answered && !self.plan.is_plain() {
-            self.note_closings(|closings| closings.without_frame += 1);
-        }
-        self.closed(index);
+        self.fail(index, &Problem::Closed(None));
     }
 
-    /// Has a connection that was closed opened again if there is more to send, or ends it.
-    fn closed(&mut self, index: usize) {
+    /// Notes how a connection was closed, and has it opened again if there is more to send.
+    fn closed(&mut self, index: usize, end: End) {
         let connection = &mut self.connections[index];
+        let farewell = connection.closing.judge(end);
+        self.tally.lock().expect("no thread panics").farewells.note(farewell);
         match &self.reopening {
             Some(reopening) if self.phase != Phase::Closing => {
                 connection.begin_life();
@@ -601,19 +597,23 @@ impl<'a> Worker<'a> {
 
     /// Gives a connection up. What is in flight on it is lost, and what is due later is not sent; if
     /// there is neither, the measurement stands and only the closing was not as it should be.
-    fn fail(&mut self, index: usize, problem: &dyn Display) {
+    fn fail(&mut self, index: usize, problem: &Problem) {
         let connection = &mut self.connections[index];
         if connection.is_over() {
             return;
         }
         if matches!(connection.state, State::Closing(_)) {
-            self.note_closings(|closings| closings.talkative += 1);
-            return self.closed(index);
+            let end = if let Problem::Broken(violation) = problem {
+                End::Broken(*violation)
+            } else {
+                End::Reset
+            };
+            return self.closed(index, end);
         }
         let is_last_phase = matches!(self.phase, Phase::Draining | Phase::Closing);
         if is_last_phase && connection.is_settled() {
             if connection.state != State::Reopening {
-                self.note_closings(|closings| closings.early += 1);
+                self.tally.lock().expect("no thread panics").farewells.note(Farewell::Early);
             }
             return self.end(index);
         }
@@ -624,7 +624,11 @@ impl<'a> Worker<'a> {
         tally.note(self.connections[index].number, problem);
     }
 
-    fn note_closings(&self, note: impl FnOnce(&mut Closings)) {
-        note(&mut self.tally.lock().expect("no thread panics").closings);
+    /// Notes the farewells of connections that the server has not closed in time.
+    fn note_left_open(&self) {
+        let mut tally = self.tally.lock().expect("no thread panics");
+        for connection in self.connections.iter().filter(|connection| !connection.is_over()) {
+            tally.farewells.note(connection.closing.judge(End::TimedOut));
+        }
     }
 }
