@@ -641,6 +641,11 @@ fn unsafe_code_that_rests_on_nothing_is_found() {
 }
 
 #[test]
+fn the_code_map_is_that_of_the_tree() {
+    assert_none(&mapped_files(&Tree::here()));
+}
+
+#[test]
 fn a_code_map_of_another_tree_is_found() {
     let map = "## Code map\n\n| place | what |\n|---|---|\n| `src/{main,gone}.rs`, `scripts/` | |\n## More\n| `src/none.rs` | |\n";
     let tree =
@@ -651,11 +656,25 @@ fn a_code_map_of_another_tree_is_found() {
 }
 
 #[test]
+fn every_option_is_documented() {
+    let tree = Tree::here();
+    for (program, options) in programs() {
+        assert!(options.len() > 10, "{options:?}");
+        assert_none(&documented_options(&tree, program, &options));
+    }
+}
+
+#[test]
 fn an_option_that_is_not_documented_is_found() {
     let tree =
         Tree::of(&[("docs/server.md", "`--wait` and `--listen-more`"), ("README.md", "--listen")]);
     let options = ["--listen".to_owned(), "--wait".to_owned()];
     assert_found(&documented_options(&tree, "ringecho", &options), &["--listen of ringecho"]);
+}
+
+#[test]
+fn every_path_in_the_documents_is_there() {
+    assert_none(&real_paths(&Tree::here()));
 }
 
 #[test]
