@@ -8,12 +8,11 @@
 //! Nothing here waits for long: a FIFO that nobody reads is an error, and a reader that stops reading
 //! is given up after [`STREAM_WAIT_MAX`]. This module does not know what the text says.
 
-use std::fs::{self, File, Metadata, OpenOptions, Permissions};
+use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::fd::AsFd;
-use std::os::unix::fs::{
-    FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, fchown,
-};
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _, fchown};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -33,16 +32,21 @@ const NEW_FILE_MODE: u32 = 0o666;
 #[derive(Debug)]
 pub struct StatisticsFile {
     path: PathBuf,
-    place: Place,
+    /// A FIFO, a device, or a stream that the process has from its parent, once it is open. It stays
+    /// open, so that its reader sees no end before the last text.
+    stream: Option<File>,
 }
 
-#[derive(Debug)]
-enum Place {
-    /// A regular file, or no file yet.
-    Regular,
-    /// A FIFO, a device, or a stream that the process has from its parent. It is open unless nobody
-    /// reads the FIFO yet, and stays open, so that its reader sees no end before the last text.
-    Stream(Option<File>),
+/// What is at a path, opened for writing.
+enum Found {
+    /// Nothing, or a link to nothing.
+    Nothing,
+    /// A regular file, and its metadata.
+    Regular(File, Metadata),
+    /// Everything else that can be written.
+    Stream(File),
+    /// A FIFO that no process has open for reading (fifo(7)).
+    UnreadFifo,
 }
 
 impl StatisticsFile {
@@ -53,75 +57,80 @@ impl StatisticsFile {
     ///
     /// Where a later [`StatisticsFile::write`] could not succeed.
     pub fn open(path: &Path) -> io::Result<StatisticsFile> {
-        let place = match fs::metadata(path) {
-            Ok(found) if found.is_dir() => return Err(Errno::ISDIR.into()),
-            Ok(found) => match standard_stream(&found)? {
-                Some(stream) => Place::Stream(Some(stream)),
-                None if found.is_file() => {
-                    open(path)?;
-                    Place::Regular
-                }
-                None => match open(path) {
-                    Ok(stream) => Place::Stream(Some(stream)),
-                    Err(error) if is_unread(&found, &error) => Place::Stream(None),
-                    Err(error) => return Err(error),
-                },
-            },
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            Err(_) if path.is_symlink() => {
+        let stream = match find(path)? {
+            Found::Stream(stream) => Some(stream),
+            Found::Regular(..) | Found::UnreadFifo => None,
+            Found::Nothing if path.is_symlink() => {
                 create_in_place(path)?;
-                Place::Regular
+                None
             }
-            Err(_) => {
+            Found::Nothing => {
                 new_file_beside(path)?;
-                Place::Regular
+                None
             }
         };
-        Ok(StatisticsFile { path: path.to_owned(), place })
+        Ok(StatisticsFile { path: path.to_owned(), stream })
     }
 
-    /// Writes `text`: as all that a file contains, or as the next of a stream.
+    /// Writes `text`: as all that a file contains, or as the next of a stream. What is at the path may
+    /// have changed since the last time.
     ///
     /// # Errors
     ///
     /// When the kernel refuses, or nobody reads the stream.
     pub fn write(&mut self, text: &[u8]) -> io::Result<()> {
-        match &mut self.place {
-            Place::Regular => write_file(&self.path, text),
-            Place::Stream(stream) => {
-                if let Some(file) = stream {
-                    match write_stream(file, text) {
-                        // The reader has ended; there may be another.
-                        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
-                        outcome => return outcome,
-                    }
-                }
-                *stream = None;
-                let file =
-                    open(&self.path).map_err(|error| match Errno::from_io_error(&error) {
-                        Some(Errno::NXIO) => io::Error::other("no process reads it"),
-                        Some(_) | None => error,
-                    })?;
-                write_stream(stream.insert(file), text)
+        if let Some(stream) = &mut self.stream {
+            match write_stream(stream, text) {
+                // The reader has ended; there may be another.
+                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => self.stream = None,
+                outcome => return outcome,
+            }
+        }
+        match find(&self.path)? {
+            Found::Stream(stream) => write_stream(self.stream.insert(stream), text),
+            Found::UnreadFifo => Err(io::Error::other("no process reads it")),
+            Found::Regular(old, metadata) => overwrite(&self.path, old, &metadata, text),
+            Found::Nothing if self.path.is_symlink() => {
+                create_in_place(&self.path)?.write_all(text)
+            }
+            Found::Nothing => {
+                let mut new = new_file_beside(&self.path)?;
+                new.as_file_mut().write_all(text)?;
+                new.persist(&self.path)?;
+                Ok(())
             }
         }
     }
 }
 
-/// Opens what exists for writing and never waits for a reader.
-fn open(path: &Path) -> io::Result<File> {
+/// Opens what is at `path`, without waiting for a reader.
+fn find(path: &Path) -> io::Result<Found> {
+    let found = match fs::metadata(path) {
+        Ok(found) => found,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Found::Nothing),
+        Err(error) => return Err(error),
+    };
+    if let Some(stream) = standard_stream(&found)? {
+        return Ok(Found::Stream(stream));
+    }
     let flags = OFlags::NONBLOCK | OFlags::NOCTTY;
-    OpenOptions::new().write(true).custom_flags(flags.bits().cast_signed()).open(path)
+    let opened = OpenOptions::new().write(true).custom_flags(flags.bits().cast_signed()).open(path);
+    let file = match opened {
+        Err(error)
+            if found.file_type().is_fifo() && Errno::from_io_error(&error) == Some(Errno::NXIO) =>
+        {
+            return Ok(Found::UnreadFifo);
+        }
+        opened => opened?,
+    };
+    // Of what was opened: something else may have taken the place meanwhile.
+    let metadata = file.metadata()?;
+    Ok(if metadata.is_file() { Found::Regular(file, metadata) } else { Found::Stream(file) })
 }
 
 /// The file behind a link that leads to nothing.
 fn create_in_place(path: &Path) -> io::Result<File> {
     OpenOptions::new().write(true).create(true).truncate(false).open(path)
-}
-
-/// Whether opening failed only because no process has the FIFO open for reading (fifo(7)).
-fn is_unread(found: &Metadata, error: &io::Error) -> bool {
-    found.file_type().is_fifo() && Errno::from_io_error(error) == Some(Errno::NXIO)
 }
 
 /// Standard output or standard error, if that is what was found: `/dev/stdout` may be a socket, which
@@ -138,24 +147,10 @@ fn standard_stream(found: &Metadata) -> io::Result<Option<File>> {
     Ok(None)
 }
 
-fn write_file(path: &Path, text: &[u8]) -> io::Result<()> {
-    let found = match fs::metadata(path) {
-        Ok(found) => found,
-        Err(error) if error.kind() == io::ErrorKind::NotFound && !path.is_symlink() => {
-            let mut new = new_file_beside(path)?;
-            new.write_all(text)?;
-            new.persist(path)?;
-            return Ok(());
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            return create_in_place(path)?.write_all(text);
-        }
-        Err(error) => return Err(error),
-    };
-    // Whoever may not write to a file may not replace it either.
-    let mut old = open(path)?;
-    if let Some((target, mut new)) = replacement(path, &found) {
-        new.write_all(text)?;
+/// Replaces the regular file `old` in one step where nothing is lost by that, or else its content.
+fn overwrite(path: &Path, mut old: File, found: &Metadata, text: &[u8]) -> io::Result<()> {
+    if let Some((target, mut new)) = replacement(path, found) {
+        new.as_file_mut().write_all(text)?;
         if new.persist(target).is_ok() {
             return Ok(());
         }
@@ -190,14 +185,17 @@ fn replacement(path: &Path, found: &Metadata) -> Option<(PathBuf, NamedTempFile)
 
 /// A new file in the directory of `path`, which is removed unless it is made permanent.
 fn new_file_beside(path: &Path) -> io::Result<NamedTempFile> {
+    let name = path.file_name().ok_or(Errno::NOENT)?;
+    // The name of a directory may end with `/` or `/.`, the name of a file does not.
+    if !path.as_os_str().as_bytes().ends_with(name.as_bytes()) {
+        return Err(Errno::ISDIR.into());
+    }
     let directory = path.parent().filter(|directory| !directory.as_os_str().is_empty());
-    // Nothing can be named after a path that ends with a directory.
-    path.file_name().ok_or(Errno::NOENT)?;
-    let permissions = Permissions::from_mode(NEW_FILE_MODE);
+    let mut options = OpenOptions::new();
+    options.write(true).create_new(true).mode(NEW_FILE_MODE);
     Builder::new()
         .prefix(".ringecho-")
-        .permissions(permissions)
-        .tempfile_in(directory.unwrap_or(Path::new(".")))
+        .make_in(directory.unwrap_or(Path::new(".")), |path| options.open(path))
 }
 
 /// Writes to a pipe, terminal or device, whether or not its descriptor waits by itself.
@@ -229,8 +227,9 @@ fn write_stream(file: &mut File, mut text: &[u8]) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::Permissions;
     use std::io::Read as _;
-    use std::os::unix::fs::symlink;
+    use std::os::unix::fs::{PermissionsExt as _, symlink};
     use std::thread;
 
     use rustix::fs::{CWD, FileType, Mode, mknodat};
@@ -327,6 +326,52 @@ mod tests {
     }
 
     #[test]
+    fn what_takes_the_place_of_a_file_is_written_as_what_it_is() {
+        let directory = directory();
+        let path = directory.path().join("file");
+        let mut file = StatisticsFile::open(&path).expect("a place that can be written");
+        file.write(b"a file").expect("it is written");
+        fs::remove_file(&path).expect("a file");
+        // A device of this test alone, where the system allows one to be made.
+        let device = directory.path().join("full");
+        let number = rustix::fs::makedev(1, 7);
+        let mode = Mode::RUSR | Mode::WUSR;
+        if mknodat(CWD, &device, FileType::CharacterDevice, mode, number).is_ok() {
+            symlink(&device, &path).expect("a link");
+            if let Err(error) = file.write(b"too much") {
+                // `nodev` forbids to open it.
+                let kinds = [io::ErrorKind::StorageFull, io::ErrorKind::PermissionDenied];
+                assert!(kinds.contains(&error.kind()), "{error}");
+            } else {
+                panic!("the device was replaced, or is not full");
+            }
+            let found = fs::metadata(&device).expect("a device");
+            assert!(found.file_type().is_char_device());
+            fs::remove_file(&path).expect("a link");
+            fs::remove_file(&device).expect("a device");
+            file = StatisticsFile::open(&path).expect("a place that can be written");
+        }
+        fifo(&path);
+        let error = file.write(b"lost").expect_err("nobody reads");
+        assert!(error.to_string().contains("no process reads it"), "{error}");
+        fs::remove_file(&path).expect("a FIFO");
+        fs::create_dir(&path).expect("a directory");
+        file.write(b"lost").expect_err("a directory");
+        fs::remove_dir(&path).expect("a directory");
+        file.write(b"a file").expect("it is written");
+        assert_eq!(names(&directory), ["file"]);
+    }
+
+    #[test]
+    fn an_error_is_about_the_path_that_was_given() {
+        let directory = directory();
+        let error =
+            StatisticsFile::open(&directory.path().join("no/file")).expect_err("no directory");
+        assert_eq!(Errno::from_io_error(&error), Some(Errno::NOENT));
+        assert!(!error.to_string().contains(".ringecho"), "{error}");
+    }
+
+    #[test]
     fn a_fifo_brings_its_reader_every_text_and_then_the_end() {
         let directory = directory();
         let path = directory.path().join("fifo");
@@ -337,10 +382,9 @@ mod tests {
         // A FIFO can be opened for writing without waiting once its reader is there.
         let mut file = loop {
             let file = StatisticsFile::open(&path).expect("a FIFO");
-            match file.place {
-                Place::Stream(Some(_)) => break file,
-                Place::Stream(None) => thread::yield_now(),
-                Place::Regular => unreachable!("it is a FIFO"),
+            match file.stream {
+                Some(_) => break file,
+                None => thread::yield_now(),
             }
         };
         file.write(long.as_bytes()).expect("it is read");
@@ -381,6 +425,8 @@ mod tests {
             directory.path().join("no-directory/file"),
             directory.path().join("socket/file"),
             directory.path().join("new/.."),
+            directory.path().join("new/"),
+            directory.path().join("new/."),
             PathBuf::new(),
             socket,
             into_nowhere,
