@@ -45,7 +45,8 @@ pub const WORKERS_MAX: u16 = 1024;
 ///
 /// Echoes every message as it was sent, text or binary, fragment by fragment. SIGINT or SIGTERM
 /// closes all connections with code 1001, waits up to 5 seconds for the peers and prints a summary;
-/// a second one ends the server at once. SIGUSR1 writes the statistics file.
+/// another one, half a second later or more, ends the server at once. SIGUSR1 writes the statistics
+/// file.
 #[derive(Debug, Parser)]
 #[command(version, max_term_width = 100, args_conflicts_with_subcommands = true)]
 pub struct Cli {

@@ -17,6 +17,7 @@ pub mod memory;
 pub mod metrics;
 pub mod offload;
 pub mod protocol;
+pub mod retry;
 pub mod server;
 pub mod slab;
 pub mod statistics_file;

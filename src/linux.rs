@@ -1,10 +1,14 @@
-//! What Linux says of itself and of the machine: its version, and whether it runs in a virtual machine.
+//! What Linux says of itself and of the machine: its version, whether it runs in a virtual machine, and
+//! which limit is to be raised when it refuses something.
 //!
 //! This module does not know what the answers are needed for. Files are read below a root, which is
 //! `/` except in tests.
 
 use std::fs;
+use std::io;
 use std::path::Path;
+
+use rustix::io::Errno;
 
 /// The first two numbers of a kernel release: 6 and 18 of `6.18.44-generic`.
 pub fn version(release: &str) -> Option<(u32, u32)> {
@@ -22,6 +26,17 @@ pub fn running_version() -> Option<(u32, u32)> {
 pub fn field<'a>(text: &'a str, name: &str) -> Option<&'a str> {
     let lines = text.lines().filter_map(|line| line.split_once(':'));
     lines.into_iter().find(|(key, _)| key.trim() == name).map(|(_, value)| value.trim())
+}
+
+/// What to do when a limit is why the kernel refuses a descriptor or a thread; empty for other errors.
+pub fn remedy(error: &io::Error) -> &'static str {
+    match Errno::from_io_error(error) {
+        Some(Errno::MFILE) => "raise the limit on descriptors (ulimit -n)",
+        Some(Errno::NFILE) => "raise sysctl fs.file-max",
+        // pthread_create(3); the kernel gives the same error for too little memory.
+        Some(Errno::AGAIN) => "raise the limits on processes and memory (ulimit -u, ulimit -v)",
+        _ => "",
+    }
 }
 
 /// Makers of virtual machines, as they appear in the firmware's tables.

@@ -2,33 +2,53 @@
 //!
 //! Only this file prints, reads the arguments and decides the exit status: 0 after a stop by a
 //! signal, 1 when the server cannot start or go on or an output cannot be written, 2 for a usage
-//! error, and 128 plus the signal's number when a second signal ends the server at once.
+//! error, and 128 plus the signal's number when a second signal, or one during the start, ends the
+//! server at once.
+
+#![deny(clippy::print_stderr, clippy::print_stdout)]
 
 use std::env;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{ExitCode, exit};
-use std::thread;
+use std::sync::{Arc, OnceLock};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
 use ringecho::cli::{self, Cli, Command, summary};
 use ringecho::doctor::{self, Facts};
+use ringecho::linux;
 use ringecho::server::{Control, Server, Statistics};
 use ringecho::statistics_file::StatisticsFile;
 use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
-use signal_hook::iterator::Signals;
+use signal_hook::iterator::{Handle, Signals};
+
+/// How long after a signal to stop another one is taken for the same: `timeout` and other wrappers pass
+/// a signal on that the process has already had as one of their group.
+const SAME_SIGNAL: Duration = Duration::from_millis(500);
 
 fn main() -> ExitCode {
-    tracing_subscriber::fmt().with_writer(io::stderr).with_target(false).without_time().init();
-    // A usage error ends the process with status 2.
-    let cli = Cli::read(env::args_os()).unwrap_or_else(|error| error.exit());
-    let outcome = match cli.command {
-        Some(Command::Doctor { json }) => examine(json),
-        None => serve(&cli),
+    tracing_subscriber::fmt()
+        .with_writer(io::stderr)
+        // It would say that it cannot write where it cannot write, and panic.
+        .log_internal_errors(false)
+        .with_target(false)
+        .without_time()
+        .init();
+    let outcome = match Cli::read(env::args_os()) {
+        Ok(cli) => match cli.command {
+            Some(Command::Doctor { json }) => examine(json),
+            None => serve(&cli),
+        },
+        // A usage error, which ends the process with status 2.
+        Err(error) if error.use_stderr() => error.exit(),
+        // Help, or the version.
+        Err(error) => printed(error.print()),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(problem) => {
-            eprintln!("ringecho: {problem}");
+            complain(&problem);
             ExitCode::FAILURE
         }
     }
@@ -49,20 +69,12 @@ fn examine(as_json: bool) -> Result<(), String> {
 fn serve(cli: &Cli) -> Result<(), String> {
     let output = cli.stats_file.as_deref().map(Output::open).transpose()?;
     raise_descriptor_limit();
-    let signals = Signals::new([SIGINT, SIGTERM, SIGUSR1])
-        .map_err(|error| format!("cannot watch for signals: {error}"))?;
+    let watcher = Watcher::start(output)?;
     let server = Server::start(&cli.config()).map_err(|error| error.to_string())?;
+    watcher.control.get_or_init(|| server.control());
     print(&format!("{}\n", cli.greeting(&server)))?;
-    let control = server.control();
-    let watch = signals.handle();
-    let watcher = thread::Builder::new()
-        .name("signals".into())
-        .spawn(move || obey(signals, &control, output))
-        .map_err(|error| format!("cannot start a thread: {error}"))?;
     let statistics = server.join().map_err(|error| error.to_string())?;
-    // The watcher gives the statistics file back, so that there is one writer at a time.
-    watch.close();
-    let output = watcher.join().expect("a panic ends the process");
+    let output = watcher.end();
     print(&summary(&statistics))?;
     output.map_or(Ok(()), |mut output| output.write(&statistics))
 }
@@ -70,7 +82,11 @@ fn serve(cli: &Cli) -> Result<(), String> {
 /// Prints to standard output. A reader that has gone away is not an error.
 fn print(text: &str) -> Result<(), String> {
     let mut output = io::stdout().lock();
-    match output.write_all(text.as_bytes()).and_then(|()| output.flush()) {
+    printed(output.write_all(text.as_bytes()).and_then(|()| output.flush()))
+}
+
+fn printed(outcome: io::Result<()>) -> Result<(), String> {
+    match outcome {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
             Err(format!("cannot write to standard output: {error}"))
         }
@@ -78,24 +94,70 @@ fn print(text: &str) -> Result<(), String> {
     }
 }
 
+/// Says on standard error what went wrong. Nobody may be there to read it, which is no reason to end.
+fn complain(problem: &str) {
+    let _ = writeln!(io::stderr(), "ringecho: {problem}");
+}
+
+/// The thread that obeys signals. It has the statistics file while the server runs, so that there is one
+/// writer at a time.
+struct Watcher {
+    /// Of the server, once it has started.
+    control: Arc<OnceLock<Control>>,
+    signals: Handle,
+    thread: JoinHandle<Option<Output>>,
+}
+
+impl Watcher {
+    fn start(output: Option<Output>) -> Result<Watcher, String> {
+        let refused = |step: &str, error: io::Error| match linux::remedy(&error) {
+            "" => format!("cannot {step}: {error}"),
+            remedy => format!("cannot {step}: {error}; {remedy}"),
+        };
+        let signals = Signals::new([SIGINT, SIGTERM, SIGUSR1])
+            .map_err(|error| refused("watch for signals", error))?;
+        let handle = signals.handle();
+        let control = Arc::new(OnceLock::new());
+        let started = control.clone();
+        let thread = thread::Builder::new()
+            .name("signals".into())
+            .spawn(move || obey(signals, &started, output))
+            .map_err(|error| refused("start a thread", error))?;
+        Ok(Watcher { control, signals: handle, thread })
+    }
+
+    /// Ends it, and gives the statistics file back.
+    fn end(self) -> Option<Output> {
+        self.signals.close();
+        self.thread.join().expect("a panic ends the process")
+    }
+}
+
 /// Obeys signals until the server has ended, and gives the statistics file back.
-fn obey(mut signals: Signals, control: &Control, mut output: Option<Output>) -> Option<Output> {
-    let mut is_stopping = false;
+fn obey(
+    mut signals: Signals,
+    control: &OnceLock<Control>,
+    mut output: Option<Output>,
+) -> Option<Output> {
+    let mut stopped_at: Option<Instant> = None;
     for signal in signals.forever() {
-        if signal == SIGUSR1 {
-            if let Some(Err(problem)) =
-                output.as_mut().map(|output| output.write(&control.statistics()))
-            {
-                eprintln!("ringecho: {problem}");
+        match (control.get(), signal) {
+            (Some(control), SIGUSR1) => {
+                let outcome = output.as_mut().map(|output| output.write(&control.statistics()));
+                if let Some(Err(problem)) = outcome {
+                    complain(&problem);
+                }
             }
-            continue;
-        }
-        if is_stopping {
+            // There is nothing to count yet.
+            (None, SIGUSR1) => {}
+            (Some(control), _) if stopped_at.is_none() => {
+                stopped_at = Some(Instant::now());
+                control.stop();
+            }
+            (Some(_), _) if stopped_at.is_some_and(|at| at.elapsed() < SAME_SIGNAL) => {}
             // The status that a shell reports for a process that the signal has killed.
-            exit(128 + signal);
+            (Some(_) | None, _) => exit(128 + signal),
         }
-        is_stopping = true;
-        control.stop();
     }
     output
 }

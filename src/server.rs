@@ -8,6 +8,7 @@ use std::fmt;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustix::event::EventfdFlags;
 use serde::Serialize;
@@ -22,7 +23,12 @@ use crate::listen::{self, Address, DualStack, ListenError, Listening, SocketFile
 use crate::metrics::{Counters, Snapshot};
 use crate::offload::{self, program::Program};
 use crate::protocol::{Protocol, Settings, Subprotocol};
+use crate::retry::retry;
 use crate::workers::{self, Memory, Serving, Worker, Workers};
+
+/// How long to try again when the kernel refuses memory: the rings of a killed server count against the
+/// limit on locked memory of its user for a moment longer.
+const MEMORY_WAIT_MAX: Duration = Duration::from_millis(500);
 
 /// The configuration of a server.
 #[derive(Debug, Clone)]
@@ -82,7 +88,13 @@ impl fmt::Display for ServerError {
             }
             ServerError::Engine(error) => error.fmt(f),
             ServerError::Offload(reason) => write!(f, "cannot offload echoes: {reason}"),
-            ServerError::System(step, source) => write!(f, "cannot {step}: {source}"),
+            ServerError::System(step, source) => {
+                write!(f, "cannot {step}: {source}")?;
+                match linux::remedy(source) {
+                    "" => Ok(()),
+                    remedy => write!(f, "; {remedy}"),
+                }
+            }
         }
     }
 }
@@ -257,11 +269,20 @@ impl Chosen {
 /// Prepares all workers for the engine that was asked for, or else for the best one that all of
 /// them can have.
 fn choose(config: &Config, cpus: &[usize], control: &Control) -> Result<Chosen, ServerError> {
-    let first = prepare(config, config.engine.unwrap_or(Engine::Uring), cpus, control);
-    match first {
+    let with = |engine| {
+        let (mut offload, mut without_offload) = choose_offload(config, engine)?;
+        let mut workers = prepare(config, engine, offload, cpus, control);
+        // The program could be loaded once, and yet not for every worker.
+        if let (Err(error), offload::Policy::Auto) = (&workers, offload) {
+            without_offload = Some(error.to_string());
+            offload = offload::Policy::Off;
+            workers = prepare(config, engine, offload, cpus, control);
+        }
+        Ok(Chosen { engine, offload, workers: workers?, instead_of_uring: None, without_offload })
+    };
+    match with(config.engine.unwrap_or(Engine::Uring)) {
         Err(ServerError::Engine(error)) if config.engine.is_none() && !needs_io_uring(config) => {
-            let chosen = prepare(config, Engine::Epoll, cpus, control)?;
-            Ok(Chosen { instead_of_uring: Some(error), ..chosen })
+            Ok(Chosen { instead_of_uring: Some(error), ..with(Engine::Epoll)? })
         }
         first => first,
     }
@@ -270,10 +291,10 @@ fn choose(config: &Config, cpus: &[usize], control: &Control) -> Result<Chosen, 
 fn prepare(
     config: &Config,
     engine: Engine,
+    offload: offload::Policy,
     cpus: &[usize],
     control: &Control,
-) -> Result<Chosen, ServerError> {
-    let (offload, without_offload) = choose_offload(config, engine)?;
+) -> Result<Workers, EngineError> {
     let limit = Arc::new(Limit::new(config.connections_max));
     let workers = cpus.iter().zip(&*control.counters).map(|(&cpu, counters)| Worker {
         cpu,
@@ -288,8 +309,8 @@ fn prepare(
             limit: limit.clone(),
         },
     });
-    let workers = Workers::prepare(engine, &workers.collect::<Vec<Worker>>())?;
-    Ok(Chosen { engine, offload, workers, instead_of_uring: None, without_offload })
+    let workers = workers.collect::<Vec<Worker>>();
+    retry(MEMORY_WAIT_MAX, EngineError::is_memory, || Workers::prepare(engine, &workers))
 }
 
 /// Whether only io_uring can do what was asked for.

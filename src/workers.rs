@@ -73,7 +73,9 @@ impl Workers {
                 Ok(thread) => prepared.threads.push(thread),
                 Err(error) => {
                     prepared.give_up();
-                    return Err(EngineError::new("start a thread", error));
+                    let error = EngineError::new("start a thread", error);
+                    let remedy = format!("{}, or lower --workers", error.remedy);
+                    return Err(error.with_remedy(remedy));
                 }
             }
         }

@@ -24,12 +24,18 @@ impl Cli {
             Address::Unix(_) => address.to_string(),
         });
         let workers = server.cpus().len();
-        let plural = if workers == 1 { "" } else { "s" };
+        // Several workers may share a CPU.
+        let mut used = server.cpus().to_vec();
+        used.sort_unstable();
+        used.dedup();
+        let plural = |count: usize| if count == 1 { "" } else { "s" };
         let mut text = format!(
-            "ringecho listening on {} (engine {}, {workers} worker{plural} on CPU{plural} {}, wait {}",
+            "ringecho listening on {} (engine {}, {workers} worker{} on CPU{} {}, wait {}",
             addresses.collect::<Vec<String>>().join(" "),
             server.engine().name(),
-            cpus::list(server.cpus()),
+            plural(workers),
+            plural(used.len()),
+            cpus::list(&used),
             choices::name(WAITS, self.named_wait()),
         );
         if self.protocol == Protocol::WebSocket {

@@ -5,6 +5,8 @@ use std::io;
 
 use rustix::io::Errno;
 
+use crate::linux;
+
 /// An engine could not start, or its ring broke.
 #[derive(Debug)]
 pub struct EngineError {
@@ -17,9 +19,11 @@ pub struct EngineError {
 }
 
 impl EngineError {
-    /// An error with no known remedy.
+    /// An error with no known remedy but to raise a limit, if that is why.
     pub fn new(step: &'static str, source: impl Into<io::Error>) -> EngineError {
-        EngineError { step, source: source.into(), remedy: String::new() }
+        let source = source.into();
+        let remedy = linux::remedy(&source).to_owned();
+        EngineError { step, source, remedy }
     }
 
     /// The memory for messages could not be mapped.
@@ -31,7 +35,8 @@ impl EngineError {
     /// The kernel refused a step that sets up io_uring.
     pub fn io_uring(step: &'static str, source: io::Error) -> EngineError {
         let remedy = remedy(&source);
-        EngineError::new(step, source).with_remedy(remedy)
+        let error = EngineError::new(step, source);
+        if error.remedy.is_empty() { error.with_remedy(remedy) } else { error }
     }
 
     /// The same error with a remedy.
@@ -62,7 +67,6 @@ fn remedy(error: &io::Error) -> &'static str {
         Some(Errno::NOMEM) => {
             "raise the limit on locked memory (ulimit -l), or lower --workers or --buffers"
         }
-        Some(Errno::MFILE | Errno::NFILE) => "raise the limit on descriptors (ulimit -n)",
         _ => "ringecho needs Linux 6.1 or newer with io_uring",
     }
 }

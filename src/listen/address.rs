@@ -4,7 +4,7 @@
 //! the same file.
 
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -38,8 +38,16 @@ pub enum AddressError {
     Malformed,
     /// It is an IP address, or a host name, without a port.
     NoPort,
+    /// Its port is no number, or larger than 65535.
+    Port,
+    /// Its IPv6 address has a zone that is no number.
+    Zone,
+    /// It stands for a group of machines or for all of them, and a TCP connection leads to one.
+    Group,
     /// No path follows `unix:`.
     NoPath,
+    /// The path can only be that of a directory.
+    Directory,
     /// The path is longer than the kernel takes.
     LongPath,
 }
@@ -54,9 +62,20 @@ impl fmt::Display for AddressError {
             AddressError::NoPort => {
                 f.write_str("the port is missing; write it after a colon, such as 127.0.0.1:9001 or [::]:9001")
             }
+            AddressError::Port => f.write_str("write a port from 0 to 65535"),
+            AddressError::Zone => f.write_str(
+                "write the number of the interface after %, such as [fe80::1%2]:9001; ip link shows it",
+            ),
+            AddressError::Group => f.write_str(
+                "multicast and broadcast addresses take no connections; write an address of this \
+                 machine, or 0.0.0.0 or [::] for all of them",
+            ),
             AddressError::NoPath => f.write_str(
                 "the path is missing; write it after unix:, such as unix:/run/ringecho.sock",
             ),
+            AddressError::Directory => {
+                f.write_str("a path that ends with / is a directory; write the path of a file in it")
+            }
             AddressError::LongPath => {
                 write!(f, "the path of a Unix socket has at most {UNIX_PATH_BYTES_MAX} bytes")
             }
@@ -73,22 +92,39 @@ impl FromStr for Address {
         if let Some(path) = text.strip_prefix(UNIX) {
             return match path.len() {
                 0 => Err(AddressError::NoPath),
+                _ if path.ends_with('/') => Err(AddressError::Directory),
                 1..=UNIX_PATH_BYTES_MAX => Ok(Address::Unix(path.into())),
                 _ => Err(AddressError::LongPath),
             };
         }
-        match text.parse::<SocketAddr>() {
-            // An IPv4 address in IPv6 form is that IPv4 address (RFC 4291 section 2.5.5.2).
-            Ok(SocketAddr::V6(address)) => match address.ip().to_ipv4_mapped() {
-                Some(ip) => Ok(Address::Tcp((ip, address.port()).into())),
-                None => Ok(Address::Tcp(address.into())),
+        let Ok(address) = text.parse::<SocketAddr>() else { return Err(what_is_wrong(text)) };
+        // An IPv4 address in IPv6 form is that IPv4 address (RFC 4291 section 2.5.5.2).
+        let address = match address {
+            SocketAddr::V6(long) => match long.ip().to_ipv4_mapped() {
+                Some(ip) => (ip, long.port()).into(),
+                None => address,
             },
-            Ok(address) => Ok(Address::Tcp(address)),
-            Err(_) if text.trim_matches(['[', ']']).parse::<IpAddr>().is_ok() => {
-                Err(AddressError::NoPort)
-            }
-            Err(_) => Err(AddressError::Malformed),
+            SocketAddr::V4(_) => address,
+        };
+        let is_broadcast = address.ip() == IpAddr::V4(Ipv4Addr::BROADCAST);
+        if is_broadcast || address.ip().is_multicast() {
+            return Err(AddressError::Group);
         }
+        Ok(Address::Tcp(address))
+    }
+}
+
+/// Why a text is not an IP address with a port.
+fn what_is_wrong(text: &str) -> AddressError {
+    if text.trim_matches(['[', ']']).parse::<IpAddr>().is_ok() {
+        return AddressError::NoPort;
+    }
+    let Some((host, _)) = text.rsplit_once(':') else { return AddressError::Malformed };
+    let is_address = |host: &str| format!("{host}:0").parse::<SocketAddr>().is_ok();
+    match host.split_once('%') {
+        _ if is_address(host) => AddressError::Port,
+        Some((address, _)) if is_address(&format!("{address}]")) => AddressError::Zone,
+        Some(_) | None => AddressError::Malformed,
     }
 }
 
@@ -200,7 +236,21 @@ mod tests {
             ("9001", AddressError::Malformed),
             (":9001", AddressError::Malformed),
             ("localhost:9001", AddressError::Malformed),
-            ("127.0.0.1:65536", AddressError::Malformed),
+            ("*:9001", AddressError::Malformed),
+            ("/run/socket", AddressError::Malformed),
+            ("127.0.0.1:65536", AddressError::Port),
+            ("[::]:70000", AddressError::Port),
+            ("127.0.0.1:", AddressError::Port),
+            ("127.0.0.1:http", AddressError::Port),
+            ("[fe80::1%2]:-1", AddressError::Port),
+            ("[fe80::1%eth0]:80", AddressError::Zone),
+            ("[fe80::1%]:80", AddressError::Zone),
+            ("[x%eth0]:80", AddressError::Malformed),
+            ("224.0.0.1:80", AddressError::Group),
+            ("255.255.255.255:80", AddressError::Group),
+            ("[ff02::1]:80", AddressError::Group),
+            ("[::ffff:224.0.0.1]:80", AddressError::Group),
+            ("unix:/tmp/", AddressError::Directory),
             ("::1:9001", AddressError::NoPort),
             ("127.0.0.1", AddressError::NoPort),
             ("[::1]", AddressError::NoPort),

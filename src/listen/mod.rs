@@ -14,19 +14,19 @@ use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::net::{self, AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
+
+use crate::linux;
+use crate::retry::retry;
 
 pub use self::address::{Address, AddressError, DualStack, Overlap, overlap};
 pub use self::holder::Holder;
 
 /// How long to try an address that is in use.
 pub const ADDRESS_WAIT_MAX: Duration = Duration::from_secs(1);
-/// The pause before the second attempt; each further one is twice as long.
-const FIRST_PAUSE: Duration = Duration::from_millis(5);
 /// Connections that may wait to be accepted, on each listener. The kernel lowers it to
 /// `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
@@ -76,19 +76,24 @@ impl fmt::Display for ListenError {
             return write!(f, "it is in use by {holder}; end that, or choose another {place}");
         }
         write!(f, "{source}")?;
-        f.write_str(match (address, source.kind()) {
+        let remedy = match (address, source.kind()) {
             (Address::Tcp(_), io::ErrorKind::PermissionDenied) => {
-                "; ports below 1024 need CAP_NET_BIND_SERVICE"
+                "ports below 1024 need CAP_NET_BIND_SERVICE"
             }
             (Address::Tcp(_), io::ErrorKind::AddrNotAvailable) => {
-                "; choose an address of this machine, or 0.0.0.0 or [::] for all of them"
+                "choose an address of this machine, or 0.0.0.0 or [::] for all of them"
+            }
+            // The kernel cannot tell which link is meant.
+            (Address::Tcp(SocketAddr::V6(_)), io::ErrorKind::InvalidInput) => {
+                "a link-local address needs the number of its interface, such as [fe80::1%2]:9001"
             }
             (Address::Unix(_), io::ErrorKind::AlreadyExists) => {
-                "; the file there is not a socket: choose another path"
+                "the file there is not a socket: choose another path"
             }
-            (Address::Unix(_), io::ErrorKind::NotFound) => "; create the directory first",
-            _ => "",
-        })
+            (Address::Unix(_), io::ErrorKind::NotFound) => "create the directory first",
+            _ => linux::remedy(source),
+        };
+        if remedy.is_empty() { Ok(()) } else { write!(f, "; {remedy}") }
     }
 }
 
@@ -104,26 +109,15 @@ impl std::error::Error for ListenError {
 ///
 /// When the address is in use, even by a process that would share it, or the kernel refuses it.
 pub fn open(address: &Address, options: Options) -> Result<Listening, ListenError> {
-    let end = Instant::now() + ADDRESS_WAIT_MAX;
-    let mut pause = FIRST_PAUSE;
-    loop {
-        let attempt = match address {
-            Address::Tcp(address) => open_tcp(*address, options),
-            Address::Unix(path) => open_unix(path, options),
-        };
-        let source = match attempt {
-            Ok(listening) => return Ok(listening),
-            Err(source) => source,
-        };
-        let is_in_use = source.kind() == io::ErrorKind::AddrInUse;
-        let left = end.saturating_duration_since(Instant::now());
-        if !is_in_use || left.is_zero() {
-            let holder = is_in_use.then(|| Holder::of(address, options.dual_stack));
-            return Err(ListenError { address: address.clone(), source, holder });
-        }
-        thread::sleep(pause.min(left));
-        pause *= 2;
-    }
+    let is_in_use = |error: &io::Error| error.kind() == io::ErrorKind::AddrInUse;
+    let attempt = || match address {
+        Address::Tcp(address) => open_tcp(*address, options),
+        Address::Unix(path) => open_unix(path, options),
+    };
+    retry(ADDRESS_WAIT_MAX, is_in_use, attempt).map_err(|source| {
+        let holder = is_in_use(&source).then(|| Holder::of(address, options.dual_stack));
+        ListenError { address: address.clone(), source, holder }
+    })
 }
 
 /// Opens a listener for each worker on the same address, between which the kernel distributes the
@@ -236,6 +230,7 @@ impl Drop for SocketFile {
 #[cfg(test)]
 mod tests {
     use std::net::{Ipv6Addr, TcpListener, TcpStream};
+    use std::thread;
 
     use super::*;
 

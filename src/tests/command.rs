@@ -78,7 +78,7 @@ fn the_first_line_says_where_and_how_and_then_it_accepts() {
     let cpu = cpus()[0];
     for (workers, list, wait) in [
         ("1", format!("1 worker on CPU {cpu}"), "block"),
-        ("2", format!("2 workers on CPUs {cpu},{cpu}"), "adaptive"),
+        ("2", format!("2 workers on CPU {cpu}"), "adaptive"),
     ] {
         let server = Server::start(&[
             "--engine",
@@ -283,12 +283,17 @@ const STATUSES: &[(i32, &[&str], &str)] = &[
     (1, &["--listen", "127.0.0.1:0", "--cpus", "1023"], "cannot run on CPU 1023"),
     (1, &["--stats-file", "/nowhere/at/all.json"], "cannot write --stats-file"),
     (1, &["--stats-file", "/"], "cannot write --stats-file"),
+    (1, &["--stats-file", "/tmp/no-such-directory/"], "Is a directory"),
     (2, &["--nonsense"], "--nonsense"),
     (2, &["nonsense"], "nonsense"),
     (2, &["--listen"], "--listen <ADDRESS>"),
     (2, &["--listen", "localhost"], "such as 127.0.0.1:9001"),
     (2, &["--listen", "::1"], "[::]:9001"),
     (2, &["--listen", "unix:"], "unix:/run/ringecho.sock"),
+    (2, &["--listen", "127.0.0.1:70000"], "from 0 to 65535"),
+    (2, &["--listen", "[fe80::1%lo]:1"], "[fe80::1%2]:9001"),
+    (2, &["--listen", "224.0.0.1:1"], "multicast"),
+    (1, &["--listen", "[fe80::1]:0"], "[fe80::1%2]:9001"),
     (2, &["--listen", "127.0.0.1:1", "--listen", "127.0.0.1:1"], "given twice"),
     (2, &["--ipv6-only"], "--listen [::]:9001"),
     (2, &["--unix-mode", "600"], "--listen unix:/PATH"),
@@ -336,6 +341,17 @@ fn every_end_has_its_status() {
             2 => assert!(used.starts_with("error: ") && used.contains("--help"), "{used}"),
             _ => {}
         }
+    }
+}
+
+#[test]
+fn output_that_cannot_be_written_is_an_error_whatever_it_is() {
+    for arguments in [&["--help"][..], &["help", "doctor"], &["--version"], &["doctor"]] {
+        let full = File::options().write(true).open("/dev/full").expect("a device");
+        let ended = Command::new(program()).args(arguments).stdout(full).output().expect("it runs");
+        let stderr = String::from_utf8(ended.stderr).expect("UTF-8");
+        assert_eq!(ended.status.code(), Some(1), "{arguments:?}: {stderr}");
+        assert!(stderr.starts_with("ringecho: cannot write to standard output"), "{stderr}");
     }
 }
 
@@ -522,16 +538,33 @@ fn a_second_signal_ends_at_once() {
         (Signal::INT, Signal::INT, 130),
         (Signal::TERM, Signal::INT, 130),
     ] {
-        let server = Server::start(&[]);
+        let mut server = Server::start(&[]);
         let mut silent = Client::connect(server.address());
         server.signal(first);
         silent.expect(CLOSE, &1001u16.to_be_bytes());
-        server.signal(second);
+        // One that comes at once counts as the first.
+        wait_until("the server ends", || {
+            server.signal(second);
+            !server.is_running()
+        });
         let ended = server.wait();
         assert_eq!(ended.status.code(), Some(status), "{ended:?}");
         // The drain was not waited for, or there would be a summary.
         assert_eq!(summary_of(&ended), "");
     }
+}
+
+/// `timeout` sends a signal to its child and then to the whole group.
+#[test]
+fn a_signal_that_arrives_twice_is_one() {
+    let server = Server::start(&["--workers", "1"]);
+    let mut client = Client::connect(server.address());
+    server.signal(Signal::TERM);
+    server.signal(Signal::TERM);
+    expect_going_away(&mut client);
+    let ended = server.wait();
+    assert_eq!(ended.status.code(), Some(0), "{ended:?}");
+    assert_eq!(names_in(summary_of(&ended)), COUNTERS);
 }
 
 #[test]
@@ -668,12 +701,18 @@ fn the_total_is_the_sum_over_the_workers() {
 fn start_by_hand(arguments: &[&str]) -> (Child, BufReader<std::process::ChildStdout>, Client) {
     let mut command = Command::new(program());
     let mut child = spawn(command.args(["--listen", "127.0.0.1:0"]).args(arguments));
+    let (output, client) = greeted(&mut child);
+    (child, output, client)
+}
+
+/// The output of a server after its first line, and a connection to it.
+fn greeted(child: &mut Child) -> (BufReader<std::process::ChildStdout>, Client) {
     let mut output = BufReader::new(child.stdout.take().expect("a pipe"));
     let mut greeting = String::new();
     output.read_line(&mut greeting).expect("a first line");
     let address = greeting.split_once("ws://").and_then(|(_, rest)| rest.split_once(' '));
     let (address, _) = address.expect("an address");
-    (child, output, Client::connect(address.parse().expect("an address")))
+    (output, Client::connect(address.parse().expect("an address")))
 }
 
 #[test]
@@ -692,6 +731,38 @@ fn a_reader_of_its_output_that_goes_away_is_no_reason_to_fail() {
     let statistics: Value = serde_json::from_slice(&text).expect("JSON");
     assert_eq!(statistics["total"]["messages"].as_u64(), Some(1));
     fs::remove_file(&stats_file).expect("a file");
+}
+
+#[test]
+fn a_reader_of_its_errors_that_goes_away_is_no_reason_to_end() {
+    let fifo = temporary_file("unread.fifo");
+    let path = fifo.to_str().expect("a path in UTF-8");
+    assert!(Command::new("mkfifo").arg(path).status().expect("mkfifo").success());
+    for engine in ["uring", "epoll"] {
+        let mut command = Command::new("sh");
+        command.args(["-c", "ulimit -n 24 && exec \"$0\" \"$@\""]);
+        command.arg(program()).args(["--engine", engine]);
+        command.args(["--listen", "127.0.0.1:0", "--workers", "1", "--stats-file", path]);
+        let mut child = spawn(&mut command);
+        drop(child.stderr.take());
+        let (output, mut client) = greeted(&mut child);
+        // More than there are descriptors for, of which the worker warns.
+        let address = client.stream().peer_addr().expect("a peer");
+        let crowd: Vec<TcpStream> =
+            (0..40).map(|_| TcpStream::connect(address).expect("a backlog")).collect();
+        // Nobody reads the FIFO, of which the thread for signals complains.
+        kill_process(rustix::process::Pid::from_child(&child), Signal::USR1).expect("a child");
+        for _ in 0..100 {
+            client.echo(TEXT, b"still there");
+        }
+        drop(crowd);
+        client.close();
+        kill_process(rustix::process::Pid::from_child(&child), Signal::TERM).expect("a child");
+        let lines: Vec<String> = output.lines().map_while(Result::ok).collect();
+        assert_eq!(names_in(&lines.join("\n")), COUNTERS, "{engine}");
+        assert_eq!(end(child).status.code(), Some(1), "{engine}");
+    }
+    fs::remove_file(fifo).expect("a FIFO");
 }
 
 #[test]

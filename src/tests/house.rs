@@ -22,7 +22,8 @@ const LAYERS: &[&[&str]] = &[
     &["offload"],
     &["protocol"],
     &["buffer"],
-    &["cpus", "linux", "listen", "memory", "metrics", "slab", "statistics_file"],
+    &["listen"],
+    &["cpus", "linux", "memory", "metrics", "retry", "slab", "statistics_file"],
 ];
 /// In the folder of the engines, nothing but `engine/mod.rs` imports these.
 const ENGINES: [&str; 3] = ["epoll", "tokio_uring", "uring"];

@@ -76,9 +76,6 @@ impl PreparedEpoll {
 fn no_epoll(errno: Errno) -> EngineError {
     let error = EngineError::new("set up epoll", errno);
     match errno {
-        Errno::MFILE | Errno::NFILE => {
-            error.with_remedy("raise the limit on descriptors (ulimit -n)")
-        }
         Errno::NOSPC => error.with_remedy("raise sysctl fs.epoll.max_user_watches"),
         _ => error,
     }

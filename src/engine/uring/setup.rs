@@ -89,7 +89,6 @@ impl PreparedRing {
     fn try_receiving(&mut self) -> Result<(), EngineError> {
         let sockets = UnixStream::pair().map_err(|error| {
             EngineError::new("open a pair of Unix sockets to try io_uring with", error)
-                .with_remedy("raise the limit on descriptors (ulimit -n), or use --engine epoll")
         })?;
         receive_to_the_end(&mut self.uring, &mut self.buffers, sockets)
             .map_err(|error| EngineError::io_uring("receive with io_uring", error))
