@@ -273,7 +273,11 @@ fn percentiles(result: &Results) -> Markup {
 }
 
 fn rates(result: &Results) -> Markup {
-    let caption = html! { strong { "Throughput over time." } " One point per round." };
+    let point = match result.kind {
+        Kind::Load => " One point per second; loads of more than 300 s have longer intervals.",
+        Kind::Rtt | Kind::Compare => " One point per round.",
+    };
+    let caption = html! { strong { "Throughput over time." } (point) };
     lines(&result.measurements, "throughput over time", &caption, charts::rates)
 }
 
@@ -281,11 +285,20 @@ fn rounds(result: &Results) -> Markup {
     let all = &result.measurements;
     let draw = |width| charts::rounds(all, result.floor, width);
     let caption = html! {
-        strong { "Spread of the rounds." }
-        " Each dot is the median of a round; the bar is the median of the dots."
+        @match result.kind {
+            Kind::Load => {
+                strong { "Spread over time." }
+                " Each dot is the median of a second; loads of more than 300 s have longer intervals."
+            }
+            Kind::Rtt | Kind::Compare => {
+                strong { "Spread of the rounds." }
+                " Each dot is the median of a round."
+            }
+        }
+        " The bar is the median of the dots."
         @if result.floor.is_some() { " The vertical lines are the floor of this machine." }
     };
-    let label = labelled("medians of the rounds", all);
+    let label = labelled("spread of the medians", all);
     figure(
         &caption,
         &html! { div.panel { (chart(&label, Width::Whole, &draw)) } },
@@ -656,7 +669,7 @@ mod tests {
         let mut result = of([Duration::from_micros(20)]);
         result.measurements[0].rounds[0].duration_s = 0.0;
         result.measurements[0].rounds[0].begin_s = f64::NAN;
-        assert_holds(&page(&[result]), "Spread of the rounds.");
+        assert_holds(&page(&[result]), "The bar is the median of the dots.");
     }
 
     #[test]

@@ -136,7 +136,7 @@ pub(super) fn rounds(all: &[Measurement], floor: Option<Floor>, width: Width) ->
     let row_px = if rows.len() == 1 { 44.0 } else { 24.0 };
     let names: Vec<String> = rows.iter().map(|(name, _)| (*name).to_owned()).collect();
     let line_px = width.text_px() + 4.0;
-    let mut frame = Frame::of_rows(width, &names, row_px, "median round trip of each round, µs");
+    let mut frame = Frame::of_rows(width, &names, row_px, "median latency, µs");
     frame.make_room_above(line_px * floors.len() as f64);
     let y = Axis::rows(&names, width);
     Some(drawn(width.px(), frame.height_px, |area| {
