@@ -15,7 +15,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use bytesize::ByteSize;
-use clap::error::ErrorKind;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::parser::ValueSource;
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
@@ -153,7 +153,7 @@ impl Cli {
         arguments: impl IntoIterator<Item = T>,
     ) -> Result<Cli, clap::Error> {
         let mut command = Cli::command();
-        let matches = command.try_get_matches_from_mut(arguments)?;
+        let matches = command.try_get_matches_from_mut(arguments).map_err(with_tip)?;
         let cli = Cli::from_arg_matches(&matches).map_err(|error| error.format(&mut command))?;
         let is_given = |id: &str| matches.value_source(id) == Some(ValueSource::CommandLine);
         match cli.broken_rule(is_given) {
@@ -201,6 +201,17 @@ impl Cli {
             offload: self.offload,
         }
     }
+}
+
+/// The same error, with what to write instead where an address stands without its option.
+fn with_tip(mut error: clap::Error) -> clap::Error {
+    let is_word = error.kind() == ErrorKind::InvalidSubcommand
+        || error.get(ContextKind::InvalidSubcommand).is_some();
+    if is_word && error.get(ContextKind::SuggestedSubcommand).is_none() {
+        let tip = "to listen on an address, write '--listen <ADDRESS>'".into();
+        error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![tip]));
+    }
+    error
 }
 
 /// The configuration of a server without options.
@@ -299,6 +310,17 @@ mod tests {
             let help = parse(arguments).expect_err("help");
             assert_eq!((help.kind(), help.exit_code()), (ErrorKind::DisplayHelp, 0));
         }
+    }
+
+    #[test]
+    fn an_address_without_its_option_is_an_error_that_names_the_option() {
+        for arguments in [&["9001"][..], &["127.0.0.1:9001"], &["--workers", "1", "127.0.0.1:9001"]]
+        {
+            let error = parse(arguments).expect_err("no command").to_string();
+            assert!(error.contains("--listen <ADDRESS>"), "{error}");
+        }
+        let error = parse(&["docter"]).expect_err("no command").to_string();
+        assert!(error.contains("'doctor'") && !error.contains("--listen"), "{error}");
     }
 
     #[test]
