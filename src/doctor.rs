@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn nonsense_is_shown_in_short() {
+    fn nonsense_is_shown_cut_short() {
         let long = "x".repeat(100_000);
         let row = check("kernel version", &[("proc/sys/kernel/osrelease", &long)]);
         assert_eq!((row.verdict, row.found.len()), (Unknown, NONSENSE_MAX + 2));
@@ -146,6 +146,6 @@ mod tests {
         assert_eq!(names.len(), report.checks.len(), "no two have the same name");
         let headings: Vec<Heading> = report.checks.iter().map(|check| check.heading).collect();
         let changes = headings.windows(2).filter(|pair| pair[0] != pair[1]).count();
-        assert_eq!(changes, 6, "the checks of a heading stand beside each other");
+        assert_eq!(changes, 6, "the checks of a heading are adjacent");
     }
 }

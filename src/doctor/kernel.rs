@@ -79,12 +79,12 @@ fn io_uring_disabled(machine: Machine<'_>) -> Check {
             let group = group.filter(|group| group.parse::<u32>().is_ok());
             let group = group.map_or("no group".into(), |group| format!("group {group}"));
             if is_io_uring_refused(machine) {
-                row.fail(format!("1, for root and {group}, not this process"), command)
+                row.fail(format!("1: root and {group} may use it, this process may not"), command)
             } else {
-                row.fine(format!("1, for root and {group}, this process among them"))
+                row.fine(format!("1: root and {group} may use it, and so may this process"))
             }
         }
-        "2" => row.fail("2, for nobody", command),
+        "2" => row.fail("2: nobody may use it", command),
         _ => row.nonsense(&text),
     }
 }
@@ -146,7 +146,9 @@ fn program(machine: Machine<'_>) -> Check {
             "this process may not load it",
             Some("sudo setcap cap_bpf,cap_net_admin,cap_perfmon=ep $(command -v ringecho)".into()),
         ),
-        Err(OffloadError::Typeless) => row.warn("the kernel does not describe its types", None),
+        Err(OffloadError::Typeless) => {
+            row.warn("the kernel has no type information (CONFIG_DEBUG_INFO_BTF)", None)
+        }
         Err(error) => row.warn(error, None),
     }
 }
@@ -209,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn who_refuses_io_uring_is_said() {
+    fn the_report_says_who_refuses_io_uring() {
         let facts = without_io_uring(Errno::PERM);
         let name = "buffer ring";
         let filtered = [(STATUS, "Seccomp:\t2\n")];
@@ -237,16 +239,16 @@ mod tests {
             path,
             &[
                 ("0\n", Fine, "0", None),
-                ("1\n", Fine, "1, for root and no group, this process among them", None),
-                ("2\n", Fail, "2, for nobody", command),
+                ("1\n", Fine, "1: root and no group may use it, and so may this process", None),
+                ("2\n", Fail, "2: nobody may use it", command),
                 ("3\n", Unknown, "3", None),
                 ("no", Unknown, "no", None),
             ],
         );
         let grouped = [(path, "1"), ("proc/sys/kernel/io_uring_group", "998\n")];
-        expect(&check(name, &grouped), Fine, "group 998, this process among them", None);
+        expect(&check(name, &grouped), Fine, "group 998 may use it, and so may this process", None);
         let row = check_with(&without_io_uring(Errno::PERM), name, &grouped);
-        expect(&row, Fail, "group 998, not this process", command);
+        expect(&row, Fail, "group 998 may use it, this process may not", command);
         let nobody = [(path, "1"), ("proc/sys/kernel/io_uring_group", "-1\n")];
         expect(&check(name, &nobody), Fine, "no group", None);
         expect(&check(name, &[]), Absent, "Linux 6.6", None);

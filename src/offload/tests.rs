@@ -1,4 +1,4 @@
-//! The program in the kernel, over loopback. Without the privileges for it these tests say so, and pass.
+//! The program in the kernel, over loopback. Without the privileges to load it, these tests say so and pass.
 
 use std::collections::VecDeque;
 use std::io::{ErrorKind, Read as _, Write as _};
@@ -38,7 +38,7 @@ fn loaded() -> Option<Program> {
     }
 }
 
-/// Mappings of this process that a BPF map stands behind.
+/// The number of mappings of BPF maps in this process.
 fn bpf_mappings() -> usize {
     let maps = std::fs::read_to_string("/proc/self/maps").expect("the mappings");
     maps.lines().filter(|line| line.contains("bpf-map")).count()
@@ -65,7 +65,7 @@ fn what_a_program_has_echoed_can_be_read_when_it_is_gone() {
     assert_eq!(totals.read().frames, 0);
 }
 
-/// Numbers that depend on the seed only (xorshift64*).
+/// Pseudo-random numbers that depend only on the seed (xorshift64*).
 struct Random(u64);
 
 impl Random {
@@ -160,7 +160,7 @@ impl Pair {
         assert_eq!(taken(&self.client, expected.len()), expected, "{} bytes", payload.len());
     }
 
-    /// Sends `bytes`, which must come up as they are; then answers them, which opens the gate.
+    /// Sends `bytes`, which must reach user space unchanged; then answers them, which opens the gate.
     fn passes(&mut self, what: &str, bytes: &[u8]) {
         let (passed, frames) = (self.passed(), self.frames());
         self.client.write_all(bytes).expect("the kernel takes it");
@@ -190,7 +190,7 @@ fn taken(mut stream: &TcpStream, count: usize) -> Vec<u8> {
             Ok(0) => panic!("the peer ended"),
             Ok(more) => filled += more,
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                assert!(start.elapsed() < PATIENCE, "{filled} of {count} bytes came");
+                assert!(start.elapsed() < PATIENCE, "only {filled} of {count} bytes arrived");
             }
             Err(error) => panic!("{error}"),
         }
@@ -303,7 +303,7 @@ fn a_notice_comes_once() {
         assert!(pair.program.record(&pair.place).open(expected, 0));
         assert_eq!(pair.notices(), 0);
     }
-    // Not taken, it is not sent again, and the ring cannot run over.
+    // An event that nobody takes is not sent again, so the ring cannot overflow.
     for _ in 0..10_000 {
         let expected = pair.passed() + ping.len() as u64;
         pair.client.write_all(&ping).expect("the kernel takes it");
@@ -313,20 +313,20 @@ fn a_notice_comes_once() {
     assert_eq!(pair.notices(), 1);
 }
 
-/// Reads, answers and opens the gate by the rules of the record.
+/// User space: reads, answers and opens the gate as the record demands.
 struct Server {
     unread: VecDeque<u8>,
-    /// Bytes received, those of them that are answered, and the bytes of the answers.
+    /// Bytes received, how many of them have been answered, and the bytes of the answers.
     read: u64,
     answered: u64,
     sent: u64,
     answers: u64,
-    /// It opens the gate with the last answer and not behind it.
+    /// It opens the gate together with the last answer, not after it.
     is_early: bool,
 }
 
 impl Server {
-    /// Serves until `is_over`; gives the answers that user space gave.
+    /// Serves until `is_over`, and returns the number of answers that user space gave.
     fn serve(
         program: &mut Program,
         socket: &TcpStream,
@@ -351,7 +351,7 @@ impl Server {
 
     fn catch_up(&mut self, record: &Record, socket: &TcpStream, is_over: &AtomicBool) {
         let mut buffer = vec![0; 16 << 10];
-        // A frame is whole only with bytes that are still to come.
+        // The rest of the frame is still to come.
         while !record.open(self.answered, self.sent) && !is_over.load(Ordering::Relaxed) {
             let count = match recv(socket, &mut buffer[..], RecvFlags::DONTWAIT) {
                 Ok((_, 0)) => return,
@@ -369,7 +369,7 @@ impl Server {
         }
     }
 
-    /// Answers one frame, if it is there.
+    /// Answers one frame, if there is a whole one.
     fn answer(&mut self, record: &Record, mut socket: &TcpStream) -> bool {
         let bytes = self.unread.make_contiguous();
         if bytes.len() < 6 {
@@ -392,19 +392,19 @@ impl Server {
         self.answers += 1;
         self.sent += reply.len() as u64;
         if self.is_early && self.unread.is_empty() {
-            // More may come, and is echoed only behind what is written next.
+            // More may arrive, and is echoed only after what is written next.
             record.open(self.answered, self.sent);
             if self.answers.is_multiple_of(4) {
                 thread::sleep(Duration::from_micros(100));
             }
         }
-        // All of it is the kernel's when this returns.
+        // When this returns, the kernel has all of it.
         socket.write_all(&reply).expect("the peer reads");
         true
     }
 }
 
-/// What a client sends in one go, and what it must get.
+/// What a client sends at once, and what it must receive.
 fn burst(random: &mut Random) -> (Vec<Vec<u8>>, Vec<u8>) {
     let payload = |random: &mut Random, below| {
         let length = match random.below(200) {
@@ -433,7 +433,7 @@ fn burst(random: &mut Random) -> (Vec<Vec<u8>>, Vec<u8>) {
     (vec![left.to_vec(), right.to_vec()], expected)
 }
 
-/// Ends the threads that serve and write when the one that compares fails.
+/// Ends the serving and the writing thread when the comparing one fails.
 struct Over<'a> {
     is_over: &'a AtomicBool,
     client: &'a TcpStream,
@@ -446,13 +446,13 @@ impl Drop for Over<'_> {
     }
 }
 
-/// A client that writes without waiting; gives how many frames each side answered.
+/// A client that writes without waiting; returns how many frames user space and the kernel answered.
 fn under_fire(seed: u64, bursts: usize, buffer_bytes: Option<usize>) -> Option<(u64, u64)> {
     let mut program = loaded()?;
     let (client, server) = connected_with(|listener| {
         if let Some(bytes) = buffer_bytes {
             sockopt::set_socket_send_buffer_size(listener, bytes).expect("a size");
-            // Smaller, and what waits to be read fills it at once: the kernel cannot join packets
+            // A smaller buffer would fill up at once with what waits to be read: the kernel cannot join packets
             // that the program has passed up, and drops the next ones.
             sockopt::set_socket_recv_buffer_size(listener, 64 << 10).expect("a size");
         }
@@ -475,7 +475,7 @@ fn under_fire(seed: u64, bursts: usize, buffer_bytes: Option<usize>) -> Option<(
                         return; // the reader says why
                     }
                 }
-                // The gate opens when all is answered: now and then it is given the time.
+                // The gate opens when everything is answered, so pause now and then.
                 match random.below(12) {
                     0 => {
                         eventually("all is answered", || replies.load(Ordering::Relaxed) == number);
@@ -491,7 +491,7 @@ fn under_fire(seed: u64, bursts: usize, buffer_bytes: Option<usize>) -> Option<(
             for number in 0..bursts {
                 let expected = burst(&mut random).1;
                 let got = taken(client, expected.len());
-                assert!(got == expected, "seed {seed}: reply {number} of {bursts} is another");
+                assert!(got == expected, "seed {seed}: reply {number} of {bursts} differs");
                 replies.store(number + 1, Ordering::Relaxed);
                 random.below(12);
             }
@@ -516,7 +516,7 @@ fn replies_come_in_order_under_fire() {
     assert!(by_user > 5000 && by_kernel > 5000, "{by_user} {by_kernel}");
 }
 
-/// Sends frames until nothing more is taken for half a second; gives the bytes taken.
+/// Sends frames until the socket takes nothing for half a second; returns the number of bytes taken.
 fn stuck_after(client: &TcpStream, frame: &[u8], bytes_max: u64) -> u64 {
     let chunk = frame.repeat((8192 / frame.len()).max(1));
     let (mut taken, mut last) = (0, Instant::now());
@@ -527,7 +527,7 @@ fn stuck_after(client: &TcpStream, frame: &[u8], bytes_max: u64) -> u64 {
                 taken += count as u64;
                 rest = &rest[count..];
                 if rest.is_empty() {
-                    // Alone, so that they can be echoed, and together, when they cannot.
+                    // One by one, so that they can be echoed, and then together, when they cannot.
                     rest = if taken.is_multiple_of(2) { frame } else { &chunk };
                 }
                 last = Instant::now();
@@ -554,7 +554,7 @@ fn a_peer_that_never_reads_is_stopped() {
             echoes.frames
         );
         assert!(taken < BOUND, "{taken}");
-        // The peer's kernel takes what its buffer holds, and 32 KiB are on their way.
+        // The peer's kernel takes what its buffer holds, and 32 KiB are in flight.
         assert!(echoes.bytes_out < 8 << 20, "{echoes:?}");
         let owed = Program::written(pair.server.as_fd()).expect("TCP");
         assert!(owed <= echoes.bytes_out, "{owed} {echoes:?}");
@@ -565,7 +565,7 @@ fn a_peer_that_never_reads_is_stopped() {
 fn what_is_not_received_is_bounded() {
     const OFFERED: u64 = 256 << 20;
     let frame = request(BINARY, &vec![7; 2 * PAYLOAD_BYTES_MAX]);
-    // In either case the kernel is rid of what was passed up; it is user space that says so, or does not.
+    // In either case the kernel no longer holds what was passed up; user space says so, or does not.
     for says_so in [true, false] {
         let Some(pair) = Pair::new() else { return };
         let record = pair.program.record(&pair.place);
@@ -585,7 +585,7 @@ fn what_is_not_received_is_bounded() {
         assert!(received >= 32 << 20 && record.passed() == offered, "{received}");
         if !says_so {
             assert!(received < 128 << 20, "{received}");
-            // What comes is dropped, and not echoed either, whatever user space says.
+            // What arrives now is dropped and not echoed, whatever user space says.
             assert!(!record.open(received, 0));
             (&pair.client).write_all(&request(BINARY, b"late")).expect("the kernel takes it");
             eventually("it is dropped", || record.passed() > offered);
@@ -684,7 +684,7 @@ fn many_connections_come_and_go() {
             open.push((client, server, place));
         } else if !open.is_empty() && random.below(4) == 0 {
             let (mut client, server, place) = open.swap_remove(random.below(open.len()));
-            // Its last message may come while it is removed.
+            // Its last message may arrive while the program is being removed.
             client.write_all(&request(TEXT, b"hello")).expect("the kernel takes it");
             program.detach(place, server.as_fd());
         }
@@ -731,7 +731,7 @@ fn held_up(frames: u8) -> Option<(Pair, Vec<u8>)> {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     sockopt::set_socket_send_buffer_size(&listener, 4096).expect("a size");
     let socket = socket(AddressFamily::INET, SocketType::STREAM, None).expect("a socket");
-    // Once a window is offered it is not taken back, so that this comes first.
+    // A window that was offered is not taken back, so this comes first.
     sockopt::set_socket_recv_buffer_size(&socket, 8192).expect("a size");
     connect(&socket, &listener.local_addr().expect("an address")).expect("a peer");
     let mut client = TcpStream::from(socket);
@@ -750,7 +750,7 @@ fn held_up(frames: u8) -> Option<(Pair, Vec<u8>)> {
         eventually("it is echoed", || record.echoed_frames() == u64::from(number) + 1);
     }
     let written = Program::written(server.as_fd()).expect("TCP");
-    assert!(written < expected.len() as u64, "the kernel's worker is not held up: {written}");
+    assert!(written < expected.len() as u64, "the kernel's worker was not delayed: {written}");
     Some((Pair { program, client, server, place }, expected))
 }
 

@@ -40,19 +40,19 @@ const CHECKS: [&str; 29] = [
     "huge pages free",
     "transparent huge pages",
 ];
-/// Those that use io_uring to find out.
+/// Checks that try io_uring.
 const ABILITIES: std::ops::Range<usize> = 1..10;
-/// Those that the server can do without.
+/// Those of them that the server can do without.
 const OPTIONAL: [&str; 2] = ["IORING_SETUP_SQPOLL", "IORING_SETUP_NO_SQARRAY"];
 
-/// Checks that the doctor was content with itself, and gives what it printed.
+/// Checks that the doctor succeeded, and returns what it printed.
 #[track_caller]
 fn printed(ended: Ended) -> String {
     assert_eq!((ended.status.code(), ended.stderr.as_str()), (Some(0), ""), "{ended:?}");
     ended.stdout
 }
 
-/// The checks in the doctor's JSON, with their form checked.
+/// The checks in the doctor's JSON, whose format is checked.
 #[track_caller]
 fn checks(json: &str) -> Vec<Value> {
     let report: Value = serde_json::from_str(json).expect("JSON");

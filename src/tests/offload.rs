@@ -1,5 +1,5 @@
-//! The server with `--offload on`: what it says where it cannot, that its counters are exact, and that
-//! neither its end nor a peer's loses an echo.
+//! The server with `--offload on`: what it says where it cannot offload, that its counters are exact, and that
+//! no echo is lost when the server or a peer ends.
 //!
 //! Where this process may not load programs, the tests say `SKIPPED` and pass.
 
@@ -21,12 +21,12 @@ use testkit::{
 
 const ON: [&str; 6] = ["--engine", "uring", "--workers", "1", "--offload", "on"];
 
-/// The server that offloads, or nothing.
+/// A server that offloads, or nothing where that is not possible.
 fn offloading(test: &str) -> Option<Server> {
     can_offload(test).then(|| Server::start(&ON))
 }
 
-/// The line of a server that did not start.
+/// Checks that the server did not start, and returns the line that says why.
 #[track_caller]
 fn refusal(ended: &Ended) -> &str {
     assert_eq!(ended.status.code(), Some(1), "{ended:?}");
@@ -37,7 +37,7 @@ fn refusal(ended: &Ended) -> &str {
     line
 }
 
-/// Checks that a server by `auto` serves, and that it says why without offload in one line.
+/// Checks that a server with `--offload auto` serves, and says in one line why it does not offload.
 #[track_caller]
 fn serves_without(server: Server, reason: &str) {
     assert!(!server.greeting().contains("offload"), "{}", server.greeting());
@@ -46,7 +46,7 @@ fn serves_without(server: Server, reason: &str) {
     client.close();
     let ended = server.terminate();
     assert_eq!(ended.status.code(), Some(0), "{ended:?}");
-    // Of other things that are refused with it, there are other lines.
+    // Other things may be refused as well, each with a line of its own.
     let is_why = |line: &&str| line.contains("echoing without offload: ");
     let lines: Vec<&str> = ended.stderr.lines().filter(is_why).collect();
     assert!(lines.len() == 1 && lines[0].contains(reason), "{ended:?}");
@@ -136,7 +136,7 @@ fn the_counters_are_exact() {
         }
         let statistics = server.statistics();
         let count = |name: &str| statistics["total"][name].as_u64().expect("a count");
-        // The bytes of the last answer of user space are counted when it is next woken: of the pong, or
+        // The bytes of the last answer from user space are counted when it next wakes: those of the pong, or
         // of a message that came before the gate was open.
         expected(&count, hundred * 100, 0, &[2, 18]);
     }
@@ -173,8 +173,8 @@ fn an_echo_of_the_kernel_costs_no_system_call() {
     assert!(ratio < 0.05, "{}", ended.statistics);
 }
 
-/// Reads echoes of numbered frames, from the number `next` on, until the close frame 1001; gives how
-/// many came.
+/// Reads echoes of numbered frames, from the number `next` on, until the close frame 1001; returns how
+/// many arrived.
 fn echoes_to_the_end(client: &mut Client, mut next: u64) -> u64 {
     let start = next;
     loop {
@@ -287,7 +287,7 @@ fn peers_reset_at_every_moment() {
                 for _ in 0..pick(4) {
                     client.echo(TEXT, b"hello");
                 }
-                // Echoes, and what goes up, are on their way at that time.
+                // At that time, echoes and packets for user space are in flight.
                 for _ in 0..pick(6) {
                     client.send_frame(TEXT, b"hello");
                     if pick(3) == 0 {
@@ -325,7 +325,7 @@ fn auto_offloads_the_only_connection_after_a_run_of_small_messages() {
     if !server.greeting().contains("offload auto") {
         return say(&format!("SKIPPED {TEST}: the kernel is too old"));
     }
-    // Where the answer to a message and the next one cross, the kernel may pass that up.
+    // If a message crosses the answer to the one before, the kernel may pass it up.
     let offloads = |most: u64, talk: &mut dyn FnMut()| {
         let before = server.count("messages_offloaded");
         talk();
@@ -354,7 +354,7 @@ fn auto_offloads_the_only_connection_after_a_run_of_small_messages() {
     one.close();
     server.wait_for_count("connections_open", 1);
     offloads(36, &mut || (0..100).for_each(|_| two.echo(BINARY, b"alone now")));
-    // What the kernel cannot echo makes no run, one by one or not.
+    // Messages that the kernel cannot echo make no run, even one by one.
     let mut three = {
         two.close();
         server.wait_for_count("connections_open", 0);
@@ -367,10 +367,10 @@ fn auto_offloads_the_only_connection_after_a_run_of_small_messages() {
     assert_eq!((ended.status.code(), ended.count("messages")), (Some(0), 564), "{ended:?}");
 }
 
-/// One test at a time takes memory of the kernel's without bound, and looks how much.
+/// Held by the one test at a time that fills the kernel's memory and measures how much it takes.
 static MEMORY: Mutex<()> = Mutex::new(());
 
-/// Bytes that the kernel has in the buffers of all TCP sockets.
+/// Bytes in the buffers of all TCP sockets.
 fn tcp_bytes() -> u64 {
     let text = fs::read_to_string("/proc/net/sockstat").expect("a file of the kernel");
     let line = text.lines().find(|line| line.starts_with("TCP:")).expect("a line");
@@ -378,7 +378,7 @@ fn tcp_bytes() -> u64 {
     pages.expect("a number") * rustix::param::page_size() as u64
 }
 
-/// Bytes of memory that nobody uses.
+/// Bytes of unused memory.
 fn free_bytes() -> u64 {
     let text = fs::read_to_string("/proc/meminfo").expect("a file of the kernel");
     let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:")).expect("a line");
@@ -419,13 +419,13 @@ fn a_peer_that_never_reads_costs_bounded_memory_and_then_gets_every_byte() {
              sockets {tcp}, machine {free} bytes more",
             payload.len()
         ));
-        // What the buffers grow to; the bound itself has a test of its own.
+        // The size that the buffers grow to; another test checks the bound itself.
         assert!(taken < OFFERED / 2, "{taken}");
         assert!(resident < 16 << 20 && tcp < OFFERED / 2, "{resident} {tcp}");
-        // Where the processors are so busy that the kernel's thread does not come to run.
+        // The CPUs may be so busy that the kernel's thread does not run.
         if server.count("connections_overrun") > 0 {
             given_up += 1;
-            assert!(given_up == 1, "peers that do not read are given up again and again");
+            assert!(given_up == 1, "peers that do not read are disconnected again and again");
             continue;
         }
         let messages = taken.div_ceil(sent.len() as u64);
@@ -449,7 +449,7 @@ fn a_peer_that_never_reads_costs_bounded_memory_and_then_gets_every_byte() {
 }
 
 /// Starts a server, and calls `hold` and then `go_on` with a client of it. During the first, the kernel's
-/// threads do not run on the client's processor, so that nothing that the kernel echoes leaves.
+/// threads do not run on the client's CPU, so that no echo of the kernel leaves.
 fn held_up(
     test: &str,
     hold: impl FnOnce(&Server, &Client) + Send,
@@ -457,7 +457,7 @@ fn held_up(
 ) {
     let processors = core_affinity::get_core_ids().expect("a list");
     let [ours, theirs, ..] = processors[..] else {
-        return say(&format!("SKIPPED {test}: it needs two processors"));
+        return say(&format!("SKIPPED {test}: it needs two CPUs"));
     };
     if !can_offload(test) {
         return;
@@ -467,7 +467,7 @@ fn held_up(
     let has_held = thread::scope(|scope| {
         let holding = scope.spawn(|| {
             assert!(core_affinity::set_for_current(ours));
-            // Other threads wait for one of this kind until it sleeps.
+            // Other threads on this CPU wait until a thread of this kind sleeps.
             let id = rustix::thread::gettid().to_string();
             let status = Command::new("chrt").args(["--fifo", "--pid", "1", &id]).status();
             let may = status.is_ok_and(|status| status.success());
@@ -481,11 +481,11 @@ fn held_up(
     if has_held {
         go_on(server, client);
     } else {
-        say(&format!("SKIPPED {test}: chrt may not give a thread precedence"));
+        say(&format!("SKIPPED {test}: chrt may not set a real-time priority"));
     }
 }
 
-/// Passes time without sleeping.
+/// Spends time without sleeping.
 fn spin(time: Duration) {
     let begin = Instant::now();
     while begin.elapsed() < time {
@@ -526,7 +526,7 @@ fn a_peer_that_fills_the_kernels_memory_is_given_up() {
         let ended = server.terminate();
         assert_eq!(ended.count("connections_open"), 0, "{ended:?}");
         if ended.count("connections_overrun") == 0 {
-            say(&format!("SKIPPED {TEST}: the kernel's thread did run"));
+            say(&format!("SKIPPED {TEST}: the kernel's thread ran"));
         }
     });
     say(&format!("{taken} bytes were taken"));
@@ -636,7 +636,7 @@ fn connections_beyond_the_places_are_served_too() {
     const PLACES: usize = 1024;
     const CLIENTS: usize = PLACES + 100;
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
-    // None is no limit.
+    // `None` means unlimited.
     let is_few = |limit: Option<u64>| limit.is_some_and(|limit| limit < 4 * CLIENTS as u64);
     if is_few(current) {
         let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
@@ -660,7 +660,7 @@ fn connections_beyond_the_places_are_served_too() {
     for _ in 0..3 {
         assert_eq!(round(), PLACES);
     }
-    // A place that becomes free is the next one's.
+    // The next connection gets the place that becomes free.
     clients.drain(..200).for_each(Client::close);
     server.wait_for_count("connections_open", CLIENTS as u64 - 200);
     clients.extend((0..50).map(|_| Client::connect(server.address())));
