@@ -59,7 +59,7 @@ pub enum WaitChoice {
 }
 
 impl Compare {
-    /// What becomes of servers between their turns.
+    /// What happens to servers between their turns.
     pub fn between(&self) -> Between {
         if self.restart { Between::Ended } else { Between::Stopped }
     }

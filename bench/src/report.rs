@@ -374,7 +374,7 @@ fn costs(result: &Results) -> Markup {
         return html! {};
     }
     html! {
-        h2 { "Cost to the server" }
+        h2 { "Cost of the server" }
         (table("cost to the server", &html! {
             thead {
                 tr {
@@ -406,9 +406,9 @@ fn costs(result: &Results) -> Markup {
             }
         }))
         p.note {
-            "Per message, but for the memory: CPU time of the server in user mode and in the kernel, \
-             CPU time of the whole machine with the client, context switches, and system calls. The \
-             memory is what was resident at the end."
+            "Per message: CPU time of the server in user mode and in the kernel, CPU time of the whole \
+             machine including the client, context switches, and system calls. Resident memory is \
+             measured at the end."
         }
     }
 }
