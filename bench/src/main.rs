@@ -1,5 +1,6 @@
 //! The command `ringbench`: reads the command line, measures, prints.
 
+use std::io::{self, Write as _};
 use std::process::ExitCode;
 
 use ringbench::cli::{Cli, Command};
@@ -19,11 +20,11 @@ fn main() -> ExitCode {
     let stop = match watched {
         Ok(stop) => stop,
         Err(error) => {
-            eprintln!("ringbench: cannot watch for signals: {error}");
+            complain(&format!("cannot watch for signals: {error}"));
             return ExitCode::FAILURE;
         }
     };
-    let mut output = std::io::stdout().lock();
+    let mut output = io::stdout().lock();
     let outcome = match &cli.command {
         Command::Rtt(options) => commands::rtt(options, &stop, &mut output),
         Command::Load(options) => commands::load(options, &stop, &mut output),
@@ -38,9 +39,14 @@ fn main() -> ExitCode {
         Err(Failure::Usage(message)) => cli.usage_error(&message).exit(),
         Err(Failure::Failed(lines)) => {
             for line in lines {
-                eprintln!("ringbench: {line}");
+                complain(&line);
             }
             ExitCode::FAILURE
         }
     }
+}
+
+/// Prints to standard error. Nobody may be there to read it, which does not change the exit status.
+fn complain(line: &str) {
+    let _ = writeln!(io::stderr(), "ringbench: {line}");
 }

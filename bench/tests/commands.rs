@@ -231,6 +231,14 @@ fn outputs_are_opened_before_anything_is_measured() {
 }
 
 #[test]
+fn a_standard_error_that_cannot_be_written_changes_no_status() {
+    let full = std::fs::File::options().write(true).open("/dev/full").expect("/dev/full");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ringbench"));
+    let status = command.args(["rtt", "ws://127.0.0.1:1"]).stderr(full).status().expect("it runs");
+    assert_eq!(status.code(), Some(1));
+}
+
+#[test]
 fn what_cannot_be_written_does_not_keep_the_rest_from_being_written() {
     let target = format!("tcp://{}", server(|_, _| true));
     let prefix = path("partly");
