@@ -1,49 +1,39 @@
-//! The real command against servers that behave badly: what it says, what it keeps, how it ends.
+//! The real command against servers that misbehave: what it prints, what it keeps, how it ends.
 
-use std::io::{Read as _, Write as _};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpListener;
 use std::path::PathBuf;
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
 use ringbench::results::Results;
 use rustix::process::{Pid, Signal, kill_process};
+use testkit::fake::{Fake, Peer};
+use testkit::{Ended, end, run_by, spawn};
 
 /// Runs `ringbench` to its end.
-fn run(arguments: &[&str]) -> Output {
-    command(arguments).output().expect("the program runs")
+fn run(arguments: &[&str]) -> Ended {
+    run_by(&mut ringbench(arguments))
 }
 
-fn command(arguments: &[&str]) -> Command {
+fn ringbench(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_ringbench"));
-    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.args(arguments);
     command
 }
 
-/// A path in a directory of this test's own, which does not exist.
+/// A path in this test process's own directory. Nothing is there yet.
 fn path(name: &str) -> PathBuf {
     let directory = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(std::process::id().to_string());
     std::fs::create_dir_all(&directory).expect("a directory");
     directory.join(name)
 }
 
-/// A server of plain octets that echoes what `change` makes of each read, until it says no.
-fn server(change: fn(usize, &mut Vec<u8>) -> bool) -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-    let address = listener.local_addr().expect("an address");
-    let serve = move |mut stream: TcpStream| {
-        let mut octets = [0; 4096];
-        for number in 0.. {
-            let Ok(count @ 1..) = stream.read(&mut octets) else { return };
-            let mut answer = octets[..count].to_vec();
-            if !change(number, &mut answer) || stream.write_all(&answer).is_err() {
-                return;
-            }
-        }
-    };
-    thread::spawn(move || listener.incoming().flatten().for_each(serve));
-    address.to_string()
+/// The target of a server of plain bytes that echoes what `change` makes of each message of 16
+/// bytes, until it returns false.
+fn server(change: fn(usize, &mut [u8]) -> bool) -> String {
+    let echo = move |peer: &mut Peer, _| peer.echo_bytes(|at, bytes| change(at / 16, bytes));
+    Fake::start(echo).plain()
 }
 
 /// The result that was written with this prefix.
@@ -51,80 +41,67 @@ fn result(prefix: &str) -> Results {
     Results::read(&path(&format!("{prefix}.json"))).expect("a result")
 }
 
-fn text(octets: &[u8]) -> String {
-    String::from_utf8_lossy(octets).into_owned()
-}
-
 #[test]
 fn an_echo_that_differs_is_named_with_message_and_byte() {
-    let address = server(|number, octets| {
+    let target = server(|number, bytes| {
         if number == 70 {
-            octets[9] ^= 1;
+            bytes[9] ^= 1;
         }
         true
     });
     let prefix = path("differs");
-    let target = format!("tcp://{address}");
     let output = prefix.to_str().expect("UTF-8");
     let ended = run(&["rtt", &target, "--size", "16", "--rounds", "1", "--output", output]);
     assert_eq!(ended.status.code(), Some(1), "{ended:?}");
-    let said = text(&ended.stderr);
+    let said = ended.stderr;
     assert!(said.contains("message 70: echo differs at byte 9"), "{said}");
-    // What was measured until then is kept, and marked.
+    // What was measured before is kept, and marked as cut short.
     let kept = result("differs");
     // The wrong echo is no message.
     assert_eq!(kept.measurements[0].messages, 70);
     assert_eq!(kept.measurements[0].latencies.count(), 70);
     assert!(kept.cut_short.expect("a mark").contains("message 70"));
-    assert!(text(&ended.stdout).starts_with("CUT SHORT: "), "{}", text(&ended.stdout));
+    assert!(ended.stdout.starts_with("CUT SHORT: "), "{}", ended.stdout);
 }
 
 #[test]
 fn a_connection_lost_midway_leaves_what_was_measured() {
-    let address = server(|number, _| number < 50);
+    let target = server(|number, _| number < 50);
     let prefix = path("lost");
     let output = prefix.to_str().expect("UTF-8");
-    let target = format!("tcp://{address}");
     let ended = run(&["rtt", &target, "--size", "16", "--rounds", "3", "--output", output]);
     assert_eq!(ended.status.code(), Some(1), "{ended:?}");
-    assert!(text(&ended.stderr).contains("closed"), "{}", text(&ended.stderr));
+    assert!(ended.stderr.contains("closed"), "{}", ended.stderr);
     assert_eq!(result("lost").measurements[0].messages, 50);
 }
 
 #[test]
-fn what_is_no_websocket_server_is_told() {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-    let address = listener.local_addr().expect("an address");
-    thread::spawn(move || {
-        for mut stream in listener.incoming().flatten() {
-            let _ = stream.read(&mut [0; 4096]);
-            let _ = stream.write_all(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n");
-        }
+fn a_server_that_is_no_websocket_server_is_named() {
+    let server = Fake::start(|peer, _| {
+        peer.request()?;
+        peer.send(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")
     });
-    let target = format!("ws://{address}/");
+    let target = server.url();
     for arguments in [&["rtt", &target][..], &["load", &target]] {
         let ended = run(arguments);
         assert_eq!(ended.status.code(), Some(1), "{ended:?}");
-        let said = text(&ended.stderr);
+        let said = &ended.stderr;
         assert!(said.contains("not a WebSocket server") && said.contains("404"), "{said}");
         assert!(ended.stdout.is_empty(), "{ended:?}");
     }
 }
 
 #[test]
-fn an_interrupt_ends_it_with_what_there_is() {
-    let address = server(|_, _| true);
+fn an_interrupt_keeps_what_was_measured() {
+    let target = server(|_, _| true);
     let prefix = path("interrupted");
     let output = prefix.to_str().expect("UTF-8");
-    let target = format!("tcp://{address}");
     let endless = ["--size", "16", "--messages", "100000000", "--rounds", "1"];
-    let mut child = command(&[&["rtt", &target][..], &endless, &["--output", output]].concat())
-        .spawn()
-        .expect("the program runs");
+    let arguments = [&["rtt", &target][..], &endless, &["--output", output]].concat();
+    let child = spawn(&mut ringbench(&arguments));
     thread::sleep(Duration::from_millis(700));
     kill_process(Pid::from_child(&child), Signal::INT).expect("it runs");
-    let status = child.wait().expect("its end");
-    assert_eq!(status.code(), Some(0));
+    assert_eq!(end(child).status.code(), Some(0));
     let kept = result("interrupted");
     assert_eq!(kept.cut_short.as_deref(), Some("ended by a signal"));
     let messages = kept.measurements[0].messages;
@@ -173,7 +150,7 @@ fn every_failure_has_its_status_and_says_what_to_do() {
     ] {
         let ended = run(arguments);
         assert_eq!(ended.status.code(), Some(status), "{arguments:?} {ended:?}");
-        let said = text(&ended.stderr);
+        let said = ended.stderr;
         assert!(said.contains(word), "{arguments:?}: {said}");
         if status == 2 {
             let command = arguments.first().filter(|it| **it != "measure").copied();
@@ -191,38 +168,37 @@ fn a_second_signal_ends_the_program_at_once() {
     let prefix = path("twice");
     let prefix = prefix.to_str().expect("UTF-8");
     let endless = ["--size", "16", "--messages", "100000000", "--rounds", "10000"];
-    let mut child = command(&[&["rtt", &target][..], &endless, &["-o", prefix]].concat())
-        .spawn()
-        .expect("the program runs");
+    let arguments = [&["rtt", &target][..], &endless, &["-o", prefix]].concat();
+    let child = spawn(&mut ringbench(&arguments));
     let _held = listener.accept().expect("a connection");
     // Both arrive before it sees the first one, or it ends between them.
     for _ in 0..2 {
         let _ = kill_process(Pid::from_child(&child), Signal::TERM);
     }
-    let status = child.wait().expect("its end");
-    assert!(matches!(status.code(), Some(0 | 143)), "{status:?}");
+    let ended = end(child);
+    assert!(matches!(ended.status.code(), Some(0 | 143)), "{ended:?}");
 }
 
 /// Round trips of a few messages with these options.
-fn few(target: &str, options: &[&str]) -> Output {
+fn few(target: &str, options: &[&str]) -> Ended {
     let few = ["rtt", target, "--size", "16", "--messages", "20", "--rounds", "2"];
     run(&[&few[..], options].concat())
 }
 
 #[test]
 fn outputs_are_opened_before_anything_is_measured() {
-    // Nobody listens there, so that what is said shows what was tried first.
+    // Nobody listens there, so the message shows which was tried first.
     let target = "tcp://127.0.0.1:1";
     for options in
         [&["-o", "/nowhere/at/all"][..], &["--report", "/dev/null/x"], &["-o", "/proc/version/x"]]
     {
         let ended = few(target, options);
         assert_eq!(ended.status.code(), Some(1), "{ended:?}");
-        let said = text(&ended.stderr);
+        let said = ended.stderr;
         assert!(said.contains("cannot write") && said.contains(options[1]), "{said}");
         assert!(!said.contains("refused"), "{said}");
     }
-    // What was to be written and was not leaves nothing behind.
+    // Files that were opened and not written are removed.
     let prefix = path("unmeasured");
     let ended = few(target, &["-o", prefix.to_str().expect("UTF-8")]);
     assert_eq!(ended.status.code(), Some(1), "{ended:?}");
@@ -240,14 +216,14 @@ fn a_standard_error_that_cannot_be_written_changes_no_status() {
 
 #[test]
 fn what_cannot_be_written_does_not_keep_the_rest_from_being_written() {
-    let target = format!("tcp://{}", server(|_, _| true));
+    let target = server(|_, _| true);
     let prefix = path("partly");
     // One of the files is full.
     let full = path("partly-16_bytes.csv");
     std::os::unix::fs::symlink("/dev/full", &full).expect("a link");
     let ended = few(&target, &["-o", prefix.to_str().expect("UTF-8")]);
     assert_eq!(ended.status.code(), Some(1), "{ended:?}");
-    let said = text(&ended.stderr);
+    let said = ended.stderr;
     assert!(said.contains("partly-16_bytes.csv: No space left"), "{said}");
     assert_eq!(result("partly").measurements[0].messages, 40);
     assert!(path("partly-16_bytes.hlog").metadata().expect("a file").len() > 0);
@@ -255,18 +231,19 @@ fn what_cannot_be_written_does_not_keep_the_rest_from_being_written() {
     let prefix = path("unprinted");
     let few = ["rtt", &target, "--size", "16", "--messages", "20", "--rounds", "2"];
     let full = std::fs::File::options().write(true).open("/dev/full").expect("/dev/full");
-    let mut command = command(&[&few[..], &["-o", prefix.to_str().expect("UTF-8")]].concat());
-    let ended = command.stdout(full).output().expect("the program runs");
+    let mut command = ringbench(&[&few[..], &["-o", prefix.to_str().expect("UTF-8")]].concat());
+    command.stdin(Stdio::null()).stdout(full).stderr(Stdio::piped());
+    let ended = end(command.spawn().expect("the program runs"));
     assert_eq!(ended.status.code(), Some(1), "{ended:?}");
-    assert!(text(&ended.stderr).contains("standard output"), "{ended:?}");
+    assert!(ended.stderr.contains("standard output"), "{ended:?}");
     assert_eq!(result("unprinted").measurements[0].messages, 40);
 }
 
 #[test]
 fn a_name_that_is_too_long_for_a_file_is_cut() {
-    let address = server(|_, _| true);
+    let target = server(|_, _| true);
     let names = ["q", "r"].map(|letter| letter.repeat(300));
-    let targets = names.each_ref().map(|name| format!("{name}=tcp://{address}"));
+    let targets = names.each_ref().map(|name| format!("{name}={target}"));
     let prefix = path("long");
     let output = ["-o", prefix.to_str().expect("UTF-8")];
     let rest = ["--rounds", "1", "--size", "16", "--messages", "20"];
@@ -276,14 +253,14 @@ fn a_name_that_is_too_long_for_a_file_is_cut() {
     let names = files.flatten().map(|file| file.file_name().into_string().expect("UTF-8"));
     assert_eq!(names.filter(|name| name.starts_with("long-")).count(), 6);
     // One round has medians and no interval.
-    let said = text(&ended.stdout);
+    let said = ended.stdout;
     assert!(said.contains("too few rounds to tell"), "{said}");
     assert!(said.contains("at least 6 are needed"), "{said}");
 }
 
 #[test]
 fn a_result_that_is_read_is_not_replaced() {
-    let target = format!("tcp://{}", server(|_, _| true));
+    let target = server(|_, _| true);
     let prefix = path("kept");
     let ended = few(&target, &["-o", prefix.to_str().expect("UTF-8")]);
     assert_eq!(ended.status.code(), Some(0), "{ended:?}");

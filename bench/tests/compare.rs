@@ -2,20 +2,16 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::process::{Child, Command};
 
 use ringbench::results::{Cost, Results};
 use ringbench::statistics::Verdict;
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
+use testkit::{Ended, end, run_by, spawn, wait_until};
 
-/// How long something may take on a machine that is busy with other things.
-const PATIENCE: Duration = Duration::from_secs(60);
-
-/// An echo server: `MODE PORT LOG`. It logs that it started, and of each connection whether anything
-/// came on it. Its modes say what does the work of a connection, which takes CPU time: 1 ms for each
-/// message of `threads` and `processes`.
+/// An echo server: `MODE PORT LOG`. It logs that it started, and for each connection whether anything
+/// came on it. In the modes `threads` and `processes`, a new thread or process serves each connection
+/// and spends 1 ms of CPU time on each message.
 const SERVER: &str = r#"
 import os, socket, sys, threading, time
 mode, port, log = sys.argv[1], int(sys.argv[2]), sys.argv[3]
@@ -115,44 +111,33 @@ impl Drop for Place {
     }
 }
 
-#[track_caller]
-fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
-    let until = Instant::now() + PATIENCE;
-    while !is_so() {
-        assert!(Instant::now() < until, "waited too long until {what}");
-        thread::sleep(Duration::from_millis(20));
-    }
-}
-
 fn ringbench(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_ringbench"));
     command.arg("compare").args(arguments);
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command
 }
 
-fn compare(targets: &[&str], rounds: &str, messages: &str, options: &[&str]) -> Output {
+fn compare(targets: &[&str], rounds: &str, messages: &str, options: &[&str]) -> Ended {
     let numbers = ["--size", "16", "--rounds", rounds, "--messages", messages];
-    let ended = ringbench(&[targets, &numbers, options].concat()).output();
-    ended.expect("the program runs")
+    run_by(&mut ringbench(&[targets, &numbers, options].concat()))
 }
 
 #[track_caller]
-fn assert_ended(ended: &Output, status: i32, words: &[&str]) {
-    let said = String::from_utf8_lossy(&ended.stderr);
+fn assert_ended(ended: &Ended, status: i32, words: &[&str]) {
+    let said = &ended.stderr;
     assert_eq!(ended.status.code(), Some(status), "{said}");
     for word in words {
         assert!(said.contains(word), "{word:?} is not in: {said}");
     }
 }
 
-/// A comparison of two servers that goes on until it is ended.
-fn endless(place: &Place, group: i32) -> Child {
+/// A comparison of two servers that goes on until it is ended, in a process group of its own.
+fn endless(place: &Place) -> Child {
     use std::os::unix::process::CommandExt as _;
     let [a, b] = ["a", "b"].map(|name| place.target(name, "plain"));
     let numbers = ["--size", "16", "--rounds", "10000", "--messages", "50"];
-    let child = ringbench(&[&[a.as_str(), &b][..], &numbers].concat()).process_group(group).spawn();
-    let child = child.expect("the program runs");
+    let mut command = ringbench(&[&[a.as_str(), &b][..], &numbers].concat());
+    let child = spawn(command.process_group(0));
     wait_until("both servers have been measured", || {
         ["a", "b"].iter().all(|name| place.log(name).contains(&"served".to_owned()))
     });
@@ -173,20 +158,20 @@ fn no_process_of_a_wrapper_is_left() {
 #[test]
 fn servers_end_with_the_program_however_it_ends() {
     let place = Place::new("killed");
-    let mut child = endless(&place, 0);
+    let child = endless(&place);
     kill_process(Pid::from_child(&child), Signal::KILL).expect("it runs");
-    child.wait().expect("its end");
+    end(child);
     place.wait_until_no_server_is_left();
 }
 
 #[test]
 fn an_interrupt_of_the_whole_foreground_group_is_one_event() {
     let place = Place::new("interrupted");
-    let child = endless(&place, 0);
+    let child = endless(&place);
     kill_process_group(Pid::from_child(&child), Signal::INT).expect("it runs");
-    let ended = child.wait_with_output().expect("its end");
+    let ended = end(child);
     assert_ended(&ended, 0, &[]);
-    let printed = String::from_utf8_lossy(&ended.stdout);
+    let printed = ended.stdout;
     assert!(printed.starts_with("CUT SHORT: ended by a signal"), "{printed}");
     assert_eq!(place.servers(), Vec::<u32>::new());
 }
@@ -196,8 +181,7 @@ fn only_the_server_whose_turn_it_is_runs() {
     let place = Place::new("stopped");
     let [a, b] = ["a", "b"].map(|name| place.target(name, "spins"));
     let numbers = ["--size", "16", "--rounds", "10000", "--messages", "50"];
-    let mut child =
-        ringbench(&[&[a.as_str(), &b][..], &numbers].concat()).spawn().expect("the program runs");
+    let child = spawn(&mut ringbench(&[&[a.as_str(), &b][..], &numbers].concat()));
     wait_until("both servers are there", || place.servers().len() == 2);
     // Each is found stopped, and each is found running.
     let is_stopped = |pid: u32| {
@@ -210,8 +194,7 @@ fn only_the_server_whose_turn_it_is_runs() {
         wait_until("it runs", || !is_stopped(server));
     }
     kill_process(Pid::from_child(&child), Signal::TERM).expect("it runs");
-    let status = child.wait().expect("its end");
-    assert_eq!(status.code(), Some(0));
+    assert_ended(&end(child), 0, &[]);
     assert_eq!(place.servers(), Vec::<u32>::new());
 }
 
@@ -248,7 +231,7 @@ fn a_server_may_listen_on_ipv6_alone() {
     assert_ended(&compare(&[&a, &b], "1", "20", &[]), 0, &[]);
 }
 
-/// What a server in this mode costs, which takes 1 ms of CPU time for each of so many messages.
+/// What this many messages cost a server in this mode.
 fn cost(test: &str, mode: &str, messages: &str) -> Cost {
     let place = Place::new(test);
     let [a, b] = [place.target("a", mode), place.target("b", "plain")];
@@ -303,13 +286,12 @@ fn an_interrupt_before_the_first_round_is_said() {
     let place = Place::new("early");
     let [a, b] = ["a", "b"].map(|name| place.target(name, "plain"));
     let numbers = ["--size", "16", "--messages", "100000000"];
-    let child = ringbench(&[&[a.as_str(), &b][..], &numbers].concat()).spawn();
-    let child = child.expect("the program runs");
+    let child = spawn(&mut ringbench(&[&[a.as_str(), &b][..], &numbers].concat()));
     wait_until("a server has started", || !place.log("a").is_empty());
     kill_process(Pid::from_child(&child), Signal::INT).expect("it runs");
-    let ended = child.wait_with_output().expect("its end");
+    let ended = end(child);
     assert_ended(&ended, 0, &[]);
-    let printed = String::from_utf8_lossy(&ended.stdout);
+    let printed = ended.stdout;
     assert!(printed.contains("ended by a signal before the first round"), "{printed}");
     assert_eq!(place.servers(), Vec::<u32>::new());
 }

@@ -1,12 +1,10 @@
-//! Loads on the real server, and on servers that behave in ways that it does not.
+//! Loads on the real server, and on servers that behave in ways that the real one does not.
 //!
-//! Times are bounded and compared loosely only, for the tests run beside each other on few
-//! CPUs.
+//! Bounds on times are loose, because the tests share few CPUs.
 
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -19,6 +17,7 @@ use ringecho::engine::Engine;
 use ringecho::listen::Address;
 use ringecho::protocol::Protocol;
 use ringecho::server::{Config, Server, Statistics};
+use testkit::fake::Fake;
 
 /// The server itself, on threads of this process.
 struct Echo {
@@ -52,7 +51,7 @@ impl Echo {
         plan(&self.target)
     }
 
-    /// Ends it, and gives what it counted.
+    /// Ends it, and returns what it counted.
     fn end(mut self) -> Statistics {
         let server = self.server.take().expect("it runs");
         server.control().stop();
@@ -77,7 +76,7 @@ fn load(plan: &Plan) -> Outcome {
     run(plan, &unstopped(), &mut |_| {}).expect("a load")
 }
 
-/// What is true of every outcome without problems.
+/// Checks what holds for every load without problems.
 fn assert_complete(outcome: &Outcome, messages: u64) {
     assert_eq!(outcome.problems, Vec::<String>::new());
     assert_eq!(outcome.figures().connections_failed, 0);
@@ -100,39 +99,11 @@ fn assert_consistent(outcome: &Outcome) {
     }
 }
 
-/// A server of plain bytes, with this work for each connection on a thread of its own, for as long
-/// as the test runs.
-fn plain_server(work: impl Fn(usize, TcpStream) + Send + Sync + 'static) -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-    let address = listener.local_addr().expect("an address");
-    let work = Arc::new(work);
-    thread::spawn(move || {
-        for (number, stream) in listener.incoming().enumerate() {
-            let (work, stream) = (work.clone(), stream.expect("a connection"));
-            stream.set_nodelay(true).expect("an option");
-            thread::spawn(move || work(number, stream));
-        }
-    });
-    format!("tcp://{address}")
-}
-
-/// Echoes what comes, after `change` has had it with its place in the stream, until that says no.
-fn echo_changed(mut stream: TcpStream, mut change: impl FnMut(usize, &mut [u8]) -> bool) {
-    let mut bytes = [0; 65536];
-    let mut at = 0;
-    while let Ok(count @ 1..) = stream.read(&mut bytes) {
-        if !change(at, &mut bytes[..count]) || stream.write_all(&bytes[..count]).is_err() {
-            return;
-        }
-        at += count;
-    }
-}
-
 #[test]
 fn an_open_loop_sends_all_that_is_scheduled_and_no_more() {
     let echo = Echo::start("ws");
     let outcome = load(&echo.plan());
-    // 500 in half a second; those of the warm-up went before.
+    // 500 in half a second, and 50 in the warm-up before.
     assert_complete(&outcome, 500);
     assert_eq!(outcome.measurement.payload_bytes, 500 * 16);
     assert_eq!(outcome.figures().lags.count(), 500);
@@ -140,17 +111,17 @@ fn an_open_loop_sends_all_that_is_scheduled_and_no_more() {
 }
 
 #[test]
-fn a_second_is_a_round_and_progress_is_told_meanwhile() {
+fn a_second_is_a_round_and_progress_is_reported_meanwhile() {
     let echo = Echo::start("ws");
     let plan = Plan { duration: Duration::from_millis(2300), threads: 2, ..echo.plan() };
-    let mut told: Vec<Progress> = Vec::new();
-    let outcome = run(&plan, &unstopped(), &mut |progress| told.push(*progress));
+    let mut reported: Vec<Progress> = Vec::new();
+    let outcome = run(&plan, &unstopped(), &mut |progress| reported.push(*progress));
     let outcome = outcome.expect("a load");
     assert_complete(&outcome, 2300);
     assert_eq!(outcome.measurement.rounds.len(), 2, "{:?}", outcome.measurement.rounds);
-    assert!((5..=11).contains(&told.len()), "{told:?}");
-    assert!(told.is_sorted_by_key(|progress| (progress.elapsed, progress.messages)));
-    assert!(told.iter().any(|progress| progress.rate > 500.0 && progress.p99_ns > 0));
+    assert!((5..=11).contains(&reported.len()), "{reported:?}");
+    assert!(reported.is_sorted_by_key(|progress| (progress.elapsed, progress.messages)));
+    assert!(reported.iter().any(|progress| progress.rate > 500.0 && progress.p99_ns > 0));
 }
 
 #[test]
@@ -164,23 +135,23 @@ fn a_closed_loop_keeps_the_pipeline_full() {
     assert_eq!(outcome.figures().lags.count(), 0);
 }
 
-/// The test of coordinated omission: a stall of 300 ms has to be seen in all messages that were to be
-/// sent meanwhile, and not in one for each connection.
+/// No coordinated omission: a stall of 300 ms must show in every message that was due meanwhile, and
+/// not only in one per connection.
 #[test]
 fn a_stall_is_seen_in_every_message_scheduled_meanwhile() {
-    let begin = Arc::new(Mutex::new(None));
+    let begin = Mutex::new(None);
     let stalls = Duration::from_millis(200)..Duration::from_millis(500);
-    let target = plain_server(move |_, stream| {
-        let (begin, stalls) = (begin.clone(), stalls.clone());
-        echo_changed(stream, move |_, _| {
+    let server = Fake::start(move |peer, _| {
+        peer.echo_bytes(|_, _| {
             let begin = *begin.lock().expect("no panic").get_or_insert_with(Instant::now);
             if stalls.contains(&begin.elapsed()) {
                 thread::sleep(stalls.end.saturating_sub(begin.elapsed()));
             }
             true
-        });
+        })
     });
-    let plan = Plan { warm_up: Duration::ZERO, duration: Duration::from_secs(1), ..plan(&target) };
+    let second = Duration::from_secs(1);
+    let plan = Plan { warm_up: Duration::ZERO, duration: second, ..plan(&server.plain()) };
     let outcome = load(&plan);
     assert_complete(&outcome, 1000);
     // Of the 300 messages of the stall, those of its first 200 ms wait for more than 100 ms.
@@ -199,15 +170,16 @@ fn a_stall_is_seen_in_every_message_scheduled_meanwhile() {
 
 #[test]
 fn an_echo_of_which_one_byte_differs_is_counted_with_its_place() {
-    let target = plain_server(|number, stream| {
-        echo_changed(stream, move |at, bytes| {
+    let server = Fake::start(|peer, number| {
+        peer.echo_bytes(|at, bytes| {
             if number == 2 && (at..at + bytes.len()).contains(&85) {
                 bytes[85 - at] ^= 1;
             }
             true
-        });
+        })
     });
-    let outcome = load(&Plan { warm_up: Duration::ZERO, connections: 3, ..plan(&target) });
+    let plan = Plan { warm_up: Duration::ZERO, connections: 3, ..plan(&server.plain()) };
+    let outcome = load(&plan);
     assert_eq!(
         (outcome.counts().wrong, outcome.figures().connections_failed),
         (1, 0),
@@ -224,22 +196,22 @@ fn an_echo_of_which_one_byte_differs_is_counted_with_its_place() {
 #[test]
 fn a_sample_is_compared_whole_and_the_stamp_of_every_message() {
     let load_damaged = |place: usize| {
-        let target = plain_server(move |_, stream| {
-            echo_changed(stream, move |at, bytes| {
+        let server = Fake::start(move |peer, _| {
+            peer.echo_bytes(|at, bytes| {
                 for (offset, byte) in bytes.iter_mut().enumerate() {
                     if (at + offset) % 32 == place {
                         *byte = b'!';
                     }
                 }
                 true
-            });
+            })
         });
         load(&Plan {
             mix: "32".parse().expect("a mix"),
             warm_up: Duration::ZERO,
             connections: 1,
             verify_every: 100,
-            ..plan(&target)
+            ..plan(&server.plain())
         })
     };
     let outcome = load_damaged(20);
@@ -250,11 +222,10 @@ fn a_sample_is_compared_whole_and_the_stamp_of_every_message() {
 
 #[test]
 fn a_server_that_closes_midway_leaves_what_was_measured() {
-    let target = plain_server(|number, stream| {
-        echo_changed(stream, move |at, _| number == 0 || at < 50 * 16);
-    });
+    let server = Fake::start(|peer, number| peer.echo_bytes(|at, _| number == 0 || at < 50 * 16));
     let begin = Instant::now();
-    let outcome = load(&Plan { warm_up: Duration::ZERO, connections: 2, ..plan(&target) });
+    let plan_of_two = Plan { warm_up: Duration::ZERO, connections: 2, ..plan(&server.plain()) };
+    let outcome = load(&plan_of_two);
     assert_eq!(outcome.figures().connections_failed, 1, "{:?}", outcome.problems);
     assert!(outcome.measurement.messages >= 250 + 50 && outcome.measurement.messages < 500);
     assert_eq!(outcome.cut_short, None);
@@ -262,8 +233,9 @@ fn a_server_that_closes_midway_leaves_what_was_measured() {
     assert!(outcome.warnings.iter().any(|warning| warning.contains("rate was not reached")));
     assert_consistent(&outcome);
 
-    let target = plain_server(|_, stream| echo_changed(stream, |at, _| at < 50 * 16));
-    let plan = Plan { duration: Duration::from_secs(60), connections: 2, ..plan(&target) };
+    let server = Fake::start(|peer, _| peer.echo_bytes(|at, _| at < 50 * 16));
+    let minute = Duration::from_secs(60);
+    let plan = Plan { duration: minute, connections: 2, ..plan(&server.plain()) };
     let outcome = load(&plan);
     assert_eq!(outcome.figures().connections_failed, 2);
     let reason = outcome.cut_short.as_deref().expect("a reason");
@@ -320,25 +292,25 @@ fn plain_bytes_and_unix_sockets_are_loaded_likewise() {
     echo.end();
 }
 
-/// What cannot be written because nobody reads waits in the client, and its latency counts from
-/// when it was to be sent and not from when there was room.
+/// Messages wait in the client while the server does not read. Their latency counts from when they
+/// were due, not from when there was room for them.
 #[test]
 fn more_than_the_sockets_hold_waits_and_counts_from_its_schedule() {
-    let target = plain_server(|_, stream| {
+    let server = Fake::start(|peer, _| {
         let mut has_stalled = false;
-        echo_changed(stream, move |_, _| {
+        peer.echo_bytes(|_, _| {
             if !std::mem::replace(&mut has_stalled, true) {
                 thread::sleep(Duration::from_millis(400));
             }
             true
-        });
+        })
     });
     let outcome = load(&Plan {
         mix: "4000000:binary".parse().expect("a mix"),
         rate: Rate::PerSecond(20.0),
         connections: 1,
         warm_up: Duration::ZERO,
-        ..plan(&target)
+        ..plan(&server.plain())
     });
     assert_complete(&outcome, 10);
     assert_eq!(outcome.measurement.payload_bytes, 10 * 4_000_000);
@@ -350,7 +322,7 @@ fn more_than_the_sockets_hold_waits_and_counts_from_its_schedule() {
 }
 
 #[test]
-fn the_stop_flag_ends_it_with_what_there_is() {
+fn a_stop_keeps_what_was_measured() {
     let echo = Echo::start("ws");
     let plan = Plan { duration: Duration::from_secs(60), ..echo.plan() };
     let stop = unstopped();
@@ -370,19 +342,16 @@ fn the_stop_flag_ends_it_with_what_there_is() {
 
 #[test]
 fn echoes_that_do_not_come_are_lost() {
-    let target = plain_server(|_, stream| {
-        // The last message of each connection is kept.
-        let mut stream = stream;
-        let mut message = [0; 16];
+    let server = Fake::start(|peer, _| {
+        // Each connection has 125 messages, and the last is not echoed.
         for _ in 0..124 {
-            stream.read_exact(&mut message).expect("a message");
-            stream.write_all(&message).expect("an echo");
+            let message = peer.take(16)?;
+            peer.send(&message)?;
         }
-        let _ = stream.read(&mut [0; 64]);
-        thread::sleep(Duration::from_secs(60));
+        peer.wait_for_end()
     });
     let drain = Duration::from_millis(300);
-    let outcome = load(&Plan { warm_up: Duration::ZERO, drain, ..plan(&target) });
+    let outcome = load(&Plan { warm_up: Duration::ZERO, drain, ..plan(&server.plain()) });
     assert_eq!((outcome.measurement.messages, outcome.measurement.lost), (496, 4));
     assert!(outcome.warnings.iter().any(|warning| warning.contains("no echo of 4 came within")));
     // They count with the time that they were waited for.
@@ -392,13 +361,14 @@ fn echoes_that_do_not_come_are_lost() {
     assert_consistent(&outcome);
 }
 
-/// Passes bytes on between a client and the real server, and adds `insertion` to those of the server
-/// once, after its 20th message.
+/// The target of a server that relays between its clients and `echo`, and inserts `insertion` once,
+/// after the 20th read from `echo`. What the client sent is collected in `from_client`.
 fn relay(echo: &Echo, insertion: &'static [u8], from_client: Arc<Mutex<Vec<u8>>>) -> String {
     let address = echo.target.strip_prefix("ws://").expect("TCP").to_owned();
-    let target = plain_server(move |_, mut client| {
-        let mut server = TcpStream::connect(&address).expect("the server");
-        let mut back = (server.try_clone().expect("a copy"), client.try_clone().expect("a copy"));
+    let relay = Fake::start(move |peer, _| {
+        let client = &mut peer.stream;
+        let mut server = TcpStream::connect(&address)?;
+        let mut back = (server.try_clone()?, client.try_clone()?);
         thread::spawn(move || {
             let mut bytes = [0; 65536];
             let mut messages = 0;
@@ -420,9 +390,9 @@ fn relay(echo: &Echo, insertion: &'static [u8], from_client: Arc<Mutex<Vec<u8>>>
                 break;
             }
         }
-        let _ = server.shutdown(std::net::Shutdown::Both);
+        server.shutdown(std::net::Shutdown::Both)
     });
-    target.replace("tcp://", "ws://")
+    relay.url()
 }
 
 #[test]
@@ -453,12 +423,9 @@ fn a_thousand_connections_are_opened_at_once_and_closed_properly() {
 }
 
 #[test]
-fn what_cannot_be_is_told_before_anything_is_sent() {
-    let accepted = Arc::new(AtomicU64::new(0));
-    let counter = accepted.clone();
-    let target = plain_server(move |_, _| {
-        counter.fetch_add(1, Ordering::Relaxed);
-    });
+fn an_impossible_plan_is_refused_before_anything_is_sent() {
+    let server = Fake::start(|_, _| Ok(()));
+    let target = server.plain();
     let refused = |plan: Plan| {
         let refused = run(&plan, &unstopped(), &mut |_| {});
         refused.expect_err("it cannot be").to_string()
@@ -478,7 +445,7 @@ fn what_cannot_be_is_told_before_anything_is_sent() {
         let error = refused(plan);
         assert!(error.contains(complaint), "{error}");
     }
-    assert_eq!(accepted.load(Ordering::Relaxed), 0);
+    assert_eq!(server.accepted(), 0);
     // Nobody listens on a port that was given back.
     let free = TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("one");
     let nobody = run(&plan(&format!("ws://{free}")), &unstopped(), &mut |_| {});
@@ -486,27 +453,27 @@ fn what_cannot_be_is_told_before_anything_is_sent() {
 }
 
 #[test]
-fn a_client_on_the_servers_cpu_is_warned_of() {
+fn a_client_on_the_servers_cpu_costs_a_warning() {
     let echo = Echo::start("ws");
     let cpu = ringecho::cpus::allowed().expect("CPUs")[0];
     let plan = Plan { cpus: vec![cpu], server_cpus: Some(vec![cpu]), ..echo.plan() };
     let outcome = load(&plan);
     assert_complete(&outcome, 500);
-    let told = outcome.warnings.iter().any(|warning| warning.contains("share a CPU"));
-    assert!(told, "{:?}", outcome.warnings);
+    let is_warned = outcome.warnings.iter().any(|warning| warning.contains("share a CPU"));
+    assert!(is_warned, "{:?}", outcome.warnings);
     let plan = Plan { spins: true, server_cpus: Some(vec![99_999]), ..echo.plan() };
     let outcome = load(&plan);
     assert_complete(&outcome, 500);
     assert!(!outcome.warnings.iter().any(|warning| warning.contains("out of CPU time")));
 }
 
-/// What the thread does that gathers the sums must not disturb the server either.
+/// The calling thread collects the sums, which must not disturb the server either.
 #[test]
 fn the_calling_thread_keeps_to_the_cpus_of_the_plan_meanwhile() {
     let echo = Echo::start("ws");
     let allowed = || rustix::thread::sched_getaffinity(None).expect("the CPUs of this thread");
     let before = allowed();
-    let cpu = core_affinity::get_core_ids().expect("CPUs").pop().expect("a CPU").id;
+    let cpu = ringecho::cpus::allowed().expect("CPUs").pop().expect("a CPU");
     let plan = Plan { cpus: vec![cpu], ..echo.plan() };
     let mut meanwhile = Vec::new();
     let outcome = run(&plan, &Stop::new().expect("a pipe"), &mut |_| meanwhile.push(allowed()));

@@ -4,7 +4,7 @@
 //! Counts are exact. Times are bounded loosely, because the tests share few CPUs.
 
 use std::collections::BTreeMap;
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command};
 use std::sync::Mutex;
 use std::sync::mpsc;
 use std::thread;
@@ -16,9 +16,8 @@ use ringbench::stop::Stop;
 use ringbench::verdict::Farewell;
 use ringecho::protocol::violation::Violation;
 use rustix::process::{Pid, Signal, kill_process};
-
 use testkit::fake::{Fake, Peer, send_back};
-use testkit::{CLOSE, Frame, TEXT, reply};
+use testkit::{CLOSE, Ended, Frame, TEXT, end, reply, spawn};
 
 /// 200 messages a second on one connection for a second.
 fn plan(server: &Fake) -> Plan {
@@ -115,7 +114,7 @@ fn one_lost_echo_is_one_lost_message() {
         assert_eq!(outcome.counts(), expected, "{mix}: {:?}", outcome.problems);
         assert_eq!(outcome.problems, Vec::<String>::new());
         assert!(has_warning(&outcome, "no echo of 1 came"));
-        // It counts as long as it was waited for: the rest of the second.
+        // Its latency is the time that it was waited for: the rest of the second.
         assert!(outcome.measurement.latencies.max_ns() >= 700_000_000);
     }
 }
@@ -203,7 +202,7 @@ fn the_warm_up_is_counted_apart() {
     assert!(has_warning(&outcome, "The warm-up had problems too"));
 }
 
-/// Also on connections that failed: what they did not send is unsent.
+/// Also on connections that failed: what they did not send counts as unsent.
 #[test]
 fn every_message_due_is_counted_once() {
     let server = Fake::start(|peer, connection| {
@@ -225,14 +224,14 @@ fn every_message_due_is_counted_once() {
     let outcome = load(&Plan { connections: 4, threads: 2, ..plan(&server) });
     let counts = outcome.counts();
     assert_eq!(counts.due(), 200, "{counts:?}");
-    // One in flight on the dead connection at least, and one of the other.
+    // At least one in flight on the dead connection, and the one that the other loses.
     assert!(counts.lost >= 2 && counts.echoed >= 50 * 2 + 49 + 20, "{counts:?}");
     assert_eq!(outcome.figures().connections_failed, 1);
     assert!(has_warning(&outcome, "rate was not reached"), "{:?}", outcome.warnings);
     assert_eq!(outcome.cut_short, None);
 }
 
-/// How a server closes a connection on which all echoes were right costs a warning only.
+/// All echoes were right, so however the server closes the connection, nothing fails.
 #[test]
 fn a_rude_close_costs_a_warning_only() {
     type Close = fn(&mut Peer) -> std::io::Result<()>;
@@ -293,7 +292,7 @@ fn any_rate_ends_in_time_with_every_message_counted() {
     assert!(begin.elapsed() < Duration::from_secs(60));
 }
 
-/// Ends a load by `stop` after a while, and sees that it does so soon.
+/// Requests the stop of a load after a while, and checks that it ends soon.
 fn stopped(plan: &Plan, after: Duration) -> Outcome {
     let stop = Stop::new().expect("a pipe");
     thread::scope(|scope| {
@@ -308,7 +307,7 @@ fn stopped(plan: &Plan, after: Duration) -> Outcome {
     })
 }
 
-/// The server never answers in the phase in question, and every timeout is long.
+/// In each phase the server never answers, and every timeout is long.
 #[test]
 fn a_stop_is_seen_at_once_in_every_phase() {
     let minute = Duration::from_secs(60);
@@ -344,15 +343,14 @@ fn a_stop_is_seen_at_once_in_every_phase() {
     assert_eq!(outcome.counts(), Counts { lost: 20, ..Counts::default() });
 }
 
-/// Runs `ringbench` to its end.
-fn ringbench(arguments: &[&str]) -> Output {
-    command(arguments).output().expect("the program runs")
+/// Starts `ringbench`.
+fn start(arguments: &[&str]) -> Child {
+    spawn(Command::new(env!("CARGO_BIN_EXE_ringbench")).args(arguments))
 }
 
-fn command(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_ringbench"));
-    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    command
+/// Runs `ringbench` to its end.
+fn ringbench(arguments: &[&str]) -> Ended {
+    end(start(arguments))
 }
 
 #[test]
@@ -380,7 +378,7 @@ fn the_json_needs_no_decoder() {
     let rest = ["--rate", "400", "--connections", "2", "--size", "33", "--binary", "-o", &prefix];
     let ended = ringbench(&[&["load", &url][..], &SHORT, &rest].concat());
     assert_eq!(ended.status.code(), Some(0), "{ended:?}");
-    let printed = String::from_utf8_lossy(&ended.stdout).into_owned();
+    let printed = ended.stdout;
     let line = "wrong echoes 0, failed connections 0, reconnects 0, unsent messages 0";
     assert!(printed.contains(line) && printed.contains("lag "), "{printed}");
     let text = std::fs::read_to_string(format!("{prefix}.json")).expect("a file");
@@ -432,28 +430,25 @@ fn what_ends_with_status_1() {
         let url = server.url();
         let ended = ringbench(&[&["load", &url][..], &SHORT, &["--drain", "200ms"]].concat());
         assert_eq!(ended.status.code(), Some(1), "{ended:?}");
-        let said = String::from_utf8_lossy(&ended.stderr).into_owned();
-        assert!(said.contains(complaint), "{said}");
-        // What was measured is shown nevertheless.
-        assert!(String::from_utf8_lossy(&ended.stdout).contains(&url), "{ended:?}");
+        assert!(ended.stderr.contains(complaint), "{ended:?}");
+        // What was measured is printed all the same.
+        assert!(ended.stdout.contains(&url), "{ended:?}");
     }
 }
 
 #[test]
-fn time_lost_while_suspended_is_said() {
+fn time_lost_while_suspended_costs_a_warning() {
     let server = Fake::echo(send_back);
     let url = server.url();
-    let child = command(&["load", &url, "--rate", "100", "--duration", "3s", "--warm-up", "0s"])
-        .spawn()
-        .expect("the program runs");
+    let child = start(&["load", &url, "--rate", "100", "--duration", "3s", "--warm-up", "0s"]);
     let pid = Pid::from_child(&child);
     thread::sleep(Duration::from_millis(700));
     kill_process(pid, Signal::STOP).expect("it runs");
     thread::sleep(Duration::from_millis(1000));
     kill_process(pid, Signal::CONT).expect("it is there");
-    let ended = child.wait_with_output().expect("its end");
+    let ended = end(child);
     assert_eq!(ended.status.code(), Some(0), "{ended:?}");
-    let printed = String::from_utf8_lossy(&ended.stdout).into_owned();
+    let printed = ended.stdout;
     assert!(printed.contains("Time was lost: the client was suspended"), "{printed}");
     assert!(printed.contains("  300 ") && !printed.contains("CUT SHORT"), "{printed}");
 }
@@ -484,7 +479,7 @@ fn a_load_is_merged_once_by_whatever_name() {
     ] {
         let ended = ringbench(&["merge", files[0], files[1], "-o", output]);
         assert_eq!(ended.status.code(), Some(2), "{ended:?}");
-        assert!(String::from_utf8_lossy(&ended.stderr).contains(complaint), "{ended:?}");
+        assert!(ended.stderr.contains(complaint), "{ended:?}");
     }
     let ended = ringbench(&["merge", &one_file, &other_file, "-o", &sum]);
     assert_eq!(ended.status.code(), Some(0), "{ended:?}");

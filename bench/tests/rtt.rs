@@ -1,8 +1,8 @@
-//! Round trips against servers that behave in ways that ringecho does not: what counts, what is
-//! warned of, what fails, and that every wait ends.
+//! Round trips against servers that behave in ways that ringecho does not: what counts, what costs a
+//! warning, what fails, and that every wait ends.
 
-use std::io::{self, Read as _, Write as _};
-use std::process::{Child, Command, Stdio};
+use std::io;
+use std::process::{Child, Command};
 use std::sync::{Mutex, mpsc};
 use std::thread;
 use std::time::Duration;
@@ -14,10 +14,10 @@ use ringbench::stop::Stop;
 use ringbench::verdict::Farewell;
 use rustix::process::{Pid, Signal, kill_process};
 use testkit::fake::{Fake, Peer, response_to, send_back};
-use testkit::{BINARY, CLOSE, PING, PONG, TEXT, reply};
+use testkit::{BINARY, CLOSE, PING, PONG, TEXT, end, reply, spawn};
 
-/// A step that is to time out takes that long; the others have all the time that a loaded machine
-/// may need.
+/// The timeout of a step that is to time out. The others get all the time that a loaded machine may
+/// need.
 const SHORT: Duration = Duration::from_millis(200);
 const GENEROUS: Duration = Duration::from_secs(60);
 const PATIENT: Timeouts =
@@ -117,7 +117,7 @@ fn an_echo_too_many_is_a_wrong_echo() {
         peer.send(&[&echo[..], &echo[..]].concat())
     });
     assert!(matches!(problem(run(&twice), 1), Problem::RepeatedEcho(0)));
-    // Of the last message it comes when only the end is awaited.
+    // The second echo of the last message comes when only the close is awaited.
     let outcome = try_run(&twice.url(), &case(16, 1), PATIENT).expect("a connection");
     assert!(matches!(problem(outcome, 1), Problem::RepeatedEcho(0)));
 }
@@ -136,8 +136,8 @@ fn a_broken_rule_is_named() {
 }
 
 #[test]
-fn an_odd_farewell_is_told_and_the_results_stand() {
-    /// A server that echoes, and takes its leave in its own way.
+fn an_odd_farewell_is_noted_and_the_results_count() {
+    /// A server that echoes, and closes the connection with `leave`.
     fn leaving(leave: fn(&mut Peer) -> io::Result<()>) -> Fake {
         Fake::start(move |peer, _| {
             peer.accept("")?;
@@ -182,7 +182,7 @@ fn an_odd_farewell_is_told_and_the_results_stand() {
 fn an_early_end_says_why() {
     let refusing = Fake::start(|peer, _| {
         peer.accept("")?;
-        // The message is larger than what both sockets hold: the client is sending still.
+        // The message is larger than what both sockets hold, so the client is still sending.
         peer.take(1000)?;
         peer.send(&reply(CLOSE, &1009u16.to_be_bytes()))?;
         peer.finish()?;
@@ -204,15 +204,7 @@ fn an_early_end_says_why() {
 
 /// A server of plain bytes that sends each read back before it reads again, and waits for that.
 fn plain_echo() -> Fake {
-    Fake::start(|peer, _| {
-        let mut room = vec![0; 64 << 10];
-        loop {
-            match peer.stream.read(&mut room)? {
-                0 => return Ok(()),
-                count => peer.stream.write_all(&room[..count])?,
-            }
-        }
-    })
+    Fake::start(|peer, _| peer.echo_bytes(|_, _| true))
 }
 
 #[test]
@@ -240,26 +232,26 @@ fn plain_bytes_that_nobody_awaits_are_wrong() {
 
 #[test]
 fn every_step_ends_in_its_time_whatever_trickles_in() {
-    fn is_over(peer: &mut Peer) -> io::Result<()> {
+    fn trickle(peer: &mut Peer) -> io::Result<()> {
         loop {
             peer.send(b"a")?;
             thread::sleep(Duration::from_millis(5));
         }
     }
-    // A handshake, then an echo, that never ends, of a byte now and then.
+    // A handshake, then an echo, that trickles in byte by byte and never ends.
     let handshake = Fake::start(|peer, _| {
         let request = peer.request()?;
         let response = response_to(&request, "X-Long: a\r\n");
         let (begin, _) = response.split_once("a\r\n\r\n").expect("the last field");
         peer.send(begin.as_bytes())?;
-        is_over(peer)
+        trickle(peer)
     });
     let timeouts = Timeouts { handshake: SHORT, ..PATIENT };
     let ended = try_run(&handshake.url(), &case(16, 1), timeouts).expect_err("no handshake");
     assert!(matches!(ended, Problem::TimedOut(Step::Handshake, SHORT)), "{ended}");
     let echo = Fake::echo(|peer, _| {
         peer.send(&[TEXT, 127, 0, 0, 0, 0, 1, 0, 0, 0])?;
-        is_over(peer)
+        trickle(peer)
     });
     let timeouts = Timeouts { echo: SHORT, ..PATIENT };
     for wait in [Wait::Block, Wait::Spin] {
@@ -269,7 +261,7 @@ fn every_step_ends_in_its_time_whatever_trickles_in() {
         let ended = problem(ended, 0);
         assert!(matches!(ended, Problem::TimedOut(Step::Echo, SHORT)), "{ended}");
     }
-    // A server that does not read, of a message that fits nowhere.
+    // A server that does not read, and a message larger than all buffers.
     let deaf = Fake::start(|peer, _| {
         peer.accept("")?;
         thread::sleep(GENEROUS);
@@ -356,19 +348,15 @@ fn an_answer_that_opens_no_websocket_is_named() {
     }
 }
 
-/// `ringbench rtt` on `url`, four messages a round, and what it prints.
-fn command(url: &str, rounds: &str) -> Child {
-    Command::new(env!("CARGO_BIN_EXE_ringbench"))
-        .args(["rtt", url, "--case", "9.7.2", "--messages", "4", "--rounds", rounds])
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("the program runs")
+/// Starts `ringbench rtt` on `url`, with four messages per round.
+fn start(url: &str, rounds: &str) -> Child {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ringbench"));
+    command.args(["rtt", url, "--case", "9.7.2", "--messages", "4", "--rounds", rounds]);
+    spawn(&mut command)
 }
 
-/// A right server that from connection `silent_from` on says when a request has come, and answers it
-/// when it is told to.
+/// A correct server. From connection `silent_from` on, it reports each request to the receiver and
+/// waits for the sender before it answers.
 fn hesitating(silent_from: usize) -> (Fake, mpsc::Receiver<()>, mpsc::Sender<()>) {
     let (reached, is_reached) = mpsc::channel();
     let (go, goes) = mpsc::channel::<()>();
@@ -394,14 +382,14 @@ fn signal(child: &Child, signal: Signal) {
 #[test]
 fn stop_and_continue_cost_a_warning() {
     let (server, is_reached, go) = hesitating(0);
-    let child = command(&server.url(), "1");
+    let child = start(&server.url(), "1");
     is_reached.recv().expect("a request");
     signal(&child, Signal::STOP);
     signal(&child, Signal::CONT);
     go.send(()).expect("the server waits");
-    let ended = child.wait_with_output().expect("its end");
+    let ended = end(child);
     assert_eq!(ended.status.code(), Some(0), "{ended:?}");
-    let said = String::from_utf8_lossy(&ended.stdout);
+    let said = ended.stdout;
     assert!(said.contains("warning: ringbench was suspended"), "{said}");
     assert!(!said.contains("CUT SHORT"), "{said}");
 }
@@ -414,12 +402,12 @@ fn an_interrupt_in_a_handshake_keeps_the_rounds_before_it() {
     ] {
         // The sender is held, so the server does not answer.
         let (server, is_reached, _go) = hesitating(rounds_before);
-        let child = command(&server.url(), "3");
+        let child = start(&server.url(), "3");
         is_reached.recv().expect("a request");
         signal(&child, Signal::INT);
-        let ended = child.wait_with_output().expect("its end");
+        let ended = end(child);
         assert_eq!(ended.status.code(), Some(0), "{ended:?}");
-        let output = String::from_utf8_lossy(&ended.stdout);
+        let output = ended.stdout;
         assert!(output.starts_with(said), "{output}");
         assert_eq!(output.contains("9.7.2"), rounds_before > 0, "{output}");
     }
@@ -432,9 +420,9 @@ fn an_odd_farewell_is_counted_over_the_rounds() {
         peer.echo_until_close(&send_back)?;
         peer.reset_at_end()
     });
-    let ended = command(&server.url(), "3").wait_with_output().expect("its end");
+    let ended = end(start(&server.url(), "3"));
     assert_eq!(ended.status.code(), Some(0), "{ended:?}");
-    let said = String::from_utf8_lossy(&ended.stdout);
+    let said = ended.stdout;
     let warning = "on 3 of 3 connections, the server reset the connection instead of answering";
     assert!(said.contains(warning), "{said}");
 }

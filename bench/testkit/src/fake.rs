@@ -1,8 +1,7 @@
 //! A scripted server: for each connection it runs a function that says, step by step, what the server
-//! reads and answers, so that a test can play servers that ringecho is not.
+//! reads and answers. With it a test plays servers that misbehave in ways that ringecho does not.
 //!
-//! A script that fails,
-//! because the client is gone, ends its connection and nothing else.
+//! A script that fails, because the client is gone, ends only its own connection.
 
 use std::io::{self, Read as _, Write as _};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -24,7 +23,7 @@ pub struct Fake {
 }
 
 impl Fake {
-    /// Runs `script` for each connection, on a thread of its own, with the connection's number.
+    /// Runs `script` on a new thread for each connection, with the connection's number, counted from 0.
     pub fn start(
         script: impl Fn(&mut Peer, usize) -> io::Result<()> + Send + Sync + 'static,
     ) -> Fake {
@@ -46,8 +45,8 @@ impl Fake {
         Fake { address, accepted }
     }
 
-    /// A WebSocket server that accepts every handshake and calls `answer` for each frame but close
-    /// frames, which it answers before it ends the connection.
+    /// A WebSocket server that accepts every handshake and calls `answer` for each frame. It answers
+    /// close frames itself, and then ends the connection.
     pub fn echo(
         answer: impl Fn(&mut Peer, &Frame) -> io::Result<()> + Send + Sync + 'static,
     ) -> Fake {
@@ -139,7 +138,25 @@ impl Peer {
         Ok(self.take(N)?.try_into().expect("as many as were taken"))
     }
 
-    /// Calls `answer` for each frame until a close frame comes, and gives that.
+    /// Sends back what it reads, after `change` has seen it with its place in the stream, until that
+    /// returns false or the client ends the connection.
+    pub fn echo_bytes(
+        &mut self,
+        mut change: impl FnMut(usize, &mut [u8]) -> bool,
+    ) -> io::Result<()> {
+        let mut room = vec![0; 64 << 10];
+        let mut at = 0;
+        loop {
+            let count = self.stream.read(&mut room)?;
+            if count == 0 || !change(at, &mut room[..count]) {
+                return Ok(());
+            }
+            self.send(&room[..count])?;
+            at += count;
+        }
+    }
+
+    /// Calls `answer` for each frame until a close frame comes, and returns that.
     pub fn echo_until_close(
         &mut self,
         answer: &impl Fn(&mut Peer, &Frame) -> io::Result<()>,
@@ -153,7 +170,7 @@ impl Peer {
         }
     }
 
-    /// Has the end of this connection, which comes with the end of the script, be a reset.
+    /// Makes the end of this connection, which comes with the end of the script, a reset.
     pub fn reset_at_end(&self) -> io::Result<()> {
         let linger = Some(Duration::ZERO);
         Ok(sockopt::set_socket_linger(&self.stream, linger)?)
@@ -184,7 +201,7 @@ pub fn response_to(request: &str, fields: &str) -> String {
     )
 }
 
-/// Sends a frame back as it came, unmasked: what a right server does.
+/// Sends a frame back as it came, unmasked: what a correct server does.
 pub fn send_back(peer: &mut Peer, echo: &Frame) -> io::Result<()> {
     peer.send(&reply(echo.first, &echo.payload))
 }
