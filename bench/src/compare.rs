@@ -15,7 +15,7 @@ use crate::random::Random;
 use crate::results::{Cost, Measurement, Ratio, Round};
 use crate::statistics::{VALUES_MIN, estimate, median, values_needed};
 use crate::stop::Stop;
-use crate::usage::Usage;
+use crate::usage::{Usage, user_part};
 
 /// Time for strace to look at all threads of a server.
 const STRACE_ATTACHES: Duration = Duration::from_millis(500);
@@ -211,12 +211,12 @@ fn sum(name: &str, turns: Vec<Turn>) -> Measurement {
         let all: Option<Vec<f64>> = costs.iter().map(figure).collect();
         all.map(|all| median(&all))
     };
-    let [mut user, mut system] = [0.0, 0.0];
-    for (before, after) in turns.iter().filter_map(|(_, usage)| usage.as_ref()) {
-        user += after.user_ticks.saturating_sub(before.user_ticks) as f64;
-        system += after.system_ticks.saturating_sub(before.system_ticks) as f64;
-    }
-    let user_part = if user + system > 0.0 { user / (user + system) } else { 0.0 };
+    let usages = turns.iter().filter_map(|(_, usage)| usage.as_ref());
+    let ticks = usages.fold([0, 0], |[user, system], (before, after)| {
+        let [user_more, system_more] = after.ticks_since(before);
+        [user + user_more, system + system_more]
+    });
+    let user_part = user_part(ticks);
     let cpu_us = of(Cost::cpu_us);
     let cost = costs.last().map(|last| Cost {
         user_us: cpu_us.map(|us| us * user_part),

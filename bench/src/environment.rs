@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 
+use ringecho::cpus;
 use ringecho::linux::{Virtualization, field};
 use serde::{Deserialize, Serialize};
 
@@ -41,12 +42,11 @@ impl Environment {
                 .unwrap_or_default()
         };
         let cpuinfo = read("proc/cpuinfo");
-        let cpus = core_affinity::get_core_ids().unwrap_or_default();
         Environment {
             ringbench: env!("CARGO_PKG_VERSION").to_owned(),
             kernel: read("proc/sys/kernel/osrelease"),
             cpu: field(&cpuinfo, "model name").unwrap_or_default().to_owned(),
-            cpus: cpus.into_iter().map(|cpu| cpu.id).collect(),
+            cpus: cpus::allowed().unwrap_or_default(),
             governor: read("sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
             is_virtual: matches!(Virtualization::of(root), Virtualization::Virtual(_)),
             clocksource: read("sys/devices/system/clocksource/clocksource0/current_clocksource"),

@@ -3,6 +3,7 @@
 
 use ringecho::buffer::{Cursors, HEADROOM, Region};
 use ringecho::metrics::Counters;
+use ringecho::protocol::frame::{self, FINAL, Opcode};
 use ringecho::protocol::{Admission, Connection, Context, Next, Policy, Protocol, Settings};
 
 pub mod candidate;
@@ -36,7 +37,7 @@ pub mod usage;
 pub mod verdict;
 pub mod wire_report;
 
-/// The server's defaults.
+/// The settings of a server that is started without options.
 const SETTINGS: Settings = Settings {
     protocol: Protocol::WebSocket,
     message_max: 64 << 20,
@@ -44,12 +45,12 @@ const SETTINGS: Settings = Settings {
     level: 6,
 };
 
-/// A request for the opening handshake.
-pub const REQUEST: &[u8] =
+/// The request of an opening handshake.
+const REQUEST: &[u8] =
     b"GET / HTTP/1.1\r\nHost: bench\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
       Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n";
 
-/// A connection of the protocol core and the region that an engine would receive into.
+/// A connection of the protocol core, and the memory that an engine would receive into.
 #[derive(Debug)]
 pub struct Core {
     connection: Connection,
@@ -58,9 +59,9 @@ pub struct Core {
 }
 
 impl Core {
-    /// A connection after its opening handshake, with room to receive `bytes` at a time.
+    /// A connection after its opening handshake, with room to receive `bytes` bytes at a time.
     pub fn open(bytes: usize) -> Core {
-        // Each benchmark leaks one.
+        // Leaked, so that the context can live as long as the core; a process opens only a few.
         let counters = Box::leak(Box::<Counters>::default());
         let mut core = Core {
             connection: Connection::new(Admission::Open),
@@ -79,14 +80,15 @@ impl Core {
         self.advance(bytes.len())
     }
 
-    /// Only puts `bytes` where an engine receives them.
+    /// Copies `bytes` to where an engine receives them, without a reply: the share of
+    /// [`Core::echo`] that is not the core's.
     #[inline]
     pub fn receive(&mut self, bytes: &[u8]) {
         self.memory[HEADROOM..HEADROOM + bytes.len()].copy_from_slice(bytes);
     }
 
-    /// Returns the reply to the `length` bytes that are in the region already; earlier replies may
-    /// have changed them.
+    /// Returns the reply to the first `length` bytes that were received last. Calling it again
+    /// replies to what the earlier reply left there.
     #[inline]
     pub fn advance(&mut self, length: usize) -> &[u8] {
         let mut cursors = Cursors::received(length);
@@ -97,33 +99,16 @@ impl Core {
     }
 }
 
-/// A masked text frame with `length` bytes of ASCII.
-pub fn text_frame(length: usize) -> Vec<u8> {
-    let payload: Vec<u8> = (0..length).map(|at| b'a' + (at % 26) as u8).collect();
-    masked_frame(0x81, &payload)
-}
-
-/// A masked frame whose first byte, with flags and opcode, is `first`.
-pub fn masked_frame(first: u8, payload: &[u8]) -> Vec<u8> {
+/// A masked text frame with a payload of `bytes` bytes of ASCII.
+pub fn text_frame(bytes: usize) -> Vec<u8> {
     const KEY: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
-    let mut frame = vec![first];
-    match payload.len() {
-        length @ 0..=125 => frame.push(0x80 | length as u8),
-        length @ 126..=0xffff => {
-            frame.push(0x80 | 126);
-            frame.extend((length as u16).to_be_bytes());
-        }
-        length => {
-            frame.push(0x80 | 127);
-            frame.extend((length as u64).to_be_bytes());
-        }
-    }
-    frame.extend(KEY);
-    frame.extend(payload.iter().zip(KEY.iter().cycle()).map(|(byte, key)| byte ^ key));
-    frame
+    let payload: Vec<u8> = (0..bytes).map(|at| b'a' + (at % 26) as u8).collect();
+    let mut text = Vec::new();
+    frame::append(&mut text, FINAL | Opcode::Text as u8, &payload, KEY);
+    text
 }
 
-/// The median, and the least and the greatest in parentheses.
+/// The median of `values`, with the least and the greatest in parentheses.
 pub fn spread(values: impl Iterator<Item = f64>, decimals: usize) -> String {
     let values: Vec<f64> = values.collect();
     let median = statistics::median(&values);

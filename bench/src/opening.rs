@@ -10,7 +10,7 @@ use rustix::event::PollFlags;
 use crate::compression::{Codec, OFFER};
 use crate::problem::{Problem, Step};
 use crate::session::Session;
-use crate::socket::{CONNECT_TIMEOUT, Deadline, Stream};
+use crate::socket::{CONNECT_TIMEOUT, Deadline, Stream, is_transient};
 use crate::stop::Stop;
 use crate::target::Target;
 
@@ -151,11 +151,7 @@ fn receive(
                 session.filled(count);
                 return Ok(());
             }
-            Err(error)
-                if matches!(
-                    error.kind(),
-                    io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
-                ) => {}
+            Err(error) if is_transient(&error) => {}
             Err(error) => return Err(Problem::Lost(error)),
         }
     }

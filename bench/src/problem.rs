@@ -66,7 +66,17 @@ impl Problem {
             | Problem::Lost(error) => {
                 matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE))
             }
-            _ => false,
+            Problem::Refused(_)
+            | Problem::NoCompression
+            | Problem::WrongExtensions(_)
+            | Problem::TimedOut(..)
+            | Problem::Stopped
+            | Problem::Broken(_)
+            | Problem::WrongEcho(..)
+            | Problem::WrongForm(_)
+            | Problem::RepeatedEcho(_)
+            | Problem::UnawaitedEcho
+            | Problem::Closed(_) => false,
         }
     }
 }
@@ -132,29 +142,43 @@ impl fmt::Display for Problem {
 
 impl Error for Problem {}
 
-/// What to do about an answer that is no 101.
+/// What to do about an answer that does not open a WebSocket.
 fn hint(refusal: Refusal) -> Option<&'static str> {
     match refusal {
         Refusal::NotHttp => Some("to measure a plain TCP echo, write tcp://"),
         Refusal::Status(301 | 302 | 303 | 307 | 308) => {
             Some("it redirects; give the URL that it redirects to")
         }
-        Refusal::Status(401 | 403 | 407) => Some("it wants credentials, which ringbench has not"),
+        Refusal::Status(401 | 403 | 407) => {
+            Some("it asks for credentials, which ringbench cannot send")
+        }
         Refusal::Status(404 | 405 | 410) => Some("check the path of the URL"),
         Refusal::Status(200..=299) => {
             Some("a web server answers there; check the port and the path of the URL")
         }
         Refusal::Status(429 | 503) => Some("it is at its limit of connections, or overloaded"),
         Refusal::Status(500..=599) => Some("see the server's log"),
-        _ => None,
+        Refusal::Status(_)
+        | Refusal::Tls
+        | Refusal::HttpVersion
+        | Refusal::HeadTooLong
+        | Refusal::UpgradeMissing
+        | Refusal::UpgradeOther
+        | Refusal::ConnectionMissing
+        | Refusal::AcceptMissing
+        | Refusal::AcceptRepeated
+        | Refusal::AcceptWrong
+        | Refusal::ExtensionsMalformed
+        | Refusal::ExtensionUnasked
+        | Refusal::SubprotocolUnasked => None,
     }
 }
 
-/// The text of an error as it stands within a sentence: without capital and number.
+/// The text of an error to use within a sentence: without a capital letter and without its number.
 pub fn plain(error: &io::Error) -> String {
     let text = error.to_string();
     let text = text.split(" (os error ").next().unwrap_or_default();
-    // What the resolver says is about a name, which stands before it.
+    // The message says already that a name could not be resolved.
     let text = text.trim_start_matches("failed to lookup address information: ");
     let mut characters = text.chars();
     characters

@@ -228,12 +228,7 @@ fn name(measurement: &Measurement) -> Markup {
 }
 
 fn rate(measurement: &Measurement) -> String {
-    let seconds: f64 = measurement.rounds.iter().map(|round| round.duration_s).sum();
-    if seconds > 0.0 {
-        text::grouped(measurement.messages as f64 / seconds, 0)
-    } else {
-        "–".into()
-    }
+    measurement.rate().map_or("–".to_owned(), |rate| text::grouped(rate, 0))
 }
 
 fn latency_cells(latencies: &Latencies) -> Markup {

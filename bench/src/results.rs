@@ -103,7 +103,18 @@ pub struct Measurement {
 }
 
 impl Measurement {
-    /// Adds another one of the same, whose rounds came after these.
+    /// The time of all rounds together, in seconds.
+    pub fn duration_s(&self) -> f64 {
+        self.rounds.iter().map(|round| round.duration_s).sum()
+    }
+
+    /// Messages echoed per second over all rounds; nothing where they took no time.
+    pub fn rate(&self) -> Option<f64> {
+        let seconds = self.duration_s();
+        (seconds > 0.0).then(|| self.messages as f64 / seconds)
+    }
+
+    /// Adds another measurement of the same target and case, whose rounds came after these.
     pub fn add(&mut self, other: Measurement) {
         self.messages += other.messages;
         self.wrong += other.wrong;

@@ -20,7 +20,7 @@ use crate::opening::{HANDSHAKE_TIMEOUT, Handshake, Opened, Opening};
 use crate::problem::{Problem, Step};
 use crate::random::Random;
 use crate::session::{Event, Form};
-use crate::socket::{CONNECT_TIMEOUT, Deadline};
+use crate::socket::{CONNECT_TIMEOUT, Deadline, is_transient};
 use crate::stop::Stop;
 use crate::target::Target;
 use crate::verdict::{Answer, Closing, End, Farewell, Sent};
@@ -74,11 +74,8 @@ impl Case {
 
     /// A sentence in the words of the suite.
     pub fn description(&self) -> String {
-        let form = match self.form {
-            Form::Text => "text",
-            Form::Binary => "binary",
-        };
-        format!("Send {} {form} messages of payload size {}.", self.messages, self.payload_bytes)
+        let Case { payload_bytes, form, messages, .. } = self;
+        format!("Send {messages} {form} messages of payload size {payload_bytes}.")
     }
 }
 
@@ -224,10 +221,6 @@ impl<'a> Connection<'a> {
     fn measure(&mut self, outcome: &mut Outcome) -> Result<(), Problem> {
         let Plan { case, timeouts, .. } = self.plan;
         let mut output = Vec::with_capacity(case.payload_bytes + 32);
-        let opcode = match case.form {
-            Form::Text => Opcode::Text,
-            Form::Binary => Opcode::Binary,
-        };
         let begin = Instant::now();
         for number in 0..case.messages {
             if self.stop.is_requested() {
@@ -239,7 +232,7 @@ impl<'a> Connection<'a> {
             let sent = Instant::now();
             let mut deadline = Deadline::since(sent, Step::Echo, timeouts.echo, self.stop);
             self.send(&output, &mut deadline)?;
-            *self.wire.frames_sent.entry(opcode as u8).or_default() += 1;
+            *self.wire.frames_sent.entry(case.form.opcode() as u8).or_default() += 1;
             let form = self.echo(&mut deadline)?;
             let came = Instant::now();
             self.judge(number, form)?;
@@ -305,7 +298,11 @@ impl<'a> Connection<'a> {
         *self.wire.received.entry(count).or_default() += 1;
     }
 
-    /// Waits for an echo, and gives its form.
+    fn note_close(&mut self, code: Option<u16>, frame: Vec<u8>) {
+        (self.wire.close_code, self.wire.close_received) = (code, frame);
+    }
+
+    /// Waits for an echo, and returns its form.
     #[inline]
     fn echo(&mut self, deadline: &mut Deadline<'_>) -> Result<Form, Problem> {
         loop {
@@ -313,7 +310,7 @@ impl<'a> Connection<'a> {
                 Some(Event::Echo(form)) => return Ok(form),
                 Some(Event::Ping(ping)) => self.control(Opcode::Pong, &ping, deadline).map(drop)?,
                 Some(Event::Close(code, frame)) => {
-                    (self.wire.close_code, self.wire.close_received) = (code, frame);
+                    self.note_close(code, frame);
                     return Err(Problem::Closed(code));
                 }
                 None => return Err(Problem::Closed(None)),
@@ -371,8 +368,7 @@ impl<'a> Connection<'a> {
         let event = self.opened.session.next(self.plan.case.payload_bytes)?;
         if let Some(event) = &event {
             let opcode = match event {
-                Event::Echo(Form::Text) => Opcode::Text,
-                Event::Echo(Form::Binary) => Opcode::Binary,
+                Event::Echo(form) => form.opcode(),
                 Event::Close(..) => Opcode::Close,
                 Event::Ping(_) => Opcode::Ping,
             };
@@ -387,9 +383,7 @@ impl<'a> Connection<'a> {
         while let Some(event) = self.take_event()? {
             match event {
                 Event::Echo(_) => return Err(self.unawaited()),
-                Event::Close(code, frame) => {
-                    (self.wire.close_code, self.wire.close_received) = (code, frame);
-                }
+                Event::Close(code, frame) => self.note_close(code, frame),
                 Event::Ping(_) => {}
             }
         }
@@ -429,9 +423,7 @@ impl<'a> Connection<'a> {
         while let Some(event) = self.next(deadline)? {
             closing.note(&event);
             match event {
-                Event::Close(code, frame) => {
-                    (self.wire.close_code, self.wire.close_received) = (code, frame);
-                }
+                Event::Close(code, frame) => self.note_close(code, frame),
                 Event::Echo(_) if self.opened.session.echo() == self.payload => {
                     return Err(self.unawaited());
                 }
@@ -461,16 +453,12 @@ impl<'a> Connection<'a> {
         }
         while let Ok(Some(event)) = self.take_event() {
             if let Event::Close(code, frame) = event {
-                (self.wire.close_code, self.wire.close_received) = (code, frame);
+                self.note_close(code, frame);
                 return Problem::Closed(code);
             }
         }
         problem
     }
-}
-
-fn is_transient(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
 }
 
 /// ASCII, so that it can be sent as text, and different in each place.

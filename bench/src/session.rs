@@ -5,6 +5,8 @@
 //! the same for the same seed. RFC 6455 section 5.3 wants keys that a web page cannot guess; there is
 //! no web page here.
 
+use std::fmt;
+
 use ringecho::protocol::CloseCode;
 use ringecho::protocol::close;
 use ringecho::protocol::frame::{self, COMPRESSED, FINAL, Header, Opcode};
@@ -28,11 +30,21 @@ pub enum Form {
 }
 
 impl Form {
-    fn opcode(self) -> Opcode {
+    /// The opcode of a message's first frame.
+    pub fn opcode(self) -> Opcode {
         match self {
             Form::Text => Opcode::Text,
             Form::Binary => Opcode::Binary,
         }
+    }
+}
+
+impl fmt::Display for Form {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Form::Text => "text",
+            Form::Binary => "binary",
+        })
     }
 }
 
@@ -67,17 +79,13 @@ pub enum Event {
 impl Session {
     /// One whose messages are frames, after the opening handshake.
     pub(crate) fn framed(seed: u64) -> Session {
-        Session::new(true, seed)
+        Session { is_framed: true, ..Session::plain(seed) }
     }
 
     /// One whose messages are plain bytes.
     pub(crate) fn plain(seed: u64) -> Session {
-        Session::new(false, seed)
-    }
-
-    fn new(is_framed: bool, seed: u64) -> Session {
         Session {
-            is_framed,
+            is_framed: false,
             keys: Random::new(seed),
             codec: None,
             received: vec![0; 2 * ROOM],

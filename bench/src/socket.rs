@@ -235,6 +235,11 @@ impl Write for Stream {
     }
 }
 
+/// Whether a send or a receive that failed may succeed when it is tried again.
+pub(crate) fn is_transient(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
+}
+
 fn cannot_connect(error: Errno) -> Problem {
     Problem::CannotConnect(error.into())
 }

@@ -58,12 +58,11 @@ struct Written<'a> {
 
 impl Written<'_> {
     fn of(measurement: &Measurement) -> Written<'_> {
-        let seconds: f64 = measurement.rounds.iter().map(|round| round.duration_s).sum();
         Written {
             measurement,
             latency: Summary::of(&measurement.latencies),
             lag: measurement.load.as_ref().and_then(|load| Summary::of(&load.lags)),
-            rate_achieved: (seconds > 0.0).then(|| measurement.messages as f64 / seconds),
+            rate_achieved: measurement.rate(),
         }
     }
 }

@@ -107,11 +107,7 @@ impl Usage {
     pub fn since(&self, before: &Usage, messages: u64) -> Cost {
         let messages = messages.max(1) as f64;
         let cpu_us = self.cpu_us_since(before);
-        let [user, system] = [
-            self.user_ticks.saturating_sub(before.user_ticks) as f64,
-            self.system_ticks.saturating_sub(before.system_ticks) as f64,
-        ];
-        let user_part = if user + system > 0.0 { user / (user + system) } else { 0.0 };
+        let user_part = user_part(self.ticks_since(before));
         let machine_ticks = self.machine_ticks.saturating_sub(before.machine_ticks);
         let switches = self.context_switches.checked_sub(before.context_switches);
         let switches = switches.filter(|_| !self.has_lost_threads_since(before));
@@ -124,6 +120,14 @@ impl Usage {
             syscalls: None,
             resident_bytes: self.resident_bytes,
         }
+    }
+
+    /// The clock ticks since `before` in user mode and in the kernel.
+    pub fn ticks_since(&self, before: &Usage) -> [u64; 2] {
+        [
+            self.user_ticks.saturating_sub(before.user_ticks),
+            self.system_ticks.saturating_sub(before.system_ticks),
+        ]
     }
 
     /// The CPU time since `before`, in µs; nothing if it is not known well enough.
@@ -148,6 +152,12 @@ impl Usage {
         self.ended_faults != before.ended_faults
             || lost_s(self) - lost_s(before) > taken_s.abs() * ENDED_PART_MAX
     }
+}
+
+/// The part of the CPU time that was spent in user mode, from 0 to 1, of clock ticks in user mode and
+/// in the kernel.
+pub fn user_part([user, system]: [u64; 2]) -> f64 {
+    if user + system > 0 { user as f64 / (user + system) as f64 } else { 0.0 }
 }
 
 fn ticks_to_us(ticks: f64) -> f64 {

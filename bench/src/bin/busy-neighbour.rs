@@ -1,22 +1,22 @@
-//! Measures what each wait strategy of the server leaves to others: the share of the server's CPU that a
-//! neighbour gets that computes without pause, and the round trip of the reference case meanwhile, as a
-//! ratio to `block`, paired by round.
+//! Measures what each wait strategy of the server leaves to other work on its CPU: the share of the CPU
+//! that a busy neighbour gets, and the round trip of case 9.7.2 beside that neighbour, as a ratio to
+//! `block` within the same round.
 
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use core_affinity::CoreId;
 use ringbench::rtt::{self, Case, Plan};
 use ringbench::server::{Launch, Ready, Server, program};
 use ringbench::spread;
 use ringbench::stop::Stop;
 use ringbench::target::Target;
+use ringecho::cpus;
 
 const STRATEGIES: [&str; 4] = ["block", "spin", "adaptive", "sqpoll"];
 const ROUNDS: usize = 9;
 const MESSAGES: u64 = 3000;
-/// How long the neighbour counts alone, to know what a whole CPU is.
+/// How long the neighbour has a CPU to itself, to learn its full speed.
 const ALONE: Duration = Duration::from_millis(50);
 
 /// What one round measured.
@@ -27,13 +27,12 @@ struct Round {
     share: f64,
 }
 
-/// Does `work` while another thread counts on `cpu`, and gives its counts a second
-/// too.
+/// Does `work` while another thread counts on `cpu`; returns also the counts per second.
 fn beside_neighbour<T>(cpu: usize, work: impl FnOnce() -> T) -> (T, f64) {
     let (stop, counted) = (AtomicBool::new(false), AtomicU64::new(0));
     std::thread::scope(|scope| {
         scope.spawn(|| {
-            core_affinity::set_for_current(CoreId { id: cpu });
+            cpus::pin(cpu).expect("a CPU that this process may use");
             while !stop.load(Relaxed) {
                 for _ in 0..1000 {
                     std::hint::black_box(counted.fetch_add(1, Relaxed));
@@ -73,18 +72,17 @@ fn measure(strategy: &str, [server_cpu, client_cpu]: [usize; 2]) -> Result<Round
 }
 
 fn measure_all() -> Result<(), String> {
-    let cpus: Vec<usize> =
-        core_affinity::get_core_ids().unwrap_or_default().iter().map(|core| core.id).collect();
-    let &[server_cpu, client_cpu, ..] = cpus.as_slice() else {
-        return Err(format!("two CPUs are needed; this process may use {cpus:?}"));
+    let allowed = cpus::allowed().map_err(|error| format!("cannot list the CPUs: {error}"))?;
+    let &[server_cpu, client_cpu, ..] = allowed.as_slice() else {
+        return Err(format!("two CPUs are needed; this process may use {allowed:?}"));
     };
-    core_affinity::set_for_current(CoreId { id: client_cpu });
+    cpus::pin(client_cpu).map_err(|error| format!("cannot use CPU {client_cpu}: {error}"))?;
     println!("16-byte text, one connection, {MESSAGES} messages a round, {ROUNDS} rounds, with a");
     println!("neighbour on the server's CPU; median of the rounds (least to greatest)\n");
     println!("{:10} {:28} {:28} neighbour's share", "", "p50 µs", "p50 / block");
     let mut rounds = [[Round::default(); STRATEGIES.len()]; ROUNDS];
     for (number, round) in rounds.iter_mut().enumerate() {
-        // Another one begins each time.
+        // Another strategy comes first in each round, so that no one always has the same place.
         for turn in 0..STRATEGIES.len() {
             let strategy = (number + turn) % STRATEGIES.len();
             round[strategy] = measure(STRATEGIES[strategy], [server_cpu, client_cpu])?;

@@ -180,10 +180,9 @@ impl Turns<'_> {
     }
 }
 
-/// A load as one round, as which it is compared.
+/// The load with all its parts joined into one round, because figures are compared round by round.
 fn as_one_round(mut measurement: Measurement) -> Measurement {
-    let seconds = measurement.rounds.iter().map(|round| round.duration_s).sum();
-    let messages = measurement.messages;
+    let (messages, seconds) = (measurement.messages, measurement.duration_s());
     measurement.rounds =
         vec![Round { messages, ..Round::new(0.0, seconds, &measurement.latencies) }];
     measurement

@@ -1,6 +1,5 @@
-//! The CPUs of client and server.
+//! Which CPUs client and server run on.
 
-use core_affinity::CoreId;
 use ringecho::cpus::{self, CpuList};
 
 use super::Failure;
@@ -8,19 +7,21 @@ use crate::cli::Common;
 
 /// The CPUs of client and server.
 pub(super) struct Cpus {
-    /// The client's, and those after it that are allowed; without the server's, where these are known
-    /// and others are left.
+    /// The client's first CPU, then the other allowed CPUs in the order in which threads take them,
+    /// without those of `--server-cpus`.
     pub(super) clients: Vec<usize>,
-    /// Those of servers that are started here, at least one.
+    /// The CPUs of servers that are started here, at least one.
     pub(super) servers: Vec<usize>,
 }
 
 /// Finds CPUs for client and server, before anything is pinned.
 pub(super) fn cpus(common: &Common) -> Result<Cpus, Failure> {
-    let allowed: Vec<usize> =
-        core_affinity::get_core_ids().unwrap_or_default().iter().map(|cpu| cpu.id).collect();
+    let unknown = |reason: &dyn std::fmt::Display| {
+        Failure::from(format!("cannot list the CPUs that this process may use: {reason}"))
+    };
+    let allowed = cpus::allowed().map_err(|error| unknown(&error))?;
     let (Some(&first), Some(&last)) = (allowed.first(), allowed.last()) else {
-        return Err("the CPUs that this process may use cannot be found out".to_owned().into());
+        return Err(unknown(&"there is none"));
     };
     let client = common.client_cpu.unwrap_or(last);
     let named_servers =
@@ -45,7 +46,8 @@ pub(super) fn cpus(common: &Common) -> Result<Cpus, Failure> {
 impl Cpus {
     /// Pins this thread, which is the client.
     pub(super) fn pin(&self) {
-        core_affinity::set_for_current(CoreId { id: self.clients[0] });
+        // It was found to be allowed; should that have changed, the figures show it.
+        let _ = cpus::pin(self.clients[0]);
     }
 
     /// Warns where a server that is started here shares the client's CPU.

@@ -60,14 +60,7 @@ pub fn rtt(options: &Rtt, stop: &Stop, output: &mut impl Write) -> Outcome {
         };
     }
     let (target, _sibling) = target_of(options, &cpus, stop)?;
-    results.measurements = cases
-        .iter()
-        .map(|case| Measurement {
-            name: case.name.clone(),
-            description: case.description(),
-            ..Measurement::default()
-        })
-        .collect();
+    results.measurements = cases.iter().map(unmeasured).collect();
     let mut rounds = Rounds {
         options,
         target: &target,
@@ -78,14 +71,7 @@ pub fn rtt(options: &Rtt, stop: &Stop, output: &mut impl Write) -> Outcome {
     };
     let ending = rounds.run(&cases, &mut results.measurements);
     results.measurements.retain(|measurement| measurement.messages > 0);
-    results.cut_short = match &ending {
-        Ending::Whole => None,
-        Ending::Stopped if results.measurements.is_empty() => {
-            Some(format!("{ENDED_BY_SIGNAL} before the first echo"))
-        }
-        Ending::Stopped => Some(ENDED_BY_SIGNAL.to_owned()),
-        Ending::Failed(problem) => Some(problem.clone()),
-    };
+    results.cut_short = ending.cut_short(&results.measurements);
     results.warnings.extend(rounds.farewells.warning(CLOSE_TIMEOUT));
     results.warnings.extend(stop.suspension_warning());
     let mut problems = finish(&mut results, &[], files, output);
@@ -102,7 +88,13 @@ pub fn rtt(options: &Rtt, stop: &Stop, output: &mut impl Write) -> Outcome {
     })
 }
 
-/// The target, and the server behind it if it is started here.
+/// A case before its first round.
+fn unmeasured(case: &Case) -> Measurement {
+    let (name, description) = (case.name.clone(), case.description());
+    Measurement { name, description, ..Measurement::default() }
+}
+
+/// The target, and its server if that is started here.
 fn target_of(options: &Rtt, cpus: &Cpus, stop: &Stop) -> Result<(Target, Option<Server>), String> {
     if let Some(target) = &options.target {
         return Ok((target.clone(), None));
@@ -112,7 +104,7 @@ fn target_of(options: &Rtt, cpus: &Cpus, stop: &Stop) -> Result<(Target, Option<
     Ok((target, Some(sibling)))
 }
 
-/// The ringecho beside this program.
+/// Starts the ringecho in the directory of this program.
 fn start_sibling(cpus: &[usize], stop: &Stop) -> Result<Server, String> {
     let program = program("ringecho");
     if !program.exists() {
@@ -127,6 +119,7 @@ fn start_sibling(cpus: &[usize], stop: &Stop) -> Result<Server, String> {
     Server::start(Launch { words: &words, cpus, stop }, Ready::Prints)
 }
 
+/// The cases that the options choose.
 pub(super) fn cases(messages: &Messages, names: &[String]) -> Result<Vec<Case>, Failure> {
     if let Some(bytes) = messages.size {
         return Ok(vec![Case {
@@ -152,11 +145,26 @@ pub(super) fn cases(messages: &Messages, names: &[String]) -> Result<Vec<Case>, 
 
 /// How rounds of measurements end.
 enum Ending {
+    /// All rounds are measured.
     Whole,
-    /// By a signal.
+    /// A signal ended them early.
     Stopped,
-    /// With a line for standard error.
+    /// Something went wrong; a line for standard error.
     Failed(String),
+}
+
+impl Ending {
+    /// Why the results are not whole, if they are not.
+    fn cut_short(&self, measurements: &[Measurement]) -> Option<String> {
+        match self {
+            Ending::Whole => None,
+            Ending::Stopped if measurements.is_empty() => {
+                Some(format!("{ENDED_BY_SIGNAL} before the first echo"))
+            }
+            Ending::Stopped => Some(ENDED_BY_SIGNAL.to_owned()),
+            Ending::Failed(problem) => Some(problem.clone()),
+        }
+    }
 }
 
 /// Rounds, in each of which every case is measured once.
@@ -165,9 +173,9 @@ struct Rounds<'a> {
     target: &'a Target,
     stop: &'a Stop,
     begin: Instant,
-    /// How the server took its leave.
+    /// How the server closed the connections.
     farewells: Farewells,
-    /// Why a report could not be written; that does not end the measurement.
+    /// Why a report could not be written, which does not end the measurement.
     report_problem: Result<(), String>,
 }
 
@@ -216,6 +224,7 @@ impl Rounds<'_> {
     }
 }
 
+/// Adds a round to the measurement of its case; `began` counts from the start of the measurement.
 pub(super) fn add(
     measurement: &mut Measurement,
     case: &Case,

@@ -33,6 +33,13 @@ pub(super) enum State {
     Failed,
 }
 
+/// Whether a closed loop still answers echoes with new messages. An open loop has its schedule.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ClosedLoop {
+    Running,
+    Over,
+}
+
 /// Whether there are more messages that could be written now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum More {
@@ -93,18 +100,21 @@ impl Connection {
         self.written < self.output.len()
     }
 
-    /// Makes bytes of messages until there are enough of them. A closed loop sends while `goes_on`.
+    /// Writes messages to the output until it is long enough or no more may be sent.
     pub(super) fn compose(
         &mut self,
         plan: &Plan,
         pace: &Pace,
-        goes_on: bool,
+        closed_loop: ClosedLoop,
         payloads: &mut Payloads,
     ) -> More {
         while self.state == State::Open {
             let may_send = match pace {
                 Pace::Open(_) => self.ledger.sent() < self.due,
-                Pace::Closed { .. } => goes_on && self.ledger.in_flight() < plan.pipeline as u64,
+                Pace::Closed { .. } => {
+                    closed_loop == ClosedLoop::Running
+                        && self.ledger.in_flight() < plan.pipeline as u64
+                }
             };
             if !may_send {
                 return More::No;

@@ -85,10 +85,6 @@ impl Mix {
 impl fmt::Display for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Kind { size, form, fragments, weight } = self;
-        let form = match form {
-            Form::Text => "text",
-            Form::Binary => "binary",
-        };
         write!(f, "{size}:{form}")?;
         if *fragments != 1 {
             write!(f, ":fragments={fragments}")?;

@@ -4,6 +4,8 @@ use std::fmt;
 use std::io;
 use std::time::Duration;
 
+use ringecho::cpus;
+
 use super::mix::Mix;
 use crate::problem::Problem;
 use crate::target::Target;
@@ -146,8 +148,8 @@ impl Plan {
                 );
             }
         }
-        let allowed = core_affinity::get_core_ids().unwrap_or_default();
-        match self.cpus.iter().find(|&&cpu| allowed.iter().all(|core| core.id != cpu)) {
+        let allowed = cpus::allowed().unwrap_or_default();
+        match self.cpus.iter().find(|cpu| !allowed.contains(cpu)) {
             Some(&cpu) => Err(LoadError::Cpu(cpu)),
             None => Ok(()),
         }

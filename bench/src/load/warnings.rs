@@ -6,6 +6,8 @@
 
 use std::time::Duration;
 
+use ringecho::cpus;
+
 use super::worker::Ended;
 use super::{CLOSE_TIMEOUT, Counts, Outcome, Plan, Rate};
 use crate::latency::PERCENTILES;
@@ -172,8 +174,8 @@ fn utilisation(plan: &Plan, ended: &[Ended]) -> Option<String> {
 fn sharing(plan: &Plan) -> Option<String> {
     let server = plan.server_cpus.as_deref()?;
     if plan.cpus.is_empty() {
-        let allowed = core_affinity::get_core_ids().unwrap_or_default();
-        return allowed.iter().any(|cpu| server.contains(&cpu.id)).then(|| {
+        let allowed = cpus::allowed().unwrap_or_default();
+        return allowed.iter().any(|cpu| server.contains(cpu)).then(|| {
             "The client is not pinned: it may run on the server's CPUs; pin it to others."
                 .to_owned()
         });

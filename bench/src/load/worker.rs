@@ -13,7 +13,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Mutex;
 use std::time::Duration;
 
-use core_affinity::CoreId;
+use ringecho::cpus;
 use ringecho::protocol::frame::Opcode;
 use rustix::event::Timespec;
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
@@ -21,7 +21,7 @@ use rustix::time::{
     Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, timerfd_create, timerfd_settime,
 };
 
-use super::connection::{Connection, More, State};
+use super::connection::{ClosedLoop, Connection, More, State};
 use super::judge::{Verdict, judge};
 use super::ledger::Pace;
 use super::opener::{Link, Reopening};
@@ -87,7 +87,7 @@ pub(super) struct Assignment<'a> {
 pub(super) fn run(assignment: Assignment<'_>) -> Result<Ended, LoadError> {
     // First of all, so that its memory is near the CPU.
     if let Some(id) = assignment.cpu
-        && !core_affinity::set_for_current(CoreId { id })
+        && cpus::pin(id).is_err()
     {
         return Err(LoadError::Cpu(id));
     }
@@ -393,8 +393,11 @@ impl<'a> Worker<'a> {
     fn transmit(&mut self, index: usize) {
         loop {
             let connection = &mut self.connections[index];
-            let goes_on = self.phase == Phase::Exchanging;
-            let more = connection.compose(self.plan, &self.pace, goes_on, &mut self.payloads);
+            let closed_loop = match self.phase {
+                Phase::Exchanging => ClosedLoop::Running,
+                Phase::Waiting | Phase::Draining | Phase::Closing => ClosedLoop::Over,
+            };
+            let more = connection.compose(self.plan, &self.pace, closed_loop, &mut self.payloads);
             self.flush(index);
             if more == More::No || self.connections[index].has_output() {
                 return;

@@ -65,8 +65,7 @@ impl Width {
     fn name_characters(self) -> usize {
         match self {
             Width::Whole => 28,
-            Width::Half => 16,
-            Width::Narrow => 16,
+            Width::Half | Width::Narrow => 16,
         }
     }
 

@@ -15,6 +15,13 @@ pub enum Place {
     Last,
 }
 
+/// The header bit BFINAL of a block (RFC 1951 section 3.2.3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Block {
+    NotFinal = 0,
+    Final = 1,
+}
+
 /// Writes stored blocks and ones with fixed codes, and refers as far back as the window reaches.
 #[derive(Debug)]
 pub struct Compressor {
@@ -44,19 +51,19 @@ impl Compressor {
     /// One block for `piece`, and others without content. The last piece of a message is followed by the
     /// beginning of the block of which the rest, [`TAIL`](crate::inflate::TAIL), is removed.
     pub fn blocks(&mut self, piece: &[u8], place: Place, random: &mut Random) -> Vec<u8> {
-        let is_final = random.one_in(6);
+        let block = if random.one_in(6) { Block::Final } else { Block::NotFinal };
         if piece.len() < 60_000 && random.one_in(4) {
-            self.stored(piece, is_final);
+            self.stored(piece, block);
         } else {
-            self.fixed(piece, is_final);
+            self.fixed(piece, block);
         }
-        if is_final {
+        if block == Block::Final {
             self.align();
             self.forget();
         }
         match random.below(6) {
-            0 => self.stored(b"", false),
-            1 => self.fixed(b"", false),
+            0 => self.stored(b"", Block::NotFinal),
+            1 => self.fixed(b"", Block::NotFinal),
             _ => {}
         }
         if place == Place::Last {
@@ -66,8 +73,8 @@ impl Compressor {
         std::mem::take(&mut self.bytes)
     }
 
-    fn stored(&mut self, piece: &[u8], is_final: bool) {
-        self.put(u32::from(is_final), 3);
+    fn stored(&mut self, piece: &[u8], block: Block) {
+        self.put(block as u32, 3);
         self.align();
         let length = piece.len() as u16;
         self.bytes.extend(length.to_le_bytes());
@@ -78,8 +85,8 @@ impl Compressor {
         }
     }
 
-    fn fixed(&mut self, piece: &[u8], is_final: bool) {
-        self.put(u32::from(is_final) | 1 << 1, 3);
+    fn fixed(&mut self, piece: &[u8], block: Block) {
+        self.put(block as u32 | 1 << 1, 3);
         let mut at = 0;
         while at < piece.len() {
             let (length, distance) = self.longest(&piece[at..]);
