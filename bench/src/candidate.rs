@@ -1,7 +1,7 @@
 //! A server in a comparison: one that runs already, or a command that starts one.
 //!
-//! Only the server whose turn it is may run, since one that spins while it is idle would slow the
-//! others down on the CPUs that they share: the others are stopped, or not started.
+//! Only the server whose turn it is runs; the others are stopped or not started. Otherwise one that
+//! spins while it is idle would slow down the others on the CPUs that they share.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::time::Duration;
@@ -11,13 +11,14 @@ use crate::stop::Stop;
 use crate::target::Target;
 use crate::usage::Usage;
 
-/// What stands for a free port in a command: where the server speaks WebSocket, or echoes bytes.
+/// Placeholders for a free port in a command: for a server that speaks WebSocket, and for one that
+/// echoes plain bytes.
 const PORTS: [&str; 2] = ["{port}", "{tcp-port}"];
 
-/// How long a server whose connection was lost may take to be seen to have ended.
-const END_SEEN: Duration = Duration::from_secs(1);
+/// How long to wait for the end of a server whose connection was lost.
+const END_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// What becomes of a server between its turns.
+/// What happens to a server that was started here between its turns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Between {
     /// Its processes are stopped (SIGSTOP).
@@ -41,7 +42,7 @@ pub struct Candidate {
 enum Source {
     /// It runs already.
     Address,
-    /// It is started by a command, of these words, and speaks WebSocket or echoes bytes.
+    /// A command of these words starts it, and it speaks this protocol.
     Command { words: Vec<String>, scheme: Scheme },
 }
 
@@ -67,7 +68,7 @@ impl Candidate {
         if !is_command(what) {
             let target = what.parse().map_err(|error| {
                 format!(
-                    "{error}; a command that starts a server has {{port}} or {{tcp-port}} in it"
+                    "{error}; in a command that starts a server, write {{port}} or {{tcp-port}} for its port"
                 )
             })?;
             let (source, target) = (Source::Address, Some(target));
@@ -77,7 +78,7 @@ impl Candidate {
         let first = words.first().map(String::as_str).unwrap_or_default();
         if is_command(first) || is_assignment(first) {
             return Err(format!(
-                "{text:?} sets a variable, and there is no shell to do that; write NAME=env \
+                "{text:?} sets a variable, but commands run without a shell; write NAME=env \
                  VARIABLE={{port}} COMMAND"
             ));
         }
@@ -86,12 +87,12 @@ impl Candidate {
         Ok(Candidate { name, source, server: None, target: None })
     }
 
-    /// Whether it is started here.
+    /// Whether a command starts it.
     pub fn is_started_here(&self) -> bool {
         matches!(self.source, Source::Command { .. })
     }
 
-    /// Starts it on the CPUs `cpus`, if it is not there; has it go on, if it was stopped.
+    /// Starts it on the CPUs `cpus`, or resumes it if it was stopped.
     ///
     /// # Errors
     ///
@@ -139,7 +140,7 @@ impl Candidate {
         self.target.as_ref().ok_or_else(|| format!("{} is not running", self.name))
     }
 
-    /// What it has taken so far, where that can be seen.
+    /// What it has used so far, if that can be read.
     pub fn usage(&self) -> Option<Usage> {
         self.server.as_ref()?.usage()
     }
@@ -149,11 +150,11 @@ impl Candidate {
         self.server.as_ref().map(Server::processes).unwrap_or_default()
     }
 
-    /// Says of a problem whose it is, and of a server that has ended how.
+    /// The problem with the server's name, and how the server ended if it did.
     pub fn blamed(&mut self, problem: &str) -> String {
         let name = &self.name;
         let Some(server) = &mut self.server else { return format!("{name}: {problem}") };
-        match server.ended_within(END_SEEN) {
+        match server.ended_within(END_TIMEOUT) {
             Some(how) => format!("{name}: {problem}; it {how}{}", server.last_lines()),
             None => format!("{name}: {problem}"),
         }
@@ -171,13 +172,15 @@ fn is_assignment(word: &str) -> bool {
     word.split_once('=').is_some_and(|(name, _)| !name.is_empty() && name.chars().all(is_part))
 }
 
-/// What may be wrong with a command that does not start, if its name looks like a variable.
+/// A hint for a command that does not start, if its name looks like a variable.
 fn hint(name: &str) -> String {
     let is_variable = name.chars().all(|c| c.is_ascii_uppercase() || c == '_');
     if !is_variable {
         return String::new();
     }
-    format!("\n{name} is its name here; to set a variable, write NAME=env {name}=VALUE COMMAND")
+    format!(
+        "\n{name} was taken as the target's name; to set a variable, write NAME=env {name}=VALUE COMMAND"
+    )
 }
 
 fn free_port() -> std::io::Result<String> {

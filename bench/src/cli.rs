@@ -247,7 +247,7 @@ pub struct Load {
 }
 
 impl Load {
-    /// The messages asked for, by --mix or by --size.
+    /// The messages of --mix or --size.
     pub fn mix(&self) -> Mix {
         let Some(size) = self.size else { return self.traffic.mix.clone() };
         let form = if self.binary { Form::Binary } else { Form::Text };
@@ -342,8 +342,8 @@ impl Cli {
         Cli::of(std::env::args_os()).unwrap_or_else(|error| error.exit())
     }
 
-    /// A usage error that is found after the command line was read: it says `message`, and how the
-    /// command is used.
+    /// A usage error that is found after the command line was read: `message`, and the usage of the
+    /// command.
     pub fn usage_error(&self, message: &str) -> clap::Error {
         let name = match self.command {
             Command::Rtt(_) => "rtt",
@@ -401,7 +401,8 @@ fn complaint(
     }
 }
 
-/// Has an error say how the subcommand `name` is used, or the program if there is none of that name.
+/// Adds the usage of the subcommand `name` to an error, or that of the program if there is no such
+/// subcommand.
 fn with_usage(
     mut error: clap::Error,
     command: &mut clap::Command,

@@ -1,9 +1,8 @@
-//! Several servers in turn: short rounds, in an order that is drawn anew for each, so that whatever
-//! the machine does meanwhile it does to all of them. Each ratio is between figures of the same
-//! round, and its median has an interval (see [`crate::statistics`]).
+//! Compares servers in short rounds, each in a new random order, so that whatever the machine does
+//! meanwhile affects all of them alike. Each ratio is between figures of the same round, and its
+//! median has an interval (see [`crate::statistics`]).
 //!
-//! A figure that some round does not have is left out: the rounds that have it would not be a fair
-//! choice of all.
+//! A figure that some round lacks is left out, because the rounds that have it may not be typical.
 
 use std::io::Read as _;
 use std::process::{Command, Stdio};
@@ -17,7 +16,7 @@ use crate::statistics::{VALUES_MIN, estimate, median, values_needed};
 use crate::stop::Stop;
 use crate::usage::{Usage, user_part};
 
-/// Time for strace to look at all threads of a server.
+/// Time for strace to attach to all threads of a server.
 const STRACE_ATTACHES: Duration = Duration::from_millis(500);
 
 /// How servers are compared.
@@ -25,30 +24,30 @@ const STRACE_ATTACHES: Duration = Duration::from_millis(500);
 pub struct Plan<'a> {
     /// Rounds that count, after one that does not.
     pub rounds: usize,
-    /// What the order of the servers is drawn from.
+    /// The seed of the order of the servers.
     pub seed: u64,
-    /// The CPUs of servers that are started here; none: any.
+    /// The CPUs of servers that are started here; if empty, any.
     pub cpus: &'a [usize],
-    /// What becomes of them between their turns.
+    /// What happens to them between their turns.
     pub between: Between,
     /// Ends the comparison.
     pub stop: &'a Stop,
 }
 
-/// What a comparison came to.
+/// The outcome of a comparison.
 #[derive(Debug, Default)]
 pub struct Compared {
     /// What was measured, in the order of the candidates.
     pub measurements: Vec<Measurement>,
     /// The ratios to the first.
     pub ratios: Vec<Ratio>,
-    /// What to keep in mind when reading the ratios.
+    /// Warnings about the ratios, in sentences.
     pub warnings: Vec<String>,
     /// What ended it early; rounds that were complete before that count.
     pub problem: Option<String>,
 }
 
-/// What one server did in one round, and what that cost it.
+/// One server in one round: what was measured, and its usage before and after.
 type Turn = (Measurement, Option<(Usage, Usage)>);
 
 /// Measures a candidate once, in the round of this number; nothing if it was interrupted.
@@ -60,7 +59,7 @@ pub fn run(candidates: &mut [Candidate], plan: &Plan<'_>, measure: &mut impl Mea
     let mut compared = Compared::default();
     let mut all: Vec<Vec<Turn>> = candidates.iter().map(|_| Vec::new()).collect();
     if plan.between == Between::Stopped {
-        // A command that cannot be started is found before anything is measured.
+        // A command that does not start is found before anything is measured.
         for candidate in candidates.iter_mut() {
             if let Err(problem) = candidate.begin_turn(plan.cpus, plan.stop) {
                 compared.problem = Some(problem);
@@ -85,7 +84,7 @@ pub fn run(candidates: &mut [Candidate], plan: &Plan<'_>, measure: &mut impl Mea
                 }
             }
         }
-        // A round counts for all or for none, so that figures are paired.
+        // A round counts for all servers or for none, so that figures are paired.
         if round.len() < candidates.len() {
             break;
         }
@@ -101,7 +100,7 @@ pub fn run(candidates: &mut [Candidate], plan: &Plan<'_>, measure: &mut impl Mea
     compared
 }
 
-/// One turn of one candidate, whose processes run only during it.
+/// One turn of one candidate. Its processes run only meanwhile.
 fn turn(
     candidate: &mut Candidate,
     number: usize,
@@ -114,7 +113,7 @@ fn turn(
     }
     candidate.begin_turn(plan.cpus, plan.stop)?;
     if plan.between == Between::Ended && candidate.is_started_here() {
-        // What a server does for the first time does not count.
+        // A server that has just started is measured once without counting.
         match measure(candidate, number) {
             Ok(Some(_)) => {}
             Ok(None) => return Ok(None),
@@ -135,7 +134,7 @@ fn turn(
     }))
 }
 
-/// Says so where there are not enough rounds for intervals, or for what several of them show.
+/// A warning if there are too few rounds for an interval, or for several to hold at once.
 fn too_few(rounds: usize, ratios: usize) -> Option<String> {
     let needed = values_needed(ratios);
     match rounds {
@@ -151,9 +150,9 @@ fn too_few(rounds: usize, ratios: usize) -> Option<String> {
     }
 }
 
-/// Counts the system calls per message of each candidate that was started here, in one more turn each
-/// with strace(1) attached; what strace does to times does not matter there. Opening and closing
-/// are among the calls. Where there is no strace, or it may not look, nothing is counted.
+/// Counts the system calls per message of each candidate that was started here, including those for
+/// opening and closing connections. Each gets one more turn for that, with strace(1) attached, so that
+/// strace does not slow down what is timed. Counts nothing without strace or the right to trace.
 pub fn count_syscalls(
     candidates: &mut [Candidate],
     measurements: &mut [Measurement],
@@ -197,13 +196,14 @@ fn total_calls(table: &str) -> Option<u64> {
     last.split_whitespace().next()?.parse().ok()
 }
 
-/// What a turn cost the server.
+/// The cost of a turn to the server.
 fn cost_of((measurement, usage): &Turn) -> Option<Cost> {
     usage.as_ref().map(|(before, after)| after.since(before, measurement.messages))
 }
 
-/// One measurement of many rounds. Each cost is the median of theirs; CPU time is split into user's
-/// and kernel's in the proportion of all rounds, as one has only a few of the ticks that tell.
+/// One measurement of many rounds. Each cost is the median over the rounds. The split of CPU time
+/// between user mode and kernel is that of all rounds together, because one round has too few clock
+/// ticks for it.
 fn sum(name: &str, turns: Vec<Turn>) -> Measurement {
     let costs: Option<Vec<Cost>> = turns.iter().map(cost_of).collect();
     let costs = costs.unwrap_or_default();
@@ -234,9 +234,9 @@ fn sum(name: &str, turns: Vec<Turn>) -> Measurement {
     Measurement { name: name.to_owned(), cost, ..total }
 }
 
-/// What is compared: its name, and its value in a round.
+/// A figure that is compared: its name, and its value in a round.
 type Metric = (&'static str, fn(&Round, Option<&Cost>) -> Option<f64>);
-/// The rate is in messages, the CPU time is the server's for each of them.
+/// Latencies are in nanoseconds, the rate in messages per second, CPU times in µs per message.
 const METRICS: [Metric; 5] = [
     ("p50", |round, _| Some(round.p50_ns as f64)),
     ("p99", |round, _| Some(round.p99_ns as f64)),
@@ -324,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn a_round_that_is_not_complete_counts_for_nobody() {
+    fn an_incomplete_round_is_discarded_for_all_servers() {
         let mut turns = 0;
         let stop = Stop::new().expect("a pipe");
         let run = run(&mut candidates("a b"), &plan(9, &stop), &mut |_: &Candidate, _| {

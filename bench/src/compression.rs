@@ -1,5 +1,5 @@
-//! permessage-deflate in the client's role (RFC 7692): what is offered, which answers are understood,
-//! and messages deflated and inflated.
+//! permessage-deflate in the client's role (RFC 7692): the offer, the answers that are accepted, and
+//! deflating and inflating messages.
 
 use flate2::{Compress, Compression, FlushCompress};
 use ringecho::protocol::inflate::{Inflater, TAIL};
@@ -20,7 +20,7 @@ pub(crate) struct Codec {
 }
 
 impl Codec {
-    /// One for the server's answer to [`OFFER`]: the value of Sec-WebSocket-Extensions.
+    /// The codec for the server's answer to [`OFFER`], the value of Sec-WebSocket-Extensions.
     ///
     /// # Errors
     ///
@@ -166,7 +166,7 @@ mod tests {
         };
         let mut theirs = codec();
         for _ in 0..2 {
-            // RFC 7692 section 7.2.3.4 puts a byte of zero behind the block.
+            // RFC 7692 section 7.2.3.4 appends a zero byte to the block.
             let payload = [last(b"one"), last(b" two"), vec![0]].concat();
             assert_eq!(theirs.inflate(&payload).expect("right"), b"one two");
             let after = codec().deflate(b"three");

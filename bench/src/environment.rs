@@ -1,4 +1,4 @@
-//! The machine that measured: what one has to know to compare its figures with others.
+//! The machine that measured: what readers need to know to compare its figures with others.
 
 use std::fs;
 use std::path::Path;
@@ -7,7 +7,7 @@ use ringecho::cpus;
 use ringecho::linux::{Virtualization, field};
 use serde::{Deserialize, Serialize};
 
-/// A machine, and the program that measured on it. What is not known is empty.
+/// A machine, and the program that measured on it. Unknown values are empty.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Environment {
     /// The version of ringbench.
@@ -18,7 +18,7 @@ pub struct Environment {
     pub cpu: String,
     /// The CPUs that the program may use.
     pub cpus: Vec<usize>,
-    /// The frequency governor of the first of them.
+    /// The frequency governor of CPU 0.
     pub governor: String,
     /// Whether this is a virtual machine.
     pub is_virtual: bool,
@@ -34,7 +34,7 @@ impl Environment {
         Environment::below(Path::new("/"))
     }
 
-    /// The same from the files below `root`.
+    /// The machine whose `/proc` and `/sys` are below `root`.
     fn below(root: &Path) -> Environment {
         let read = |path: &str| {
             fs::read_to_string(root.join(path))

@@ -2,12 +2,12 @@
 //!
 //! It starts the command in a process group of its own, so that Ctrl-C in a terminal does not reach
 //! it, and ends everything below it when its standard input ends: because `ringbench` is done, or
-//! because it is gone, however it went. It is the parent of whatever the command leaves behind (a
-//! child subreaper, PR_SET_CHILD_SUBREAPER(2const)), so nothing stays, and the CPU time of processes
-//! that have ended is added up in its own accounts. It sleeps while a server is measured.
+//! because it was killed. It becomes the parent of whatever the command leaves behind (a child
+//! subreaper, PR_SET_CHILD_SUBREAPER(2const)), so no process stays, and the kernel adds the CPU time
+//! of ended processes to that of its children. It sleeps while a server is measured.
 //!
-//! Its standard input is a socket. It writes lines to it: [`STARTED`], [`FAILED`] and why, [`ENDED`]
-//! and how. What the command prints goes to the guard's own standard output and error.
+//! Its standard input is a socket, to which it also writes lines: [`STARTED`]; [`FAILED`] and why; or
+//! [`ENDED`] and how. The command prints to the guard's own standard output and error.
 
 use std::ffi::OsString;
 use std::io::{Read as _, stdin};
@@ -30,13 +30,14 @@ pub const FAILED: &str = "failed ";
 pub const ENDED: &str = "ended ";
 /// How long a server may take to end after SIGTERM, before SIGKILL.
 pub const END_TIMEOUT: Duration = Duration::from_secs(10);
-/// How often processes that are to end are looked for.
-const LOOK: Duration = Duration::from_millis(50);
+/// How often processes that are to end are signalled again.
+const SIGNAL_INTERVAL: Duration = Duration::from_millis(50);
 
-/// Runs the command `words` on the CPUs `cpus` (none: any), until it has ended or is to end.
+/// Runs the command `words` on the CPUs `cpus` (if empty, any) until it ends, or until standard input
+/// does.
 pub fn run(cpus: &[usize], words: &[OsString]) {
     pin(cpus);
-    // Where a kernel refuses, processes that the command leaves behind are not seen.
+    // If the kernel refuses, processes that the command leaves behind are not found.
     let _ = set_child_subreaper(Some(getpid()));
     let [program, arguments @ ..] = words else {
         return say(&format!("{FAILED}there is no command"));
@@ -77,15 +78,15 @@ fn end(child: Pid) {
         signal_descendants(below, signal);
     };
     signal(Signal::TERM);
-    // It may have been stopped, and would not see the other one before.
+    // A stopped process handles SIGTERM only once it continues.
     signal(Signal::CONT);
     let until = Instant::now() + END_TIMEOUT;
     while Instant::now() < until {
-        thread::sleep(LOOK);
+        thread::sleep(SIGNAL_INTERVAL);
     }
     loop {
         signal(Signal::KILL);
-        thread::sleep(LOOK);
+        thread::sleep(SIGNAL_INTERVAL);
     }
 }
 
@@ -96,12 +97,12 @@ fn pin(cpus: &[usize]) {
         set.set(cpu);
     }
     if set.count() > 0 {
-        // They were found to be allowed; should that have changed, the figures show it.
+        // They were allowed when the command line was read; if not now, the server runs elsewhere.
         let _ = sched_setaffinity(None, &set);
     }
 }
 
 fn say(line: &str) {
-    // Where nobody listens any more, the end of the input says what to do.
+    // If nobody listens any more, standard input has ended too, which ends the guard.
     let _ = rustix::io::write(stdin(), format!("{line}\n").as_bytes());
 }

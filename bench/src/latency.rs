@@ -15,7 +15,7 @@ use hdrhistogram::serialization::{Deserializer, Serializer, V2DeflateSerializer}
 use hdrhistogram::{Counter, Histogram};
 use serde::{Deserialize, Serialize};
 
-/// The greatest latency recorded, in nanoseconds; a longer one counts as this.
+/// The greatest latency recorded, in nanoseconds: an hour. A longer one counts as this.
 pub const LATENCY_NS_MAX: u64 = 3_600_000_000_000;
 /// Significant digits.
 const DIGITS: u8 = 3;
@@ -54,9 +54,9 @@ impl Latencies {
     /// where there are none.
     pub fn percentile_ns(&self, percent: f64) -> u64 {
         let count = self.count() as f64;
-        // 99.9 has no exact form, and must not make a rank of 1998 one of 1999.
+        // 99.9 is not exact in binary: without rounding, rank 1998 of 2000 would become 1999.
         let rank = ((count * percent / 100.0 * 1e6).round() / 1e6).ceil().max(1.0);
-        // In the middle of the rank, for the same reason.
+        // The middle of the rank, for the same reason.
         if self.0.is_empty() { 0 } else { self.0.value_at_quantile((rank - 0.5) / count) }
     }
 
@@ -75,7 +75,7 @@ impl Latencies {
         self.0.mean()
     }
 
-    /// Whether a percentile rests on more than a few outliers: at least ten latencies lie beyond it.
+    /// Whether at least ten latencies lie beyond a percentile, so that it does not rest on a few outliers.
     pub fn supports(&self, percent: f64) -> bool {
         self.count() as f64 * (100.0 - percent) / 100.0 >= 10.0 - 1e-6
     }

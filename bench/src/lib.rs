@@ -1,4 +1,4 @@
-//! The latency lab: round trips, loads and comparisons of WebSocket echo servers, and benchmarks of
+//! A latency lab: round trips, loads and comparisons of WebSocket echo servers, and benchmarks of
 //! ringecho's protocol core.
 
 use ringecho::buffer::{Cursors, HEADROOM, Region};

@@ -1,6 +1,6 @@
 //! Where processes listen for TCP connections, as `/proc/net/tcp` and `tcp6` show it.
 //!
-//! Looking does not connect: to a server, a connection that says nothing is a broken handshake.
+//! Reading the tables does not connect, so the server sees no broken handshake.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -9,10 +9,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 /// The state LISTEN (`include/net/tcp_states.h`).
 const LISTEN: &str = "0A";
 
-/// A socket that listens: where, and the number of its inode.
+/// A listening socket: its address and its inode number.
 type Listener = (SocketAddr, u64);
 
-/// All sockets that listen in this network namespace; nothing where `/proc` does not show them.
+/// All listening TCP sockets of this network namespace; nothing if `/proc` does not show them.
 fn all() -> Option<Vec<Listener>> {
     let tables = ["/proc/net/tcp", "/proc/net/tcp6"].map(fs::read_to_string);
     if tables.iter().all(Result::is_err) {
@@ -42,13 +42,13 @@ fn parse(line: &str) -> Option<Listener> {
     Some((SocketAddr::new(address, port), inode.parse().ok()?))
 }
 
-/// Four bytes of an address: the kernel prints them as one number of this machine.
+/// Four bytes of an address, which the kernel prints as a number in this machine's byte order.
 fn word(text: &str) -> Option<[u8; 4]> {
     u32::from_str_radix(text, 16).ok().map(u32::to_ne_bytes)
 }
 
 /// The address at which a server on `port` can be reached from this machine, 127.0.0.1 if possible;
-/// nothing if nobody listens there so far.
+/// nothing if no one listens there yet.
 pub fn address_on(port: u16) -> Option<IpAddr> {
     let Some(listeners) = all() else {
         let localhosts = [IpAddr::from(Ipv4Addr::LOCALHOST), Ipv6Addr::LOCALHOST.into()];
@@ -65,7 +65,7 @@ pub fn address_on(port: u16) -> Option<IpAddr> {
         return Some(v4);
     }
     if listens_on(Ipv6Addr::UNSPECIFIED.into()) {
-        // It may take IPv4 too (ipv6(7), IPV6_V6ONLY). Then its port is in use there.
+        // It may accept IPv4 too (ipv6(7), IPV6_V6ONLY). Then its port is also in use there.
         let in_use =
             TcpListener::bind((v4, port)).is_err_and(|error| error.kind() == ErrorKind::AddrInUse);
         return Some(if in_use { v4 } else { Ipv6Addr::LOCALHOST.into() });
@@ -73,7 +73,7 @@ pub fn address_on(port: u16) -> Option<IpAddr> {
     addresses.into_iter().min()
 }
 
-/// Where these processes listen.
+/// The addresses on which these processes listen.
 pub fn addresses_of(pids: &[u32]) -> Vec<SocketAddr> {
     let descriptors = pids.iter().filter_map(|pid| fs::read_dir(format!("/proc/{pid}/fd")).ok());
     let links =

@@ -1,11 +1,11 @@
 //! A load of many connections on one server, and what it measures.
 //!
 //! By default the loop is open: each connection has a schedule that does not depend on echoes, and a
-//! latency counts from the time at which its message was *due*. When the server stalls, messages go
-//! on being due, and what waits meanwhile shows in the latencies (no coordinated omission).
+//! latency counts from the time at which its message was *due*. When the server stalls, messages keep
+//! falling due, and the time that they wait shows in their latencies (no coordinated omission).
 //! [`Rate::Max`] closes the loop: a message leaves when an echo has come, and its latency counts from
-//! the actual send, so that a stall shows in few messages only. It says what a server can do and not
-//! how long a user waits.
+//! the actual send, so a stall shows in only a few messages. It measures the throughput that a server
+//! can reach, not how long a user waits.
 //!
 //! Every message that was due is counted once: as echoed, wrong, lost or unsent. It belongs to the
 //! part of the measurement in which it was due.
@@ -55,44 +55,44 @@ const PAUSE_MIN: Duration = Duration::from_millis(500);
 /// Time for the threads to start before the first message is due, and for each connection.
 const LEAD: Duration = Duration::from_millis(20);
 const LEAD_EACH: Duration = Duration::from_micros(10);
-/// Descriptors for everything but connections.
-const DESCRIPTORS_BESIDE: u64 = 64;
+/// Descriptors for everything but threads and connections.
+const DESCRIPTORS_OTHER: u64 = 64;
 /// Descriptors of each thread.
 const DESCRIPTORS_THREAD: u64 = 4;
 
-/// How far it is.
+/// The state of a load that runs.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Progress {
-    /// How long messages have counted, or 0 in the warm-up.
+    /// The time since the warm-up ended; 0 during the warm-up.
     pub elapsed: Duration,
-    /// Echoes a second since the last time, those of the warm-up too.
+    /// Echoes per second since the last report, including those of the warm-up.
     pub rate: f64,
-    /// Messages echoed so far that count.
+    /// Messages echoed so far, without those of the warm-up.
     pub messages: u64,
-    /// Their latencies, in nanoseconds.
+    /// The median of their latencies, in nanoseconds.
     pub p50_ns: u64,
-    /// Likewise.
+    /// The 99th percentile of their latencies, in nanoseconds.
     pub p99_ns: u64,
-    /// Echoes that were wrong, messages lost, and connections that failed.
+    /// Wrong echoes, lost messages and failed connections together, including the warm-up's.
     pub errors: u64,
 }
 
 /// What was measured.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Outcome {
-    /// The figures. `rounds` are the parts of a second each; a message belongs to the part in which
-    /// it was due. `latencies` have the messages that were lost too, as if they had come when the
-    /// load stopped waiting.
+    /// The figures. Each of `rounds` is a part of a second; a message belongs to the part in which it
+    /// was due. `latencies` includes lost messages, as if their echoes had come when the load stopped
+    /// waiting.
     pub measurement: Measurement,
-    /// The parts: begin and end, after the measurement's begin, and the latencies.
+    /// The parts: when each began and ended, counted from the end of the warm-up, and its latencies.
     pub parts: Vec<(Duration, Duration, Latencies)>,
     /// When messages began to count.
     pub started_at: SystemTime,
-    /// What became of the messages of the warm-up.
+    /// The counts of the warm-up's messages.
     pub warm_up: Counts,
     /// What to keep in mind when reading the figures, in sentences.
     pub warnings: Vec<String>,
-    /// Whether it ended early, and why.
+    /// Why it ended early, if it did.
     pub cut_short: Option<String>,
     /// How the server closed the connections on which nothing was in flight any more.
     pub farewells: Farewells,
@@ -101,25 +101,25 @@ pub struct Outcome {
 }
 
 impl Outcome {
-    /// What became of the messages that count.
+    /// The counts of all messages but the warm-up's.
     pub fn counts(&self) -> Counts {
         let Measurement { messages, wrong, lost, unsent, unasked, .. } = self.measurement;
         Counts { echoed: messages, wrong, lost, unsent, unasked }
     }
 
-    /// What is particular to a load.
+    /// The figures that only a load has.
     pub fn figures(&self) -> &LoadFigures {
         self.measurement.load.as_ref().expect("a load has figures of its own")
     }
 
-    /// Whether no connection was left at the end.
+    /// Whether all connections failed.
     pub fn has_failed(&self) -> bool {
         self.figures().connections_failed == self.figures().connections
     }
 }
 
-/// Loads a server as planned, until the time is over or `stop` is requested. `progress` is called
-/// about four times a second, on this thread, which keeps to the CPUs of the plan meanwhile.
+/// Loads a server as planned, until the time is over or `stop` is requested. Calls `progress` about
+/// four times a second, on the calling thread, which is confined to the CPUs of the plan meanwhile.
 ///
 /// # Errors
 ///
@@ -147,8 +147,8 @@ pub fn run(
     Ok(run.outcome(tally::total(tallies), &ended))
 }
 
-/// Keeps the calling thread on some CPUs, until this is dropped. What it does must not disturb the
-/// server on its own.
+/// Confines the calling thread to some CPUs until this is dropped, so that its work does not disturb
+/// the server.
 struct Confined(Option<CpuSet>);
 
 impl Confined {
@@ -156,7 +156,7 @@ impl Confined {
         let mut set = CpuSet::new();
         cpus.iter().filter(|&&cpu| cpu < CpuSet::MAX_CPU).for_each(|&cpu| set.set(cpu));
         let before = sched_getaffinity(None).ok().filter(|_| !cpus.is_empty());
-        // Where it is refused, the worker says so.
+        // If the kernel refuses, the workers fail with the reason.
         Confined(before.filter(|_| sched_setaffinity(None, &set).is_ok()))
     }
 }
@@ -169,17 +169,17 @@ impl Drop for Confined {
     }
 }
 
-/// Raises the soft limit on descriptors as far as it goes, and sees whether that is enough.
+/// Raises the soft limit on descriptors to the hard limit if needed, and checks that it is enough.
 fn provide_descriptors(plan: &Plan) -> Result<(), LoadError> {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let needed =
-        plan.connections as u64 + plan.threads() as u64 * DESCRIPTORS_THREAD + DESCRIPTORS_BESIDE;
+        plan.connections as u64 + plan.threads() as u64 * DESCRIPTORS_THREAD + DESCRIPTORS_OTHER;
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
-    // None is no limit.
+    // `None` means that there is no limit.
     if current.is_none_or(|current| current >= needed) {
         return Ok(());
     }
-    // Where it is refused, the limit is seen to be too low.
+    // If the kernel refuses, the limit read below is too low.
     let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
     match getrlimit(Resource::Nofile).current {
         Some(allowed) if allowed < needed => Err(LoadError::Descriptors { needed, allowed }),
@@ -187,7 +187,7 @@ fn provide_descriptors(plan: &Plan) -> Result<(), LoadError> {
     }
 }
 
-/// A load that runs.
+/// A load in progress.
 struct Run<'a> {
     plan: &'a Plan,
     stop: &'a Stop,
@@ -200,7 +200,7 @@ struct Run<'a> {
 }
 
 impl<'a> Run<'a> {
-    /// One whose first message is due in a moment.
+    /// A load whose first message is due once all threads have had time to start.
     fn new(plan: &'a Plan, stop: &'a Stop) -> Run<'a> {
         let lead = LEAD + LEAD_EACH * plan.connections as u32;
         let begin_ns = now_ns() + lead.as_nanos() as u64;
@@ -256,7 +256,7 @@ impl<'a> Run<'a> {
         Ok(assignments)
     }
 
-    /// Has the workers do their work.
+    /// Runs the workers to their end, and takes sums meanwhile.
     fn work(
         &mut self,
         assignments: Vec<Assignment<'_>>,
@@ -309,8 +309,8 @@ impl<'a> Run<'a> {
 
     fn outcome(self, mut tally: Tally, ended: &[Ended]) -> Outcome {
         let Run { plan, stop, pace, window: planned, started_at, sums, paused } = self;
-        // Where the connections of one worker have failed, the others went on; with the stop, all
-        // end at once.
+        // A worker whose connections have all failed ends early while the others go on, so it does not
+        // say when the load ended, unless all have failed. A stop ends all workers at once.
         let (failed, whole): (Vec<&Ended>, Vec<&Ended>) =
             ended.iter().partition(|ended| ended.has_failed);
         let of = if whole.is_empty() { &failed } else { &whole };
@@ -373,8 +373,8 @@ impl<'a> Run<'a> {
     }
 }
 
-/// Counts the messages that were due by the end, the second of `times`, and were not sent; those due
-/// before the first belong to the warm-up.
+/// Counts the messages that were due and not sent. Of `times`, the first is the end of the warm-up and
+/// the second that of the load, in nanoseconds.
 fn count_unsent(schedule: &Schedule, times: (u64, u64), sent: &[(usize, u64)], tally: &mut Tally) {
     let begin_turns = schedule.turns_before(times.0.min(times.1));
     let end_turns = schedule.turns_before(times.1);

@@ -1,9 +1,8 @@
 //! Adds results up, such as those of one load from many machines.
 //!
-//! Nothing of a part is lost: counts and histograms are added, warnings and descriptions are all
-//! kept, and where each part came from stands in [`Results::parts`]. What cannot be added is left
-//! out, and a warning says so. Times are moved by when each part began, so the machines' clocks
-//! have to agree.
+//! Counts and histograms are added, all warnings and descriptions are kept, and [`Results::parts`]
+//! records where each part came from. What cannot be added is left out, with a warning. Times are
+//! shifted by when each part began, so the machines' clocks have to agree.
 //!
 //! This file reads and writes no files.
 
@@ -20,7 +19,7 @@ pub struct Source {
     pub results: Results,
 }
 
-/// Adds them all up.
+/// Adds all sources up.
 ///
 /// # Errors
 ///
@@ -33,7 +32,7 @@ pub fn merge(mut sources: Vec<Source>) -> Result<Results, String> {
     let (kind, environment) = (first.results.kind, first.results.environment.clone());
     if let Some(other) = sources.iter().find(|source| source.results.kind != kind) {
         return Err(format!(
-            "{} and {} are of different commands, which cannot be added up",
+            "{} and {} come from different commands and cannot be added up",
             first.file, other.file
         ));
     }
@@ -112,7 +111,7 @@ fn cut_short(sources: &[Source]) -> Option<String> {
     (!reasons.is_empty()).then(|| reasons.join("; "))
 }
 
-/// Adds measurements of one name up, each with the seconds after the first began.
+/// Adds up measurements of one name, each with the seconds from the first start to its own.
 fn add(kind: Kind, group: Vec<(f64, Measurement)>, warnings: &mut Vec<String>) -> Measurement {
     let mut sum = Measurement { name: group[0].1.name.clone(), ..Measurement::default() };
     let mut descriptions: Vec<String> = Vec::new();
@@ -133,7 +132,7 @@ fn add(kind: Kind, group: Vec<(f64, Measurement)>, warnings: &mut Vec<String>) -
     }
     sum.description = descriptions.join(" / ");
     sum.rounds = match kind {
-        Kind::Load => beside(rounds),
+        Kind::Load => side_by_side(rounds),
         Kind::Rtt | Kind::Compare => one_after_the_other(rounds),
     };
     if !loads.is_empty() {
@@ -152,8 +151,8 @@ fn figures(
     let end_s = loads.iter().map(|(time, _)| time.end).fold(f64::INFINITY, f64::min);
     if begin_s >= end_s {
         warnings.push(format!(
-            "The loads of {name} did not all run at the same time; the rate asked for is the sum \
-             nevertheless."
+            "The loads of {name} did not all run at the same time; the rate asked for is their sum \
+             all the same."
         ));
     }
     let rate = |load: &LoadFigures| {
@@ -185,10 +184,10 @@ fn one_after_the_other(all: Vec<(f64, Vec<Round>)>) -> Vec<Round> {
     rounds
 }
 
-/// The rounds of loads that ran beside each other: those of the same time become one. Machines do not
-/// begin at the same moment, so each load is moved to the nearest round of the first; its rounds
-/// then lie on those of the others and not across two of them.
-fn beside(all: Vec<(f64, Vec<Round>)>) -> Vec<Round> {
+/// The rounds of loads that ran at the same time: rounds of the same second become one. Machines do
+/// not begin at the same moment, so each load is shifted to the nearest round of the first, and its
+/// rounds then match those of the others.
+fn side_by_side(all: Vec<(f64, Vec<Round>)>) -> Vec<Round> {
     let length_s = |rounds: &[Round]| match rounds {
         [] => 0.0,
         [only] => only.duration_s,
@@ -215,7 +214,7 @@ fn beside(all: Vec<(f64, Vec<Round>)>) -> Vec<Round> {
     cells.into_values().collect()
 }
 
-/// Adds a round of the same time. Percentiles do not add up: those of the slowest stand for all.
+/// Adds a round of the same time. Percentiles cannot be added, so those of the slowest are kept.
 fn join(round: &mut Round, other: &Round) {
     let end_s = f64::max(round.begin_s + round.duration_s, other.begin_s + other.duration_s);
     round.begin_s = round.begin_s.min(other.begin_s);

@@ -22,9 +22,9 @@ pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 pub struct Opening<'a> {
     /// The server.
     pub target: &'a Target,
-    /// Whether to offer permessage-deflate, and to go no further without it.
+    /// Whether to offer permessage-deflate, and to fail if the server declines it.
     pub compression: Compression,
-    /// What keys follow from.
+    /// The seed of the nonce and of masking keys.
     pub seed: u64,
     /// How long resolving and connecting may take: [`CONNECT_TIMEOUT`].
     pub connect_timeout: Duration,
@@ -46,7 +46,7 @@ pub enum Compression {
 pub struct Handshake {
     /// What was sent.
     pub request: Vec<u8>,
-    /// What was answered, without the frames after it.
+    /// The answer, without any frames after it.
     pub response: Vec<u8>,
 }
 
@@ -55,14 +55,14 @@ pub struct Handshake {
 pub struct Opened {
     /// The socket.
     pub stream: Stream,
-    /// What is said on it.
+    /// The WebSocket session on it.
     pub session: Session,
     /// How it was opened.
     pub handshake: Handshake,
 }
 
 impl<'a> Opening<'a> {
-    /// One without compression and with the usual timeouts.
+    /// An opening without compression and with the default timeouts.
     pub fn new(target: &'a Target, seed: u64) -> Opening<'a> {
         Opening {
             target,
@@ -77,8 +77,8 @@ impl<'a> Opening<'a> {
     ///
     /// # Errors
     ///
-    /// When nobody listens, the server does not answer in time or not as a WebSocket server has to,
-    /// or the user asks for the end.
+    /// When nobody listens, the server does not answer in time or not as a WebSocket server must, or
+    /// the stop is requested.
     pub fn open(&self, stop: &Stop) -> Result<Opened, Problem> {
         let mut deadline = Deadline::new(Step::Connect, self.connect_timeout, stop);
         let stream = Stream::connect(&self.target.endpoint, &mut deadline)?;

@@ -1,7 +1,7 @@
-//! Processes below another one, as `/proc` shows them.
+//! The descendants of a process, as `/proc` shows them.
 //!
-//! A server may be a wrapper with the real server below it, so everything that is done to a server
-//! is done to all of its processes. Nothing here starts or waits for a process.
+//! A server may be started by a wrapper, so whatever is done to a server is done to all of its
+//! processes. Nothing here starts or waits for a process.
 
 use std::fs;
 use std::io::{Error, Result};
@@ -22,13 +22,13 @@ pub struct Stat {
     pub ended_user_ticks: u64,
     /// The same in the kernel.
     pub ended_system_ticks: u64,
-    /// Page faults of these children: every process has some, so that this number tells whether
-    /// another child has ended even where its CPU time was less than a tick.
+    /// Page faults of these children. Every process has some, so this number shows that another child
+    /// has ended even if its CPU time was less than a tick.
     pub ended_faults: u64,
 }
 
 impl Stat {
-    /// What the kernel says of `pid` now.
+    /// Reads the current values for `pid`.
     ///
     /// # Errors
     ///
@@ -74,7 +74,7 @@ pub fn descendants(ancestor: u32) -> Vec<u32> {
 pub fn signal_descendants(ancestor: u32, signal: Signal) {
     for pid in descendants(ancestor) {
         if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
-            // One that has ended since needs no signal.
+            // A process that has ended meanwhile needs no signal.
             let _ = kill_process(pid, signal);
         }
     }

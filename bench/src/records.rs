@@ -1,5 +1,5 @@
 //! Messages of JSON as services send them: identifiers, names, numbers, booleans, nested objects.
-//! The same seed gives the same messages, and hardly two are alike.
+//! The same seed gives the same messages, and two are rarely equal.
 
 use std::fmt::Write;
 
@@ -27,7 +27,7 @@ const WORDS: [&str; 20] = [
 #[derive(Debug)]
 pub struct Records {
     random: Random,
-    /// The identifier of the record before, as they ascend.
+    /// The identifier of the last record; identifiers ascend.
     id: u64,
 }
 

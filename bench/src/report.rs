@@ -1,7 +1,7 @@
 //! An HTML page of results: tables, charts, and the machine.
 //!
-//! The page is one file and loads no other. maud escapes everything that is not markup of this file,
-//! so all that comes from a result. Nothing here measures or reads a file.
+//! The page is one file and loads no other. maud escapes everything that is not markup in this file,
+//! which includes all text of a result. Nothing here measures or reads a file.
 
 mod charts;
 #[cfg(test)]
@@ -20,7 +20,7 @@ use crate::tables;
 
 const STYLE: &str = include_str!("report/style.css");
 
-/// The page of one result or more, as HTML.
+/// The page of one or more results, as HTML.
 pub fn page(results: &[Results]) -> String {
     let title = match results {
         [only] => format!("ringbench: {}", heading(only)),
@@ -617,7 +617,7 @@ mod tests {
     }
 
     #[test]
-    fn results_stand_one_below_the_other() {
+    fn a_page_has_a_section_for_each_result() {
         let all = samples::all();
         let page = page(&all);
         for (index, result) in all.iter().enumerate() {
@@ -635,7 +635,7 @@ mod tests {
     }
 
     #[test]
-    fn few_or_no_messages_make_a_page() {
+    fn a_page_needs_no_messages() {
         for kind in [Kind::Rtt, Kind::Load, Kind::Compare] {
             assert!(!page(&[empty(kind)]).contains("<svg"));
         }

@@ -1,5 +1,5 @@
-//! Results as they are written to JSON and read again: one format for every kind of measurement, from
-//! which tables, pages and sums are made.
+//! Results as they are written to JSON and read back: one format for every kind of measurement. Tables,
+//! pages and sums are made from it.
 
 use std::fs;
 use std::io::{self, Write};
@@ -27,7 +27,7 @@ pub enum Kind {
     Compare,
 }
 
-/// All that a command has measured.
+/// Everything that a command has measured.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Results {
     /// [`FORMAT`].
@@ -42,7 +42,7 @@ pub struct Results {
     pub started_at_s: f64,
     /// Why it ended early, if it did.
     pub cut_short: Option<String>,
-    /// What to keep in mind when reading the figures: sentences.
+    /// Warnings about the figures, in sentences.
     pub warnings: Vec<String>,
     /// A measurement for each case, or for each target.
     #[serde(serialize_with = "crate::summary::serialize")]
@@ -69,7 +69,7 @@ pub struct Part {
     pub started_at_s: f64,
 }
 
-/// What was measured of one target in one case.
+/// The measurement of one target in one case.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Measurement {
     /// What it is called in tables: a case such as 9.7.2, or a target.
@@ -86,18 +86,18 @@ pub struct Measurement {
     /// Messages that were due and did not leave.
     #[serde(default)]
     pub unsent: u64,
-    /// Messages of the server that answer none of the client's.
+    /// Messages of the server that no message of the client asked for.
     #[serde(default)]
     pub unasked: u64,
     /// Payload echoed, in bytes before compression.
     pub payload_bytes: u64,
     /// All latencies.
     pub latencies: Latencies,
-    /// Parts of it, one after the other, from which the spread is seen.
+    /// The parts of it in order of time, which show the spread.
     pub rounds: Vec<Round>,
-    /// What it cost the server, where that can be seen.
+    /// What it cost the server, if that can be read.
     pub cost: Option<Cost>,
-    /// What only a load has.
+    /// The figures that only a load has.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub load: Option<LoadFigures>,
 }
@@ -136,10 +136,10 @@ impl Measurement {
     }
 }
 
-/// What a load was asked for, and how it went beside its messages.
+/// What a load was asked for, and the figures that are not about messages.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct LoadFigures {
-    /// Messages a second that were asked for; nothing for as many as possible.
+    /// Messages per second that were asked for; nothing with `--rate max`.
     pub rate_asked: Option<f64>,
     /// Connections that were asked for.
     pub connections: u64,
@@ -162,9 +162,9 @@ pub struct Round {
     pub messages: u64,
     /// The median of their latencies, in nanoseconds.
     pub p50_ns: u64,
-    /// The 99th percentile.
+    /// The 99th percentile of their latencies, in nanoseconds.
     pub p99_ns: u64,
-    /// The longest.
+    /// The longest of their latencies, in nanoseconds.
     pub max_ns: u64,
 }
 
@@ -181,23 +181,23 @@ impl Round {
         }
     }
 
-    /// Messages a second.
+    /// Messages per second; 0 if the round took no time.
     pub fn rate(&self) -> f64 {
         if self.duration_s > 0.0 { self.messages as f64 / self.duration_s } else { 0.0 }
     }
 }
 
-/// What a measurement cost a server on this machine. A figure is there if every round had it.
+/// What a measurement cost a server on this machine. A figure that some round lacks is left out.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct Cost {
     /// CPU time of the server in user mode, in microseconds per message.
     pub user_us: Option<f64>,
     /// CPU time of the server in the kernel, in microseconds per message.
     pub system_us: Option<f64>,
-    /// CPU time of the whole machine, with the client's and the kernel's own, in microseconds per
-    /// message.
+    /// CPU time of the whole machine, including that of the client and of kernel threads, in
+    /// microseconds per message.
     pub machine_us: Option<f64>,
-    /// Times that a thread of the server gave its CPU up or lost it, per message.
+    /// Context switches of the server's threads per message, voluntary or not.
     pub context_switches: Option<f64>,
     /// System calls per message.
     pub syscalls: Option<f64>,
@@ -212,14 +212,14 @@ impl Cost {
     }
 }
 
-/// One figure of a target against the same of the first.
+/// The ratio of a figure of one target to that of the first target.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Ratio {
     /// The figure, such as `p50`.
     pub figure: String,
-    /// The name of the measurement it is of.
+    /// The name of the target's measurement.
     pub of: String,
-    /// The name of the first.
+    /// The name of the first target's measurement.
     pub to: String,
     /// The ratio, paired by round.
     pub estimate: Estimate,

@@ -1,12 +1,12 @@
 //! Round trips: one message at a time on one connection, each echo compared with what was sent.
 //!
 //! The cases are those of sections 9.7 and 9.8 of the Autobahn test suite: text and binary messages of
-//! 0 to 4096 bytes, each case on a connection of its own. What went over the wire is counted as the
-//! suite counts it: by the sizes in which bytes were handed to and taken from the socket.
+//! 0 to 4096 bytes, each case on a new connection. Traffic is counted as the suite counts it: by the
+//! sizes of sends and receives.
 //!
-//! A message costs one send and one receive, and the clock is read before the one and after the other;
-//! whatever else there is to do is done while nothing is in flight. Only what does not fit into the
-//! socket's buffers is sent and received in turns.
+//! A message costs one send and one receive, with the clock read before the send and after the
+//! receive. All other work is done while nothing is in flight. Only a message that does not fit into
+//! the socket's buffers takes several sends and receives.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -33,15 +33,15 @@ pub const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 const CLOSE_TIMEOUT_STOPPED: Duration = Duration::from_millis(200);
 /// The payload sizes of the cases, in bytes.
 const SIZES: [usize; 6] = [0, 16, 64, 256, 1024, 4096];
-/// Digits of a message's number in its payload, where there is room for them.
-const STAMP: usize = 8;
+/// Digits of a message's number in its payload, if there is room for them.
+const STAMP_DIGITS: usize = 8;
 
 /// How the client waits for an echo.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Wait {
     /// It sleeps in the kernel.
     Block,
-    /// It asks again and again.
+    /// It polls the socket without pause.
     Spin,
 }
 
@@ -50,7 +50,7 @@ pub enum Wait {
 pub struct Case {
     /// Its name in the suite, or one of our own.
     pub name: String,
-    /// The length of each payload.
+    /// The length of each payload, in bytes.
     pub payload_bytes: usize,
     /// Text or binary.
     pub form: Form,
@@ -112,14 +112,14 @@ pub struct Plan<'a> {
     pub case: &'a Case,
     /// How the client waits.
     pub wait: Wait,
-    /// What payloads and masking keys follow from.
+    /// The seed of payloads and masking keys.
     pub seed: u64,
     /// How long each step may take.
     pub timeouts: Timeouts,
 }
 
 impl<'a> Plan<'a> {
-    /// One with a client that sleeps while it waits, and with the usual timeouts.
+    /// A plan with a client that sleeps while it waits, and with the default timeouts.
     pub fn new(target: &'a Target, case: &'a Case) -> Plan<'a> {
         Plan { target, case, wait: Wait::Block, seed: 1, timeouts: Timeouts::default() }
     }
@@ -151,7 +151,7 @@ pub struct Wire {
     pub is_dropped_by_server: bool,
 }
 
-/// What one case came to on one connection.
+/// The outcome of one case on one connection.
 #[derive(Debug, Default)]
 pub struct Outcome {
     /// The round trips of all messages whose echo was right.
@@ -160,10 +160,10 @@ pub struct Outcome {
     pub duration: Duration,
     /// What went over the wire.
     pub wire: Wire,
-    /// Why it ended early, unless the user asked for that; what was measured until then is kept.
+    /// Why it ended early, unless the stop was requested. What was measured before is kept.
     pub problem: Option<Problem>,
-    /// How the server took its leave, where there was a closing handshake and the user let it end.
-    /// What is not clean deserves a warning, and the measurement stands.
+    /// How the server closed the connection, if there was a closing handshake. If that was not clean,
+    /// the measurement counts and deserves a warning.
     pub farewell: Option<Farewell>,
 }
 
@@ -172,7 +172,7 @@ pub struct Outcome {
 ///
 /// # Errors
 ///
-/// When no connection comes about. What happens later is in the outcome.
+/// When the connection cannot be opened. Later problems are in the outcome.
 pub fn run(plan: &Plan<'_>, stop: &Stop) -> Result<Outcome, Problem> {
     let opening = Opening {
         connect_timeout: plan.timeouts.connect,
@@ -256,8 +256,8 @@ impl<'a> Connection<'a> {
         Err(wrong)
     }
 
-    /// Sends all of `bytes`. Where the socket takes no more, the server may be waiting for its own
-    /// echoes to be taken, and so they are.
+    /// Sends all of `bytes`. While the socket has no room, the server may wait for its echoes to be
+    /// read, so this also receives.
     #[inline]
     fn send(&mut self, bytes: &[u8], deadline: &mut Deadline<'_>) -> Result<(), Problem> {
         let mut left = bytes;
@@ -318,7 +318,7 @@ impl<'a> Connection<'a> {
         }
     }
 
-    /// Sends a control frame, and gives its bytes.
+    /// Sends a control frame, and returns its bytes.
     fn control(
         &mut self,
         opcode: Opcode,
@@ -332,7 +332,7 @@ impl<'a> Connection<'a> {
         Ok(frame)
     }
 
-    /// What comes next; nothing where the server has ended the connection.
+    /// Waits for the next event; nothing if the server has ended the connection.
     #[inline]
     fn next(&mut self, deadline: &mut Deadline<'_>) -> Result<Option<Event>, Problem> {
         if let Some(event) = self.take_event()? {
@@ -377,9 +377,9 @@ impl<'a> Connection<'a> {
         Ok(event)
     }
 
-    /// Closes the connection; gives nothing where there are no close frames.
+    /// Closes the connection. Returns nothing for plain bytes, which have no closing handshake.
     fn close(&mut self) -> Result<Option<Farewell>, Problem> {
-        // What has come already, and nobody awaited, was sent before the server knew of the end.
+        // What has come already was sent before the server knew that the client closes.
         while let Some(event) = self.take_event()? {
             match event {
                 Event::Echo(_) => return Err(self.unawaited()),
@@ -417,7 +417,7 @@ impl<'a> Connection<'a> {
         closing: &mut Closing,
         deadline: &mut Deadline<'_>,
     ) -> Result<(), Problem> {
-        // RFC 6455 section 7.4.1: 1000 is that what a connection is for has been done.
+        // RFC 6455 section 7.4.1: 1000 means that the purpose of the connection is fulfilled.
         let close = self.control(Opcode::Close, &1000u16.to_be_bytes(), deadline)?;
         self.wire.close_sent = close;
         while let Some(event) = self.next(deadline)? {
@@ -433,7 +433,7 @@ impl<'a> Connection<'a> {
         Ok(())
     }
 
-    /// What a message is that came while none was awaited.
+    /// The problem with a message that came while none was awaited.
     fn unawaited(&self) -> Problem {
         match self.plan.case.messages.checked_sub(1) {
             Some(last) if self.opened.session.echo() == self.payload => Problem::RepeatedEcho(last),
@@ -441,8 +441,7 @@ impl<'a> Connection<'a> {
         }
     }
 
-    /// A server that closes the connection in the middle of something says why, and that says more
-    /// than that a send failed.
+    /// Looks for a close frame that explains a problem: its code says more than that a send failed.
     fn explain(&mut self, problem: Problem) -> Problem {
         if !matches!(problem, Problem::Lost(_) | Problem::Closed(None) | Problem::TimedOut(..)) {
             return problem;
@@ -461,17 +460,16 @@ impl<'a> Connection<'a> {
     }
 }
 
-/// ASCII, so that it can be sent as text, and different in each place.
+/// A payload of random ASCII, so that it can be sent as text.
 fn payload(bytes: usize, seed: u64) -> Vec<u8> {
     let mut random = Random::new(seed);
     (0..bytes).map(|_| b'!' + random.below(94) as u8).collect()
 }
 
-/// Writes a message's number to the beginning of its payload, the last digits of it where there is
-/// no room for more.
+/// Writes a message's number to the beginning of its payload, or as many of its last digits as fit.
 fn stamp(payload: &mut [u8], number: u64) {
     let mut left = number;
-    for byte in payload.iter_mut().take(STAMP).rev() {
+    for byte in payload.iter_mut().take(STAMP_DIGITS).rev() {
         *byte = b'0' + (left % 10) as u8;
         left /= 10;
     }
@@ -482,7 +480,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_message_says_which_it_is_as_far_as_there_is_room() {
+    fn a_stamp_is_cut_to_the_payload() {
         for (length, number, stamped) in
             [(0, 7, ""), (2, 123, "23"), (8, 123, "00000123"), (10, 123, "00000123..")]
         {

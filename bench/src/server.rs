@@ -1,7 +1,7 @@
 //! A server that is started here: a process with a guard ([`crate::guard`]) above it.
 //!
-//! What it prints is kept, the last lines of it, for the message when something goes wrong. Nothing
-//! here knows what is measured.
+//! The last lines that it prints are kept, to be shown when something goes wrong. Nothing here knows
+//! what is measured.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -29,10 +29,10 @@ use crate::usage::Usage;
 pub const START_TIMEOUT: Duration = Duration::from_secs(20);
 /// How much longer than the server its guard may take to end.
 const GUARD_TIMEOUT: Duration = Duration::from_secs(5);
-/// How often something that is waited for is looked at.
-const LOOK: Duration = Duration::from_millis(20);
-/// Time for a server to fall asleep, after which its accounts are complete.
-const REST: Duration = Duration::from_millis(20);
+/// How often to check for something that is waited for.
+const CHECK_INTERVAL: Duration = Duration::from_millis(20);
+/// Time for a server to fall asleep, after which the kernel's figures about it are up to date.
+const IDLE_PAUSE: Duration = Duration::from_millis(20);
 /// How long the last lines of a server that has ended are waited for.
 const LINES_TIMEOUT: Duration = Duration::from_secs(1);
 /// Lines that are kept of what a server prints, and the bytes of each.
@@ -41,7 +41,7 @@ const LINE_BYTES_MAX: u64 = 1000;
 
 /// A program in the directory of this one.
 pub fn program(name: &str) -> PathBuf {
-    // Without /proc, there is only how this one was called.
+    // Without /proc, only the name that this program was called by is known.
     let called = || std::env::args_os().next().unwrap_or_default().into();
     std::env::current_exe().unwrap_or_else(|_| called()).with_file_name(name)
 }
@@ -51,28 +51,28 @@ pub fn program(name: &str) -> PathBuf {
 pub struct Launch<'a> {
     /// The program and its arguments.
     pub words: &'a [String],
-    /// The CPUs that it may use; none: as this process.
+    /// The CPUs that it may use; if empty, those of this process.
     pub cpus: &'a [usize],
-    /// Ends the wait for it.
+    /// Ends the wait until it is ready.
     pub stop: &'a Stop,
 }
 
-/// How it is known that a server serves.
+/// How to find out that a server is ready.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ready {
-    /// It prints an address, behind `://`.
+    /// It prints an address, after `://`.
     Prints,
     /// It listens on this port.
     Listens(u16),
 }
 
-/// A server that ends with this value.
+/// A running server. It is ended when this is dropped.
 #[derive(Debug)]
 pub struct Server {
     guard: Child,
     /// The guard ends when this does.
     lifeline: UnixStream,
-    /// What the guard has said, and has not been looked at.
+    /// All that the guard has written so far.
     said: Vec<u8>,
     /// How the server ended, if it has.
     ended: Option<String>,
@@ -95,7 +95,7 @@ impl Server {
     ///
     /// # Errors
     ///
-    /// What went wrong, with the last lines that it printed. It has ended then.
+    /// What went wrong, with the last lines that the server printed. It is ended then.
     pub fn start(launch: Launch<'_>, ready: Ready) -> Result<Server, String> {
         let mut server = Server::spawn(launch)?;
         let until = Instant::now() + START_TIMEOUT;
@@ -120,7 +120,7 @@ impl Server {
                 let not_ready = server.not_ready(ready);
                 return Err(format!("{not_ready}{}", server.last_lines()));
             }
-            thread::sleep(LOOK);
+            thread::sleep(CHECK_INTERVAL);
         }
     }
 
@@ -144,7 +144,7 @@ impl Server {
             .stderr(Stdio::from(errors))
             .spawn()
             .map_err(|error| failed(&format_args!("its guard: {error}")))?;
-        // The command holds this program's ends of the socket and the pipe as long as it is there.
+        // Drops this program's copies of the guard's ends of the socket and the pipe.
         drop(command);
         lifeline.set_nonblocking(true).map_err(|error| failed(&error))?;
         let output = Arc::<Mutex<Output>>::default();
@@ -162,10 +162,10 @@ impl Server {
         &self.address
     }
 
-    /// How it ended, if it has: words that follow its name. A command that has left processes
-    /// behind has not.
+    /// How it ended, if it has, to print after its name. A command whose processes still run has not
+    /// ended.
     pub fn ended(&mut self) -> Option<String> {
-        // It fails where nothing has come, which leaves what came before.
+        // It fails with what has come so far read, as the socket does not block.
         let _ = self.lifeline.read_to_end(&mut self.said);
         let said = String::from_utf8_lossy(&self.said);
         for line in said.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n')) {
@@ -182,21 +182,21 @@ impl Server {
         self.ended.clone()
     }
 
-    /// The same, for a server that may be ending: waits this long.
+    /// How it ended, waiting up to `time` for that.
     pub fn ended_within(&mut self, time: Duration) -> Option<String> {
         let until = Instant::now() + time;
         while self.ended().is_none() && Instant::now() < until {
-            thread::sleep(LOOK);
+            thread::sleep(CHECK_INTERVAL);
         }
         self.ended()
     }
 
-    /// The last lines that it printed, to stand below a message; empty if it printed nothing.
+    /// The last lines that it printed, to append to a message; empty if it printed nothing.
     pub fn last_lines(&self) -> String {
         let until = Instant::now() + LINES_TIMEOUT;
         let is_reading = || self.reader.as_ref().is_some_and(|reader| !reader.is_finished());
         while self.ended.is_some() && is_reading() && Instant::now() < until {
-            thread::sleep(LOOK);
+            thread::sleep(CHECK_INTERVAL);
         }
         let output = self.output();
         if output.lines.is_empty() {
@@ -221,9 +221,9 @@ impl Server {
         descendants(self.guard.id())
     }
 
-    /// What it has taken so far, once it is idle; nothing where that cannot be seen.
+    /// What it has used so far, if that can be read. Waits until the server is idle.
     pub fn usage(&self) -> Option<Usage> {
-        thread::sleep(REST);
+        thread::sleep(IDLE_PAUSE);
         Usage::below(self.guard.id()).ok()
     }
 
@@ -262,12 +262,12 @@ impl Drop for Server {
                 let _ = self.guard.wait();
                 return;
             }
-            thread::sleep(LOOK);
+            thread::sleep(CHECK_INTERVAL);
         }
     }
 }
 
-/// Keeps the last lines of what a server prints, as long as it does.
+/// Keeps the last lines that a server prints, until it closes its output.
 fn keep(printed: PipeReader, kept: &Mutex<Output>) {
     let mut printed = BufReader::new(printed);
     let mut line = Vec::new();
@@ -291,7 +291,7 @@ fn keep(printed: PipeReader, kept: &Mutex<Output>) {
     }
 }
 
-/// The address behind `://` in a line.
+/// The address after `://` in a line.
 fn address_in(line: &str) -> Option<String> {
     let (_, rest) = line.split_once("://")?;
     Some(rest.split_whitespace().next()?.trim_end_matches('/').to_owned())

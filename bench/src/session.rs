@@ -1,9 +1,9 @@
-//! What is said on one connection in the client's role: messages become bytes, and bytes become
-//! echoes. No input or output is done here, and no time is read.
+//! One connection in the client's role: turns messages into bytes, and received bytes into echoes. It
+//! does no input or output and reads no clock.
 //!
 //! Masking keys come from a seeded generator, a new one for each frame, so the bytes of a session are
-//! the same for the same seed. RFC 6455 section 5.3 wants keys that a web page cannot guess; there is
-//! no web page here.
+//! the same for the same seed. RFC 6455 section 5.3 asks for keys that a web page cannot guess; no web
+//! page is involved here.
 
 use std::fmt;
 
@@ -17,7 +17,7 @@ use crate::problem::Problem;
 use crate::random::Random;
 use crate::verdict::{Sent, judge_echo};
 
-/// Bytes for which there is room at each receive, at least.
+/// The least room for a receive, in bytes.
 pub const ROOM: usize = 64 << 10;
 
 /// Text or binary.
@@ -55,7 +55,7 @@ pub struct Session {
     is_framed: bool,
     keys: Random,
     codec: Option<Codec>,
-    /// Room for bytes, of which those from `read` to `end` are received and not yet used up.
+    /// The receive buffer; bytes from `read` to `end` are received and not yet parsed.
     received: Vec<u8>,
     read: usize,
     end: usize,
@@ -65,24 +65,24 @@ pub struct Session {
     is_compressed: bool,
 }
 
-/// What has come.
+/// Something that the server sent.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Event {
-    /// A whole message stands in [`Session::echo`].
+    /// A whole message, which [`Session::echo`] returns.
     Echo(Form),
-    /// The server sent a close frame, with this code. The bytes are those of the whole frame.
+    /// A close frame: its code, and the bytes of the whole frame.
     Close(Option<u16>, Vec<u8>),
-    /// A ping, with what its pong has to repeat.
+    /// A ping with its payload, which the pong has to repeat.
     Ping(Vec<u8>),
 }
 
 impl Session {
-    /// One whose messages are frames, after the opening handshake.
+    /// A session of frames.
     pub(crate) fn framed(seed: u64) -> Session {
         Session { is_framed: true, ..Session::plain(seed) }
     }
 
-    /// One whose messages are plain bytes.
+    /// A session of plain bytes.
     pub(crate) fn plain(seed: u64) -> Session {
         Session {
             is_framed: false,
@@ -97,7 +97,7 @@ impl Session {
         }
     }
 
-    /// Has all messages compressed from now on.
+    /// Compresses all messages from now on.
     pub(crate) fn compress(&mut self, codec: Codec) {
         self.codec = Some(codec);
     }
@@ -146,7 +146,7 @@ impl Session {
         }
     }
 
-    /// Where received bytes go, [`ROOM`] of them at least. Tell [`Session::filled`] how many came.
+    /// The buffer to receive into, at least [`ROOM`] bytes. Call [`Session::filled`] with how many came.
     #[inline]
     pub fn room(&mut self) -> &mut [u8] {
         if self.read == self.end {
@@ -174,18 +174,18 @@ impl Session {
         self.end += count;
     }
 
-    /// What was received and not yet understood.
+    /// The bytes that are received and not yet parsed.
     pub fn unread(&self) -> &[u8] {
         &self.received[self.read..self.end]
     }
 
-    /// Passes over the first `count` bytes that are unread.
+    /// Skips the first `count` unread bytes.
     pub(crate) fn skip(&mut self, count: usize) {
         self.read += count;
     }
 
-    /// The next event that has come whole. `payload` is the length of the next echo in bytes, which
-    /// says where it ends if messages are plain bytes.
+    /// The next complete event. `payload` is the length of the next echo in bytes, which says where it
+    /// ends if messages are plain bytes.
     ///
     /// # Errors
     ///
@@ -234,7 +234,7 @@ impl Session {
         }
     }
 
-    /// Takes a frame of a message; gives the form of the message if it was the last one.
+    /// Takes a frame of a message; returns the form of the message if that is complete.
     fn fragment(&mut self, header: &Header, frame_bytes: usize) -> Result<Option<Form>, Problem> {
         match (header.opcode, self.form) {
             (Opcode::Continuation, None) => {

@@ -1,9 +1,8 @@
 //! Connections whose waits always end.
 //!
-//! A [`Stream`] itself never waits, but for [`Stream::receive_sleeping`], and that for [`SLICE`] at
-//! most. Every longer wait goes through a [`Deadline`], which holds for a step as a whole, however
-//! many bytes trickle in meanwhile, and ends at once when the user asks for the end. This file knows
-//! no frames.
+//! A [`Stream`] itself never waits, except in [`Stream::receive_sleeping`], for at most [`SLICE`].
+//! Every longer wait goes through a [`Deadline`]. It applies to a step as a whole, however many bytes
+//! trickle in meanwhile, and ends at once when the stop is requested. This file knows no frames.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream, ToSocketAddrs as _};
@@ -27,19 +26,19 @@ use crate::target::Endpoint;
 
 /// How long connecting may take, with the resolution of the host name.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long one call into the kernel waits, at most.
+/// The longest wait of one system call.
 pub const SLICE: Duration = Duration::from_millis(200);
-/// How long a name is waited for before the stop is looked at.
+/// How often to check for the stop while a name is resolved.
 const RESOLUTION_SLICE: Duration = Duration::from_millis(20);
 /// How long to wait before connecting again to a Unix socket whose backlog is full.
 const BACKLOG_PAUSE: Duration = Duration::from_millis(10);
-/// Where more time has passed between two looks at the clock, each at most [`SLICE`] after the other
-/// while the process runs, it was suspended (Ctrl-Z), or its virtual machine was.
+/// The clock is read every [`SLICE`] at least while the process runs. If more time than this has passed
+/// between two reads, the process (Ctrl-Z) or its virtual machine was suspended.
 const SUSPENSION_MIN: Duration = Duration::from_secs(1);
 
-/// When a step has to be done, and whether the user asks for the end before that.
+/// The deadline of a step, which the stop ends early.
 ///
-/// Time in which the process was suspended does not count: the server may have been so too.
+/// Time during which the process was suspended does not count: the server may have been suspended too.
 #[derive(Debug)]
 pub struct Deadline<'a> {
     step: Step,
@@ -51,24 +50,24 @@ pub struct Deadline<'a> {
 }
 
 impl<'a> Deadline<'a> {
-    /// One for a step that begins now.
+    /// The deadline of a step that begins now.
     pub fn new(step: Step, timeout: Duration, stop: &'a Stop) -> Deadline<'a> {
         Deadline::since(Instant::now(), step, timeout, stop)
     }
 
-    /// One for a step that began at `begin`, for which no clock has to be read.
+    /// The deadline of a step that began at `begin`. Reads no clock.
     #[inline]
     pub fn since(begin: Instant, step: Step, timeout: Duration, stop: &'a Stop) -> Deadline<'a> {
         Deadline { step, timeout, until: begin + timeout, looked: begin, stop: Some(stop) }
     }
 
-    /// One for what is still to be done once the user has asked for the end.
+    /// The deadline of a step that takes place after the stop was requested.
     pub fn regardless(step: Step, timeout: Duration) -> Deadline<'a> {
         let now = Instant::now();
         Deadline { step, timeout, until: now + timeout, looked: now, stop: None }
     }
 
-    /// Looks whether the step may go on.
+    /// Checks whether the step may go on.
     ///
     /// # Errors
     ///
@@ -90,7 +89,7 @@ impl<'a> Deadline<'a> {
         Ok(())
     }
 
-    /// Waits for one of `events` on `socket`, and gives those that came.
+    /// Waits for one of `events` on `socket`, and returns those that came.
     ///
     /// # Errors
     ///
@@ -105,7 +104,7 @@ impl<'a> Deadline<'a> {
         }
     }
 
-    /// Sleeps for `duration`, to try something again after that.
+    /// Sleeps for `duration`, before something is tried again.
     ///
     /// # Errors
     ///
@@ -116,8 +115,8 @@ impl<'a> Deadline<'a> {
         self.check()
     }
 
-    /// Waits for `watched`, for the stop, for a signal or for the end of `duration`, and gives what
-    /// came on `watched`.
+    /// Waits for `watched`, the stop, a signal or the end of `duration`, and returns what came on
+    /// `watched`.
     fn poll(&self, watched: Option<PollFd<'_>>, duration: Duration) -> Result<PollFlags, Problem> {
         let stop = self.stop.map(|stop| PollFd::new(stop, PollFlags::IN));
         let is_watched = watched.is_some();
@@ -166,7 +165,7 @@ impl Stream {
         Ok(Stream(stream))
     }
 
-    /// Takes what has come, without waiting for it; 0 at the end of the connection.
+    /// Receives what has come, without waiting; 0 at the end of the connection.
     ///
     /// # Errors
     ///
@@ -177,7 +176,7 @@ impl Stream {
         Ok(count)
     }
 
-    /// Takes what has come, or sleeps until something comes, for [`SLICE`] at most.
+    /// Receives what has come, or sleeps until something comes, for at most [`SLICE`].
     ///
     /// # Errors
     ///
@@ -199,7 +198,7 @@ impl Stream {
         Ok(send(&self.0, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL)?)
     }
 
-    /// Says that no more will be sent.
+    /// Shuts down the sending direction.
     ///
     /// # Errors
     ///
@@ -244,8 +243,8 @@ fn cannot_connect(error: Errno) -> Problem {
     Problem::CannotConnect(error.into())
 }
 
-/// The addresses of `HOST:PORT`. Only the C library knows all the ways in which a system finds them,
-/// and it cannot be interrupted; so it is asked on a thread of its own, which is left behind where it
+/// The addresses of `HOST:PORT`. Only the C library knows all the ways in which a system resolves
+/// names, and its lookup cannot be interrupted. So a separate thread does it, and is abandoned if it
 /// takes too long.
 fn resolve(address: &str, deadline: &mut Deadline<'_>) -> Result<Vec<SocketAddr>, Problem> {
     if let Ok(address) = address.parse() {
@@ -254,7 +253,7 @@ fn resolve(address: &str, deadline: &mut Deadline<'_>) -> Result<Vec<SocketAddr>
     let (sender, resolved) = mpsc::channel();
     let address = address.to_owned();
     let resolve = move || {
-        // Whoever has stopped waiting needs no answer.
+        // It fails if nobody waits for the answer any more.
         let _ = sender.send(address.to_socket_addrs().map(Vec::from_iter));
     };
     let named = thread::Builder::new().name("resolver".to_owned());
@@ -270,7 +269,7 @@ fn resolve(address: &str, deadline: &mut Deadline<'_>) -> Result<Vec<SocketAddr>
     }
 }
 
-/// Connects to the first of the addresses that answers. None of them may take all of the time.
+/// Connects to the first of the addresses that answers. Each gets a share of the time that is left.
 fn connect_to_any(
     addresses: &[SocketAddr],
     deadline: &mut Deadline<'_>,
@@ -293,7 +292,7 @@ fn connect_tcp(address: SocketAddr, deadline: &mut Deadline<'_>) -> Result<Owned
     sockopt::set_tcp_nodelay(&socket, true).map_err(cannot_connect)?;
     match connect(&socket, &address) {
         Ok(()) => {}
-        // connect(2): it goes on by itself, and the socket is writable when it is over.
+        // connect(2): it continues in the background, and the socket becomes writable at its end.
         Err(Errno::INPROGRESS | Errno::INTR) => {
             deadline.wait(&socket, PollFlags::OUT)?;
             sockopt::socket_error(&socket).map_err(cannot_connect)?.map_err(cannot_connect)?;
@@ -315,7 +314,7 @@ fn connect_unix(path: &Path, deadline: &mut Deadline<'_>) -> Result<OwnedFd, Pro
     loop {
         match connect(&socket, &address) {
             Ok(()) => return Ok(socket),
-            // unix(7): the backlog is full, and nothing says when it is not.
+            // unix(7): the backlog is full, and nothing signals when that changes.
             Err(Errno::AGAIN | Errno::INTR) => deadline.pause(BACKLOG_PAUSE)?,
             Err(error) => return Err(cannot_connect(error)),
         }
@@ -393,7 +392,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_backlog_of_a_unix_socket_is_waited_for_and_not_for_ever() {
+    fn a_wait_for_a_full_backlog_of_a_unix_socket_ends() {
         let path = std::env::temp_dir().join(format!("ringbench-backlog-{}", std::process::id()));
         let _ = std::fs::remove_file(&path);
         let listener = UnixListener::bind(&path).expect("a socket");
@@ -428,7 +427,7 @@ mod tests {
         };
         let refused = connect(&endpoint);
         assert!(matches!(refused, Problem::CannotConnect(_)), "{refused}");
-        // A name with an empty label is none, for which nobody has to be asked.
+        // A name with an empty label is invalid, so no server is asked.
         let unknown = connect(&Endpoint::Tcp("a..b:80".to_owned()));
         assert!(matches!(unknown, Problem::CannotResolve(_)), "{unknown}");
     }

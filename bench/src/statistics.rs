@@ -3,12 +3,10 @@
 //! The interval is that of the sign test (W. J. Conover: Practical Nonparametric Statistics, 1999,
 //! section 3.2): from the k-th least to the k-th greatest value. Each value lies below the true median
 //! with probability 1/2, so the binomial distribution says exactly how often such an interval holds
-//! the median, whatever the distribution of the values. It supposes only that rounds do not depend on
-//! each other.
+//! the median, whatever the distribution of the values. It only assumes that rounds are independent.
 //!
-//! Where several ratios are looked at, one of them would soon show a difference by chance. The
-//! intervals are therefore so wide that all of them hold at once with the confidence that is wanted
-//! (Bonferroni).
+//! With several ratios, one of them would soon show a difference by chance. The intervals are
+//! therefore wide enough for all of them to hold at once with the wanted confidence (Bonferroni).
 
 use serde::{Deserialize, Serialize};
 
@@ -37,10 +35,10 @@ pub struct Interval {
     pub low: f64,
     /// The upper end.
     pub high: f64,
-    /// How often such an interval holds the true median, at least: a probability.
+    /// The least probability that such an interval holds the true median.
     pub confidence: f64,
-    /// The confidence that was wanted, for all intervals to hold at once. It is more than
-    /// `confidence` where there are too few values for it.
+    /// The confidence that each interval needs for all of them to hold at once. It exceeds
+    /// `confidence` if there are too few values.
     pub wanted: f64,
 }
 
@@ -93,8 +91,8 @@ pub fn estimate(values: &[f64], intervals: usize) -> Estimate {
 /// How many values to leave out at either end of `values` sorted ones for the narrowest interval with
 /// at least the confidence `wanted`, and its confidence; none where even all values have less.
 fn narrowest(values: usize, wanted: f64) -> (usize, f64) {
-    // The probability that exactly so many values lie below the median, as a logarithm: of many
-    // values it is less than a number can be.
+    // The probability that exactly `cut` values lie below the median, as a logarithm: with many values
+    // it is too small for a floating-point number.
     let mut logarithm = -(values as f64) * std::f64::consts::LN_2;
     let mut outside = 2.0 * logarithm.exp();
     let mut best = (0, 1.0 - outside);

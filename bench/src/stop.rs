@@ -12,19 +12,18 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use signal_hook::consts::{SIGCONT, SIGINT, SIGTERM};
 use signal_hook::{flag, low_level};
 
-/// Whether a measurement is to end early, and whether it was suspended.
-/// Copies are one and the same.
+/// Whether a measurement is to end early, and whether it was suspended. Clones share this state.
 #[derive(Debug, Clone)]
 pub struct Stop {
     is_requested: Arc<AtomicBool>,
     was_suspended: Arc<AtomicBool>,
-    /// Readable since the first request; nobody ever reads it.
+    /// Readable from the first request on; nobody ever reads it.
     bell: Arc<PipeReader>,
     ringer: Arc<PipeWriter>,
 }
 
 impl Stop {
-    /// One that nobody has requested, and that knows of no signals.
+    /// A stop that is not requested and does not watch signals.
     ///
     /// # Errors
     ///
@@ -35,8 +34,8 @@ impl Stop {
         Ok(Stop { is_requested: Arc::default(), was_suspended: Arc::default(), bell, ringer })
     }
 
-    /// Has SIGINT and SIGTERM request the stop, and a second one of them end the process with
-    /// status 128 + its number. SIGCONT is noted.
+    /// Lets SIGINT and SIGTERM request the stop, and a second one end the process with status 128 + its
+    /// number. Notes SIGCONT.
     ///
     /// # Errors
     ///
@@ -55,7 +54,7 @@ impl Stop {
     /// Requests the stop, as a signal would.
     pub fn request(&self) {
         self.is_requested.store(true, Relaxed);
-        // A full pipe has rung long ago.
+        // If the pipe is full, it is readable already.
         let _ = (&*self.ringer).write(&[0]);
     }
 

@@ -1,6 +1,6 @@
-//! What results say in plain numbers beside their histograms, so that a reader of the JSON needs no
-//! decoder: percentiles, extremes, means and rates. All of it follows from a [`Measurement`]; it is
-//! written and never read back.
+//! Percentiles, extremes, means and rates in plain numbers, so that a reader of the JSON needs no
+//! decoder for the histograms. All of them follow from a [`Measurement`]; they are written and never
+//! read back.
 
 use serde::{Serialize, Serializer};
 
@@ -10,7 +10,7 @@ use crate::results::Measurement;
 /// A histogram in plain numbers, in nanoseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Summary {
-    /// How many there are.
+    /// How many latencies there are.
     pub count: u64,
     /// The least.
     pub min_ns: u64,
@@ -18,11 +18,11 @@ pub struct Summary {
     pub mean_ns: f64,
     /// The median.
     pub p50_ns: u64,
-    /// 90 % are not above this.
+    /// The 90th percentile.
     pub p90_ns: u64,
-    /// 99 %.
+    /// The 99th percentile.
     pub p99_ns: u64,
-    /// 99.9 %.
+    /// The 99.9th percentile.
     pub p99_9_ns: u64,
     /// The greatest.
     pub max_ns: u64,
@@ -52,7 +52,7 @@ struct Written<'a> {
     latency: Option<Summary>,
     /// How late a load sent its messages.
     lag: Option<Summary>,
-    /// Messages echoed a second.
+    /// Messages echoed per second.
     rate_achieved: Option<f64>,
 }
 

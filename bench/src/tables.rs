@@ -8,7 +8,7 @@ use crate::load::Progress;
 use crate::results::{Kind, Measurement, Results};
 use crate::statistics::{CONFIDENCE, Estimate, Interval, Verdict, median};
 
-/// Nanoseconds as microseconds, with as many digits as mean something.
+/// Nanoseconds as microseconds, with one decimal below 100.
 pub fn us(ns: f64) -> String {
     let us = ns / 1000.0;
     match us {
@@ -17,7 +17,7 @@ pub fn us(ns: f64) -> String {
     }
 }
 
-/// All of a result.
+/// The whole text of a result.
 pub fn page(results: &Results) -> String {
     let mut text = String::new();
     let write = |text: &mut String| -> std::fmt::Result {
@@ -185,7 +185,7 @@ fn ratios(results: &Results, text: &mut String) -> std::fmt::Result {
     Ok(())
 }
 
-/// How far one of so many intervals, and all of them, can be trusted.
+/// The confidence of one of `intervals` intervals, and of all of them at once.
 pub fn confidence(interval: &Interval, intervals: usize) -> String {
     let percent = |part: f64| {
         // Rounded down, so that it is never said to be more than it is.

@@ -1,7 +1,7 @@
 //! What is measured: the address of a server, and what it speaks.
 //!
-//! A WebSocket's URL is RFC 3986 by the letter, with the rules of RFC 6455 section 3. Nothing of it that
-//! is not checked here reaches the wire. This file opens no socket.
+//! A WebSocket URL is parsed strictly by RFC 3986, with the rules of RFC 6455 section 3. Whatever is
+//! sent of it was checked here. This file opens no socket.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -12,7 +12,7 @@ use fluent_uri::component::{Authority, Host};
 
 /// The longest path that connect(2) takes for a Unix socket, in bytes.
 const UNIX_PATH_BYTES_MAX: usize = 107;
-/// What a target looks like, for those who wrote something else.
+/// The forms of a target, for error messages.
 const FORMS: &str = "write ws://127.0.0.1:9001/, unix:/run/echo.sock, or tcp://127.0.0.1:9001 for plain \
                      bytes";
 

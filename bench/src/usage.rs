@@ -1,9 +1,9 @@
-//! What a server takes of the machine: the CPU time, context switches and memory of all processes
-//! below one, from `/proc` and the kernel's CPU clocks.
+//! What a server uses of the machine: the CPU time, context switches and memory of all descendants of a
+//! process, from `/proc` and the kernel's CPU clocks.
 //!
-//! A figure that cannot be known is left out. Threads that have ended are in the CPU clock of their
-//! process. Processes that have ended are in the accounts of their parents, in clock ticks; a parent
-//! that ignores SIGCHLD has no such account.
+//! A figure that cannot be known is left out. The CPU clock of a process includes its ended threads.
+//! The CPU time of an ended process is added to its parent's, in clock ticks, unless the parent
+//! ignores SIGCHLD.
 
 use std::fs;
 use std::io::{Error, Result};
@@ -15,23 +15,22 @@ use nix::unistd::Pid;
 use crate::process::{Stat, descendants};
 use crate::results::Cost;
 
-/// Clock ticks from which a figure that is counted in them is known well enough: one tick is a
-/// twentieth of it.
+/// The least clock ticks for a figure that is counted in them: one tick is then 5 % of it.
 const TICKS_MIN: u64 = 20;
-/// The part of the CPU time that threads may have taken that have ended, and whose context switches
-/// are lost with them.
+/// The largest part of the CPU time that ended threads may have used. Their context switches are
+/// unknown.
 const ENDED_PART_MAX: f64 = 0.05;
 /// SIGCHLD in the masks of `/proc/PID/status`.
 const SIGCHLD_BIT: u64 = 1 << (17 - 1);
 
-/// What the processes of a server have taken so far.
+/// What the processes of a server have used so far.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Usage {
-    /// The CPU time of processes that are there, with that of their threads that have ended.
+    /// The CPU time of running processes, including their ended threads.
     pub cpu_time: Duration,
-    /// The CPU time of threads that are there.
+    /// The CPU time of running threads.
     pub thread_time: Duration,
-    /// CPU time in user mode, in clock ticks, with that of processes that have ended.
+    /// CPU time in user mode, in clock ticks, including ended processes.
     pub user_ticks: u64,
     /// The same in the kernel.
     pub system_ticks: u64,
@@ -39,20 +38,20 @@ pub struct Usage {
     pub ended_ticks: u64,
     /// Page faults of processes that have ended.
     pub ended_faults: u64,
-    /// Times that a thread gave its CPU up or lost it.
+    /// Context switches of running threads, voluntary or not.
     pub context_switches: u64,
     /// CPU time of the whole machine, in clock ticks.
     pub machine_ticks: u64,
-    /// Memory in use now.
+    /// Resident memory now.
     pub resident_bytes: u64,
     /// Whether the CPU time of processes that end would be lost.
     pub forgets_children: bool,
 }
 
 impl Usage {
-    /// What all processes below `ancestor` have taken so far. The ancestor's own does not count, but
-    /// that of its children that have ended does. The server has to be idle: the kernel brings the
-    /// accounts of a running thread up to date only at the next clock tick.
+    /// What all descendants of `ancestor` have used so far. The ancestor itself does not count, but its
+    /// ended children do. The server has to be idle: the kernel updates the figures of a running thread
+    /// only at the next clock tick.
     ///
     /// # Errors
     ///
@@ -103,7 +102,7 @@ impl Usage {
         Ok(())
     }
 
-    /// What was taken since `before`, per message.
+    /// What was used since `before`, per message.
     pub fn since(&self, before: &Usage, messages: u64) -> Cost {
         let messages = messages.max(1) as f64;
         let cpu_us = self.cpu_us_since(before);
@@ -135,7 +134,7 @@ impl Usage {
         if self.forgets_children || before.forgets_children {
             return None;
         }
-        // Negative where a process that had taken some has ended.
+        // Negative if a process that had used some has ended.
         let living_us = (self.cpu_time.as_secs_f64() - before.cpu_time.as_secs_f64()) * 1e6;
         if self.ended_faults == before.ended_faults {
             return (living_us >= 0.0).then_some(living_us);
@@ -145,7 +144,7 @@ impl Usage {
         (all_us >= ticks_to_us(TICKS_MIN as f64)).then_some(all_us)
     }
 
-    /// Whether threads have ended since `before` that had done a part of the work.
+    /// Whether threads that did a part of the work have ended since `before`.
     fn has_lost_threads_since(&self, before: &Usage) -> bool {
         let lost_s = |usage: &Usage| usage.cpu_time.as_secs_f64() - usage.thread_time.as_secs_f64();
         let taken_s = self.cpu_time.as_secs_f64() - before.cpu_time.as_secs_f64();
@@ -164,8 +163,8 @@ fn ticks_to_us(ticks: f64) -> f64 {
     ticks / rustix::param::clock_ticks_per_second() as f64 * 1e6
 }
 
-/// The ticks of all CPUs that were neither idle nor lost to other machines: of the first line of
-/// `/proc/stat` those for user, nice, system, irq and softirq (proc_stat(5)).
+/// The ticks for which all CPUs together were busy, neither idle nor stolen by other virtual machines:
+/// user, nice, system, irq and softirq in the first line of `/proc/stat` (proc_stat(5)).
 fn busy_ticks(stat: &str) -> u64 {
     let line = stat.lines().next().unwrap_or_default();
     let ticks: Vec<u64> =

@@ -1,7 +1,7 @@
-//! What echoes and endings are worth, the same for every measurement.
+//! Judges echoes and how a server closes connections, the same for every measurement.
 //!
-//! A wrong echo is no message: it is not counted, it has no latency, and the command fails. An odd
-//! ending after right echoes is no reason to doubt them: it costs a warning.
+//! A wrong echo does not count as a message and has no latency, and the command fails. A connection
+//! that is closed improperly after right echoes only costs a warning.
 
 use std::fmt;
 use std::time::Duration;

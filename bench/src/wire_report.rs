@@ -1,6 +1,6 @@
 //! The report of one case in the form of the Autobahn test suite, as a page and as JSON: expectation
 //! and outcome, the opening handshake, who closed the connection and how, and what went over the
-//! wire. Its words are the suite's, so that the two can be laid side by side: octets, chop size,
+//! wire. It uses the suite's words, so that the two reports can be compared: octets, chop size,
 //! `closedByMe`. This file measures nothing.
 
 use std::fs;
@@ -63,7 +63,7 @@ struct Frames {
     count: u64,
 }
 
-/// Makes the directory for reports, and sees that files can be made in it.
+/// Creates the directory for reports, and checks that files can be created in it.
 ///
 /// # Errors
 ///

@@ -1,5 +1,5 @@
-//! Echoes a 16-byte masked text frame a number of times through the protocol core, or only puts it
-//! where the core would find it: what `scripts/instructions` counts the instructions of.
+//! Echoes a masked 16-byte text frame a number of times through the protocol core, or only copies it to
+//! where the core would find it. `scripts/instructions` counts the instructions of both.
 
 use std::hint::black_box;
 

@@ -1,5 +1,5 @@
-//! Compares the rate of unmasking with that of `memmove` over the same bytes by the same distance:
-//! alternately, in one run, as a ratio with its spread.
+//! Compares the rate of unmasking with that of `memmove` on the same bytes by the same distance. The two
+//! alternate within one run; the result is their ratio and its spread.
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};

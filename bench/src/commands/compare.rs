@@ -21,7 +21,7 @@ use crate::{load, rtt};
 ///
 /// # Errors
 ///
-/// What went wrong, after what was measured until then is printed and written.
+/// What went wrong. What was measured before is printed and written first.
 pub fn compare(options: &Compare, stop: &Stop, output: &mut impl Write) -> Outcome {
     let names = if options.messages.size.is_none() { vec!["9.7.2".to_owned()] } else { vec![] };
     let [case] = &cases(&options.messages, &names)?[..] else {
@@ -77,7 +77,7 @@ fn candidates(texts: &[String]) -> Result<Vec<Candidate>, Failure> {
         let candidate = Candidate::parse(text).map_err(Failure::Usage)?;
         if candidates.iter().any(|other| other.name == candidate.name) {
             return Err(Failure::Usage(format!(
-                "two targets have the name {:?}; write NAME=TARGET to tell them apart",
+                "two targets are named {:?}; write NAME=TARGET to tell them apart",
                 candidate.name
             )));
         }
@@ -86,7 +86,7 @@ fn candidates(texts: &[String]) -> Result<Vec<Candidate>, Failure> {
     Ok(candidates)
 }
 
-/// How each candidate is measured once in each round.
+/// Measures a candidate once per round.
 struct Turns<'a> {
     options: &'a Compare,
     case: &'a Case,
@@ -95,7 +95,7 @@ struct Turns<'a> {
 }
 
 impl Turns<'_> {
-    /// Measures round trips, or the load; nothing if that was interrupted.
+    /// Measures round trips or a load; nothing if that was interrupted.
     fn measure(
         &self,
         candidate: &Candidate,
@@ -121,7 +121,7 @@ impl Turns<'_> {
     ) -> Result<Option<Measurement>, String> {
         let Turns { options, cpus, stop, .. } = self;
         let mut plan = plan(candidate.target()?, &options.traffic, cpus, &options.common);
-        // The first round does not count, which warms up enough.
+        // The first round does not count, and is warm-up enough.
         (plan.duration, plan.warm_up, plan.seed) = (duration, Duration::ZERO, seed);
         let outcome = load::run(&plan, stop, &mut |_| {}).map_err(|error| error.to_string())?;
         if stop.is_requested() {
@@ -133,7 +133,7 @@ impl Turns<'_> {
             return Err(problem);
         }
         for warning in outcome.warnings {
-            // The figures in it change from round to round.
+            // Its figures change from round to round, but not the words before the colon.
             let begins = |known: &String| known.split(':').next() == warning.split(':').next();
             if !warnings.iter().any(begins) {
                 warnings.push(warning);
@@ -166,7 +166,7 @@ impl Turns<'_> {
         }
         if let Some(farewell) = outcome.farewell.filter(|farewell| !farewell.is_clean()) {
             let warning = format!(
-                "{}: at the end, the server {farewell}; all echoes had come before, and count.",
+                "{}: at the end, the server {farewell}. All echoes had come before, and count.",
                 candidate.name
             );
             if !warnings.contains(&warning) {

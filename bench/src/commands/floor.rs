@@ -1,4 +1,4 @@
-//! `ringbench floor`, and what it is for: the floor of this machine.
+//! `ringbench floor`, and `--calibrate`, which measures the floor of this machine with it.
 
 use std::io::{self, Read as _, Write};
 use std::net::{Ipv4Addr, TcpListener};
@@ -14,8 +14,8 @@ use crate::target::Target;
 /// Messages of each kind of floor.
 const FLOOR_MESSAGES: u64 = 5000;
 
-/// Measures a plain TCP echo between two processes, once with both ends sleeping while they wait, once
-/// with both polling without pause.
+/// Measures a plain TCP echo between two processes: once with both ends sleeping while they wait, and
+/// once with both polling without pause.
 pub(super) fn calibrate(cpus: &[usize], seed: u64, stop: &Stop) -> Result<results::Floor, String> {
     let measure = |choice: WaitChoice| -> Result<u64, String> {
         let failed = |problem: &dyn std::fmt::Display| format!("--calibrate: {problem}");

@@ -30,7 +30,7 @@ pub fn load(options: &Load, stop: &Stop, output: &mut impl Write) -> Outcome {
     let mut plan = plan(&options.target, &options.traffic, &cpus, &options.common);
     (plan.duration, plan.warm_up) = (options.duration, options.warm_up);
     (plan.drain, plan.mix) = (options.drain, options.mix());
-    // A server that somebody else has started runs where that one has put it.
+    // The server was started elsewhere, so only the user knows its CPUs.
     plan.server_cpus = options.common.server_cpus.clone().map(|CpuList(cpus)| cpus);
     let mut results = Results::new(Kind::Load, command_line(), Environment::here());
     let live = LiveLine::on_terminal(plan.duration);
@@ -65,7 +65,7 @@ pub fn load(options: &Load, stop: &Stop, output: &mut impl Write) -> Outcome {
     problems.outcome(verdict)
 }
 
-/// Checks what no single option can be wrong about.
+/// Checks options that depend on each other.
 pub(super) fn check(traffic: &Traffic) -> Result<(), Failure> {
     if traffic.pipeline > 1 && traffic.rate != Rate::Max {
         return Err(Failure::Usage("--pipeline needs --rate max".to_owned()));
@@ -73,7 +73,7 @@ pub(super) fn check(traffic: &Traffic) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The line below the table: what a reader looks for when something went wrong.
+/// The line below the table: what to look at first when something went wrong.
 fn summary(measurement: &Measurement) -> String {
     let load = measurement.load.as_ref().expect("a load has figures of its own");
     format!(
@@ -85,7 +85,7 @@ fn summary(measurement: &Measurement) -> String {
     )
 }
 
-/// Whether the server was measured and right.
+/// Fails if an echo was wrong, all connections failed or nothing came back.
 pub(super) fn verdict(outcome: &load::Outcome) -> Result<(), String> {
     let counts = outcome.counts();
     let wrong = counts.wrong_echoes() + outcome.warm_up.wrong_echoes();
@@ -97,7 +97,7 @@ pub(super) fn verdict(outcome: &load::Outcome) -> Result<(), String> {
     }
 }
 
-/// The line on standard error that says how far a load is; nothing where that is no terminal.
+/// The progress line on standard error, if that is a terminal.
 struct LiveLine {
     is_shown: bool,
     duration: Duration,
@@ -110,7 +110,7 @@ impl LiveLine {
 
     fn show(&self, progress: &Progress) {
         if self.is_shown {
-            // Asked each time, because a window may be resized.
+            // Read each time, because the window may be resized.
             let columns = rustix::termios::tcgetwinsize(io::stderr()).map_or(0, |size| size.ws_col);
             self.write(&fitted(&tables::progress(progress, self.duration), columns));
         }
@@ -122,19 +122,20 @@ impl LiveLine {
         }
     }
 
-    /// Replaces the line. A terminal that has gone away is no reason to end.
+    /// Replaces the line. A terminal that is gone does not end the load.
     fn write(&self, line: &str) {
         let _ = write!(io::stderr(), "\r\x1b[K{line}");
     }
 }
 
-/// A line cut to a terminal of this width, or whole where the width is not known, which is 0. The
-/// last column stays free: writing there may begin a new line.
+/// A line cut to a terminal of this width, or whole if the width is 0, which means unknown. The last
+/// column stays free, because writing there may begin a new line.
 fn fitted(line: &str, columns: u16) -> String {
     let columns = usize::from(columns).checked_sub(1).unwrap_or(usize::MAX);
     line.chars().take(columns).collect()
 }
 
+/// The plan that the options ask for.
 pub(super) fn plan(target: &Target, traffic: &Traffic, cpus: &Cpus, common: &Common) -> Plan {
     Plan {
         connections: traffic.connections as usize,

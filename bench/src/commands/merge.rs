@@ -25,14 +25,14 @@ pub fn merge(options: &Merge, output: &mut impl Write) -> Outcome {
         Ok(Source { file: path.display().to_string(), results })
     });
     let mut sum = merge::merge(sources.collect::<Result<_, String>>()?)?;
-    // What was too little for a part may be enough for the sum.
+    // Too few messages for a part may be enough for the sum.
     sum.warnings.retain(|warning| !warning.starts_with(TOO_FEW));
     let names: Vec<String> = sum.measurements.iter().map(|it| it.name.clone()).collect();
     let files = Files::open(Some(&options.output), names.iter().map(String::as_str))?;
     finish(&mut sum, &[], files, output).outcome(Ok(()))
 }
 
-/// Sees that no file is read twice, by whatever path.
+/// Refuses a file that is given twice, by whatever path.
 fn refuse_twice(files: &[PathBuf]) -> Result<(), Failure> {
     let known: Vec<Option<Identity>> = files.iter().map(|path| identity(path)).collect();
     for (at, file) in files.iter().enumerate() {

@@ -1,4 +1,4 @@
-//! What the commands do, from options to tables: a file for each.
+//! The commands, from options to tables: a file for each.
 
 mod compare;
 mod cpus;
@@ -16,10 +16,10 @@ pub use self::merge::merge;
 pub use self::report::report;
 pub use self::rtt::rtt;
 
-/// What is printed of a measurement that a signal has ended.
+/// Why a measurement was cut short that a signal has ended.
 const ENDED_BY_SIGNAL: &str = "ended by a signal";
 
-/// How a command ends that measured everything, or was ended by a signal, or neither.
+/// How a command ends: well if it measured everything or a signal ended it, else with a failure.
 pub type Outcome = Result<(), Failure>;
 
 /// Why a command has failed.

@@ -1,8 +1,8 @@
 //! Results as they leave the program: tables on standard output, and files.
 //!
-//! Files are opened before anything is measured, so that a path that is wrong costs no measurement.
-//! Whatever fails later does not keep the rest from being written: problems are collected, and said
-//! at the end.
+//! Files are opened before anything is measured, so that a wrong path does not cost a measurement. If
+//! writing one fails later, the others are still written: problems are collected and reported at the
+//! end.
 
 use std::collections::HashSet;
 use std::ffi::OsStr;
@@ -19,7 +19,7 @@ use crate::latency::{Latencies, PERCENTILES, write_hlog};
 use crate::results::{Measurement, Results};
 use crate::tables;
 
-/// What the warning begins with that there are not enough messages for a percentile.
+/// The beginning of the warning that there are too few messages for a percentile.
 pub(super) const TOO_FEW: &str = "Too few messages for";
 /// Bytes of a file's name on any file system of Linux (`NAME_MAX`, limits.h(0p)).
 const FILE_NAME_BYTES_MAX: usize = 255;
@@ -28,8 +28,8 @@ const NAME_BYTES_MAX: usize = 120;
 /// The files of each measurement.
 const ENDINGS: [&str; 3] = ["csv", "hgrm", "hlog"];
 
-/// A part of a measurement in the interval log: when it began and ended, after the measurement's
-/// begin, and its latencies.
+/// A part of a measurement in the interval log: when it began and ended, counted from the start of the
+/// measurement, and its latencies.
 pub(super) type Interval = (Duration, Duration, Latencies);
 
 /// What could not be written, a line for each.
@@ -42,7 +42,7 @@ impl Problems {
         self.0.extend(written.err());
     }
 
-    /// Notes a problem with standard output. A reader that has gone away, as `head` does, is none.
+    /// Notes a problem with standard output, except a reader that went away, as `head` does.
     pub(super) fn note_standard_output(&mut self, written: io::Result<()>) {
         match written {
             Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
@@ -71,8 +71,8 @@ pub(super) struct Files {
 }
 
 impl Files {
-    /// Opens the files for measurements of these names. What is in them stays until something is
-    /// written; those that nothing is written to are removed, if they are new.
+    /// Opens the files for measurements of these names. Existing content stays until something is
+    /// written; new files that nothing is written to are removed.
     ///
     /// # Errors
     ///
@@ -94,8 +94,8 @@ impl Files {
         Ok(files)
     }
 
-    /// Writes what was measured; `intervals` are those of the interval log of the only measurement,
-    /// otherwise a log has one for all.
+    /// Writes what was measured. `intervals` are for the interval log of a single measurement; if
+    /// empty, each log has one interval.
     fn write(&mut self, results: &Results, intervals: &[Interval], problems: &mut Problems) {
         let Some(json) = &mut self.json else { return };
         problems.note(json.write(|output| results.write(output)));
@@ -111,7 +111,7 @@ impl Files {
     }
 }
 
-/// A file that is open and may never be written.
+/// An open file, to which nothing may be written in the end.
 #[derive(Debug)]
 struct Opened {
     path: PathBuf,
@@ -161,9 +161,9 @@ fn file_of(prefix: &Path, rest: &str) -> PathBuf {
     path.into()
 }
 
-/// What a measurement's files have in their names: the measurement's name without what a file's name
-/// should not have. Where that is too long, or another measurement's already, it ends with a checksum
-/// of the whole name.
+/// The part of file names that names a measurement: its name, with characters replaced that are awkward
+/// in file names. If that is too long, or taken by another measurement, it ends with a checksum of the
+/// whole name.
 fn name_in_files(prefix: &Path, name: &str, taken: &mut HashSet<String>) -> String {
     let plain: String = name
         .chars()
@@ -183,7 +183,7 @@ fn name_in_files(prefix: &Path, name: &str, taken: &mut HashSet<String>) -> Stri
     short
 }
 
-/// Warns, prints the tables and writes the files.
+/// Adds warnings about too few messages, prints the tables and writes the files.
 pub(super) fn finish(
     results: &mut Results,
     intervals: &[Interval],
@@ -206,7 +206,7 @@ pub(super) fn finish(
         }
     }
     let is_stopped = results.cut_short.as_ref().is_some_and(|it| it.starts_with(ENDED_BY_SIGNAL));
-    // Of a server that could not be measured at all, standard error says why.
+    // If the server could not be measured at all, standard error says why.
     if is_stopped || !results.measurements.is_empty() {
         let page = tables::page(results);
         problems
@@ -242,12 +242,12 @@ pub(super) fn identity(path: &Path) -> Option<Identity> {
     fs::metadata(path).ok().map(|file| (file.dev(), file.ino()))
 }
 
-/// Sees that `output` is none of the files that are read, by whatever path.
+/// Refuses an `output` that is one of the input files, by whatever path.
 pub(super) fn refuse_overwriting(inputs: &[PathBuf], output: &Path) -> Result<(), Failure> {
     let Some(written) = identity(output) else { return Ok(()) };
     match inputs.iter().find(|input| identity(input) == Some(written)) {
         Some(input) => Err(Failure::Usage(format!(
-            "--output would replace {}, which is read; write another name",
+            "--output would replace the input file {}; choose another name",
             input.display()
         ))),
         None => Ok(()),

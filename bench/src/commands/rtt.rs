@@ -23,7 +23,7 @@ use crate::wire_report;
 ///
 /// # Errors
 ///
-/// What went wrong, after what was measured until then is printed.
+/// What went wrong. What was measured before is printed first.
 pub fn rtt(options: &Rtt, stop: &Stop, output: &mut impl Write) -> Outcome {
     let mut cases = cases(&options.messages, &options.case)?;
     if options.histogram && cases.len() != 1 {
@@ -38,7 +38,7 @@ pub fn rtt(options: &Rtt, stop: &Stop, output: &mut impl Write) -> Outcome {
         cpus.warn(&mut results.warnings);
     }
     if options.target.as_ref().is_some_and(|target| target.websocket.is_none()) {
-        // An empty message leaves no trace in a stream of bytes.
+        // In a stream of bytes, an empty message cannot be seen.
         cases.retain(|case| case.payload_bytes > 0);
         if cases.is_empty() {
             return Err(Failure::Usage(
@@ -54,7 +54,7 @@ pub fn rtt(options: &Rtt, stop: &Stop, output: &mut impl Write) -> Outcome {
     }
     if options.calibrate {
         results.floor = match calibrate(&cpus.servers, options.common.seed, stop) {
-            // The rounds end at once too, and say so.
+            // The rounds below end at once too, and report it.
             Err(_) if stop.is_requested() => None,
             floor => Some(floor?),
         };

@@ -1,10 +1,12 @@
-//! One connection of a load: what it is about to do, what waits to be written, and its account.
+//! One connection of a load: its state, its unsent output and its ledger.
 //!
-//! A connection that is behind takes no more memory than [`OUTPUT_MAX`] and one message, however
-//! far behind it is: messages that are due are counted and made when there is room for them. The
+//! However far a connection is behind its schedule, it takes no more memory than [`OUTPUT_MAX`] and
+//! one message: due messages are only counted, and composed when there is room for them. The
 //! connection does not know epoll, and it decides neither when to send nor when to end.
 
 use std::io::{self, ErrorKind, Write as _};
+
+use ringecho::protocol::frame::Opcode;
 
 use super::Plan;
 use super::ledger::{Ledger, Pace};
@@ -13,7 +15,7 @@ use super::payloads::Payloads;
 use super::schedule::now_ns;
 use crate::verdict::Closing;
 
-/// Bytes that wait for the socket to have room, at most, before a message is added.
+/// No message is composed while this many bytes or more wait for room in the socket.
 const OUTPUT_MAX: usize = 256 << 10;
 
 /// What a connection is about to do.
@@ -25,11 +27,11 @@ pub(super) enum State {
     Leaving,
     /// Wait for the server to close, since this time.
     Closing(u64),
-    /// Go on as soon as it is open again.
+    /// Go on once it is open again.
     Reopening,
     /// Nothing more.
     Ended,
-    /// Nothing more, for there was a problem.
+    /// Nothing more, after a problem.
     Failed,
 }
 
@@ -40,30 +42,30 @@ pub(super) enum ClosedLoop {
     Over,
 }
 
-/// Whether there are more messages that could be written now.
+/// Whether more messages could be composed once the output is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum More {
     Yes,
     No,
 }
 
-/// A connection and what it owes and is owed.
+/// A connection, with the messages that it still has to send and receive.
 pub(super) struct Connection {
-    /// Among those of all workers.
+    /// Its number among the connections of all workers.
     pub(super) number: usize,
     pub(super) state: State,
     pub(super) link: Option<Link>,
     pub(super) ledger: Ledger,
-    /// Messages that are to be sent by now, in an open loop; those below are sent or wait for room.
+    /// In an open loop, how many messages have fallen due; they are sent or wait for room.
     pub(super) due: u64,
     /// What the server did since this side began to close.
     pub(super) closing: Closing,
-    /// Whether the event is wanted that the socket has room.
+    /// Whether epoll watches for room in the socket.
     pub(super) wants_room: bool,
     /// How often it was opened again, and how many messages were sent since.
     pub(super) life: u64,
     life_sent: u64,
-    /// Bytes for the socket, of which those before `written` are gone.
+    /// Bytes for the socket; those before `written` are sent.
     output: Vec<u8>,
     written: usize,
 }
@@ -85,12 +87,12 @@ impl Connection {
         }
     }
 
-    /// Whether it will not do anything any more.
+    /// Whether it has ended or failed.
     pub(super) fn is_over(&self) -> bool {
         matches!(self.state, State::Ended | State::Failed)
     }
 
-    /// Whether all messages that are due were sent and answered, or it is over.
+    /// Whether all due messages are sent and answered, or it is over.
     pub(super) fn is_settled(&self) -> bool {
         self.is_over() || (self.ledger.in_flight() == 0 && self.ledger.sent() >= self.due)
     }
@@ -136,14 +138,14 @@ impl Connection {
         More::No
     }
 
-    /// Appends a control frame to what is to be written.
-    pub(super) fn control(&mut self, opcode: ringecho::protocol::frame::Opcode, payload: &[u8]) {
+    /// Appends a control frame to the output.
+    pub(super) fn control(&mut self, opcode: Opcode, payload: &[u8]) {
         if let Some(link) = &mut self.link {
             link.session.control(&mut self.output, opcode, payload);
         }
     }
 
-    /// Writes what waits, as far as the socket has room.
+    /// Writes as much of the output as the socket has room for.
     pub(super) fn flush(&mut self) -> io::Result<()> {
         let Some(link) = &mut self.link else { return Ok(()) };
         while self.written < self.output.len() {
@@ -164,7 +166,7 @@ impl Connection {
         Ok(())
     }
 
-    /// Lets go of the socket and of what was to be written; what comes next is `state`.
+    /// Drops the socket and the unsent output, and enters `state`.
     pub(super) fn disconnect(&mut self, state: State) {
         self.state = state;
         self.link = None;
@@ -174,7 +176,7 @@ impl Connection {
         self.closing = Closing::default();
     }
 
-    /// Lets go of the socket, to be opened once more.
+    /// Drops the socket, to be opened once more.
     pub(super) fn begin_life(&mut self) {
         self.disconnect(State::Reopening);
         self.life += 1;

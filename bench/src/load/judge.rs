@@ -1,8 +1,8 @@
-//! Says what a message of the server is: the right echo of a message, a wrong one, or none at all.
+//! Judges each message of the server: the right echo of a message, a wrong echo, or no echo.
 //!
-//! Which message an echo belongs to is read from its stamp, so that one echo that does not come is
-//! one message lost and does not make all later ones wrong. Length, form and stamp are checked of
-//! every echo, the rest of its bytes of as many as the plan says.
+//! The stamp of an echo says which message it belongs to. An echo that does not come is therefore one
+//! lost message, and does not make all later echoes wrong. Form, length and stamp of every echo are
+//! checked; [`Plan::verify_every`] says how many are compared byte by byte.
 
 use super::Plan;
 use super::ledger::{Answered, Ledger, Message};
@@ -14,13 +14,13 @@ use crate::verdict::Sent;
 /// What a message of the server is.
 #[derive(Debug)]
 pub(super) enum Verdict {
-    /// The right echo, of a message of this size.
+    /// The right echo of this message, with its size in bytes.
     Right(Message, usize),
-    /// The echo of a message, but a wrong one; why.
+    /// A wrong echo of this message, and why it is wrong.
     Wrong(Message, Complaint),
     /// The echo of a message that was answered before.
     Repeated(u64),
-    /// No echo of anything, while nothing is awaited.
+    /// No echo of any message, while no echo is awaited.
     Foreign,
 }
 
@@ -43,7 +43,7 @@ impl std::fmt::Display for Complaint {
 }
 
 /// Judges the last message of `session`, which came as `form`, and notes it in the connection's
-/// account.
+/// ledger.
 #[inline]
 pub(super) fn judge(
     plan: &Plan,

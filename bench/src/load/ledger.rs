@@ -1,21 +1,21 @@
-//! What became of the messages of one connection: the account from which every message due is
-//! counted exactly once.
+//! The messages of one connection and how each was answered, so that every message is counted
+//! exactly once.
 //!
 //! Messages are answered in the order in which they were sent. Those below `next` are settled: an
 //! echo came, right or wrong, or the echo of a later message came first and they are `missing`.
-//! Those from `next` to `sent` are in flight, and those after are not sent. The ledger knows no
+//! Those from `next` to `sent` are in flight, and later ones are not sent yet. The ledger knows no
 //! payloads, no sockets and no clock; [`Pace`] says when a message was due.
 
 use std::collections::VecDeque;
 
 use super::schedule::Schedule;
 
-/// What makes messages leave.
+/// What decides when messages are sent.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Pace {
-    /// Their schedule.
+    /// A schedule.
     Open(Schedule),
-    /// Echoes, from a time on.
+    /// Echoes: each lets the next message leave, from this time on.
     Closed { begin_ns: u64 },
 }
 
@@ -37,7 +37,7 @@ pub(super) enum Answered {
     Nothing,
 }
 
-/// The account of one connection.
+/// The ledger of one connection.
 #[derive(Debug)]
 pub(super) struct Ledger {
     connection: usize,
@@ -71,7 +71,7 @@ impl Ledger {
         self.sent - self.next
     }
 
-    /// Notes that the next message was made ready to be sent. Only a closed loop needs the time.
+    /// Notes that the next message is sent. Only a closed loop asks for the time.
     #[inline]
     pub(super) fn send(&mut self, now_ns: impl FnOnce() -> u64) {
         if let Pace::Closed { .. } = self.pace {
@@ -80,14 +80,16 @@ impl Ledger {
         self.sent += 1;
     }
 
-    /// Takes the message off that is answered next.
+    /// Settles the message that is answered next.
     #[inline]
     fn settle(&mut self) -> Message {
         let number = self.next;
         self.next += 1;
         let from_ns = match self.pace {
             Pace::Open(schedule) => schedule.due_ns(self.connection, number),
-            Pace::Closed { .. } => self.sent_ns.pop_front().expect("each has its time"),
+            Pace::Closed { .. } => {
+                self.sent_ns.pop_front().expect("each message in flight has its time")
+            }
         };
         Message { number, from_ns }
     }
@@ -112,7 +114,7 @@ impl Ledger {
         Answered::InOrder(self.settle())
     }
 
-    /// Stops waiting: all messages in flight become missing. Gives all that are.
+    /// Stops waiting: all messages in flight become missing. Returns all missing messages.
     pub(super) fn stop_waiting(&mut self) -> &[Message] {
         while self.next < self.sent {
             let message = self.settle();

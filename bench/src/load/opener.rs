@@ -1,10 +1,10 @@
-//! Threads that open connections: all at the beginning, and again those that were closed after a
+//! Threads that open connections: all at the beginning, and later those that were closed after a
 //! number of messages.
 //!
-//! Opening waits, in the resolver even in a way that nothing can interrupt. So it has threads of its
-//! own that nobody waits for: they end when they have no more work, and a load that is over or was
-//! told to stop leaves them behind. There are few enough that no server's backlog of connections
-//! overflows, and enough that a long way to it does not add up.
+//! Opening a connection blocks, and a name lookup cannot even be interrupted. So it happens on
+//! threads that nobody joins: they end when they have no more work, and a load that is over or
+//! stopped leaves them behind. There are few enough not to overflow a server's backlog, and enough to
+//! hide the round trips to a distant server.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -19,12 +19,12 @@ use crate::opening::{self, Compression, Opening};
 use crate::problem::Problem;
 use crate::stop::Stop;
 
-/// Connections that are being opened at a time, at most.
+/// The most connections that are being opened at once.
 const OPENERS: usize = 16;
-/// How often it is seen, while connections are opened, whether the load is to stop.
+/// How often to check, while connections are opened, whether the load is to stop.
 const STOP_CHECK: Duration = Duration::from_millis(20);
 
-/// A connection that is open, whose socket does not wait.
+/// An open connection, whose socket does not block.
 pub(super) type Link = opening::Opened;
 
 /// Opens connection `number` for the `life`th time.
@@ -34,28 +34,28 @@ fn open(plan: &Plan, number: usize, life: u64, stop: &Stop) -> Result<Link, Prob
     Opening { compression, ..Opening::new(&plan.target, seed) }.open(stop)
 }
 
-/// Which of the connections of whoever asked, and what became of opening it.
+/// The reply to a [`Job`]: its index, and the connection or why it could not be opened.
 type Opened = (usize, Result<Link, Problem>);
 
 /// A connection to open.
 struct Job {
     number: usize,
     life: u64,
-    /// What the connection is called in the reply.
+    /// Identifies the connection in the reply.
     index: usize,
     reply: mpsc::Sender<Opened>,
-    /// Rung after the reply, for those who wait for other things too.
+    /// Made readable after the reply, for a requester that waits with epoll.
     bell: Option<Arc<OwnedFd>>,
 }
 
-/// The threads, as long as anybody may have work for them.
+/// A handle to the threads, which end when the last handle is dropped.
 #[derive(Clone)]
 pub(super) struct Openers {
     jobs: mpsc::Sender<Job>,
 }
 
 impl Openers {
-    /// Starts them. They inherit the CPUs of this thread.
+    /// Starts the threads. They inherit the CPUs of the calling thread.
     pub(super) fn start(plan: &Arc<Plan>, stop: &Stop) -> Result<Openers, LoadError> {
         let (jobs, queue) = mpsc::channel();
         let queue = Arc::new(Mutex::new(queue));
@@ -69,12 +69,12 @@ impl Openers {
         Ok(Openers { jobs })
     }
 
-    /// Opens all connections of a plan; gives them in their order, or nothing if it was told to stop
-    /// before.
+    /// Opens all connections of a plan. Returns them in their order, each with the problem that it
+    /// met, or nothing if the stop was requested first.
     ///
     /// # Errors
     ///
-    /// What the first connection meets, for all would; and that there are too few descriptors.
+    /// The problem of the first connection, as all others would meet it too; and too few descriptors.
     pub(super) fn open_all(
         &self,
         plan: &Plan,
@@ -83,7 +83,7 @@ impl Openers {
         let (reply, opened) = mpsc::channel();
         let ask = |number| {
             let job = Job { number, life: 0, index: number, reply: reply.clone(), bell: None };
-            self.jobs.send(job).expect("the openers are there as long as this");
+            self.jobs.send(job).expect("the openers live as long as their handles");
         };
         ask(0);
         let Some((_, first)) = receive(&opened, stop) else { return Ok(None) };
@@ -117,14 +117,14 @@ fn receive(opened: &mpsc::Receiver<Opened>, stop: &Stop) -> Option<Opened> {
     }
 }
 
-/// Works until there can be no more jobs.
+/// Works until the last handle is dropped.
 fn work(plan: &Plan, queue: &Mutex<mpsc::Receiver<Job>>, stop: &Stop) {
     loop {
-        // Whoever waits for the next job holds the lock, and the others wait for it.
+        // One thread waits for the next job with the lock held; the others wait for the lock.
         let job = queue.lock().expect("no opener panics").recv();
         let Ok(Job { number, life, index, reply, bell }) = job else { return };
         let link = open(plan, number, life, stop);
-        // Whoever asked may be gone.
+        // The requester may be gone.
         if reply.send((index, link)).is_ok()
             && let Some(bell) = bell
         {
@@ -133,17 +133,16 @@ fn work(plan: &Plan, queue: &Mutex<mpsc::Receiver<Job>>, stop: &Stop) {
     }
 }
 
-/// A worker's way to have connections opened again.
+/// Has connections of one worker opened again.
 pub(super) struct Reopening {
     openers: Openers,
     reply: mpsc::Sender<Opened>,
     opened: mpsc::Receiver<Opened>,
-    /// Readable when something was opened.
+    /// Readable when a reply has come.
     pub(super) bell: Arc<OwnedFd>,
 }
 
 impl Reopening {
-    /// One for a worker.
     pub(super) fn new(openers: &Openers) -> Result<Reopening, LoadError> {
         let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
         let bell = rustix::event::eventfd(0, flags)
@@ -152,16 +151,16 @@ impl Reopening {
         Ok(Reopening { openers: openers.clone(), reply, opened, bell: Arc::new(bell) })
     }
 
-    /// Has a connection opened again.
+    /// Asks for a connection to be opened for the `life`th time.
     pub(super) fn reopen(&self, index: usize, number: usize, life: u64) {
         let (reply, bell) = (self.reply.clone(), Some(Arc::clone(&self.bell)));
         let job = Job { number, life, index, reply, bell };
-        self.openers.jobs.send(job).expect("the openers are there as long as this");
+        self.openers.jobs.send(job).expect("the openers live as long as their handles");
     }
 
-    /// What was opened since the last time.
+    /// The replies since the last call.
     pub(super) fn opened(&self) -> Vec<Opened> {
-        // Only the bell matters, and not how often it rang.
+        // How often the bell rang does not matter.
         let _ = rustix::io::read(&*self.bell, &mut [0; 8]);
         self.opened.try_iter().collect()
     }

@@ -1,11 +1,11 @@
 //! The payloads of messages, and the stamp in each that says which message an echo belongs to.
 //!
-//! What message `number` of a connection contains follows from the seed, the connection and the
-//! number alone, so nothing is kept of a message in flight, however many there are. A payload is a
-//! slice of a pool drawn beforehand, with the stamp over its first bytes. The stamp is the message's
-//! number, scrambled so that a damaged stamp is most unlikely to be that of another message nearby.
+//! The payload of message `number` of a connection follows from the seed, the connection and the
+//! number alone, so no payload is kept while a message is in flight. A payload is a slice of a pool
+//! drawn beforehand, with the stamp over its first bytes. The stamp is the message's number, scrambled
+//! so that a damaged stamp is very unlikely to be that of another message nearby.
 //!
-//! This file knows nothing of time, of sockets or of what becomes of a message.
+//! This file knows nothing of time, of sockets or of which messages are in flight.
 
 use std::sync::Arc;
 
@@ -16,13 +16,12 @@ use crate::session::Form;
 
 /// Places in the pool at which a payload may begin.
 const OFFSETS: usize = 4096;
-/// The same for compressed messages: so many that the window of 32 KiB that compression looks back
-/// on rarely holds the same text twice.
+/// The same for compressed messages: enough that the compressor's window of 32 KiB rarely holds the
+/// same text twice.
 const OFFSETS_COMPRESSED: usize = 8 << 20;
-/// Bits of a stamp that fills its place.
+/// Bits of a whole stamp.
 const STAMP_BITS: u32 = 64;
-/// Stamps with fewer bits than this come again too soon to recognise the echo of a message that was
-/// answered already.
+/// Shorter stamps repeat too soon to recognise a second echo of a message that was already answered.
 const DISTINCT_BITS: u32 = 32;
 
 /// Whether the messages of a load are compressed, which decides what text they consist of.
@@ -38,7 +37,7 @@ pub(super) enum Pool {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Awaited {
     pub(super) connection: usize,
-    /// The first one that no echo has come for or been skipped to.
+    /// The first one that is in flight.
     pub(super) next: u64,
     /// One past the last one sent.
     pub(super) end: u64,
@@ -107,7 +106,7 @@ impl Payloads {
         let mut stamp = scramble(identity(connection, number), bits);
         for byte in self.payload.iter_mut().take(stamp_bytes(kind.form)) {
             *byte = stamp_byte(kind.form, stamp);
-            stamp >>= bits_a_byte(kind.form);
+            stamp >>= bits_per_byte(kind.form);
         }
         &self.payload
     }
@@ -120,7 +119,7 @@ impl Payloads {
         echo.len() == kind.size
             && echo.iter().take(stamp_bytes(kind.form)).all(|&byte| {
                 let is_right = byte == stamp_byte(kind.form, stamp);
-                stamp >>= bits_a_byte(kind.form);
+                stamp >>= bits_per_byte(kind.form);
                 is_right
             })
     }
@@ -145,13 +144,13 @@ impl Payloads {
     }
 }
 
-/// What a stamp stands for: the number of a message, and its connection.
+/// What a stamp encodes: the number of a message, and its connection.
 fn identity(connection: usize, number: u64) -> u64 {
     number.wrapping_add((connection as u64).rotate_left(40))
 }
 
 /// Bits of the stamp in each byte: text has a hexadecimal digit there.
-const fn bits_a_byte(form: Form) -> u32 {
+const fn bits_per_byte(form: Form) -> u32 {
     match form {
         Form::Text => 4,
         Form::Binary => 8,
@@ -159,12 +158,12 @@ const fn bits_a_byte(form: Form) -> u32 {
 }
 
 const fn stamp_bytes(form: Form) -> usize {
-    (STAMP_BITS / bits_a_byte(form)) as usize
+    (STAMP_BITS / bits_per_byte(form)) as usize
 }
 
 /// Bits of the stamp of a message of this size.
 fn stamp_bits(form: Form, size: usize) -> u32 {
-    size.min(stamp_bytes(form)) as u32 * bits_a_byte(form)
+    size.min(stamp_bytes(form)) as u32 * bits_per_byte(form)
 }
 
 /// The byte for the lowest bits of `stamp`.
@@ -176,7 +175,7 @@ fn stamp_byte(form: Form, stamp: u64) -> u8 {
     }
 }
 
-/// Reads a stamp; nothing where a digit is none.
+/// Reads a stamp; nothing if text holds something else than hexadecimal digits there.
 fn stamp_in(form: Form, echo: &[u8]) -> Option<u64> {
     let mut stamp = 0;
     for (at, &byte) in echo.iter().take(stamp_bytes(form)).enumerate() {
@@ -186,7 +185,7 @@ fn stamp_in(form: Form, echo: &[u8]) -> Option<u64> {
             (Form::Text, _) => return None,
             (Form::Binary, byte) => byte,
         };
-        stamp |= u64::from(bits) << (at as u32 * bits_a_byte(form));
+        stamp |= u64::from(bits) << (at as u32 * bits_per_byte(form));
     }
     Some(stamp)
 }
@@ -199,7 +198,7 @@ fn low(number: u64, bits: u32) -> u64 {
     number & u64::MAX.checked_shr(u64::BITS - bits).unwrap_or(0)
 }
 
-/// Maps the numbers of this many bits to each other, one to one, so that near ones come far apart.
+/// Maps numbers of this many bits one to one, so that neighbours land far apart.
 #[inline]
 fn scramble(number: u64, bits: u32) -> u64 {
     let mixed = low(number.wrapping_mul(FACTORS[0]), bits);
@@ -212,13 +211,13 @@ fn unscramble(stamp: u64, bits: u32) -> u64 {
     low(fold(mixed, bits).wrapping_mul(inverse(FACTORS[0])), bits)
 }
 
-/// Mixes the upper half of the bits into the lower; twice is nothing.
+/// Mixes the upper half of the bits into the lower. It is its own inverse.
 fn fold(number: u64, bits: u32) -> u64 {
     number ^ (number >> bits.div_ceil(2).max(1))
 }
 
-/// The number that gives 1 with this odd one, by Newton's method: each step doubles the right bits,
-/// of which three are right at first.
+/// The inverse of an odd number modulo 2^64, by Newton's method: the first guess has three right bits,
+/// and each step doubles them.
 const fn inverse(odd: u64) -> u64 {
     let mut inverse = odd;
     let mut step = 0;

@@ -1,4 +1,4 @@
-//! What to load a server with, and why that cannot be done.
+//! What to load a server with, and why a load cannot be run.
 
 use std::fmt;
 use std::io;
@@ -10,11 +10,11 @@ use super::mix::Mix;
 use crate::problem::Problem;
 use crate::target::Target;
 
-/// Connections, at most.
+/// The most connections of a load.
 pub const CONNECTIONS_MAX: usize = 1_000_000;
-/// Messages in flight on a connection of a closed loop, at most.
+/// The most messages in flight on a connection of a closed loop.
 pub const PIPELINE_MAX: usize = 65_536;
-/// How long echoes are waited for after the last message, unless a plan says otherwise.
+/// How long [`Plan::new`] waits for echoes after the last message.
 pub const DRAIN_DEFAULT: Duration = Duration::from_secs(3);
 
 /// How fast messages leave.
@@ -47,25 +47,24 @@ pub struct Plan {
     pub reconnect_every: Option<u64>,
     /// How long messages count.
     pub duration: Duration,
-    /// How long messages are sent before that.
+    /// How long messages are sent before that without counting.
     pub warm_up: Duration,
-    /// How long echoes are waited for after the last message. What is not back by then is lost.
+    /// How long to wait for echoes after the last message. A message without an echo by then is lost.
     pub drain: Duration,
-    /// Threads that send and receive, each with connections of its own; no more are started than
-    /// there are connections.
+    /// The most threads that send and receive. Each has at least one connection.
     pub threads: usize,
-    /// The CPUs for the threads, in this order and from the front again when they run out; empty:
-    /// the threads are not pinned.
+    /// The CPUs that the threads are pinned to, in this order, starting over when there are more
+    /// threads. If empty, threads are not pinned.
     pub cpus: Vec<usize>,
-    /// The CPUs of the server, where they are known, for a warning.
+    /// The CPUs of the server if they are known, for a warning about CPUs that both use.
     pub server_cpus: Option<Vec<usize>>,
     /// One in this many messages of a connection is compared with its echo byte by byte. Form,
     /// length and stamp are checked of all.
     pub verify_every: u64,
-    /// Whether the threads stay awake for the last [`SPIN`](super::SPIN) before a message is due,
-    /// so that it leaves in time. Each takes a whole CPU where messages are closer than that.
+    /// Whether threads busy-wait for the last [`SPIN`](super::SPIN) before a message is due, so that it
+    /// leaves on time. Each takes a whole CPU if messages are closer together than that.
     pub spins: bool,
-    /// What payloads and masking keys follow from.
+    /// The seed of payloads and masking keys.
     pub seed: u64,
 }
 
@@ -155,7 +154,7 @@ impl Plan {
         }
     }
 
-    /// A sentence about what is done.
+    /// A sentence that describes the load.
     pub(super) fn description(&self) -> String {
         let plural = if self.connections == 1 { "" } else { "s" };
         let mut text = match self.rate {
@@ -181,10 +180,10 @@ impl Plan {
     }
 }
 
-/// Why there is no load.
+/// Why a load cannot be run.
 #[derive(Debug)]
 pub enum LoadError {
-    /// The plan asks for the impossible; what is wrong, and what to ask for instead.
+    /// The plan is impossible: what is wrong, and what to ask for instead.
     Plan(String),
     /// The server cannot be measured.
     Server(Problem),

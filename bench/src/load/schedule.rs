@@ -1,4 +1,4 @@
-//! When messages are due, which of them count, and the clock that both are measured by.
+//! When messages are due, which of them count, and the clock for both.
 //!
 //! A schedule knows nothing of echoes: that is what makes the loop an open one. All of this is
 //! arithmetic on the times of a plan; nothing here waits or counts.
@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use rustix::time::{ClockId, clock_gettime};
 
-/// Parts of a measurement, at most: of a second each, or of several whole seconds where it takes
-/// longer. Each has a histogram of its own, of 280 KiB.
+/// The most parts of a measurement. A part is a second, or several whole seconds of a long
+/// measurement. Each takes 280 KiB for its histogram.
 pub const PARTS_MAX: u32 = 300;
 /// Turns up to which a double is exact to a half.
 const TURNS_MAX: u64 = 1 << 52;
@@ -43,7 +43,7 @@ impl Schedule {
         Schedule { begin_ns, connections: connections as u64, step_ns: 1e9 / rate }
     }
 
-    /// When message `number` of a connection is due; the end of time where it is further off.
+    /// When message `number` of a connection is due; `u64::MAX` if that is beyond the clock's range.
     #[inline]
     pub(super) fn due_ns(&self, connection: usize, number: u64) -> u64 {
         self.turn_ns(number * self.connections + connection as u64)
@@ -95,7 +95,7 @@ impl Window {
         }
     }
 
-    /// The same, ended early at a time. Ended before its beginning it holds nothing.
+    /// The window ended early at a time. If that is before its beginning, it is empty.
     pub(super) fn ended_at(self, time_ns: u64) -> Window {
         Window { end_ns: self.end_ns.min(time_ns).max(self.begin_ns), ..self }
     }
@@ -109,15 +109,15 @@ impl Window {
         ((self.length_ns() + self.part_ns / 2) / self.part_ns).max(1) as usize
     }
 
-    /// The part to which a message belongs that was due at a time; none in the warm-up. What was due
-    /// after the end belongs to the last part.
+    /// The part of a message that was due at this time; none for the warm-up. Messages due after the
+    /// end belong to the last part.
     #[inline]
     pub(super) fn part(&self, time_ns: u64) -> Option<usize> {
         let elapsed_ns = time_ns.checked_sub(self.begin_ns)?;
         Some(((elapsed_ns / self.part_ns) as usize).min(self.parts() - 1))
     }
 
-    /// When a part begins and ends, after the beginning.
+    /// When a part begins and ends, counted from the beginning of the window.
     pub(super) fn span(&self, part: usize) -> (Duration, Duration) {
         let begin_ns = part as u64 * self.part_ns;
         let is_last = part + 1 == self.parts();

@@ -1,8 +1,8 @@
-//! The sums of a load: what each worker counts, and what they come to, part by part.
+//! The counts of a load: what each worker counts, and the totals for each part.
 //!
-//! A worker adds to its [`Tally`] and another thread takes the histograms out several times a
-//! second, so that a message never waits for a sum. A message belongs to the part of the measurement
-//! in which it was due, whenever its echo comes.
+//! A worker adds to its [`Tally`], and another thread takes the histograms out of it several times a
+//! second, so that a message never waits for an addition of histograms. A message belongs to the part
+//! of the measurement in which it was due, whenever its echo comes.
 
 use std::fmt::Display;
 use std::sync::Mutex;
@@ -19,7 +19,7 @@ const PROBLEMS_MAX: usize = 8;
 /// Empty histograms that a worker finds ready.
 const SPARES: usize = 2;
 
-/// What became of messages: each that was due is in exactly one of the first four.
+/// Counts of messages. Each message that was due is in exactly one of the first four.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counts {
     /// The right echo came, before the load stopped waiting.
@@ -31,7 +31,7 @@ pub struct Counts {
     /// It was due and did not leave: its connection had failed or had no room, or the client was
     /// too far behind.
     pub unsent: u64,
-    /// Messages of the server that answer none: a second echo, or something else.
+    /// Messages of the server that no message asked for: a second echo, or something else.
     pub unasked: u64,
 }
 
@@ -49,7 +49,7 @@ impl Counts {
         self.echoed + self.wrong + self.lost + self.unsent
     }
 
-    /// Messages of the server that are no right echo.
+    /// Messages of the server that are not right echoes.
     pub fn wrong_echoes(&self) -> u64 {
         self.wrong + self.unasked
     }
@@ -59,7 +59,7 @@ impl Counts {
 #[derive(Debug, Clone, Default)]
 pub(super) struct Part {
     pub(super) echoed: u64,
-    /// Of the messages echoed, and of those lost as far as they were waited for.
+    /// Latencies of echoed messages; of a lost one, how long it was waited for.
     pub(super) latencies: Latencies,
 }
 
@@ -73,13 +73,13 @@ impl Part {
 /// What a worker has counted so far.
 #[derive(Debug, Default)]
 pub(super) struct Tally {
-    /// Since they were last taken; the latest part comes last.
+    /// What was counted since the parts were last taken; the latest part comes last.
     parts: Vec<(usize, Part)>,
     spares: Vec<Part>,
     pub(super) counted: Counts,
     pub(super) warm_up: Counts,
     pub(super) payload_bytes: u64,
-    /// Connections.
+    /// Connections that failed.
     pub(super) failed: u64,
     pub(super) reconnects: u64,
     /// Of connections on which nothing was in flight when they were closed.
@@ -105,7 +105,7 @@ impl Tally {
         }
     }
 
-    /// Counts a message echoed.
+    /// Counts an echoed message.
     #[inline]
     pub(super) fn echoed(&mut self, part: Option<usize>, latency_ns: u64, bytes: usize) {
         self.counts(part).echoed += 1;
@@ -117,7 +117,7 @@ impl Tally {
         }
     }
 
-    /// Counts a message lost, which was waited for this long: its latency is at least that.
+    /// Counts a lost message, which was waited for this long: its latency is at least that.
     pub(super) fn lost(&mut self, part: Option<usize>, waited_ns: u64) {
         self.counts(part).lost += 1;
         if let Some(part) = part {
@@ -135,7 +135,7 @@ impl Tally {
         &mut self.parts[at].1
     }
 
-    /// Adds all but the parts.
+    /// Adds everything but the parts.
     fn add(&mut self, other: Tally) {
         self.counted.add(&other.counted);
         self.warm_up.add(&other.warm_up);
@@ -148,15 +148,15 @@ impl Tally {
     }
 }
 
-/// What the workers' tallies come to.
+/// The totals of all workers.
 pub(super) struct Sums {
     window: Window,
     pub(super) parts: Vec<Part>,
     pub(super) total: Part,
-    /// Echoes, those of the warm-up too.
+    /// Echoes, including those of the warm-up.
     echoes: u64,
     errors: u64,
-    /// When progress was last told, and the echoes by then.
+    /// When progress was last reported, in nanoseconds, and the echoes by then.
     last: (u64, u64),
 }
 
@@ -194,7 +194,7 @@ impl Sums {
         }
     }
 
-    /// How far it is now.
+    /// The progress now.
     pub(super) fn progress(&mut self) -> Progress {
         let now_ns = now_ns();
         let (last_ns, last_echoes) = std::mem::replace(&mut self.last, (now_ns, self.echoes));
@@ -210,8 +210,8 @@ impl Sums {
         }
     }
 
-    /// The parts of `window`, which is ours or ends earlier: when each began and ended, after its
-    /// beginning, with its messages.
+    /// The parts of `window`, which may end earlier than planned: when each began and ended, counted
+    /// from the beginning of the window, and its messages.
     pub(super) fn into_parts(mut self, window: Window) -> Vec<(Duration, Duration, Part)> {
         let rest = self.parts.split_off(window.parts());
         let last = self.parts.last_mut().expect("at least one part");
@@ -233,7 +233,7 @@ pub(super) fn total(tallies: Vec<Mutex<Tally>>) -> Tally {
 /// A part as a round of results.
 pub(super) fn round(begin: Duration, end: Duration, part: &Part) -> Round {
     let duration_s = (end - begin).as_secs_f64();
-    // Latencies have the lost messages too.
+    // The latencies include lost messages, so their count is larger.
     let messages = part.echoed;
     Round { messages, ..Round::new(begin.as_secs_f64(), duration_s, &part.latencies) }
 }

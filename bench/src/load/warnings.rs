@@ -1,8 +1,9 @@
-//! What to keep in mind when reading the figures of a load: where they say less than they seem to,
-//! and what to do about it. That there are too few messages for a percentile is said elsewhere, for
-//! all kinds of measurement at once.
+//! Warnings about a load: where its figures say less than they seem to, and what to do about it. The
+//! warning about too few messages for a percentile is made in `commands/output.rs`, for all kinds of
+//! measurement.
 //!
-//! Each warning begins with words that do not change from run to run, followed by a colon.
+//! Each warning begins with words that do not change from run to run, followed by a colon, so that a
+//! comparison can print each kind once.
 
 use std::time::Duration;
 
@@ -12,17 +13,17 @@ use super::worker::Ended;
 use super::{CLOSE_TIMEOUT, Counts, Outcome, Plan, Rate};
 use crate::latency::PERCENTILES;
 
-/// The share of a latency that the client's own lag may be, at any percentile.
+/// The largest share of the latency that the client's own lag may have, at any percentile.
 const LAG_SHARE: f64 = 0.1;
-/// The share of its time that a thread may run.
+/// The largest share of the time that a thread may run.
 const UTILISATION_MAX: f64 = 0.95;
-/// The share of the messages due that has to be echoed.
+/// The least share of the due messages that must be echoed.
 const RATE_SHARE: f64 = 0.99;
 
-/// The time in which the client did not run.
+/// Time during which the client did not run.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Pause {
-    /// As far as it was noticed.
+    /// As much of it as was noticed.
     pub(super) lost: Duration,
     /// Whether the process was stopped and continued by signals.
     pub(super) was_suspended: bool,
@@ -61,9 +62,8 @@ fn losses(plan: &Plan, outcome: &Outcome) -> Option<String> {
     let lost = outcome.counts().lost;
     (lost > 0).then(|| {
         format!(
-            "Messages were lost: no echo of {lost} came within {:?} after the last message; the \
-             latencies have them with the time that they were waited for, which is at least what \
-             they took.",
+            "Messages were lost: no echo of {lost} came within {:?} after the last message. Their \
+             latencies count as the time that they were waited for, which is a lower bound.",
             plan.drain
         )
     })
@@ -74,7 +74,7 @@ fn unsent(outcome: &Outcome) -> Option<String> {
     (unsent > 0).then(|| {
         format!(
             "Messages were not sent: {unsent} were due, but their connections had failed or had no \
-             room, or the client was too far behind. No latency includes them."
+             room, or the client was too far behind. The latencies do not include them."
         )
     })
 }
@@ -123,8 +123,7 @@ fn lag(outcome: &Outcome) -> Option<String> {
     })
 }
 
-/// The rate falls short only by messages that did not come back or did not leave, never by how long
-/// their echoes took.
+/// The rate falls short only if messages were lost or not sent, never because echoes took long.
 fn rate(plan: &Plan, outcome: &Outcome) -> Option<String> {
     let Rate::PerSecond(asked) = plan.rate else { return None };
     let counts = outcome.counts();
@@ -182,8 +181,8 @@ fn sharing(plan: &Plan) -> Option<String> {
     }
     let cpu = plan.thread_cpus().iter().find(|cpu| server.contains(cpu))?;
     Some(format!(
-        "Client and server share a CPU: on CPU {cpu}, each waits for the other; set --client-cpu \
-         and --server-cpus apart."
+        "Client and server share a CPU: on CPU {cpu}, each waits for the other; choose different \
+         CPUs with --client-cpu and --server-cpus."
     ))
 }
 
@@ -231,14 +230,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_well_is_not_warned_of() {
+    fn a_good_load_has_no_warnings() {
         let outcome = outcome(1000, Duration::from_micros(9));
         let warnings = about(&plan(), &outcome, &[ended(0.5)], Pause::default());
         assert_eq!(warnings, Vec::<String>::new());
     }
 
     #[test]
-    fn each_warning_says_what_and_how_much() {
+    fn each_warning_names_the_problem_and_its_size() {
         let late = outcome(1000, Duration::from_micros(11));
         let well = outcome(1000, Duration::from_micros(9));
         let with = |change: fn(&mut Outcome)| {
@@ -285,7 +284,7 @@ mod tests {
 
     /// Twenty milliseconds once in eight seconds are in p99.9 and in nothing below.
     #[test]
-    fn a_lag_of_few_messages_is_warned_of_at_the_percentile_that_it_decides() {
+    fn a_lag_of_few_messages_costs_a_warning_at_the_percentile_that_it_decides() {
         let mut outcome = outcome(8000, Duration::from_micros(9));
         let Some(figures) = &mut outcome.measurement.load else { unreachable!() };
         for ms in 0..20 {

@@ -2,11 +2,11 @@
 //!
 //! It goes through three phases: it exchanges messages until the time is over, drains (waits for
 //! echoes in flight), and closes. Every wait of every phase ends at a time known beforehand, and at
-//! once when the load is told to stop.
+//! once when the stop is requested.
 //!
-//! A timer of the kernel ends the wait for a message that is due, because the timeouts of epoll have
-//! the thread's slack of 50 µs. What an echo is worth is decided in `judge.rs`, what became of each
-//! message stands in the connection's ledger, and the sums in the tally.
+//! A timerfd ends the wait for the next due message, because epoll's timeouts have the thread's timer
+//! slack of 50 µs. `judge.rs` judges echoes, the connection's ledger knows how each message was
+//! answered, and the tally has the counts.
 
 use std::io::{ErrorKind, Read as _};
 use std::os::fd::OwnedFd;
@@ -39,26 +39,26 @@ use crate::verdict::{Answer, End, Farewell};
 pub const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long before a message is due a thread that spins no longer sleeps.
 pub const SPIN: Duration = Duration::from_micros(60);
-/// How long echoes in flight and closes are waited for once the load was told to stop.
+/// How long to wait for echoes in flight, and then for closes, once the stop is requested.
 const STOP_TIMEOUT: Duration = Duration::from_millis(500);
-/// How often it is seen which connections were not closed in time.
+/// How often to look for connections that were not closed in time.
 const CLOSE_CHECK: Duration = Duration::from_millis(20);
-/// Messages that are sent, at most, before it is seen what has come: a client that is behind would
+/// The most messages sent before the next look at what has come: a client that is behind would
 /// otherwise find all echoes late.
 const SENDS_AT_ONCE: usize = 64;
 /// Events taken at a time.
 const EVENTS: usize = 256;
-/// The data of events that are no connection's.
+/// The data of events that belong to no connection.
 const TIMER: u64 = u64::MAX;
 const BELL: u64 = u64::MAX - 1;
 const STOP: u64 = u64::MAX - 2;
 
-/// What a worker says at its end.
+/// A worker's report at its end.
 #[derive(Debug)]
 pub(super) struct Ended {
-    /// How late each message of an open loop left that counts.
+    /// How late each message that counts was sent, in an open loop.
     pub(super) lag: Latencies,
-    /// The share of the time that counts in which it ran.
+    /// The share of the measured time during which it ran, from 0 to 1.
     pub(super) utilisation: f64,
     /// Until when messages were due.
     pub(super) end_ns: u64,
@@ -77,7 +77,7 @@ pub(super) struct Assignment<'a> {
     pub(super) tally: &'a Mutex<Tally>,
     pub(super) payloads: Payloads,
     pub(super) reopening: Option<Reopening>,
-    /// The numbers of its connections, and what became of opening them.
+    /// The numbers of its connections, each with the connection or why it could not be opened.
     pub(super) links: Vec<(usize, Result<Link, Problem>)>,
     /// The CPU that the thread is pinned to.
     pub(super) cpu: Option<usize>,
@@ -129,8 +129,8 @@ struct Worker<'a> {
     payloads: Payloads,
     /// The next message of an open loop: its number, and which connection's.
     turn: (u64, usize),
-    /// The connections of the messages that are due and when each was, once for each message.
-    has_due: Vec<(usize, u64)>,
+    /// The messages that are due: the connection of each, and when it was due.
+    due: Vec<(usize, u64)>,
     next_check_ns: u64,
     lag: Latencies,
 }
@@ -167,7 +167,7 @@ impl<'a> Worker<'a> {
             connections: Vec::with_capacity(links.len()),
             payloads,
             turn: (0, 0),
-            has_due: Vec::with_capacity(SENDS_AT_ONCE),
+            due: Vec::with_capacity(SENDS_AT_ONCE),
             next_check_ns: 0,
             lag: Latencies::default(),
         };
@@ -212,16 +212,16 @@ impl<'a> Worker<'a> {
     fn send_due(&mut self, schedule: &Schedule) -> Option<u64> {
         self.phase = Phase::Exchanging;
         let wake_ns = self.note_due(schedule);
-        // All are noted first, so that a client that is behind writes several messages of a
+        // All are collected first, so that a client that is behind writes several messages of a
         // connection at once.
-        let mut all = std::mem::take(&mut self.has_due);
+        let mut all = std::mem::take(&mut self.due);
         for (index, due_ns) in all.drain(..) {
             if self.window.part(due_ns).is_some() && !self.connections[index].is_over() {
                 self.lag.record(Duration::from_nanos(now_ns().saturating_sub(due_ns)));
             }
             self.transmit(index);
         }
-        self.has_due = all;
+        self.due = all;
         wake_ns
     }
 
@@ -236,7 +236,7 @@ impl<'a> Worker<'a> {
             if due_ns >= self.window.end_ns {
                 return None;
             }
-            if due_ns > now_ns() || self.has_due.len() == SENDS_AT_ONCE {
+            if due_ns > now_ns() || self.due.len() == SENDS_AT_ONCE {
                 return Some(due_ns);
             }
             self.turn = match index + 1 {
@@ -246,7 +246,7 @@ impl<'a> Worker<'a> {
             let connection = &mut self.connections[index];
             if !connection.is_over() {
                 connection.due += 1;
-                self.has_due.push((index, due_ns));
+                self.due.push((index, due_ns));
             }
         }
     }

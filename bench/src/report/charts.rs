@@ -1,9 +1,8 @@
 //! The charts of a page, as the inside of SVG elements.
 //!
-//! What is drawn has no colours of its own: every stroke and fill is a variable of the page's style
-//! sheet, so that one drawing serves light and dark pages. Each chart is drawn for the width it will
-//! have, as text that is scaled down with its chart cannot be read on a telephone. Nothing here
-//! knows HTML, or looks at a measurement beyond what it draws.
+//! Every stroke and fill is a variable of the page's style sheet, so that one drawing serves light and
+//! dark pages. Each chart is drawn for the width it will have, because text that is scaled down with
+//! its chart cannot be read on a phone. Nothing here knows HTML.
 
 use std::ops::Range;
 
@@ -146,7 +145,7 @@ pub(super) fn rounds(all: &[Measurement], floor: Option<Floor>, width: Width) ->
                 [(at, y.from), (at, y.to)],
                 SOFT.stroke_width(fine(1.5)),
             )])?;
-            // Each on a line of its own, as the floors may be close to each other.
+            // Each on its own line, because the floors may be close to each other.
             let (x_px, y_px) = chart.backend_coord(&(at, y.to));
             let y_px = y_px - fine_i32(line_px * (floors.len() - 1 - index) as f64);
             let side = if x_px < fine_i32(width.px() / 2.0) { HPos::Left } else { HPos::Right };
@@ -202,7 +201,7 @@ pub(super) fn ratios(all: &[Ratio], width: Width) -> Option<Drawing> {
         let labels = all.iter().map(|ratio| text::ratio(&ratio.estimate).chars().count());
         frame.right_px = width.text_width_px(labels.max().unwrap_or(0)) + 24.0;
     }
-    // The headings stand in the same margin as the names.
+    // Headings use the same margin as the names.
     let heading = rows.iter().filter(|(_, ratio)| ratio.is_none());
     let longest = heading.map(|(name, _)| name.chars().count()).max().unwrap_or(0);
     frame.left_px = frame.left_px.max(width.text_width_px(longest) + 16.0);
@@ -217,7 +216,7 @@ pub(super) fn ratios(all: &[Ratio], width: Width) -> Option<Drawing> {
         for (row, (name, ratio)) in rows.iter().enumerate() {
             let middle = -(row as f64) - 0.5;
             let Some(ratio) = ratio else {
-                // A heading, over a rule of its own.
+                // A heading with a line below it.
                 let rule = [(axis.from, middle - 0.5), (axis.to, middle - 0.5)];
                 chart.draw_series([PathElement::new(rule, SOFT.stroke_width(fine(1.0)))])?;
                 let (_, y_px) = chart.backend_coord(&(one, middle - 0.1));
@@ -372,7 +371,7 @@ fn series_colour(index: usize) -> RGBColor {
     RGBColor(0xd1, 0, index as u8)
 }
 
-/// Where the plot lies within a chart.
+/// The margins of the plot within a chart.
 #[derive(Clone, Copy)]
 struct Frame<'a> {
     width: Width,
@@ -449,8 +448,8 @@ enum Scale {
     Logarithmic,
 }
 
-/// What values become along one side of a plot. `from` is less than `to`, whatever was measured, as
-/// plotters cannot draw an empty range.
+/// An axis of a plot. `from` is less than `to` whatever was measured, because plotters cannot draw an
+/// empty range.
 #[derive(Debug, Clone)]
 struct Axis {
     scale: Scale,
@@ -591,7 +590,8 @@ impl ValueFormatter<f64> for Axis {
     }
 }
 
-/// The axis of percentiles, up to so many nines, in a plot as wide as so many characters are high.
+/// The axis of percentiles, up to this many nines, in a plot whose width is `plot_characters` times the
+/// height of its text.
 fn nines_axis(nines: f64, plot_characters: f64) -> Axis {
     let label = |tick: usize| match tick {
         0 => "0 %".to_owned(),
@@ -626,7 +626,7 @@ fn fine_i32(px: f64) -> i32 {
     (px * FINE).round() as i32
 }
 
-/// Has something drawn and puts the page's variables in the place of its colours.
+/// Draws something, and replaces its colours with the page's variables.
 fn drawn(width_px: f64, height_px: f64, draw: impl FnOnce(&Area<'_>) -> Drawn) -> Drawing {
     let (width, height) = (fine(width_px), fine(height_px));
     let mut svg = String::new();
@@ -634,7 +634,7 @@ fn drawn(width_px: f64, height_px: f64, draw: impl FnOnce(&Area<'_>) -> Drawn) -
     let done = draw(&area).and_then(|()| area.present());
     done.expect("a string takes all that is drawn");
     drop(area);
-    // The page has an element of its own around it.
+    // The page has its own element around it.
     let inside = svg.split_once('>').and_then(|(_, rest)| rest.rsplit_once("</svg>"));
     let mut elements = inside.map(|(elements, _)| elements.to_owned()).unwrap_or_default();
     let series = (0..LINES_MAX).map(|at| (series_colour(at), format!("series-{at}")));

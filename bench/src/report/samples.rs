@@ -1,4 +1,4 @@
-//! Results as they could have been measured, for the tests.
+//! Plausible results, for the tests.
 
 use std::time::Duration;
 
@@ -60,7 +60,7 @@ pub(super) fn load() -> Results {
     results
 }
 
-/// Four servers in turns, the first of which is what the others are held against.
+/// Four servers; the others are compared with the first.
 pub(super) fn comparison() -> Results {
     let mut random = Random::new(3);
     let command = "ringbench compare --rounds 15 uring epoll tokio-uring 'node bench/peers/ws'";

@@ -16,7 +16,7 @@ pub(super) fn us(ns: f64) -> String {
     grouped(us, decimals)
 }
 
-/// A number with so many decimals, and commas between thousands.
+/// A number with this many decimals, and commas between thousands.
 pub(super) fn grouped(value: f64, decimals: usize) -> String {
     let written = format!("{value:.decimals$}");
     let (sign, rest) = written.strip_prefix('-').map_or(("", &written[..]), |rest| ("-", rest));
@@ -33,7 +33,7 @@ pub(super) fn grouped(value: f64, decimals: usize) -> String {
 
 /// A whole number, likewise.
 pub(super) fn count(value: u64) -> String {
-    // One that a float cannot hold would change.
+    // A float could not hold every value.
     let digits = value.to_string();
     let groups: Vec<&str> = digits
         .as_bytes()
@@ -75,7 +75,7 @@ pub(super) fn difference(estimate: &Estimate) -> String {
     }
 }
 
-/// A name that is cut where it has more than so many characters.
+/// A name cut to at most `characters_max` characters, with an ellipsis if it was longer.
 pub(super) fn cut(name: &str, characters_max: usize) -> String {
     if name.chars().count() <= characters_max {
         return name.to_owned();
@@ -84,9 +84,9 @@ pub(super) fn cut(name: &str, characters_max: usize) -> String {
     kept + "…"
 }
 
-/// A moment, given in seconds since 1970.
+/// A date and time, given in seconds since 1970.
 pub(super) fn moment(seconds: f64) -> String {
-    // The last that has a year of four digits.
+    // The last second of the year 9999.
     const SECONDS_MAX: f64 = 253_402_300_799.0;
     if !(0.0..=SECONDS_MAX).contains(&seconds) {
         return "at an unknown time".to_owned();
@@ -112,7 +112,7 @@ pub(super) fn command(words: &[String]) -> String {
 pub(super) mod tests {
     use super::*;
 
-    /// An estimate that is as sure as it was to be.
+    /// An estimate with the wanted confidence.
     pub(in crate::report) fn certain(low: f64, median: f64, high: f64) -> Estimate {
         let interval = Interval { low, high, confidence: 0.99, wanted: 0.99 };
         Estimate { median, rounds: 15, interval: Some(interval) }
@@ -126,14 +126,14 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn thousands_are_parted() {
+    fn thousands_are_separated() {
         assert_eq!([0, 999, 1000, 1_234_567].map(count), ["0", "999", "1,000", "1,234,567"]);
         assert_eq!(count(u64::MAX), "18,446,744,073,709,551,615");
         assert_eq!(grouped(-1234.5, 1), "-1,234.5");
     }
 
     #[test]
-    fn a_difference_is_told_only_where_it_is_shown() {
+    fn a_difference_is_stated_only_if_it_is_shown() {
         let of = |low, median, high| difference(&certain(low, median, high));
         assert_eq!(of(0.98, 1.01, 1.02), "no difference shown");
         assert_eq!(of(1.1, 1.2, 1.3), "20.0 % more");
@@ -151,7 +151,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn moments_that_are_none_are_said_to_be_unknown() {
+    fn impossible_dates_are_unknown() {
         assert_eq!(moment(86_400.5), "1970-01-02 00:00:00 UTC");
         for wrong in [f64::NAN, -1.0, 1e300] {
             assert_eq!(moment(wrong), "at an unknown time");
