@@ -2,7 +2,7 @@
 
 Takes the port, the offer and the corpus as JSON on standard input. On success it prints as JSON what
 was agreed on, how many echoes there were and how many messages were sent compressed, which with this
-client is all; on failure it says what differed and ends with status 1.
+client is all; on failure it prints what differed and exits with status 1.
 """
 
 import asyncio
@@ -26,14 +26,14 @@ Message = collections.namedtuple("Message", "number name text fragments payload"
 async def main():
     job = json.load(sys.stdin)
     corpus = list(messages(job["corpus"]))
-    # What is not offered has to be said where the default is to offer it.
+    # The defaults offer parameters, so those that are not offered are turned off.
     offer = {"client_max_window_bits": None, **job["offer"]}
     async with connect(
         f"ws://127.0.0.1:{job['port']}/",
         compression=None,
         extensions=[ClientPerMessageDeflateFactory(**offer)],
         max_size=None,
-        # This client would stop receiving, and then the server, while it is still sending.
+        # Otherwise this client would stop receiving, and then the server too, while it still sends.
         max_queue=None,
         proxy=None,
     ) as connection:

@@ -2,8 +2,8 @@
 //
 // `node clients-ws.mjs DIRECTORY` takes `ws` from the directory it is installed in, and the port, the
 // offer and the corpus as JSON on standard input. On success it prints as JSON what was agreed on, how
-// many echoes there were and how many messages were sent compressed; on failure it says what differed
-// and ends with status 1.
+// many echoes there were and how many messages were sent compressed; on failure it prints what differed
+// and exits with status 1.
 
 import { readFileSync } from "node:fs";
 import { createRequire } from "node:module";
@@ -24,7 +24,7 @@ const corpus = JSON.parse(readFileSync(job.corpus, "utf8")).map((message) => {
 const { offer } = job;
 const socket = new WebSocket(`ws://127.0.0.1:${job.port}/`, {
   perMessageDeflate: {
-    // Of what is left undefined, `ws` offers only `client_max_window_bits`.
+    // Of the undefined parameters, `ws` offers only `client_max_window_bits`.
     clientMaxWindowBits: offer.client_max_window_bits ?? false,
     serverMaxWindowBits: offer.server_max_window_bits,
     clientNoContextTakeover: offer.client_no_context_takeover,

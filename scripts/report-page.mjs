@@ -1,8 +1,8 @@
-// The browser, for the script `report-page`: opens a page and says what is to be seen of it.
+// The browser, for the script `report-page`: opens a page and reports what it shows.
 //
 // `node report-page.mjs DIRECTORY` takes `playwright-core` from the directory it is installed in, and
-// the page, the browser and where pictures go as JSON on standard input. It prints as JSON, for each
-// width and colour scheme, what was seen; what it cannot do at all it says, and ends with status 1.
+// the page, the browser and the directory for screenshots as JSON on standard input. For each width and
+// colour scheme, it prints what the page shows as JSON. If it cannot, it prints why and exits with 1.
 
 import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { createRequire } from "node:module";
@@ -104,14 +104,14 @@ function look() {
       for (const [other, two] of boxes.slice(index + 1)) {
         const across = Math.min(one.right, two.right) - Math.max(one.left, two.left);
         const along = Math.min(one.bottom, two.bottom) - Math.max(one.top, two.top);
-        // Boxes are higher than what is written in them.
+        // Boxes are higher than the text in them.
         if (across > 1 && along > one.height * 0.4) {
           charts.push(`${label}: ${text} lies on ${other}`);
         }
       }
     });
   }
-  // Text that cannot be told from the page, by WCAG's contrast of 4.5.
+  // Text with less contrast to the page than the 4.5 that WCAG asks for.
   const light = (colour) => {
     const parts = colour.match(/[\d.]+/g).slice(0, 3).map((part) => part / 255);
     const [red, green, blue] = parts.map((part) => (part <= 0.04045 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4));

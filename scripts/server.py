@@ -1,7 +1,7 @@
 """The server under test, for the scripts beside this file: started on a free port, and ended.
 
-A server started here is always ended again, by its own process id, also when the script is told to
-stop. What the server is asked over the wire is not known here.
+A server started here is always ended, by its own process id, even if a signal ends the script. This
+module does not know what is sent to the server.
 """
 
 import contextlib
@@ -41,7 +41,7 @@ def running(binary, arguments=(), stats_file=None, wrapper=(), log=None):
         finally:
             ended_before = _is_over(process)
             _end(process)
-            # Whatever the script missed, that the server was gone is the better explanation.
+            # If the server has ended, that explains any other failure.
             if ended_before:
                 said = Path(log).read_text(errors="replace")[-2000:] if log else ""
                 raise Failure(
@@ -54,7 +54,7 @@ def running(binary, arguments=(), stats_file=None, wrapper=(), log=None):
 def _port(process, command):
     readable, _, _ = select.select([process.stdout], [], [], START_SECONDS)
     if not readable:
-        raise Failure(f"the server said nothing within {START_SECONDS} s: {' '.join(command)}")
+        raise Failure(f"the server printed nothing within {START_SECONDS} s: {' '.join(command)}")
     line = process.stdout.readline().decode(errors="replace").strip()
     listening = LISTENING.match(line)
     if listening is None:
@@ -74,12 +74,12 @@ def _is_over(process):
 def _end(process):
     process.terminate()
     try:
-        # Reads what the server prints at its end as well, or a full pipe would hold it up.
+        # Also reads what the server prints at its end, so that a full pipe does not block it.
         process.communicate(timeout=STOP_SECONDS)
     except subprocess.TimeoutExpired:
         process.kill()
         process.communicate()
-        raise Failure(f"the server was still there {STOP_SECONDS} s after SIGTERM") from None
+        raise Failure(f"the server was still running {STOP_SECONDS} s after SIGTERM") from None
 
 
 def stats(path):

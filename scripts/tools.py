@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""What the scripts here need from elsewhere: the built programs, and tools that are installed when missing.
+"""What the scripts share: building the programs, and installing tools that are missing.
 
-`scripts/tools.py TOOL...` installs the Debian packages of the named tools, and `scripts/tools.py --build`
-builds the programs: for scripts that are not in Python.
+For scripts that are not in Python, `scripts/tools.py TOOL...` installs the Debian packages of the named
+tools, and `scripts/tools.py --build` builds the programs.
 """
 
 import fcntl
@@ -37,7 +37,7 @@ class Failure(Exception):
 
 
 def execute(command, seconds=INSTALL_SECONDS, **options):
-    """Runs a command without input to its end, which has to be a good one."""
+    """Runs a command without input to its end; a status other than 0 is a failure."""
     name = " ".join(map(str, command))
     try:
         done = subprocess.run(command, stdin=subprocess.DEVNULL, timeout=seconds, **options)
@@ -48,10 +48,10 @@ def execute(command, seconds=INSTALL_SECONDS, **options):
 
 
 def built():
-    """Builds the programs that the scripts run and gives the directory in which they are.
+    """Builds the programs that the scripts run and returns their directory.
 
-    It is the same command for all scripts: which features a dependency has depends on what is built with
-    it, and so another command would build everything once more.
+    All scripts use this one command: the features of a dependency depend on what else is built, so another
+    command would rebuild everything.
     """
     programs = [word for name in ("ringecho", "ringbench", "echo-frames") for word in ("--bin", name)]
     command = ["cargo", "build", "--release", "--locked", "--workspace", *programs]
@@ -65,7 +65,7 @@ def install(*tools):
     if not packages:
         return
     TARGET.mkdir(parents=True, exist_ok=True)
-    # Two at a time would find each other's lock, and fail.
+    # Two installations at once would fail on apt's lock.
     with open(TARGET / "packages.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if all(is_there(tool) for tool in tools):
@@ -97,7 +97,7 @@ def node_package(directory, name, version):
 
 
 def python_package(directory, name, version, module=None):
-    """Installs a package of PyPI in a virtual environment, unless it is there and works; gives the
+    """Installs a package of PyPI in a virtual environment, unless it is there and works; returns the
     directory of its programs."""
     programs = directory / "bin"
     question = f"import importlib.metadata, {module or name}; print(importlib.metadata.version('{name}'))"
@@ -132,7 +132,7 @@ def split_arguments(words):
 
 def run(main):
     """Runs a script's `main` and turns its outcome into the exit status."""
-    # Without this a SIGTERM would end Python at once and leave the server behind.
+    # Otherwise SIGTERM would end Python at once, and the server would stay.
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda number, _: sys.exit(128 + number))
     try:

@@ -65,7 +65,7 @@ fn summary_of(ended: &Ended) -> &str {
     ended.stdout.split_once('\n').expect("a first line").1
 }
 
-/// What a client that answers sees of the server's stop.
+/// What a client that answers close frames receives when the server stops.
 #[track_caller]
 fn expect_going_away(client: &mut Client) {
     client.expect(CLOSE, &1001u16.to_be_bytes());
@@ -221,7 +221,7 @@ fn a_server_starts_where_one_was_killed_an_instant_before() {
 
 #[test]
 fn an_address_of_another_machine_is_an_error() {
-    // RFC 5737: TEST-NET-1 is nobody's.
+    // RFC 5737: TEST-NET-1 is assigned to no host.
     let line = refusal(run(&["--listen", "192.0.2.1:9001"]));
     assert!(line.contains("192.0.2.1:9001"), "{line}");
 }
@@ -241,7 +241,7 @@ fn a_cpu_that_the_kernel_refuses_is_an_error() {
     assert!(line.contains("CPU 1023") && line.contains("--cpus"), "{line}");
 }
 
-/// What `isolcpus` and `taskset` leave to a process is a default, not a limit.
+/// The CPUs that `isolcpus` and `taskset` leave to a process are a default, not a limit.
 #[test]
 fn a_cpu_outside_the_affinity_mask_is_used_when_it_is_named() {
     let [first, second, ..] = cpus()[..] else {
@@ -665,7 +665,7 @@ fn the_counters_are_exact() {
     assert_eq!(ended.status.code(), Some(0));
     expected(&ended.statistics, 0, 1);
 
-    // The summary says the same.
+    // The summary has the same counts.
     let summary = summary_of(&ended);
     assert_eq!(names_in(summary), COUNTERS);
     for (line, name) in summary.lines().zip(COUNTERS) {
@@ -788,7 +788,7 @@ fn statistics_go_through_links_and_fifos_and_to_standard_output() {
     let directory = temporary_file("places");
     fs::create_dir(&directory).expect("a directory");
     let place = |name: &str| directory.join(name).to_str().expect("a path in UTF-8").to_owned();
-    // Runs a server with this statistics file, and gives what it printed behind its first line.
+    // Runs a server with this statistics file, and returns what it printed after its first line.
     let run = |path: &str, status: i32| {
         let (child, output, client) = start_by_hand(&["--workers", "1", "--stats-file", path]);
         client.close();
@@ -809,9 +809,9 @@ fn statistics_go_through_links_and_fifos_and_to_standard_output() {
 
     let fifo = place("fifo");
     assert!(Command::new("mkfifo").arg(&fifo).status().expect("mkfifo").success());
-    // Nobody reads: that is an error, and no reason to wait.
+    // Without a reader, opening fails at once instead of waiting.
     run(&fifo, 1);
-    // Opened for both, it has a reader at once (fifo(7)).
+    // Opened for reading and writing, it has a reader at once (fifo(7)).
     let mut reader = File::options().read(true).write(true).open(&fifo).expect("a FIFO");
     run(&fifo, 0);
     let mut text = vec![0; 1 << 16];
@@ -820,7 +820,7 @@ fn statistics_go_through_links_and_fifos_and_to_standard_output() {
     assert!(fs::metadata(&fifo).expect("a FIFO").file_type().is_fifo());
 
     let printed = run("/dev/stdout", 0);
-    let (summary, json) = printed.split_once('{').expect("JSON behind the summary");
+    let (summary, json) = printed.split_once('{').expect("JSON after the summary");
     assert_eq!(names_in(summary), COUNTERS);
     parse(&format!("{{{json}"));
     fs::remove_dir_all(&directory).expect("a directory");
@@ -865,7 +865,7 @@ fn a_message_costs_one_system_call() {
     let ended = server.terminate();
     assert_eq!(ended.count("messages"), 10_000);
     let ratio = syscalls_per_message(&ended);
-    say(&format!("system calls a message, one connection: {ratio:.4}"));
+    say(&format!("system calls per message, one connection: {ratio:.4}"));
     assert!(ratio <= 1.01, "{}", ended.statistics);
 }
 
@@ -894,7 +894,7 @@ fn messages_that_wait_together_share_their_system_calls() {
     let ended = server.terminate();
     assert_eq!(ended.count("messages"), 64 * 300);
     let ratio = syscalls_per_message(&ended);
-    say(&format!("system calls a message, 64 connections in lock step: {ratio:.4}"));
+    say(&format!("system calls per message, 64 connections in lock step: {ratio:.4}"));
     assert!(ratio <= 0.1, "{}", ended.statistics);
 }
 
@@ -931,13 +931,13 @@ fn a_stale_unix_socket_is_replaced_and_nothing_else_is() {
     let server = Server::start(&arguments);
     let line = refusal(run(&["--listen", &listen]));
     assert!(line.contains(&listen) && line.contains("another path"), "{line}");
-    // Killed outright it leaves its file behind.
+    // Killed by SIGKILL, it leaves its socket file behind.
     server.signal(Signal::KILL);
     server.wait();
     assert!(path.exists());
     let server = Server::start(&arguments);
     UnixStream::connect(&path).expect("a listener");
-    // The file of whoever came after is not this server's to remove.
+    // A file that another server has created since is not this server's to remove.
     fs::remove_file(&path).expect("a file");
     fs::write(&path, "another's").expect("a file");
     assert_eq!(server.terminate().status.code(), Some(0));

@@ -13,17 +13,17 @@ use testkit::{
     pattern, program, reply, say, wait_until,
 };
 
-/// Whether this process may have this many descriptors, having tried.
+/// Whether this process may have this many descriptors; raises the soft limit if it must.
 fn may_have_descriptors(count: u64) -> bool {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
-    // None is no limit.
+    // `None` means that there is no limit.
     if current.is_some_and(|current| current < count) {
         let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
     }
     getrlimit(Resource::Nofile).current.is_none_or(|current| current >= count)
 }
 
-/// Closes with a reset instead of FIN.
+/// Closes the connection with a reset instead of FIN.
 fn reset(client: Client) {
     sockopt::set_socket_linger(client.stream(), Some(Duration::ZERO)).expect("an option");
 }

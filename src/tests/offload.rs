@@ -493,7 +493,7 @@ fn spin(time: Duration) {
     }
 }
 
-/// What the kernel's thread has not moved yet, behind an echo, is charged to nobody.
+/// What waits behind an echo for the kernel's thread is charged to no socket.
 #[test]
 fn a_peer_that_fills_the_kernels_memory_is_given_up() {
     const TEST: &str = "a_peer_that_fills_the_kernels_memory_is_given_up";

@@ -1,6 +1,6 @@
-//! A client that says exactly what it is told to, over a real socket.
+//! A scripted client over a real socket, which sends exactly the bytes that a test gives it.
 //!
-//! It reads and writes blocking, every wait has a bound, and it fails by panics.
+//! Reads and writes block, every wait is bounded, and failures are panics.
 
 use std::io::{self, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
@@ -10,15 +10,15 @@ use rustix::net::sockopt;
 use crate::frame::{CLOSE, Frame, frame};
 use crate::process::TIMEOUT;
 
-/// The key of an opening handshake in RFC 6455 section 1.3, which is that of [`REQUEST`].
+/// The example of a key in RFC 6455 section 1.3, used in [`REQUEST`].
 pub const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
-/// What a server makes of it, which is in [`RESPONSE`].
+/// The server's answer to [`KEY`], used in [`RESPONSE`].
 pub const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
 /// The request of [`Client::handshake`].
 pub const REQUEST: &str = "GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\n\
     Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
     Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
-/// The server's answer to it.
+/// The response to [`REQUEST`].
 pub const RESPONSE: &str = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\
     Connection: Upgrade\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
 
@@ -67,8 +67,8 @@ impl Client {
         self.stream.get_ref()
     }
 
-    /// Keeps the kernel from taking ever more for a client that does not read. Less than a few segments of
-    /// the loopback would make the server's kernel wait for timers.
+    /// Limits the receive buffer, which otherwise keeps growing for a client that does not read. With less
+    /// than a few segments of the loopback device, the server's kernel would wait for timers.
     pub fn limit_receiving(&self) {
         sockopt::set_socket_recv_buffer_size(self.stream(), 256 << 10).expect("an option");
     }
@@ -97,7 +97,7 @@ impl Client {
         self.write(&frame(first, payload));
     }
 
-    /// Reads a frame, which is not masked and has its length in the shortest form.
+    /// Reads a frame, and checks that it is unmasked and has its length in the shortest form.
     pub fn read_frame(&mut self) -> Frame {
         let header = self.read(2);
         let length = match header[1] {

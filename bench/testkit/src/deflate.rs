@@ -1,5 +1,5 @@
-//! A compressor by hand (RFC 1951), for what zlib does not write: windows of 256 bytes, references as far
-//! back as the window reaches, and blocks that no compressor writes but any may.
+//! A handwritten compressor (RFC 1951), for what zlib does not produce: windows of 256 bytes, references to
+//! the very edge of the window, and unusual but valid blocks.
 
 use std::collections::HashMap;
 
@@ -48,8 +48,8 @@ impl Compressor {
         self.seen.clear();
     }
 
-    /// One block for `piece`, and others without content. The last piece of a message is followed by the
-    /// beginning of the block of which the rest, [`TAIL`](crate::inflate::TAIL), is removed.
+    /// One block for `piece`, and possibly empty blocks. After the last piece of a message comes the
+    /// beginning of the empty block whose rest, [`TAIL`](crate::inflate::TAIL), is removed.
     pub fn blocks(&mut self, piece: &[u8], place: Place, random: &mut Random) -> Vec<u8> {
         let block = if random.one_in(6) { Block::Final } else { Block::NotFinal };
         if piece.len() < 60_000 && random.one_in(4) {
@@ -96,7 +96,7 @@ impl Compressor {
                 at += 1;
                 continue;
             }
-            // Length 258 has a code of its own beside the last of the others.
+            // Length 258 has its own code, although the code before it covers it too.
             let code = LENGTHS.iter().rposition(|&(base, _)| base <= length).expect("three");
             let (base, extra) = LENGTHS[code];
             self.symbol(257 + code as u32);

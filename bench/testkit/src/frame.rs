@@ -1,5 +1,5 @@
-//! Frames (RFC 6455 section 5.2), right and wrong ones: built as a client sends them, read as a server
-//! sends them.
+//! Frames (RFC 6455 section 5.2), valid or not: builds those of a client and of a server, and parses a
+//! server's.
 
 /// FIN and the opcode of a text frame; those of the other kinds follow.
 pub const TEXT: u8 = 0x81;
@@ -11,7 +11,7 @@ pub const CLOSE: u8 = 0x88;
 pub const PING: u8 = 0x89;
 /// FIN and the opcode of a pong.
 pub const PONG: u8 = 0x8A;
-/// FIN alone: the last fragment of a message, or what makes a first byte that of an unfinished one.
+/// FIN alone: the first byte of a message's last fragment.
 pub const FIN: u8 = 0x80;
 /// RSV1: the message is compressed (RFC 7692 section 6).
 pub const RSV1: u8 = 0x40;
@@ -19,7 +19,7 @@ pub const RSV1: u8 = 0x40;
 /// The masking key of [`frame`].
 pub const KEY: [u8; 4] = [0x37, 0xFA, 0x21, 0x3D];
 
-/// A frame from the server.
+/// A frame, unmasked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Frame {
     /// FIN, the reserved bits and the opcode.
@@ -41,7 +41,7 @@ pub fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     masked(first, payload, KEY)
 }
 
-/// The masked frame that a client sends, with a key of its own.
+/// The masked frame that a client sends, with this key.
 pub fn masked(first: u8, payload: &[u8], key: [u8; 4]) -> Vec<u8> {
     let mut frame = header(first, payload.len() as u64, Some(key));
     frame.extend(payload.iter().zip(key.iter().cycle()).map(|(byte, key)| byte ^ key));
@@ -55,7 +55,7 @@ pub fn reply(first: u8, payload: &[u8]) -> Vec<u8> {
     frame
 }
 
-/// The header of a frame, of which the payload may never come. The length has its shortest form.
+/// The header of a frame, with the length in its shortest form.
 pub fn header(first: u8, length: u64, key: Option<[u8; 4]>) -> Vec<u8> {
     let mask = if key.is_some() { 0x80 } else { 0 };
     let mut header = vec![first];

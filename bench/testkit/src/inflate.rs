@@ -1,5 +1,5 @@
-//! A plain, slow inflater (RFC 1951), which can be asked after any byte and knows how far back it was
-//! referred to.
+//! A plain, slow inflater (RFC 1951). It can inflate a message up to any byte, and knows the greatest
+//! distance of a reference.
 
 /// The bytes that section 7.2.1 of RFC 7692 removes from the end of a message.
 pub const TAIL: [u8; 4] = [0, 0, 0xff, 0xff];
@@ -128,8 +128,7 @@ impl Inflater {
         }
     }
 
-    /// The message of which `payload` is what has come so far, as far as it is known. The inflater
-    /// itself stays as it was.
+    /// As much of a message as can be inflated from the `payload` so far. Does not change the inflater.
     pub fn beginning(&self, payload: &[u8]) -> Vec<u8> {
         let mut output = Vec::new();
         self.clone().inflate(payload, &mut output);
@@ -141,7 +140,7 @@ impl Inflater {
         self.greatest
     }
 
-    /// Inflates all that can be known of `bytes`.
+    /// Inflates as much of `bytes` as possible.
     fn inflate(&mut self, bytes: &[u8], output: &mut Vec<u8>) -> End {
         let mut bits = Bits { bytes, at: 0 };
         while bits.at < bytes.len() * 8 {
@@ -218,7 +217,7 @@ impl Inflater {
     }
 }
 
-/// The codes that a block brings with it (RFC 1951 section 3.2.7).
+/// The dynamic Huffman codes of a block (RFC 1951 section 3.2.7).
 fn codes(bits: &mut Bits<'_>) -> Result<(Code, Code), End> {
     let (literals, distances) = (bits.take(5)? + 257, bits.take(5)? + 1);
     let count = bits.take(4)? + 4;

@@ -1,9 +1,9 @@
-//! Test support: what judges `ringecho`, and what starts it and talks to it.
+//! Test support: starts `ringecho`, talks to it, and judges its answers.
 //!
-//! Nothing here depends on the server's crate, so that a mistake made there is not made here in the same
-//! way: one generator of random numbers, one builder and reader of frames, one oracle for RFC 6455, one
-//! inflater and one compressor for RFC 1951, a client that says exactly what it is told to, a server that does the same, and the real
-//! program as a process. Everything fails by panics, with a message that says what was waited for.
+//! Nothing here depends on the server's crate, so that a mistake made there is not repeated here. It holds
+//! one generator of random numbers, one builder and parser of frames, one oracle for RFC 6455, one
+//! inflater and one compressor for RFC 1951, a scripted client, a scripted server, and the real program
+//! as a process. Everything fails with a panic whose message says what was expected.
 
 pub mod client;
 pub mod deflate;

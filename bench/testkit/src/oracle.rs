@@ -1,12 +1,12 @@
 //! The oracle: what a server owes to a client, by a plain reading of RFC 6455.
 //!
-//! It looks at everything that a client ever sends at once, puts messages together in memory, and shares
-//! no code with the server. It fixes every byte of the answer but two texts, which are for people: the
-//! reason in a close frame that fails a connection, and the fields and page of an HTTP response that
-//! refuses one. It also knows how much must have arrived before each byte of the answer is due, and which
-//! byte makes it certain that the connection fails.
+//! It takes everything that a client ever sends at once, assembles messages in memory, and shares no code
+//! with the server. It determines every byte of the answer except two texts for people: the reason in a
+//! close frame that fails a connection, and the fields and page of an HTTP response that refuses one. It
+//! also knows how much must have arrived before each byte of the answer is due, and with which byte it is
+//! certain that the connection fails.
 //!
-//! It knows nothing of compression, of which the rules depend on what was agreed on.
+//! It knows nothing of compression, whose rules depend on the agreed parameters.
 
 use std::cmp::Ordering;
 use std::ops::Range;
@@ -103,8 +103,8 @@ pub enum Ending {
     Said,
     /// With a close frame that fails the connection, and then the end of the stream.
     Failed(Rule),
-    /// With the bytes owed, the close frame of a server that stops among them: the rule was broken after
-    /// that, so that the failure is not told.
+    /// With the bytes owed, which include the close frame of a server that stops. The rule was broken after
+    /// that, so no other close frame is sent.
     Untold(Rule),
     /// With an HTTP response of this status, and then the end of the stream.
     Refused(u16),
@@ -151,7 +151,7 @@ pub struct Owed {
     ending_by: usize,
     /// Whole messages before the ending.
     pub messages: u64,
-    /// Where the payloads of binary messages stand in the stream, whether they came or not.
+    /// The ranges of binary payloads in the stream, whether they have come or not.
     binary: Vec<Range<usize>>,
 }
 

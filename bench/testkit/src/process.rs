@@ -1,4 +1,4 @@
-//! Processes of the tests: started without input, waited for with a bound, killed when they do not end.
+//! Processes of the tests: started without input, waited for with a timeout, killed if they do not end.
 
 use std::io::{self, Read, Write as _};
 use std::path::PathBuf;
@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-/// Longer than anything takes that works.
+/// Longer than anything that works takes.
 pub const TIMEOUT: Duration = Duration::from_secs(60);
-/// The pause between two looks at what cannot be waited for.
+/// How often to check for something that cannot be waited for.
 pub const PAUSE: Duration = Duration::from_millis(5);
 
 /// A process that has ended.
@@ -19,9 +19,9 @@ pub const PAUSE: Duration = Duration::from_millis(5);
 pub struct Ended {
     /// How it ended.
     pub status: ExitStatus,
-    /// All it printed, the first line included.
+    /// Everything it printed to standard output.
     pub stdout: String,
-    /// All it printed to standard error.
+    /// Everything it printed to standard error.
     pub stderr: String,
     /// The content of the server's statistics file; null if there is none.
     pub statistics: Value,
@@ -39,12 +39,12 @@ pub(crate) fn count(statistics: &Value, name: &str) -> u64 {
     statistics["total"][name].as_u64().unwrap_or_else(|| panic!("no {name} in {statistics}"))
 }
 
-/// Prints what is to be seen although the test passes: what was measured, or what was skipped.
+/// Prints something to be seen even if the test passes: what was measured or skipped.
 pub fn say(text: &str) {
     let _ = writeln!(io::stderr(), "{text}");
 }
 
-/// Looks at `condition` until it holds.
+/// Waits until `condition` holds.
 pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
     let end = Instant::now() + TIMEOUT;
     while !condition() {
@@ -53,7 +53,7 @@ pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
-/// A path that nobody else uses, in the directory for temporary files; the file is not made.
+/// An unused path in the directory for temporary files; the file is not created.
 pub fn temporary_file(name: &str) -> PathBuf {
     static NUMBER: AtomicU32 = AtomicU32::new(0);
     let number = NUMBER.fetch_add(1, Relaxed);
@@ -75,7 +75,7 @@ pub fn spawn(command: &mut Command) -> Child {
         .expect("the program runs")
 }
 
-/// Waits for the end of a child, and reads those of its pipes that nobody has taken.
+/// Waits for the end of a child, and reads its remaining pipes to their ends.
 pub fn end(mut child: Child) -> Ended {
     let stdout = child.stdout.take().map(collect);
     let stderr = child.stderr.take().map(collect);
@@ -86,7 +86,7 @@ pub fn end(mut child: Child) -> Ended {
     Ended { status, stdout: text(stdout), stderr: text(stderr), statistics: Value::Null }
 }
 
-/// Reads a pipe to its end on a thread of its own.
+/// Reads a pipe to its end on another thread.
 pub(crate) fn collect(mut pipe: impl Read + Send + 'static) -> JoinHandle<String> {
     thread::spawn(move || {
         let mut text = String::new();

@@ -24,7 +24,7 @@ impl Random {
         Random(self.number())
     }
 
-    /// The next number, any of all.
+    /// The next number, any of 64 bits.
     pub fn number(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mixed = (self.0 ^ self.0 >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -82,9 +82,9 @@ impl Random {
 #[derive(Debug)]
 pub struct Case {
     test: &'static str,
-    /// What `random` began with. Those of the cases of a run follow each other.
+    /// The seed of `random`. The cases of a run have consecutive seeds.
     pub seed: u64,
-    /// Where all randomness of the case comes from.
+    /// The source of all randomness of the case.
     pub random: Random,
 }
 

@@ -1,4 +1,4 @@
-//! Processes that find system calls missing: seccomp(2) filters, which a thread and its children keep.
+//! Makes system calls fail, for a thread and the processes it starts, with seccomp(2) filters.
 
 use std::thread;
 
@@ -66,7 +66,7 @@ pub fn refusing<T: Send>(calls: Calls, errno: Errno, call: impl FnOnce() -> T + 
     .expect("a filter");
     thread::scope(|scope| {
         let called = scope.spawn(|| {
-            // The filter is this thread's and its children's.
+            // The filter applies to this thread and its children only.
             seccompiler::apply_filter(&filter).expect("seccomp");
             call()
         });

@@ -1,4 +1,4 @@
-//! The real server as a process: started on a free port, asked for its counters, stopped by its process id.
+//! The real server as a process: starts it on a free port, reads its counters and ends it.
 //!
 //! Every wait ends after [`TIMEOUT`] with a panic, and no process outlives its [`Server`].
 
@@ -70,7 +70,7 @@ impl Server {
             .unwrap_or_else(|ended| panic!("the server did not start: {ended}"))
     }
 
-    /// Starts it likewise, or returns what it printed on standard error instead of listening.
+    /// Does the same, or returns what the server printed to standard error if it did not start.
     pub fn try_start_by(mut command: Command) -> Result<Server, String> {
         let stats_file = temporary_file("stats.json");
         command.arg("--stats-file").arg(&stats_file);
@@ -115,7 +115,7 @@ impl Server {
         Pid::from_child(&self.child)
     }
 
-    /// Bytes of memory that it has in use.
+    /// Its resident memory in bytes.
     pub fn resident_bytes(&self) -> u64 {
         let text = fs::read_to_string(format!("/proc/{}/smaps_rollup", self.pid().as_raw_pid()));
         let text = text.expect("a process");

@@ -59,7 +59,7 @@ impl Amplified {
     }
 }
 
-/// Waits until the server echoes no more, and gives the number of messages that it has echoed.
+/// Waits until the server echoes no more, and returns the number of messages that it has echoed.
 fn stalled(server: &Server) -> u64 {
     let mut messages = 0;
     wait_until("the server stops echoing", || {
