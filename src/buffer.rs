@@ -61,7 +61,13 @@ impl Cursors {
     /// Whether the region holds anything that is not yet part of a reply.
     #[inline]
     pub fn has_leftover(&self) -> bool {
-        self.ready < self.written || self.unread < self.end
+        self.leftover_bytes() > 0
+    }
+
+    /// Bytes that are not yet part of a reply: those held and those unread.
+    #[inline]
+    fn leftover_bytes(&self) -> u32 {
+        (self.written - self.ready) + (self.end - self.unread)
     }
 
     #[inline]
@@ -97,6 +103,12 @@ impl<'a> Region<'a> {
     #[inline]
     pub fn unread(&self) -> &[u8] {
         &self.bytes[self.cursors.unread as usize..self.cursors.end as usize]
+    }
+
+    /// Whether any received bytes are not yet parsed.
+    #[inline]
+    pub fn has_unread(&self) -> bool {
+        self.cursors.unread < self.cursors.end
     }
 
     /// The output that waits for its frame to be whole.
@@ -210,7 +222,7 @@ impl Spill {
         let mut spill = Spill::default();
         let held = &bytes[cursors.ready as usize..cursors.written as usize];
         let unread = &bytes[cursors.unread as usize..cursors.end as usize];
-        spill.bytes.reserve(held.len() + unread.len());
+        spill.bytes.reserve(cursors.leftover_bytes() as usize);
         spill.bytes.extend_from_slice(held);
         spill.bytes.extend_from_slice(unread);
         spill.cursors.written += held.len() as u32;

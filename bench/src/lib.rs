@@ -1,10 +1,12 @@
 //! A latency lab: round trips, loads and comparisons of WebSocket echo servers, and benchmarks of
 //! ringecho's protocol core.
 
-use ringecho::buffer::{Cursors, HEADROOM, Region};
+use ringecho::buffer::HEADROOM;
 use ringecho::metrics::Counters;
 use ringecho::protocol::frame::{self, FINAL, Opcode};
-use ringecho::protocol::{Admission, Connection, Context, Next, Policy, Protocol, Settings};
+use ringecho::protocol::{
+    Admission, Context, Decision, Dialogue, Output, Policy, Protocol, Settings,
+};
 
 pub mod candidate;
 pub mod cli;
@@ -50,21 +52,22 @@ const REQUEST: &[u8] =
     b"GET / HTTP/1.1\r\nHost: bench\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
       Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n";
 
-/// A connection of the protocol core, and the memory that an engine would receive into.
+/// A dialogue of the protocol core, as the pump drives it, and the buffer that an engine would receive
+/// into.
 #[derive(Debug)]
 pub struct Core {
-    connection: Connection,
+    dialogue: Dialogue,
     context: Context<'static>,
     memory: Vec<u8>,
 }
 
 impl Core {
-    /// A connection after its opening handshake, with room to receive `bytes` bytes at a time.
+    /// A dialogue after its opening handshake, with room to receive `bytes` bytes at a time.
     pub fn open(bytes: usize) -> Core {
         // Leaked, so that the context can live as long as the core; a process opens only a few.
         let counters = Box::leak(Box::<Counters>::default());
         let mut core = Core {
-            connection: Connection::new(Admission::Open),
+            dialogue: Dialogue::new(Admission::Open),
             context: Context::new(SETTINGS, counters),
             memory: vec![0; HEADROOM + bytes.max(REQUEST.len())],
         };
@@ -91,11 +94,10 @@ impl Core {
     /// replies to what the earlier reply left there.
     #[inline]
     pub fn advance(&mut self, length: usize) -> &[u8] {
-        let mut cursors = Cursors::received(length);
-        let region = &mut Region::new(&mut self.memory, &mut cursors);
-        let next = self.connection.advance(region, &self.context);
-        assert_eq!(next, Next::Receive, "the frames are complete and valid");
-        &self.memory[cursors.reply()]
+        let Core { dialogue, context, memory } = self;
+        let answer = dialogue.received(memory, length, Output::InPlace, context);
+        assert_eq!(answer.decision, Decision::Continue, "the frames are complete and valid");
+        &memory[answer.reply]
     }
 }
 

@@ -84,6 +84,10 @@ impl Dialogue {
         }
         let mut cursors = Cursors::received(received);
         let next = self.connection.advance(&mut Region::new(buffer, &mut cursors), context);
+        // The path of a message that came whole ends here. An exit of its own saves six instructions.
+        if next == Next::Receive && !cursors.has_leftover() {
+            return Answer { reply: cursors.reply(), decision: Decision::Continue };
+        }
         if cursors.has_leftover() {
             self.spill = Some(Box::new(Spill::leftover(buffer, &mut cursors)));
         }
