@@ -16,7 +16,7 @@
 //! moved yet.
 //!
 //! A reply outgrows what was received at most twice on a connection: with the answer to the opening
-//! handshake and with a close frame. The [`HEADROOM`] at the beginning of a region is for those.
+//! handshake and with a close frame. The [`HEADROOM`] at the beginning of a region is for these.
 //! Recompressed messages can outgrow their requests too, by any amount: for them the gap of a spill is
 //! widened ([`Spill::widen`]).
 //!
@@ -234,8 +234,8 @@ impl Spill {
         spill
     }
 
-    /// Appends received bytes. Closes the gap first, which would otherwise grow for as long as something
-    /// is left over; the unread bytes that this moves are never more than a header or a request.
+    /// Appends received bytes. Closes the gap first, which would otherwise grow as long as something is
+    /// left over; the unread bytes that this moves are never more than a header or a request.
     pub fn append(&mut self, received: &[u8]) {
         let Cursors { written, unread, end, .. } = self.cursors;
         self.bytes.copy_within(unread as usize..end as usize, written as usize);
@@ -245,8 +245,8 @@ impl Spill {
         self.cursors.end = self.bytes.len() as u32;
     }
 
-    /// Makes the gap at least `bytes` wide, and wider if much is unread: moving all of that for each frame
-    /// would cost its square.
+    /// Makes the gap at least `bytes` wide, and wider if much is unread: moving all unread bytes for each
+    /// frame would take quadratic time.
     pub fn widen(&mut self, bytes: usize) {
         let gap = self.region().gap();
         if bytes <= gap {

@@ -8,7 +8,7 @@
 //!    mapping is dropped, and nothing else in the process knows the addresses.
 //! 2. A new mapping at an address that the kernel chooses touches no other memory.
 
-#![expect(unsafe_code, reason = "mapping and locking memory; see the invariant above")]
+#![expect(unsafe_code, reason = "mapping and locking memory; see the invariants above")]
 
 use std::io;
 use std::ptr::{self, NonNull};
@@ -67,7 +67,7 @@ impl Mapping {
     fn populate(&mut self) -> io::Result<()> {
         let start = self.start.as_ptr().cast();
         if !self.is_huge {
-            // Small pages do as well, so a refusal does not matter.
+            // Small pages work too, so a refusal does not matter.
             // SAFETY: invariant 1; this advice changes no content.
             let _ = unsafe { mm::madvise(start, self.length, Advice::LinuxHugepage) };
             // SAFETY: invariant 1; this advice changes no content.

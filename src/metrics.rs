@@ -54,8 +54,8 @@ pub trait EchoCounts: fmt::Debug + Send + Sync {
 }
 
 /// Makes [`Counters`] and [`Snapshot`] from one table of names. A name is followed by the field of
-/// [`Echoed`] that is added to it, if there is one. The ratio stands between two parts of the
-/// table, as a reader wants it beside what it divides.
+/// [`Echoed`] that is added to it, if there is one. The ratio comes between two parts of the
+/// table, next to the counts that it divides.
 macro_rules! counters {
     (
         $($(#[$documentation:meta])* $name:ident $(+ $echoed:ident)?),*;

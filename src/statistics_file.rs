@@ -128,13 +128,13 @@ fn find(path: &Path) -> io::Result<Found> {
     Ok(if metadata.is_file() { Found::Regular(file, metadata) } else { Found::Stream(file) })
 }
 
-/// The file behind a link that leads to nothing.
+/// Creates the file that a dangling link names.
 fn create_in_place(path: &Path) -> io::Result<File> {
     OpenOptions::new().write(true).create(true).truncate(false).open(path)
 }
 
 /// Standard output or standard error, if that is what was found: `/dev/stdout` may be a socket, which
-/// cannot be opened, or a file, of which nobody wants to lose what is already there.
+/// cannot be opened, or a file whose content must not be lost.
 fn standard_stream(found: &Metadata) -> io::Result<Option<File>> {
     for stream in [io::stdout().as_fd(), io::stderr().as_fd()] {
         // One that is closed is no stream.

@@ -1,4 +1,4 @@
-//! What an engine is told about the worker that it serves.
+//! The configuration of a worker, as its engine needs it.
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -39,7 +39,7 @@ pub struct WorkerConfig {
     pub wait: WaitStrategy,
     /// Which connections are left to the kernel; only [`super::Engine::Uring`] can do that.
     pub offload: offload::Policy,
-    /// What is done for every connection.
+    /// The protocol's settings, the same for every connection.
     pub settings: Settings,
     /// Which subprotocol is accepted.
     pub subprotocol: Subprotocol,

@@ -1,4 +1,4 @@
-//! Memory on its way between a ring and the pump, and what became of a send.
+//! Memory on its way between a ring and the pump, and how a send ended.
 //!
 //! A [`Lease`] is the right to one pinned buffer. A ring gives it out together with the bytes that
 //! it received, and gets it back either as it is or as a [`Reply`]. A lease remembers where the
@@ -106,8 +106,8 @@ impl Reply {
         self.len() == 0
     }
 
-    /// What it means that the kernel answered the send of this reply with `result`, the number of
-    /// bytes that it took: how the send ended, and that number. A lease that is not needed any more
+    /// How the send of this reply ended, and how many bytes the kernel took, from the kernel's
+    /// `result`. A lease that is not needed any more
     /// goes to `recycle`.
     #[inline]
     pub(in crate::engine) fn ended(

@@ -1,4 +1,4 @@
-//! What the pump asks of a ring, and what a ring tells the pump.
+//! What the pump asks of a ring, and what the ring reports to the pump.
 //!
 //! Memory has one owner at any time. A received buffer is lent to the pump as a [`Lease`]. A reply, with
 //! the lease or the heap memory that holds it, belongs to the ring from [`Ring::send`] until the ring
@@ -17,8 +17,8 @@ pub use super::reply::{Lease, Reply, Sent};
 use crate::offload::record::Record;
 use crate::slab::ConnectionId;
 
-/// Connections that the pump admits in one cycle. A ring that makes a system call for each accept hands
-/// over no more of them at a time, so that those that are open get their turn.
+/// The most connections that the pump admits in one cycle. A ring that makes a system call for each accept
+/// reports no more of them at a time, so that the open connections get their turn.
 pub const ADMISSIONS_MAX: usize = 64;
 
 /// A connected socket. It is not closed when dropped: [`Ring::close`] does that.
@@ -179,7 +179,7 @@ pub trait Ring {
 
     /// Finds out whether a connection is broken, which a receive that brought bytes may not say. Ends with
     /// [`Completion::Broken`] if so, and otherwise without a completion. A send finds it out too.
-    fn verify(&mut self, _key: ConnectionId, _socket: &Socket) {}
+    fn verify(&mut self, _id: ConnectionId, _socket: &Socket) {}
 
     /// Shuts the socket down for writing, immediately.
     fn shut_down(&mut self, socket: &Socket);

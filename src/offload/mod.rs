@@ -3,7 +3,7 @@
 //! A BPF program sees each packet of an offloaded connection before user space does. While the
 //! connection's gate is open, the program turns a packet that is one small data frame into its echo
 //! and sends it back, without waking the worker's thread. It passes everything else up to user space.
-//! `docs/offload.md` describes the design, and argues why no byte changes its place.
+//! `docs/offload.md` describes the design, and argues why the order of bytes is kept.
 
 pub mod gate;
 pub mod program;

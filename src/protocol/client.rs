@@ -294,7 +294,7 @@ mod tests {
                 assert_eq!(request.check(&response[..end]), Ok(None));
             }
             response.extend(b"\x81\x00");
-            // The server recompresses if the client cannot be told its window.
+            // The server recompresses if it must not limit the client's window.
             let accepted = Accepted { head_bytes, extensions: offer.map(str::to_owned) };
             assert_eq!(request.check(&response), Ok(Some(accepted)));
         }

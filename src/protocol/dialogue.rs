@@ -49,7 +49,7 @@ pub enum Decision {
 #[derive(Debug, PartialEq, Eq)]
 #[must_use]
 pub struct Answer {
-    /// The part of the receive buffer to send now, which may begin in the headroom; often empty.
+    /// The part of the receive buffer to send now; often empty. It may begin in the headroom.
     pub reply: Range<usize>,
     /// What to do after that.
     pub decision: Decision,
@@ -115,7 +115,7 @@ impl Dialogue {
         self.spill.take_if(|spill| spill.is_empty());
     }
 
-    /// Gives the connection the room that it asks for, as long as the dialogue is not full.
+    /// Gives the connection the room that it asks for, unless the dialogue is full.
     #[cold]
     fn expand(&mut self, bytes: usize, context: &Context<'_>) -> Decision {
         let mut next = Next::Expand(bytes);
@@ -154,14 +154,14 @@ impl Dialogue {
         let spill = self.spill.get_or_insert_default();
         let mut next = self.connection.close(code, &mut spill.region(), context);
         if was_waiting {
-            // Nothing waits for room any more, so what was received behind it is read now.
+            // Nothing waits for room any more, so what was received after it is read now.
             next = self.connection.advance(&mut spill.region(), context);
         }
         self.drop_empty_spill();
         self.follow(next, context)
     }
 
-    /// Drops all bytes that wait, to be sent or to be understood: the connection is over.
+    /// Drops all bytes that wait to be sent or parsed: the connection is over.
     pub fn discard(&mut self) {
         self.spill = None;
     }
@@ -188,9 +188,9 @@ impl Dialogue {
         self.connection.is_expanding()
     }
 
-    /// Whether so many replies wait that nothing more should be received until some are sent. Many
-    /// clients read nothing before they have written a whole message, so the reply to an unfinished
-    /// message does not count: otherwise server and client would wait for each other.
+    /// Whether more replies wait than the context allows, so that nothing should be received until some
+    /// are sent. The reply to an unfinished message does not count: many clients read nothing before
+    /// they have written a whole message, and server and client would wait for each other.
     pub fn is_full(&self, context: &Context<'_>) -> bool {
         let unfinished = self.connection.message_bytes() as usize;
         // An eighth is for the headers of the fragments.

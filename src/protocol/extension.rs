@@ -48,8 +48,9 @@ pub struct Offer {
     pub client_no_context_takeover: bool,
     /// The largest window that the server may use, 8 to 15 bits (section 7.1.2.1).
     pub server_max_window_bits: Option<u8>,
-    /// The client can be told the largest window that it may use, and will itself use none larger
-    /// than this, 8 to 15 bits (section 7.1.2.2). A parameter without a value is 15.
+    /// The server may limit the client's window, and the client uses none larger than this, 8 to 15 bits
+    /// (section 7.1.2.2). A parameter without a value is 15. Without the parameter, the server must not
+    /// limit the window.
     pub client_max_window_bits: Option<u8>,
 }
 
@@ -98,7 +99,7 @@ pub fn agree(offer: &Offer, policy: Policy) -> Option<Agreement> {
         server_max_window_bits: offer.server_max_window_bits,
         client_max_window_bits: match echo {
             Echo::Mirrored => (client_bits < WINDOW_BITS_MAX).then_some(client_bits),
-            // What the client offers for itself it keeps unasked.
+            // The client keeps to its own offer without being asked.
             Echo::Recompressed => None,
         },
     })
@@ -433,7 +434,7 @@ mod tests {
     }
 
     #[test]
-    fn what_breaks_the_grammar_is_refused_whatever_stands_beside_it() {
+    fn what_breaks_the_grammar_is_refused_with_or_without_valid_offers_beside_it() {
         for broken in [
             ";",
             "permessage-deflate;",

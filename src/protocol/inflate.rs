@@ -1,15 +1,15 @@
 //! Inflating the payloads of compressed messages (RFC 7692 section 7.2.2), for either role.
 //!
 //! A sender takes the tail `00 00 ff ff` off the end of each message, and the receiver puts it back.
-//! Where the payload ends in the wrong place, the tail inflates to anything, which is not the peer's
-//! data. So [`Inflater::finish`] first checks where the payload ends, and hands output out only then.
+//! If the payload ends in the wrong place, the tail inflates to bytes that the peer never sent. So
+//! [`Inflater::finish`] checks where the payload ends before it returns output.
 //!
 //! A block with BFINAL set ends a data set of DEFLATE (RFC 1951 section 3.2.3, RFC 7692 section
 //! 7.2.3.4). What follows, in the same message or the next, is another data set, which refers to
 //! nothing before it.
 //!
 //! The inflater always has the largest window, so a peer that refers further back than it agreed to
-//! gets through. This file knows neither frames nor text.
+//! is not caught. This file knows neither frames nor text.
 
 use std::fmt;
 

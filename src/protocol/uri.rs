@@ -4,15 +4,15 @@ use fluent_uri::pct_enc::EStr;
 use fluent_uri::pct_enc::encoder::{Path, Query};
 use fluent_uri::{Uri, UriRef};
 
-/// What browsers write as it is in a path, although RFC 3986 wants it encoded: the printable characters
-/// that the URL Standard leaves out of its path percent-encode set (section 1.3), and `^`, which it took
-/// in late.
+/// What browsers write unencoded in a path, although RFC 3986 wants it encoded: the printable characters
+/// that the URL Standard leaves out of its path percent-encode set (section 1.3), and `^`, which was added
+/// to the set only later.
 const BROWSERS_PATH: [char; 4] = ['[', ']', '|', '^'];
 /// The same in a query.
 const BROWSERS_QUERY: [char; 8] = ['[', ']', '|', '^', '\\', '`', '{', '}'];
 
-/// Whether `byte` may stand anywhere in a request target: a reserved or an unreserved character of
-/// RFC 3986 (sections 2.1 to 2.3) but `#`, the percent sign of an encoded one, or what browsers write.
+/// Whether `byte` may occur in a request target: a reserved or an unreserved character of
+/// RFC 3986 (sections 2.1 to 2.3) except `#`, the percent sign of an encoded one, or what browsers write.
 pub(super) fn is_of_target(byte: u8) -> bool {
     byte.is_ascii_alphanumeric()
         || b"-._~:/?@!$&'()*+,;=%".contains(&byte)
@@ -32,7 +32,7 @@ pub fn is_path_and_query(text: &str) -> bool {
 }
 
 /// Whether `text` is the origin form of a request target, or would be if the characters that browsers
-/// leave as they are were encoded. An echo server does not read it, so no two readers can differ.
+/// leave as they are were encoded. The server does not use the target, so accepting these is harmless.
 pub(super) fn is_origin_form(text: &str) -> bool {
     let as_encoded = || {
         let (path, query) = text.split_once('?').unwrap_or((text, ""));
@@ -44,7 +44,7 @@ pub(super) fn is_origin_form(text: &str) -> bool {
 
 /// Whether `text` is a host that is not empty, and maybe a port: a value of Host (RFC 9110 section 7.2).
 pub fn is_host_and_port(text: &str) -> bool {
-    // A reference without a scheme, so that nothing but the authority is parsed.
+    // A reference without a scheme, so that only the authority is parsed.
     let reference = format!("//{text}");
     UriRef::parse(reference.as_str()).is_ok_and(|reference| {
         let authority = reference.authority();

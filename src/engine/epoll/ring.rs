@@ -122,7 +122,7 @@ impl<'a> EpollRing<'a> {
         let Some(entry) = &mut self.entries[place as usize] else { return };
         let ended = EventFlags::RDHUP | EventFlags::HUP | EventFlags::ERR;
         entry.has_ended |= flags.intersects(ended);
-        // A receive stops at the urgent mark, whatever follows it (tcp(7)).
+        // A receive stops at the urgent mark, even if more follows (tcp(7)).
         entry.tells_by_length &= !flags.contains(EventFlags::PRI);
         if flags.intersects(EventFlags::IN | EventFlags::PRI | ended) {
             entry.is_readable = true;

@@ -24,9 +24,9 @@ use crate::slab::ConnectionId;
 
 /// How long a listener rests when there are no descriptors or no memory for another connection.
 pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// Failures of accept(2) in a row after which a listener rests, whatever they say.
+/// Failures of accept(2) in a row after which a listener rests, whatever their errors.
 pub const FAILURES_MAX: u32 = 64;
-/// How long after a warning of a failure to accept no other follows.
+/// The least time between two warnings of a failure to accept.
 pub const WARNING_PAUSE: Duration = Duration::from_secs(60);
 /// Connections over the limit that a worker answers at a time; further ones are closed at once.
 pub const REFUSED_MAX: usize = 64;
@@ -62,7 +62,7 @@ impl Limit {
 /// What a failure to accept is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Failure {
-    /// The one connection: the next may well be accepted.
+    /// That connection alone: the next may well be accepted.
     Connection,
     /// Descriptors or memory, which are missing for the next one too.
     Resources,
@@ -145,7 +145,7 @@ impl<'a> Admissions<'a> {
         }
     }
 
-    /// Has the listeners settled: the worker is to stop.
+    /// Closes the listeners at the next settling: the worker is to stop.
     pub(super) fn stop(&mut self) {
         self.is_unsettled = true;
     }

@@ -1,4 +1,4 @@
-//! What is to be done at a certain time: one heap for each worker, looked at once in each cycle.
+//! What is to be done at a certain time: one heap for each worker, checked once per cycle.
 //!
 //! Entries are not removed when a connection ends: its id then finds nothing. They are swept out when
 //! they outnumber the open connections, so the heap stays bounded.
@@ -42,7 +42,7 @@ pub(super) enum Due {
 pub(super) struct Deadlines(BinaryHeap<Reverse<(Duration, Due)>>);
 
 impl Deadlines {
-    /// Has `due` done at this time on the ring's clock.
+    /// Schedules `due` for this time on the ring's clock.
     pub(super) fn set(&mut self, at: Duration, due: Due) {
         self.0.push(Reverse((at, due)));
     }

@@ -6,14 +6,14 @@
 //!
 //! Each connection has at most one send and at most one receive in flight. After every event
 //! `Turn::settle` compares what the connection should be doing with what it does, and starts or cancels
-//! operations to close the gap: one place decides, whatever came in whichever order. A slot is freed
+//! operations to close the gap: one place decides, whatever the order of events. A slot is freed
 //! when nothing is in flight for it and its socket is closed.
 //!
 //! A pinned buffer is held only from its receive to the end of the next submission. Whatever has to
 //! wait moves to the heap, so a peer that does not read cannot run the buffer ring dry.
 //!
 //! The pump does not look at frames and holds no unsafe code. It does not know whether its ring is the
-//! kernel's or the one simulated in the tests. Its rooms: `peer`, the state of a connection; `turn`,
+//! kernel's or the one simulated in the tests. Its files: `peer`, the state of a connection; `turn`,
 //! what an event means for it; `offloaded`, the same for connections that the kernel echoes;
 //! `admission`, how connections come in; `deadlines`.
 

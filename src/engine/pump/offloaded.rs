@@ -1,5 +1,5 @@
 //! Connections whose small messages the kernel echoes: how they are attached to its program, left to it
-//! and taken back, and what is waited for in the meantime.
+//! and taken back, and what the pump waits for in the meantime.
 //!
 //! A connection is attached while no operation of it is in flight and none of its next packet has been
 //! received. From then on receives are single and do not wait: a notice says that there is something to
@@ -16,8 +16,8 @@ use crate::offload::gate::Gate;
 use crate::offload::record::Record;
 use crate::offload::{self, FEW};
 
-/// How long the pump waits before it looks again for what only the kernel's own threads can bring
-/// about. The wait doubles each time that there is nothing yet, up to [`SECOND_LOOK_MAX`].
+/// How long the pump waits before it looks again at a connection on which the kernel's own threads have
+/// work to do. The wait doubles each time that they are not done, up to [`SECOND_LOOK_MAX`].
 pub const SECOND_LOOK: Duration = Duration::from_micros(100);
 /// See [`SECOND_LOOK`].
 pub const SECOND_LOOK_MAX: Duration = Duration::from_millis(100);
@@ -250,7 +250,7 @@ impl<R: Ring> Turn<'_, '_, R> {
         offloaded.rest = (offloaded.rest * 2).min(SECOND_LOOK_MAX);
     }
 
-    /// That while is over.
+    /// The wait of [`Turn::look_again`] is over.
     pub(super) fn look(&mut self) {
         if let Some(offloaded) = &mut self.peer.offloaded {
             offloaded.is_resting = false;

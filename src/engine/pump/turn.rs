@@ -319,7 +319,7 @@ impl<R: Ring> Turn<'_, '_, R> {
         }
     }
 
-    /// The server has nothing more to say than what waits to be sent.
+    /// The server sends what waits, and then nothing more.
     #[cold]
     fn say_farewell(&mut self) {
         if self.peer.stage == Stage::Serving {

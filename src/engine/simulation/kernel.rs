@@ -31,7 +31,7 @@ use testkit::Random;
 
 /// Steps after which a simulation has failed to end.
 const STEPS_MAX: u64 = 20_000_000;
-/// When the pump is told to stop at the latest: longer than any deadline but that.
+/// The pump has to stop after this time at the latest; it is longer than all other deadlines.
 const TIME_MAX: Duration = Duration::from_secs(300);
 
 /// Where an operation is.
@@ -100,7 +100,7 @@ struct Connection {
     reply: Option<(Reply, Patience)>,
     /// Bytes of the reply that are sent.
     done: usize,
-    /// The buffer of a reply that is over; it is ready again when the pump is told so.
+    /// The buffer of a reply that is sent; it is ready again once the pump gets the completion.
     spent: Option<Lease>,
     watch: Flight,
     close: Flight,
@@ -186,7 +186,8 @@ pub(super) struct Kernel {
     completed: VecDeque<Completion>,
     stop: Flight,
     stopped: Option<Duration>,
-    /// Connections that the pump was told of and has not decided on, and that it has in this cycle.
+    /// Accepted connections that the pump knows of and has not decided on, and those that it decided on
+    /// in this cycle.
     unadmitted: usize,
     admissions: usize,
     /// Connections within the limit, and over it.
@@ -263,7 +264,7 @@ impl Kernel {
         replies.map(|(reply, _)| if let Reply::Heap(bytes) = reply { bytes.len() } else { 0 }).sum()
     }
 
-    /// What must hold when the pump is over.
+    /// Checks what must hold when the pump is over.
     pub(super) fn check_end(&self) {
         let buffers = &self.buffers;
         assert_eq!(buffers.count(Place::Ready), buffers.len(), "buffers are lost");
@@ -272,7 +273,7 @@ impl Kernel {
         assert!(self.completed.is_empty() && self.active.is_empty(), "operations are left");
         let sent: usize = self.connections.iter().map(|connection| connection.link.sent()).sum();
         assert_eq!(sent as u64, self.totals.bytes_out + self.totals.bytes_echoed);
-        let stopped = self.stopped.expect("the pump was told to stop");
+        let stopped = self.stopped.expect("the pump had to stop");
         let slack = Duration::from_millis(100);
         let is_late = self.now > stopped + DRAIN_MAX + slack;
         assert!(!is_late || self.scenario.stall_max > Duration::ZERO, "stopping took too long");
@@ -284,11 +285,11 @@ impl Kernel {
         }
     }
 
-    /// Lets one thing happen; false if nothing can.
+    /// Takes one possible step; returns false if there is none.
     fn step(&mut self) -> bool {
         self.totals.steps += 1;
         self.now += Duration::from_micros(1);
-        assert!(self.totals.steps < STEPS_MAX, "there is no end to it");
+        assert!(self.totals.steps < STEPS_MAX, "the simulation does not end");
         if self.scenario.stall_max > Duration::ZERO && self.random.one_in(2000) {
             let most = self.scenario.stall_max.as_millis() as usize;
             self.now += Duration::from_millis(self.random.below(most) as u64);
@@ -306,8 +307,8 @@ impl Kernel {
         step.is_some()
     }
 
-    /// Finds what can happen: around the connections, or to the first one that can move, from a
-    /// random one on.
+    /// Finds the possible steps: those of no connection, and those of the first connection that can
+    /// move, searching from a random one.
     fn find_steps(&mut self, steps: &mut Vec<Step>) {
         steps.clear();
         let count = self.active.len();
@@ -376,7 +377,7 @@ impl Kernel {
             }
             Step::Connect => {
                 self.connect_one();
-                // They come all at once.
+                // Now and then, all connect together.
                 let is_flood = self.random.one_in(20);
                 while is_flood && self.can_connect() {
                     self.connect_one();

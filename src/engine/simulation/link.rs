@@ -38,7 +38,7 @@ pub(super) struct Link {
     /// All bytes sent, and how many of them are those that what is owed begins with.
     sent: Vec<u8>,
     matched: usize,
-    /// Until then the kernel says that so many bytes were given to it for sending.
+    /// Until `settles_at` the kernel reports only `settled` bytes as given to it for sending.
     settles_at: Duration,
     settled: usize,
     is_broken: bool,
@@ -156,7 +156,7 @@ impl Link {
         }
     }
 
-    /// The peer's stream is over behind what it has written.
+    /// Whether the peer's stream ends after what it has written.
     pub(super) fn has_peer_ended(&self) -> bool {
         self.peer.has_ended
     }
@@ -316,7 +316,7 @@ impl Link {
                 .map(|end| owed.fit(&self.sent, self.matched, Some(end)));
             fit = fits.fold(fit, Fit::max);
         }
-        // A peer that is told late, behind its echoes, may end before.
+        // The close frame may follow late, after the kernel's echoes, and the peer end before that.
         let had_ended = self.had_ended || self.has_ended && self.arrived > 0;
         if had_ended { fit.max(owed.fit(&self.sent, self.matched, None)) } else { fit }
     }
@@ -363,7 +363,7 @@ impl Link {
         self.peer.owed.has_ended_by(self.reported)
     }
 
-    /// Whether the server may wait for room for ever: for a peer that never reads.
+    /// Whether the server may wait for room forever: for a peer that never reads.
     pub(super) fn may_stall(&self) -> bool {
         self.peer.never_reads() && !self.is_ending() && !self.has_ended
     }

@@ -8,9 +8,9 @@
 //! This file checks what must hold after each cycle and at the end. A failure prints the command that
 //! repeats it.
 //!
-//! As in the kernel, a receive that brings bytes may miss the reset behind them. Three things are harsher
+//! As in the kernel, a receive that brings bytes may miss the reset after them. Three things are harsher
 //! than in a kernel: a receive or an accept may end, or be cancelled, for no reason; a slot's next tenant
-//! may get a completion of the last one's receive; and now and then all peers hold still until the pump
+//! may get a completion of its predecessor's receive; and now and then all peers hold still until the pump
 //! has come to rest, so that a lost wake-up cannot hide behind the next message.
 //!
 //! Not modelled: the kernel's ring itself (`user_data`, flags of entries, shared memory), blocking, system
@@ -129,7 +129,7 @@ fn the_pump_keeps_every_promise_to_every_peer() {
         sum.overrun += totals.overrun;
         seed = seed.wrapping_add(1);
     }
-    // Few connections tell nothing of the shares.
+    // With few connections, the shares are chance.
     assert!(connections < 50_000 || sum.chosen > 0 && sum.overrun > 0, "{sum:?}");
     assert!(
         connections < 5000 || sum.frames_echoed * 5 > sum.frames,

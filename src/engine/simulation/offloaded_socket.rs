@@ -60,7 +60,7 @@ pub(super) struct OffloadedSocket {
     pub(super) acknowledged: usize,
     pub(super) written: usize,
     run: Option<Run>,
-    /// In order, what is on its way to the peer, and what was passed up behind it.
+    /// In order, what is on its way to the peer, and what was passed up after it.
     queue: VecDeque<Parcel>,
     receivable: VecDeque<u8>,
     /// Bytes of frames echoed, and frames, that the links do not know of.

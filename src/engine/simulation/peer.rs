@@ -16,7 +16,7 @@ enum Reading {
     Promptly,
     /// With pauses.
     Slowly,
-    /// Only when it has written a message whole; and it writes the next when it has the echo.
+    /// Only after it has written a whole message; it writes the next once it has the echo.
     BetweenMessages,
     Never,
 }
@@ -26,13 +26,13 @@ enum Reading {
 enum Finale {
     /// It closes when the server has.
     Follow,
-    /// It sends the end of the stream at once, and reads on.
+    /// It sends the end of the stream immediately, and reads on.
     HalfClose,
     /// It sends the end of the stream when it has all that it is owed.
     CloseAfterEcho,
-    /// It closes at once, so that what still comes is answered with a reset.
+    /// It closes immediately, so that its kernel answers further bytes with a reset.
     Vanish,
-    /// It resets the connection at once.
+    /// It resets the connection immediately.
     Reset,
     /// It stays.
     Linger,
@@ -78,7 +78,7 @@ pub(super) struct Peer {
     finale: Finale,
     answers_close: bool,
     segment_max: usize,
-    /// One act in so many is a reset, if not 0.
+    /// If not 0, one act in this many is a reset.
     resets: usize,
     pub(super) wakes_at: Duration,
 }
@@ -191,7 +191,7 @@ impl Peer {
         }
     }
 
-    /// Does it.
+    /// Performs `act`.
     pub(super) fn act(&mut self, act: Act, view: View, random: &mut Random, now: Duration) {
         if self.resets > 0 && random.one_in(self.resets + 1) {
             self.is_reset = true;
@@ -222,7 +222,7 @@ impl Peer {
         }
     }
 
-    /// Ends the input with a close frame, as soon as it stands between two frames.
+    /// Ends the input with a close frame, at the next boundary between two frames.
     fn answer_close(&mut self) {
         self.answers_close = false;
         let next = self.owed.boundaries.partition_point(|&(end, _)| end < self.written);

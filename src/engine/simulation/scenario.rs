@@ -7,10 +7,10 @@ use testkit::Random;
 use crate::offload;
 use crate::protocol::context::BACKLOG_MAX;
 
-/// What a request, a header or a control frame may take beside a message.
+/// Bytes that a request, headers and control frames may take in addition to a message.
 const SMALL_CHANGE: usize = 20 << 10;
 
-/// What a simulation is like. Of a rate, one in so many is meant, and 0 means never.
+/// What a simulation is like. A rate of `n` means once in `n` times, and 0 means never.
 #[derive(Debug, Clone)]
 pub(super) struct Scenario {
     /// Connections in all, and at a time.
@@ -28,7 +28,7 @@ pub(super) struct Scenario {
     /// What a peer sends, more or less, in bytes.
     pub(super) bytes_max: usize,
     pub(super) is_heavy: bool,
-    /// What a peer sends that does nothing but fill memory: more than may be filled.
+    /// Bytes that a peer sends only to fill memory, more than may be filled; 0 if no peer does.
     pub(super) flood: usize,
     pub(super) is_sqpoll: bool,
     /// All sends wait for the peer, a pause lets the read in flight end by itself, and no receive
@@ -53,7 +53,7 @@ pub(super) struct Scenario {
     pub(super) flight_max: i64,
     /// Bytes that the kernel passes up and that are not received, before it gives a connection up.
     pub(super) unreceived_max: u64,
-    /// Steps after which the pump is told to stop, if it does not come to rest before.
+    /// Steps after which the pump has to stop, if it does not come to rest before.
     pub(super) stop_after: u64,
 }
 

@@ -1,7 +1,7 @@
 //! What the peers say: requests, messages and everything that can be wrong with them, drawn from a seed.
 //!
-//! A script is written as a whole before anything is sent. It does not know when which part of it is
-//! sent, nor what is answered.
+//! A script is complete before anything is sent. It does not know when each part is sent, nor what the
+//! server answers.
 
 use testkit::frame::masked;
 use testkit::{REQUEST, Random};
@@ -18,7 +18,7 @@ const SPOILED: &[(&str, &str, u16)] = &[
     ("Host", "H st", 400),
     ("HTTP/1.1", "HTTP/1.0", 505),
 ];
-/// What a frame's first bytes can have wrong, with no message under way and with one.
+/// Frames whose first bytes break a rule, between two messages as well as within one.
 const WRONG: &[&[u8]] = &[
     b"\xc1\x80kkkk",
     b"\x91\x80kkkk",
@@ -45,7 +45,7 @@ pub(super) struct Script {
     pub(super) is_flood: bool,
     /// Small messages, of which the kernel can echo most.
     pub(super) is_small: bool,
-    /// Each is sent when the last has come back.
+    /// Each message is sent when the echo of the last one has arrived.
     pub(super) is_ping_pong: bool,
 }
 

@@ -64,7 +64,7 @@ impl Buffer {
     }
 }
 
-/// A [`Reply`](crate::engine::ring::Reply) with the memory that its lease stands for.
+/// A reply with the memory of its lease.
 #[derive(Debug)]
 pub(super) enum Outgoing {
     Buffer { pinned: Pinned, buffer: Buffer },

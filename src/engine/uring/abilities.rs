@@ -20,7 +20,7 @@ use crate::engine::BufferConfig;
 
 /// How long the kernel thread of `sqpoll` polls before it sleeps, in milliseconds.
 const SQPOLL_IDLE_MS: u32 = 50;
-/// Entries of a ring that only finds out what the kernel can do.
+/// Entries of a ring that only probes the kernel.
 pub(super) const PROBED: u32 = 4;
 
 /// A feature that a ring is set up with (`IORING_SETUP_*`).
@@ -93,7 +93,7 @@ pub(super) const NEEDED_SQPOLL: &[Feature] =
 /// These are used if the kernel has them; the newest is last.
 pub(super) const WELCOME: &[Feature] = &[Feature::NoSubmissionArray];
 
-/// Something that the server needs or likes to have of the kernel's io_uring.
+/// Something that the server needs, or uses if it is there, of the kernel's io_uring.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ability {
     /// A ring can be set up with this.
@@ -113,7 +113,7 @@ pub enum Purpose {
     Serving,
     /// To serve under `--wait sqpoll`.
     Sqpoll,
-    /// For nothing, but it saves time.
+    /// Only to save time.
     Speed,
 }
 

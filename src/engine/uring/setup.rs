@@ -1,8 +1,8 @@
 //! How a worker's ring is set up: which features it asks for, what memory it takes, and whether it
 //! receives.
 //!
-//! The kernel can refuse each of these steps, and all of them happen before the worker is told
-//! where to listen, so a refusal costs nobody a connection.
+//! The kernel can refuse each of these steps, and all of them happen before the worker listens, so
+//! a refusal costs no client its connection.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn an_older_kernel_is_told_what_it_lacks() {
+    fn the_error_names_what_an_older_kernel_lacks() {
         let error = negotiate(NEEDED, WELCOME, kernel(&[Feature::SubmitAll])).expect_err("too old");
         let text = error.to_string();
         assert!(text.contains("IORING_SETUP_SINGLE_ISSUER"), "{text}");
@@ -188,7 +188,7 @@ mod tests {
 
     /// `IORING_OFF_SQES`: where a ring's submissions are mapped from (io_uring_setup(2)).
     const SUBMISSIONS_OFFSET: u64 = 0x1000_0000;
-    /// `MAP_SHARED | MAP_POPULATE`, which nothing but a ring is mapped with.
+    /// `MAP_SHARED | MAP_POPULATE`: only a ring is mapped with these.
     const RING_FLAGS: u64 = (libc::MAP_SHARED | libc::MAP_POPULATE) as u64;
     /// `IORING_REGISTER_PBUF_RING` and `IORING_REGISTER_RING_FDS` (io_uring_register(2)).
     const REGISTER_BUFFER_RING: u64 = 22;

@@ -1,7 +1,6 @@
 //! Frames of compressed messages: inflated to be checked, then mirrored or recompressed.
 //!
-//! How messages are inflated and compressed is `deflate`'s; this file knows where the bytes stand in
-//! the region.
+//! `deflate` inflates and compresses; this file knows where the bytes are in the region.
 
 use super::{Connection, Frame, Message, Phase};
 use crate::buffer::Region;

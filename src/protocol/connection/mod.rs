@@ -1,5 +1,5 @@
 //! One connection of the server, from the opening handshake to the close: received bytes become
-//! the reply where they stand.
+//! the reply in place.
 //!
 //! The echo of a frame is its own header without mask bit and masking key, followed by the unmasked
 //! payload. The reply overwrites the request from left to right and never overtakes it. Fragments
@@ -37,7 +37,7 @@ use crate::buffer::Region;
 pub enum Next {
     /// Receive more.
     Receive,
-    /// Call [`Connection::advance`] again at once, with a region whose gap has at least this many
+    /// Call [`Connection::advance`] again immediately, with a region whose gap has at least this many
     /// bytes: a recompressed message is longer than its request. The caller may send more of the
     /// reply first.
     Expand(usize),
@@ -52,7 +52,7 @@ enum Phase {
     Handshake(Admission),
     /// Frames are echoed.
     Open,
-    /// The same, but a recompressed frame waits for room in the region.
+    /// Frames are echoed, but a recompressed frame waits for room in the region.
     Expanding,
     /// The server has sent a close frame and waits for the peer's.
     Closing,
@@ -91,8 +91,8 @@ enum Frame {
     Close,
     /// A pong, or any frame but a close after the server has sent its own close.
     Ignored,
-    /// The peer's close frame after the server has sent its own: ends the connection, whatever it
-    /// holds.
+    /// The peer's close frame after the server has sent its own: ends the connection, whatever its
+    /// payload.
     CloseAnswer,
 }
 
@@ -241,7 +241,7 @@ impl Connection {
         }
     }
 
-    /// [`Connection::advance`] in all phases but the usual one.
+    /// [`Connection::advance`] in all phases but [`Phase::Open`].
     #[cold]
     fn advance_slowly(&mut self, region: &mut Region<'_>, context: &Context<'_>) -> Next {
         if let Phase::Handshake(admission) = self.phase {

@@ -1,4 +1,4 @@
-//! Connections that are spoken to, in regions of their own.
+//! Single connections: received bytes go in, replies come out.
 
 use super::*;
 use crate::buffer::{Cursors, HEADROOM, Spill};
@@ -13,7 +13,7 @@ const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: test\r\nUpgrade: websocket\r\n\
     Connection: Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
     Sec-WebSocket-Version: 13\r\n\r\n";
 
-/// A connection behind its handshake, in a region of its own.
+/// A connection after its handshake, and the region that it answers in.
 struct Talk {
     connection: Connection,
     spill: Spill,
@@ -132,7 +132,7 @@ fn the_message_counts_against_the_limit_and_not_the_fragment() {
 }
 
 #[test]
-fn a_close_is_answered_with_its_code_and_nothing_behind_it_is_heard() {
+fn a_close_is_answered_with_its_code_and_what_follows_is_ignored() {
     let mut talk = Talk::open();
     let mut received = frame(0x88, b"\x03\xe8bye");
     received.extend(frame(0x81, b"too late"));

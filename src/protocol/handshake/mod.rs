@@ -3,12 +3,12 @@
 //!
 //! Nothing is kept between two calls: the caller passes all bytes received so far each time, and the
 //! answer depends on them alone. At most [`REQUEST_BYTES_MAX`] of them are parsed. So the worst that a
-//! client can do is 8192 calls that parse 32 MiB in all, at the price of a segment of its own for each.
+//! client can cause is 8192 calls that parse 32 MiB in all, and each call costs it a segment.
 //! That bound makes a resumable parser unnecessary.
 //!
-//! `request` reads and checks the head, `rejection` is the table of refusals, `subprotocol` the choice of
-//! one. Nothing here knows sockets or time, so nothing
-//! here can tell that a client is slow; and no frames. Every resource name is the same echo.
+//! `request` reads and checks the head, `rejection` is the table of refusals, and `subprotocol` chooses a
+//! subprotocol. Nothing here knows frames, sockets or time, so a slow client is not noticed here. Every
+//! resource name is the same echo.
 
 mod rejection;
 mod request;

@@ -97,7 +97,7 @@ impl Rejection {
         match self {
             Rejection::Malformed => {
                 "Send a well-formed HTTP/1.1 request head (RFC 9112): lines end with CR LF, and no \
-                 space stands before a colon."
+                 space precedes a colon."
             }
             Rejection::TargetInvalid => {
                 "Send a path such as /echo?a=b as the request target, with all bytes \

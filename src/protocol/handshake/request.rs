@@ -132,7 +132,7 @@ impl<'h, 'b> Head<'h, 'b> {
             return Err(Rejection::ConnectionMissing);
         }
         // RFC 6455 section 4.2.1, item 6, before the key, which other versions may write otherwise.
-        // Sections 4.2.2 and 4.4 answer a version that is not understood with the one that is; drafts
+        // Sections 4.2.2 and 4.4 answer an unsupported version with the supported one; drafts
         // before RFC 6455 have no such field. Section 11.3.5: only once.
         let version = sole(
             fields,

@@ -17,11 +17,11 @@ pub(super) struct Listener {
     pub(super) is_cancelled: bool,
     pub(super) is_open: bool,
     pub(super) backlog: VecDeque<usize>,
-    /// Failures that the pump was told of, since a connection or a rest.
+    /// Failures reported to the pump since the last connection or rest.
     pub(super) failures: u32,
-    /// The pump must not accept before.
+    /// The pump must not accept before this time.
     pub(super) rests_until: Duration,
-    /// The next accepts fail like this, so many times.
+    /// The error of the next accepts, and how many of them fail with it.
     pub(super) failing: (Errno, u32),
 }
 

@@ -1,7 +1,7 @@
-//! Enlisted sockets within the kernel: what moves between a link, the program and the kernel's worker,
+//! Offloaded sockets within the kernel: what moves between a link, the program and the kernel's worker,
 //! which sends echoes.
 //!
-//! What the program does with a packet stands in `offloaded_socket`.
+//! `offloaded_socket` says what the program does with a packet.
 
 use std::rc::Rc;
 

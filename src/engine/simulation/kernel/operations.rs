@@ -11,7 +11,7 @@ use crate::engine::ring::{Completion, Further, Patience, Received, Reply};
 impl Kernel {
     pub(super) fn push(&mut self, submission: Submission) {
         self.submissions.push_back(submission);
-        // A full queue is submitted at once.
+        // A full queue is submitted immediately.
         if self.random.one_in(100) && !self.scenario.is_sqpoll {
             self.submit();
         }
@@ -147,7 +147,7 @@ impl Kernel {
         let is_over = self.random.one_in(self.scenario.over) || is_pausing || is_single;
         let further = if is_over { Further::Over } else { Further::More };
         let received = self.fill(number, bytes);
-        // The kernel took one look at the socket for the bytes and for the reset behind them.
+        // The kernel looked at the socket once, for the bytes and for the reset after them.
         self.connections[number].is_deaf =
             is_reset && bytes == available && further == Further::More && self.random.one_in(2);
         self.post_received(number, received, further);
@@ -192,7 +192,7 @@ impl Kernel {
         self.end_send(number, None);
     }
 
-    /// Moves bytes of the reply to the socket, at most so many.
+    /// Moves at most `most` bytes of the reply to the socket.
     fn transmit(&mut self, number: usize, most: usize) {
         let connection = &mut self.connections[number];
         let (reply, _) = connection.reply.as_ref().expect("it is being sent");

@@ -82,7 +82,7 @@ impl Ring for Kernel {
     }
 
     fn cancel_receive(&mut self, id: ConnectionId) {
-        // Its last completion may stand behind the one that the pump is looking at.
+        // Its last completion may come right after the one that the pump is looking at.
         let number = self.cancel(id);
         self.push(Submission::CancelReceive(number));
     }
@@ -373,7 +373,7 @@ impl Kernel {
         }
     }
 
-    /// The pump decides what becomes of a connection that it was told of.
+    /// The pump serves, refuses or discards a connection that waited for it.
     fn count_admission(&mut self) {
         self.unadmitted -= 1;
         self.admissions += 1;
@@ -381,7 +381,7 @@ impl Kernel {
         assert!(is_bounded, "connections that come in keep the others waiting");
     }
 
-    /// Whether the pump has to close the next connection at once.
+    /// Whether the pump has to close the next connection immediately.
     fn is_unwanted(&self) -> bool {
         let is_full = self.admitted >= self.scenario.limit && self.refused == REFUSED_MAX;
         self.stopped.is_some() || is_full
@@ -401,7 +401,7 @@ impl Kernel {
         }
     }
 
-    /// A listener accepts, but while it may rest.
+    /// Checks that each listener accepts, unless it may rest.
     fn check_accepting(&self) {
         if self.stopped.is_some() || self.unadmitted > 0 {
             return;
