@@ -1,5 +1,5 @@
-//! When the kernel may echo on a connection, and when everything that it has echoed is in the socket's
-//! queue: the part of user space. `record` is what the kernel's program sees of it.
+//! User space's decisions for an offloaded connection: when the kernel may echo, and when all its echoes
+//! are in the socket's queue. `record` is what the kernel's program sees of them.
 
 use super::record::Record;
 
@@ -44,9 +44,14 @@ impl Gate {
         record.receive(self.received);
     }
 
-    /// They are answered; the kernel could have echoed them, or not.
-    pub fn answered(&mut self, could_echo: bool) {
-        self.run = if could_echo { self.run.saturating_add(1) } else { 0 };
+    /// A frame that the kernel could have echoed was answered.
+    pub fn answered_echoable(&mut self) {
+        self.run = self.run.saturating_add(1);
+    }
+
+    /// Something else was answered.
+    pub fn answered_other(&mut self) {
+        self.run = 0;
     }
 
     /// Bytes were handed over for sending.
@@ -116,11 +121,11 @@ mod tests {
             gate.wake(&record);
             for _ in 0..wanted {
                 assert!(!gate.is_ready());
-                gate.answered(true);
+                gate.answered_echoable();
             }
             assert!(gate.is_ready());
         }
-        gate.answered(false);
+        gate.answered_other();
         assert!(!gate.is_ready(), "the run is over");
     }
 

@@ -13,20 +13,14 @@ use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, SocketType, connect, recv, send, socket, sockopt,
 };
 
+use testkit::{BINARY, CLOSE, PING, PONG, Random, TEXT, frame as request, reply};
+
 use super::program::Program;
 use super::record::Record;
-use super::{FRAME_BYTES_MAX, PLACES, Place};
+use super::{PAYLOAD_BYTES_MAX, PLACES, Place};
 
-/// Bytes of the longest payload that the program echoes.
-const PAYLOAD_BYTES_MAX: usize = FRAME_BYTES_MAX - 8;
-
+/// How long any wait may take before its test fails.
 const PATIENCE: Duration = Duration::from_secs(20);
-const KEY: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
-
-const TEXT: u8 = 0x81;
-const BINARY: u8 = 0x82;
-const PING: u8 = 0x89;
-const PONG: u8 = 0x8a;
 
 fn loaded() -> Option<Program> {
     match Program::load() {
@@ -38,7 +32,7 @@ fn loaded() -> Option<Program> {
     }
 }
 
-/// The number of mappings of BPF maps in this process.
+/// Mappings of BPF maps in this process.
 fn bpf_mappings() -> usize {
     let maps = std::fs::read_to_string("/proc/self/maps").expect("the mappings");
     maps.lines().filter(|line| line.contains("bpf-map")).count()
@@ -65,46 +59,9 @@ fn what_a_program_has_echoed_can_be_read_when_it_is_gone() {
     assert_eq!(totals.read().frames, 0);
 }
 
-/// Pseudo-random numbers that depend only on the seed (xorshift64*).
-struct Random(u64);
-
-impl Random {
-    fn new(seed: u64) -> Random {
-        Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
-    }
-
-    fn below(&mut self, bound: usize) -> usize {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) as usize % bound
-    }
-
-    fn bytes(&mut self, count: usize, below: usize) -> Vec<u8> {
-        (0..count).map(|_| self.below(below) as u8).collect()
-    }
-}
-
-fn head(first: u8, length: usize, mask: u8) -> Vec<u8> {
-    match length {
-        0..126 => vec![first, length as u8 | mask],
-        126..65536 => vec![first, 126 | mask, (length >> 8) as u8, length as u8],
-        _ => [&[first, 127 | mask][..], &(length as u64).to_be_bytes()].concat(),
-    }
-}
-
-fn masked(payload: &[u8], key: [u8; 4]) -> Vec<u8> {
-    payload.iter().zip(key.iter().cycle()).map(|(byte, key)| byte ^ key).collect()
-}
-
-/// A frame as a client sends it.
-fn request(first: u8, payload: &[u8]) -> Vec<u8> {
-    [head(first, payload.len(), 0x80), KEY.to_vec(), masked(payload, KEY)].concat()
-}
-
-/// A frame as a server sends it.
-fn reply(first: u8, payload: &[u8]) -> Vec<u8> {
-    [head(first, payload.len(), 0), payload.to_vec()].concat()
+/// `count` bytes of ASCII.
+fn ascii(random: &mut Random, count: usize) -> Vec<u8> {
+    random.bytes(count).iter().map(|byte| byte & 0x7f).collect()
 }
 
 fn connected() -> (TcpStream, TcpStream) {
@@ -212,8 +169,8 @@ fn every_length_comes_back_as_it_was() {
     let mut random = Random::new(1);
     let mut bytes_in = 0;
     for length in 0..=PAYLOAD_BYTES_MAX {
-        for (first, below) in [(TEXT, 0x80), (BINARY, 0x100)] {
-            let payload = random.bytes(length, below);
+        for (first, payload) in [(TEXT, ascii(&mut random, length)), (BINARY, random.bytes(length))]
+        {
             bytes_in += request(first, &payload).len() as u64;
             pair.echoes(first, &payload);
         }
@@ -236,7 +193,7 @@ fn whatever_is_not_one_small_message_comes_up_untouched() {
     let hello = request(TEXT, b"hello");
     pair.passes("text that is not ASCII", &request(TEXT, "grüße".as_bytes()));
     for place in 0..200 {
-        let mut payload = random.bytes(200, 0x80);
+        let mut payload = ascii(&mut random, 200);
         payload[place] |= 0x80;
         pair.passes("text with one byte that is not ASCII", &request(TEXT, &payload));
     }
@@ -246,7 +203,7 @@ fn whatever_is_not_one_small_message_comes_up_untouched() {
     pair.passes("a 64-bit length", &request(BINARY, &vec![b'x'; 65536]));
     pair.passes("ping", &request(PING, b"hello"));
     pair.passes("pong", &request(PONG, b"hello"));
-    pair.passes("close", &request(0x88, &1000_u16.to_be_bytes()));
+    pair.passes("close", &request(CLOSE, &1000_u16.to_be_bytes()));
     pair.passes("first fragment", &request(0x01, b"hello"));
     pair.passes("continuation", &request(0x80, b"hello"));
     pair.passes("reserved opcode", &request(0x83, b"hello"));
@@ -261,10 +218,11 @@ fn whatever_is_not_one_small_message_comes_up_untouched() {
     pair.passes("one byte", &hello[..1]);
     pair.passes("a header alone", &hello[..6]);
     pair.passes("half of a longer frame", &request(BINARY, &[7; 300])[..200]);
-    let wordy = [&[TEXT, 126 | 0x80, 0, 5][..], &KEY, &masked(b"hello", KEY)].concat();
+    let key_and_payload = &hello[2..];
+    let wordy = [&[TEXT, 126 | 0x80, 0, 5][..], key_and_payload].concat();
     pair.passes("16 bits for a length of 7", &wordy);
-    let wordy = [&[TEXT, 127 | 0x80][..], &5_u64.to_be_bytes(), &KEY, &masked(b"hello", KEY)];
-    pair.passes("64 bits for a length of 7", &wordy.concat());
+    let wordy = [&[TEXT, 127 | 0x80][..], &5_u64.to_be_bytes(), key_and_payload].concat();
+    pair.passes("64 bits for a length of 7", &wordy);
     pair.passes("7 bits with bytes after", &[&hello[..], b"x"].concat());
     pair.echoes(TEXT, b"hello");
 }
@@ -303,7 +261,7 @@ fn a_notice_comes_once() {
         assert!(pair.program.record(&pair.place).open(expected, 0));
         assert_eq!(pair.notices(), 0);
     }
-    // An event that nobody takes is not sent again, so the ring cannot overflow.
+    // While a notice waits to be taken, no other is sent, so the ring cannot overflow.
     for _ in 0..10_000 {
         let expected = pair.passed() + ping.len() as u64;
         pair.client.write_all(&ping).expect("the kernel takes it");
@@ -321,21 +279,29 @@ struct Server {
     answered: u64,
     sent: u64,
     answers: u64,
-    /// It opens the gate together with the last answer, not after it.
-    is_early: bool,
+    opening: Opening,
+}
+
+/// When the server opens the gate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Opening {
+    /// Just before it sends the last answer.
+    Early,
+    /// After it has sent the last answer.
+    Late,
 }
 
 impl Server {
-    /// Serves until `is_over`, and returns the number of answers that user space gave.
+    /// Serves until `is_over`; returns how many frames user space answered.
     fn serve(
         program: &mut Program,
         socket: &TcpStream,
         place: &Place,
         is_over: &AtomicBool,
-        is_early: bool,
+        opening: Opening,
     ) -> u64 {
         let unread = VecDeque::new();
-        let mut server = Server { unread, read: 0, answered: 0, sent: 0, answers: 0, is_early };
+        let mut server = Server { unread, read: 0, answered: 0, sent: 0, answers: 0, opening };
         while !is_over.load(Ordering::Relaxed) {
             let tick = Timespec { tv_sec: 0, tv_nsec: 20_000_000 };
             let mut waiting = [PollFd::from_borrowed_fd(program.notices(), PollFlags::IN)];
@@ -383,16 +349,17 @@ impl Server {
         if bytes.len() < start + length {
             return false;
         }
-        let key: [u8; 4] = bytes[start - 4..start].try_into().expect("four");
-        let payload = masked(&bytes[start..start + length], key);
+        let (key, payload) = bytes[start - 4..start + length].split_at(4);
+        let payload: Vec<u8> =
+            payload.iter().zip(key.iter().cycle()).map(|(byte, key)| byte ^ key).collect();
         let first = if bytes[0] == PING { PONG } else { bytes[0] };
         self.unread.drain(..start + length);
         let reply = reply(first, &payload);
         self.answered += (start + length) as u64;
         self.answers += 1;
         self.sent += reply.len() as u64;
-        if self.is_early && self.unread.is_empty() {
-            // More may arrive, and is echoed only after what is written next.
+        if self.opening == Opening::Early && self.unread.is_empty() {
+            // More may come, but the kernel echoes it only after what is written next.
             record.open(self.answered, self.sent);
             if self.answers.is_multiple_of(4) {
                 thread::sleep(Duration::from_micros(100));
@@ -406,23 +373,17 @@ impl Server {
 
 /// What a client sends at once, and what it must receive.
 fn burst(random: &mut Random) -> (Vec<Vec<u8>>, Vec<u8>) {
-    let payload = |random: &mut Random, below| {
-        let length = match random.below(200) {
-            0 => random.below(PAYLOAD_BYTES_MAX + 100),
-            1..10 => random.below(5000),
-            10..20 => random.below(400),
-            _ => random.below(60),
-        };
-        random.bytes(length, below)
+    let length = match random.below(200) {
+        0 => random.below(PAYLOAD_BYTES_MAX + 100),
+        1..10 => random.below(5000),
+        10..20 => random.below(400),
+        _ => random.below(60),
     };
     let (first, payload) = match random.below(24) {
-        0 => {
-            let length = random.below(126);
-            (PING, random.bytes(length, 0x100))
-        }
+        0 => (PING, random.bytes(length.min(125))),
         1 => (TEXT, "grüße ".repeat(random.below(12) + 1).into_bytes()),
-        2..10 => (BINARY, payload(random, 0x100)),
-        _ => (TEXT, payload(random, 0x80)),
+        2..10 => (BINARY, random.bytes(length)),
+        _ => (TEXT, ascii(random, length)),
     };
     let sent = request(first, &payload);
     let expected = reply(if first == PING { PONG } else { first }, &payload);
@@ -452,8 +413,8 @@ fn under_fire(seed: u64, bursts: usize, buffer_bytes: Option<usize>) -> Option<(
     let (client, server) = connected_with(|listener| {
         if let Some(bytes) = buffer_bytes {
             sockopt::set_socket_send_buffer_size(listener, bytes).expect("a size");
-            // A smaller buffer would fill up at once with what waits to be read: the kernel cannot join packets
-            // that the program has passed up, and drops the next ones.
+            // A smaller one is soon full of unread packets, which the kernel cannot join once the
+            // program has passed them up; it drops those that follow.
             sockopt::set_socket_recv_buffer_size(listener, 64 << 10).expect("a size");
         }
     });
@@ -472,10 +433,11 @@ fn under_fire(seed: u64, bursts: usize, buffer_bytes: Option<usize>) -> Option<(
             for number in 1..=bursts {
                 for bytes in burst(&mut random).0 {
                     if client.write_all(&bytes).is_err() {
-                        return; // the reader says why
+                        // The reader says why.
+                        return;
                     }
                 }
-                // The gate opens when everything is answered, so pause now and then.
+                // The gate opens when all is answered, so the client waits for that now and then.
                 match random.below(12) {
                     0 => {
                         eventually("all is answered", || replies.load(Ordering::Relaxed) == number);
@@ -496,7 +458,8 @@ fn under_fire(seed: u64, bursts: usize, buffer_bytes: Option<usize>) -> Option<(
                 random.below(12);
             }
         });
-        let answers = Server::serve(program, server, place, is_over, seed % 2 == 1);
+        let opening = if seed % 2 == 1 { Opening::Early } else { Opening::Late };
+        let answers = Server::serve(program, server, place, is_over, opening);
         reading.join().expect("has compared all");
         writing.join().expect("has written all");
         Some((answers, program.record(place).echoed_frames()))
@@ -516,7 +479,7 @@ fn replies_come_in_order_under_fire() {
     assert!(by_user > 5000 && by_kernel > 5000, "{by_user} {by_kernel}");
 }
 
-/// Sends frames until the socket takes nothing for half a second; returns the number of bytes taken.
+/// Sends frames until the kernel takes none for half a second; returns how many bytes it took.
 fn stuck_after(client: &TcpStream, frame: &[u8], bytes_max: u64) -> u64 {
     let chunk = frame.repeat((8192 / frame.len()).max(1));
     let (mut taken, mut last) = (0, Instant::now());
@@ -554,7 +517,7 @@ fn a_peer_that_never_reads_is_stopped() {
             echoes.frames
         );
         assert!(taken < BOUND, "{taken}");
-        // The peer's kernel takes what its buffer holds, and 32 KiB are in flight.
+        // The peer's buffer, and 32 KiB in flight.
         assert!(echoes.bytes_out < 8 << 20, "{echoes:?}");
         let owed = Program::written(pair.server.as_fd()).expect("TCP");
         assert!(owed <= echoes.bytes_out, "{owed} {echoes:?}");
@@ -565,7 +528,7 @@ fn a_peer_that_never_reads_is_stopped() {
 fn what_is_not_received_is_bounded() {
     const OFFERED: u64 = 256 << 20;
     let frame = request(BINARY, &vec![7; 2 * PAYLOAD_BYTES_MAX]);
-    // In either case the kernel no longer holds what was passed up; user space says so, or does not.
+    // User space receives everything in both cases, but counts it in the record only in the first.
     for says_so in [true, false] {
         let Some(pair) = Pair::new() else { return };
         let record = pair.program.record(&pair.place);
@@ -585,7 +548,7 @@ fn what_is_not_received_is_bounded() {
         assert!(received >= 32 << 20 && record.passed() == offered, "{received}");
         if !says_so {
             assert!(received < 128 << 20, "{received}");
-            // What arrives now is dropped and not echoed, whatever user space says.
+            // From now on packets are dropped and not echoed, even if user space opens the gate.
             assert!(!record.open(received, 0));
             (&pair.client).write_all(&request(BINARY, b"late")).expect("the kernel takes it");
             eventually("it is dropped", || record.passed() > offered);
@@ -638,8 +601,8 @@ fn what_was_queued_before_comes_up_first() {
     client.write_all(&request(TEXT, b"before")).expect("the kernel takes it");
     thread::sleep(Duration::from_millis(20));
     let place = program.attach(server.as_fd()).expect("a socket").expect("room");
-    client.write_all(&request(TEXT, b"behind")).expect("the kernel takes it");
-    let expected = [request(TEXT, b"before"), request(TEXT, b"behind")].concat();
+    client.write_all(&request(TEXT, b"after")).expect("the kernel takes it");
+    let expected = [request(TEXT, b"before"), request(TEXT, b"after")].concat();
     assert_eq!(taken(&server, expected.len()), expected);
     let record = program.record(&place);
     assert_eq!(record.passed(), expected.len() as u64);
@@ -660,7 +623,7 @@ fn an_echo_is_sent_before_the_socket_closes_when_it_is_waited_for() {
         client.shutdown(Shutdown::Write).expect("connected");
         eventually("the echo is made", || record.echoed_frames() == 1);
         record.shut();
-        eventually("no run is under way", || record.is_quiet());
+        eventually("no run is in progress", || record.is_quiet());
         let all = record.echoed_out();
         eventually("all is written", || Program::written(server.as_fd()).expect("TCP") >= all);
         program.detach(place, server.as_fd());
@@ -695,7 +658,7 @@ fn many_connections_come_and_go() {
             let one = random.below(open.len());
             let (client, _, place) = &mut open[one];
             let length = random.below(300);
-            let payload = random.bytes(length, 0x100);
+            let payload = random.bytes(length);
             client.write_all(&request(BINARY, &payload)).expect("the kernel takes it");
             let expected = reply(BINARY, &payload);
             assert_eq!(taken(client, expected.len()), expected);
@@ -724,14 +687,14 @@ fn slots_run_out_and_come_back() {
     assert_eq!(place.0, index);
 }
 
-/// A connection whose server has little room for what it sends, and frames sent on it of which the
-/// client has read nothing; with the echoes that it must get.
+/// A connection whose server has a small send buffer, on which the client has sent frames and read no
+/// echo; and the echoes that it must get.
 fn held_up(frames: u8) -> Option<(Pair, Vec<u8>)> {
     let mut program = loaded()?;
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     sockopt::set_socket_send_buffer_size(&listener, 4096).expect("a size");
     let socket = socket(AddressFamily::INET, SocketType::STREAM, None).expect("a socket");
-    // A window that was offered is not taken back, so this comes first.
+    // Before connecting, because a window that was offered is not taken back.
     sockopt::set_socket_recv_buffer_size(&socket, 8192).expect("a size");
     connect(&socket, &listener.local_addr().expect("an address")).expect("a peer");
     let mut client = TcpStream::from(socket);
@@ -774,7 +737,7 @@ fn a_reader_that_pauses_within_a_frame_gets_each_byte_once() {
 }
 
 #[test]
-fn a_fin_behind_echoes_that_are_queued_breaks_nothing() {
+fn a_fin_after_queued_echoes_breaks_nothing() {
     for _ in 0..5 {
         let Some((mut pair, mut expected)) = held_up(7) else { return };
         pair.client.shutdown(Shutdown::Write).expect("connected");

@@ -98,7 +98,8 @@ impl<R: Ring> Turn<'_, '_, R> {
     #[inline(never)]
     pub(super) fn arrived(&mut self, arrival: Arrival) {
         match &mut self.peer.offloaded {
-            Some(offloaded) => offloaded.gate.answered(arrival.could_echo),
+            Some(offloaded) if arrival.could_echo => offloaded.gate.answered_echoable(),
+            Some(offloaded) => offloaded.gate.answered_other(),
             None => self.advance_towards_offload(arrival),
         }
     }
