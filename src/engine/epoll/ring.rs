@@ -1,5 +1,6 @@
-//! A worker's ring on epoll: the operations of the pump, tried when they are asked for or when their
-//! socket becomes ready.
+//! A worker's ring on epoll: when each of the pump's operations is tried, and what is then reported.
+//!
+//! The system calls themselves are in `calls`.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -7,17 +8,15 @@ use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::time::Duration;
 
-use rustix::event::epoll::{self, EventData, EventFlags};
+use rustix::event::epoll::EventFlags;
 use rustix::io::Errno;
-use rustix::net::{self, RecvFlags, SendFlags, Shutdown, SocketFlags};
+use rustix::net::{self, Shutdown};
 
 use super::edges::{CONNECTION, EVENTS, Edges, LISTENER};
-use super::sockets::{Entry, Listener, queue};
+use super::sockets::{EmptyWhen, Entry, Listener, queue};
 use super::{PreparedEpoll, no_epoll};
-use crate::buffer::HEADROOM;
 use crate::engine::ring::{
-    ADMISSIONS_MAX, Blocking, Completion, Further, Lease, Patience, Received, Reply, Ring, Sent,
-    Socket, Wait,
+    Blocking, Completion, Further, Lease, Patience, Received, Reply, Ring, Sent, Socket, Wait,
 };
 use crate::engine::wait::Waiter;
 use crate::engine::{BufferConfig, EngineError, WorkerConfig};
@@ -26,25 +25,26 @@ use crate::metrics::Counters;
 use crate::offload::record::Record;
 use crate::slab::ConnectionId;
 
+/// The ring of one worker: the table of its sockets, its buffers, and what is still to be reported.
 pub(super) struct EpollRing<'a> {
-    edges: Edges<'a>,
+    pub(super) edges: Edges<'a>,
     waiter: Waiter<'a>,
-    listeners: Vec<Option<Listener>>,
-    entries: Vec<Option<Entry>>,
-    vacant: Vec<i32>,
+    pub(super) listeners: Vec<Option<Listener>>,
+    pub(super) entries: Vec<Option<Entry>>,
+    pub(super) vacant: Vec<i32>,
     /// The place of each connection's socket, by the slot of its id.
     places: Vec<i32>,
     /// Places to be read.
-    readable: VecDeque<i32>,
-    config: BufferConfig,
-    memory: Mapping,
+    pub(super) readable: VecDeque<i32>,
+    pub(super) config: BufferConfig,
+    pub(super) memory: Mapping,
     /// Free buffers.
-    free: Vec<u32>,
+    pub(super) free: Vec<u32>,
     /// Sends without patience that were whole, to be reported with the next completions.
     whole: Vec<(ConnectionId, u32)>,
     /// Completions to be reported before [`Blocking::enter`] may sleep.
-    urgent: Vec<Completion>,
-    counters: &'a Counters,
+    pub(super) urgent: Vec<Completion>,
+    pub(super) counters: &'a Counters,
 }
 
 impl<'a> EpollRing<'a> {
@@ -123,7 +123,9 @@ impl<'a> EpollRing<'a> {
         let ended = EventFlags::RDHUP | EventFlags::HUP | EventFlags::ERR;
         entry.has_ended |= flags.intersects(ended);
         // A receive stops at the urgent mark, even if more follows (tcp(7)).
-        entry.tells_by_length &= !flags.contains(EventFlags::PRI);
+        if flags.contains(EventFlags::PRI) {
+            entry.empty_when = EmptyWhen::Again;
+        }
         if flags.intersects(EventFlags::IN | EventFlags::PRI | ended) {
             entry.is_readable = true;
             queue(&mut self.readable, entry, place);
@@ -140,23 +142,6 @@ impl<'a> EpollRing<'a> {
                 (sent, bytes) => self.urgent.push(Completion::Sent { id, sent, bytes }),
             }
         }
-    }
-
-    /// One send(2).
-    #[inline]
-    fn attempt(&mut self, place: i32, id: ConnectionId, reply: Reply) -> (Sent, u32) {
-        let entry = self.entries[place as usize].as_ref().expect("its socket is open");
-        debug_assert_eq!(entry.id, Some(id));
-        let bytes = match &reply {
-            Reply::Pinned(pinned) => {
-                let start = pinned.lease().buffer() as usize * self.config.bytes as usize;
-                &self.memory.bytes()[start..][pinned.range()]
-            }
-            Reply::Heap(bytes) => bytes,
-        };
-        self.counters.syscalls.add(1);
-        let sent = net::send(&entry.fd, bytes, SendFlags::NOSIGNAL | SendFlags::DONTWAIT);
-        reply.ended(sent.map(|count| count as u32), |lease| self.free.push(lease.buffer()))
     }
 
     /// Whether there is something to do without waiting for an edge.
@@ -179,135 +164,6 @@ impl<'a> EpollRing<'a> {
             .iter()
             .flatten()
             .any(|listener| listener.is_accepting && listener.is_readable)
-    }
-
-    /// Reads each socket that may have input once, as long as there are buffers.
-    #[inline]
-    fn read(&mut self, completions: &mut Vec<Completion>) {
-        for _ in 0..self.readable.len() {
-            // Sockets that are left over come first the next time.
-            let Some(buffer) = self.free.pop() else { return };
-            let Some(place) = self.readable.pop_front() else { return self.free.push(buffer) };
-            let entry = self.entries[place as usize].as_mut();
-            let Some(entry) = entry.filter(|entry| entry.is_queued) else {
-                self.free.push(buffer);
-                continue;
-            };
-            entry.is_queued = false;
-            if !entry.is_receiving {
-                self.free.push(buffer);
-                continue;
-            }
-            let size = self.config.bytes as usize;
-            let start = buffer as usize * size;
-            let room = &mut self.memory.bytes()[start + HEADROOM..start + size];
-            let length = room.len();
-            self.counters.syscalls.add(1);
-            let result = net::recv(&entry.fd, room, RecvFlags::DONTWAIT).map(|(_, count)| count);
-            let id = entry.id.expect("it receives");
-            let (received, further) = match result {
-                Ok(0) => (Received::End, Further::Over),
-                Ok(count) => {
-                    let is_empty = entry.tells_by_length && count < length && !entry.has_ended;
-                    entry.is_readable = !is_empty;
-                    if entry.is_readable {
-                        queue(&mut self.readable, entry, place);
-                    }
-                    let lease = Lease::new(buffer, count as u32);
-                    completions.push(Completion::Received {
-                        id,
-                        received: Received::Data { lease, bytes: count as u32 },
-                        further: Further::More,
-                    });
-                    continue;
-                }
-                Err(Errno::AGAIN) => {
-                    entry.is_readable = false;
-                    self.free.push(buffer);
-                    continue;
-                }
-                Err(Errno::INTR) => {
-                    queue(&mut self.readable, entry, place);
-                    self.free.push(buffer);
-                    continue;
-                }
-                Err(errno) => (Received::Failed(errno), Further::Over),
-            };
-            entry.is_receiving = false;
-            self.free.push(buffer);
-            completions.push(Completion::Received { id, received, further });
-        }
-    }
-
-    /// Accepts waiting connections: on each listener so few that the open ones do not have to wait long.
-    fn accept_some(&mut self, completions: &mut Vec<Completion>) {
-        for number in 0..self.listeners.len() {
-            for _ in 0..ADMISSIONS_MAX {
-                let Some((result, further)) = self.accept_one(number) else { break };
-                let listener = number as u32;
-                completions.push(Completion::Accepted { listener, result, further });
-            }
-        }
-    }
-
-    /// One accept4(2), if it is asked for and a connection may wait.
-    fn accept_one(&mut self, number: usize) -> Option<(Result<Socket, Errno>, Further)> {
-        let listener = self.listeners[number].as_mut();
-        let listener = listener.filter(|it| it.is_accepting && it.is_readable)?;
-        let tells_by_length = listener.tells_by_length;
-        self.counters.syscalls.add(1);
-        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let result = match net::accept_with(&listener.fd, flags) {
-            Err(Errno::AGAIN) => {
-                listener.is_readable = false;
-                return None;
-            }
-            result => result.and_then(|fd| self.add(fd, tells_by_length)),
-        };
-        if result.is_ok() {
-            return Some((result, Further::More));
-        }
-        // The connections are still waiting, but no further edge will say so.
-        if let Some(listener) = &mut self.listeners[number] {
-            listener.is_accepting = false;
-        }
-        Some((result, Further::Over))
-    }
-
-    /// Watches a socket. Edges that come before its first receive are remembered.
-    fn add(&mut self, fd: OwnedFd, tells_by_length: bool) -> Result<Socket, Errno> {
-        let place = self.vacant.pop().unwrap_or_else(|| {
-            self.entries.push(None);
-            i32::try_from(self.entries.len() - 1).expect("fewer than 2^31 descriptors")
-        });
-        let flags =
-            EventFlags::IN | EventFlags::PRI | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;
-        self.counters.syscalls.add(1);
-        let data = EventData::new_u64(CONNECTION | place as u64);
-        if let Err(errno) = epoll::add(&self.edges.epoll, &fd, data, flags) {
-            self.counters.syscalls.add(1);
-            self.vacant.push(place);
-            return Err(errno);
-        }
-        self.entries[place as usize] = Some(Entry {
-            fd,
-            id: None,
-            tells_by_length,
-            is_receiving: false,
-            // The first request often arrives together with the connection.
-            is_readable: true,
-            has_ended: false,
-            is_queued: false,
-            waiting: None,
-        });
-        Ok(Socket(place))
-    }
-
-    fn remove(&mut self, socket: &Socket) {
-        // Closing also removes it from the epoll instance.
-        self.counters.syscalls.add(1);
-        self.entries[socket.0 as usize] = None;
-        self.vacant.push(socket.0);
     }
 }
 
@@ -490,7 +346,7 @@ mod tests {
         let mut ring = EpollRing::new(prepared, &worker, Vec::new()).expect("epoll");
         let (here, _there) = UnixStream::pair().expect("a pair");
         here.set_nonblocking(true).expect("an option");
-        let socket = ring.add(here.into(), false).expect("a place");
+        let socket = ring.add(here.into(), EmptyWhen::Again).expect("a place");
         let id = ConnectionId { slot: 0, generation: 0 };
         let reply = || Reply::Heap(bytes::BytesMut::from(&b"hello"[..]));
         ring.send(id, &socket, reply(), Patience::None);

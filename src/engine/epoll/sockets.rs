@@ -11,14 +11,22 @@ use super::edges::LISTENER;
 use crate::engine::ring::Reply;
 use crate::slab::ConnectionId;
 
+/// What shows that a socket has no more input.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum EmptyWhen {
+    /// A receive returned less than there was room for, as with TCP (epoll(7), "Questions and answers").
+    ShortReceive,
+    /// A receive failed with `EAGAIN`.
+    Again,
+}
+
 /// An open socket.
 #[derive(Debug)]
 pub(super) struct Entry {
     pub(super) fd: OwnedFd,
     /// Known from its first operation on.
     pub(super) id: Option<ConnectionId>,
-    /// Whether a receive that returns less than there was room for has emptied the socket.
-    pub(super) tells_by_length: bool,
+    pub(super) empty_when: EmptyWhen,
     pub(super) is_receiving: bool,
     /// Whether there may be input: an edge came, and since then nothing has shown that the socket is
     /// empty.
@@ -32,12 +40,14 @@ pub(super) struct Entry {
     pub(super) waiting: Option<Reply>,
 }
 
+/// An open listener.
 #[derive(Debug)]
 pub(super) struct Listener {
     pub(super) fd: OwnedFd,
     pub(super) is_accepting: bool,
     pub(super) is_readable: bool,
-    pub(super) tells_by_length: bool,
+    /// Of the sockets that it accepts.
+    pub(super) empty_when: EmptyWhen,
 }
 
 impl Listener {
@@ -48,12 +58,13 @@ impl Listener {
         let flags = EventFlags::IN | EventFlags::EXCLUSIVE | EventFlags::ET;
         epoll::add(epoll, &fd, EventData::new_u64(LISTENER | number), flags)?;
         let family = sockopt::socket_domain(&fd)?;
+        let is_tcp = family == AddressFamily::INET || family == AddressFamily::INET6;
         Ok(Listener {
             fd,
             is_accepting: false,
             // Connections may have come before it was watched.
             is_readable: true,
-            tells_by_length: family == AddressFamily::INET || family == AddressFamily::INET6,
+            empty_when: if is_tcp { EmptyWhen::ShortReceive } else { EmptyWhen::Again },
         })
     }
 }

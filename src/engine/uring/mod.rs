@@ -30,6 +30,7 @@
 
 mod abilities;
 mod buffer_ring;
+mod offloading;
 mod queues;
 mod setup;
 
@@ -46,6 +47,7 @@ use rustix::net::{SendFlags, Shutdown};
 
 pub use self::abilities::{Ability, Feature, Purpose};
 use self::buffer_ring::{BufferRing, GROUP};
+use self::offloading::Offloading;
 use self::queues::Queues;
 pub use self::setup::PreparedRing;
 use super::WorkerConfig;
@@ -60,9 +62,6 @@ use crate::offload;
 use crate::offload::program::Program;
 use crate::offload::record::Record;
 use crate::slab::ConnectionId;
-
-/// How often to read how much a socket was given for sending, while acknowledgements arrive.
-const READINGS: usize = 8;
 
 /// The kernel's ring, in the hands of the worker's thread.
 struct KernelRing<'a> {
@@ -81,25 +80,8 @@ struct KernelRing<'a> {
     cut: Vec<(ConnectionId, Result<u32, Errno>)>,
     /// Why the ring no longer submits, until `enter` reports it.
     broken: Option<io::Error>,
-    offload: Option<Offloading>,
+    offload: Option<Offloading<'a>>,
     counters: &'a Counters,
-}
-
-/// The program that echoes for this worker, and the connections that it sees.
-struct Offloading {
-    program: Program,
-    /// The connection at each place.
-    ids: Vec<Option<ConnectionId>>,
-    /// Whether notices are being polled for.
-    is_polling: bool,
-}
-
-impl Offloading {
-    fn new(program: Program, counters: &Counters) -> Offloading {
-        counters.add_echoed(program.totals());
-        let ids = (0..offload::PLACES).map(|_| None).collect();
-        Offloading { program, ids, is_polling: false }
-    }
 }
 
 /// Why a ring that has a place also has a program.
@@ -253,14 +235,10 @@ impl<'a> KernelRing<'a> {
     }
 
     #[cold]
-    fn take_notices(&mut self, further: bool, completions: &mut Vec<Completion>) {
+    fn take_notices(&mut self, entry: &cqueue::Entry, completions: &mut Vec<Completion>) {
         let Some(offload) = &mut self.offload else { return };
-        let ids = &offload.ids;
-        offload.program.take_notices(|place| {
-            let id = ids.get(place as usize).copied().flatten();
-            completions.extend(id.map(|id| Completion::Passed { id }));
-        });
-        if !further {
+        offload.take_notices(completions);
+        if !cqueue::more(entry.flags()) {
             self.poll_notices();
         }
     }
@@ -409,29 +387,15 @@ impl Ring for KernelRing<'_> {
 
     fn attach(&mut self, id: ConnectionId, socket: &Socket) -> Option<(offload::Place, u64)> {
         let offload = self.offload.as_mut()?;
-        let mut readings = (0..READINGS).map(|_| Program::written_exactly(borrow(socket)));
-        let written = readings.find_map(|written| {
-            let calls = if written.is_ok() { Program::WRITTEN_EXACTLY_CALLS } else { 1 };
-            self.counters.syscalls.add(calls);
-            written.transpose()
-        })?;
-        // A socket that is not TCP, or is broken, cannot answer.
-        let written = written.ok()?;
-        self.counters.syscalls.add(Program::ATTACH_CALLS);
-        // If no place is free, or the kernel refuses, the connection is served like any other.
-        let place = offload.program.attach(borrow(socket)).ok()??;
-        offload.ids[place.0 as usize] = Some(id);
+        let attached = offload.attach(id, borrow(socket))?;
         if !offload.is_polling {
             self.poll_notices();
         }
-        Some((place, written))
+        Some(attached)
     }
 
     fn detach(&mut self, place: offload::Place, socket: &Socket) {
-        let offload = self.offload.as_mut().expect(OFFLOADED);
-        self.counters.syscalls.add(Program::DETACH_CALLS);
-        offload.ids[place.0 as usize] = None;
-        offload.program.detach(place, borrow(socket));
+        self.offload.as_mut().expect(OFFLOADED).detach(place, borrow(socket));
     }
 
     fn record(&self, place: &offload::Place) -> &Record {
@@ -495,7 +459,7 @@ impl Blocking for KernelRing<'_> {
         for entry in entries.drain(..) {
             completions.extend(self.report(&entry));
             if Token(entry.user_data()).op() == Op::Notices {
-                self.take_notices(cqueue::more(entry.flags()), completions);
+                self.take_notices(&entry, completions);
             }
         }
         self.entries = entries;
