@@ -2,14 +2,18 @@
 //! at a time. A seed chooses each step among all that could come next.
 //!
 //! What the kernel has done and what the pump knows of it are kept apart: an operation is in flight until
-//! its last completion is handed over, however long ago it ended. [`operations`] is what the kernel does
-//! with a submission, [`listener`] how connections come in, [`ring`] the pump's side, and [`offload`] what
-//! else happens to offloaded sockets.
+//! its last completion is handed over, however long ago it ended. This file holds the state. [`steps`]
+//! chooses and takes the next step, [`operations`] executes submissions, [`listener`] lets connections in,
+//! [`ring`] takes the pump's calls, [`reports`] hands it completions, [`offload`] is what else happens to
+//! offloaded sockets, and [`checks`] what must hold at rest and at the end.
 
+mod checks;
 mod listener;
 mod offload;
 mod operations;
+mod reports;
 mod ring;
+mod steps;
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -18,19 +22,17 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use self::listener::Listener;
-use super::buffers::{Buffers, Place};
+use self::steps::Step;
+use super::buffers::Buffers;
 use super::link::Link;
 use super::offloaded_socket::Program;
 use super::peer::{Act, Peer};
 use super::scenario::Scenario;
-use crate::engine::pump::{DRAIN_MAX, SECOND_LOOK_MAX};
-use crate::engine::ring::{Completion, Lease, Patience, Reply, Sent};
+use crate::engine::ring::{Completion, Lease, Patience, Reply};
 use crate::offload::record::Record;
 use crate::slab::ConnectionId;
 use testkit::Random;
 
-/// Steps after which a simulation has failed to end.
-const STEPS_MAX: u64 = 20_000_000;
 /// The pump has to stop after this time at the latest; it is longer than all other deadlines.
 const TIME_MAX: Duration = Duration::from_secs(300);
 
@@ -41,11 +43,13 @@ enum Flight {
     Not,
     /// Pushed but not submitted.
     Queued,
+    /// Submitted and not over.
     Armed,
     /// Over, which the pump does not know yet.
     Over,
 }
 
+/// An operation that the pump has pushed: what to do, on the connection or listener with this number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Submission {
     Accept(usize),
@@ -60,25 +64,6 @@ enum Submission {
     CancelWatch(usize),
     Verify(usize),
     Close(usize),
-}
-
-/// What can happen next.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Step {
-    /// Under `sqpoll`: the kernel's thread takes the next submission.
-    Submit,
-    Connect,
-    Accept(usize),
-    Stop,
-    Receive(usize),
-    Send(usize),
-    Close(usize),
-    Peer(usize, Act),
-    /// The program moves on, or the worker that sends what it has echoed.
-    Run(usize),
-    Work(usize),
-    Notice,
-    HangUp(usize),
 }
 
 /// A connection's descriptor, and the operations on it.
@@ -264,241 +249,9 @@ impl Kernel {
         replies.map(|(reply, _)| if let Reply::Heap(bytes) = reply { bytes.len() } else { 0 }).sum()
     }
 
-    /// Checks what must hold when the pump is over.
-    pub(super) fn check_end(&self) {
-        let buffers = &self.buffers;
-        assert_eq!(buffers.count(Place::Ready), buffers.len(), "buffers are lost");
-        assert_eq!(self.totals.accepted, self.totals.closed, "sockets are left open");
-        assert!(self.listeners.iter().all(|listener| !listener.is_open), "a listener is open");
-        assert!(self.completed.is_empty() && self.active.is_empty(), "operations are left");
-        let sent: usize = self.connections.iter().map(|connection| connection.link.sent()).sum();
-        assert_eq!(sent as u64, self.totals.bytes_out + self.totals.bytes_echoed);
-        let stopped = self.stopped.expect("the pump had to stop");
-        let slack = Duration::from_millis(100);
-        let is_late = self.now > stopped + DRAIN_MAX + slack;
-        assert!(!is_late || self.scenario.stall_max > Duration::ZERO, "stopping took too long");
-    }
-
     fn trace(&self, event: &dyn fmt::Debug) {
         if self.is_traced {
             println!("{:?} {event:?}", self.now);
-        }
-    }
-
-    /// Takes one possible step; returns false if there is none.
-    fn step(&mut self) -> bool {
-        self.totals.steps += 1;
-        self.now += Duration::from_micros(1);
-        assert!(self.totals.steps < STEPS_MAX, "the simulation does not end");
-        if self.scenario.stall_max > Duration::ZERO && self.random.one_in(2000) {
-            let most = self.scenario.stall_max.as_millis() as usize;
-            self.now += Duration::from_millis(self.random.below(most) as u64);
-        }
-        self.is_still |= self.stopped.is_none() && self.random.one_in(300);
-        self.catch_up();
-        let mut steps = std::mem::take(&mut self.steps);
-        self.find_steps(&mut steps);
-        let step = (!steps.is_empty()).then(|| steps[self.random.below(steps.len())]);
-        self.steps = steps;
-        if let Some(step) = step {
-            self.trace(&step);
-            self.take(step);
-        }
-        step.is_some()
-    }
-
-    /// Finds the possible steps: those of no connection, and those of the first connection that can
-    /// move, searching from a random one.
-    fn find_steps(&mut self, steps: &mut Vec<Step>) {
-        steps.clear();
-        let count = self.active.len();
-        if !self.submissions.is_empty() && self.scenario.is_sqpoll {
-            steps.push(Step::Submit);
-        }
-        if !self.is_still && self.can_connect() {
-            steps.push(Step::Connect);
-        }
-        if !self.program.borrow().notices.is_empty() {
-            steps.push(Step::Notice);
-        }
-        steps.extend(
-            (0..self.listeners.len()).filter(|&number| self.can_accept(number)).map(Step::Accept),
-        );
-        let is_time = self.totals.steps >= self.scenario.stop_after || self.now >= self.stops_by;
-        if self.stop == Flight::Armed && is_time {
-            steps.push(Step::Stop);
-        }
-        if !steps.is_empty() && self.random.one_in(3) {
-            return;
-        }
-        let around = steps.len();
-        let first = self.random.below(count);
-        for at in (first..count).chain(0..first) {
-            self.find_steps_of(self.active[at], steps);
-            if steps.len() > around {
-                return;
-            }
-        }
-    }
-
-    fn find_steps_of(&mut self, number: usize, steps: &mut Vec<Step>) {
-        let connection = &self.connections[number];
-        let link = &connection.link;
-        let has_news = match connection.place {
-            None => link.receivable() > 0 || link.is_over(),
-            Some(place) => {
-                self.find_steps_of_offloaded(number, place, steps);
-                self.has_news(link, place)
-            }
-        };
-        if connection.receive == Flight::Armed && has_news && !connection.is_deaf {
-            steps.push(Step::Receive(number));
-        }
-        if connection.watch == Flight::Armed && link.is_over() {
-            steps.push(Step::HangUp(number));
-        }
-        if connection.send == Flight::Armed && (link.room() > 0 || link.is_failed()) {
-            steps.push(Step::Send(number));
-        }
-        if connection.close == Flight::Armed {
-            steps.push(Step::Close(number));
-        }
-        if link.wakes_at() <= self.now && !self.is_still {
-            link.acts(self.scenario.window, &mut self.acts);
-            steps.extend(self.acts.iter().map(|&act| Step::Peer(number, act)));
-        }
-    }
-
-    fn take(&mut self, step: Step) {
-        match step {
-            Step::Submit => {
-                let submission = self.submissions.pop_front().expect("there is one");
-                self.execute(submission);
-            }
-            Step::Connect => {
-                self.connect_one();
-                // Now and then, all connect together.
-                let is_flood = self.random.one_in(20);
-                while is_flood && self.can_connect() {
-                    self.connect_one();
-                }
-            }
-            Step::Accept(listener) => {
-                self.accept_one(listener);
-                let is_flood = self.random.one_in(4);
-                while is_flood && self.can_accept(listener) {
-                    self.accept_one(listener);
-                }
-            }
-            Step::Stop => {
-                self.stop = Flight::Over;
-                self.completed.push_back(Completion::StopRequested);
-            }
-            Step::Receive(number) => self.receive_some(number),
-            Step::Send(number) => self.send_some(number),
-            Step::Close(number) => {
-                let connection = &mut self.connections[number];
-                connection.close = Flight::Over;
-                connection.link.close();
-                let fd = connection.fd.take().expect("it was open");
-                let id = connection.id();
-                self.descriptors[fd as usize] = None;
-                if let Some(place) = connection.place.take() {
-                    self.program.borrow_mut().free(place);
-                }
-                self.completed.push_back(Completion::Closed { id });
-            }
-            Step::Peer(number, act) => {
-                let connection = &mut self.connections[number];
-                connection.link.act(act, self.scenario.window, &mut self.random, self.now);
-                if let Some(place) = connection.place {
-                    self.forward(number, place);
-                }
-            }
-            Step::Run(number) => {
-                let place = self.connections[number].place.expect("it is offloaded");
-                self.program.borrow_mut().step(place);
-                self.catch_up();
-            }
-            Step::Work(number) => self.work(number),
-            Step::Notice => self.notice(),
-            Step::HangUp(number) => self.hang_up(number),
-        }
-    }
-
-    /// Waits until something completes or `until` comes. As in the kernel, a quick send that went
-    /// out whole wakes nobody.
-    fn wait(&mut self, until: Option<Duration>) {
-        if self.random.one_in(200) {
-            return;
-        }
-        let is_whole = |completion: &Completion| {
-            matches!(completion, Completion::Sent { sent: Sent::Whole, .. })
-        };
-        while self.completed.is_empty() && self.quick.iter().all(is_whole) {
-            if until.is_some_and(|until| self.now >= until) {
-                return;
-            }
-            if self.step() {
-                continue;
-            }
-            let wakings =
-                self.active.iter().map(|&number| self.connections[number].link.wakes_at());
-            let waking = wakings.filter(|&at| at > self.now).min();
-            let next = waking.into_iter().chain(until).min();
-            if self.stopped.is_none() {
-                self.check_rest(next.is_none() && !self.is_still, until);
-            }
-            if std::mem::take(&mut self.is_still) {
-                continue;
-            }
-            match next {
-                Some(next) => self.now = next,
-                None if self.stop == Flight::Armed => self.scenario.stop_after = 0,
-                None => panic!("deadlock: the pump waits for what can never come"),
-            }
-        }
-        for _ in 0..self.random.below(self.scenario.batch) {
-            self.step();
-        }
-        // The worker wakes so late that a deadline comes together with completions.
-        if let Some(until) = until
-            && self.scenario.stall_max > Duration::ZERO
-            && self.random.one_in(50)
-        {
-            self.now = self.now.max(until);
-        }
-    }
-
-    /// What must hold when nothing can happen before a peer moves or a deadline comes; or, at the
-    /// end, nothing at all but a stop.
-    fn check_rest(&self, is_final: bool, until: Option<Duration>) {
-        for &number in &self.active {
-            let connection = &self.connections[number];
-            let &Connection { ref link, place, send, .. } = connection;
-            if link.is_waiting_for_accept() && until.is_some() {
-                continue;
-            }
-            // The pump is about to look again.
-            if place.is_some() && until.is_some_and(|until| until <= self.now + SECOND_LOOK_MAX) {
-                continue;
-            }
-            assert!(link.is_open(), "connection {number} is not served: {connection}");
-            // The pump goes by its deadline then.
-            if connection.is_deaf && link.is_shut() && until.is_some() {
-                continue;
-            }
-            assert!(!link.is_lost(), "a broken {number} is open: {connection}");
-            let is_echoing = place.is_some_and(|place| self.is_echoing(place));
-            if (send == Flight::Armed || is_echoing) && link.room() == 0 {
-                let may_wait = !is_final || link.may_stall();
-                assert!(may_wait, "connection {number} can never go on: {connection}");
-                continue;
-            }
-            assert!(
-                link.is_idle() && (!link.is_ending() || link.is_shut() && !is_final),
-                "connection {number} waits in vain: {connection}"
-            );
         }
     }
 

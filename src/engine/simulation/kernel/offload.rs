@@ -5,7 +5,8 @@
 
 use std::rc::Rc;
 
-use super::{Completion, Flight, Kernel, Link, Step};
+use super::steps::Step;
+use super::{Completion, Flight, Kernel, Link};
 use crate::engine::simulation::offloaded_socket::Parcel;
 
 impl Kernel {

@@ -1,18 +1,14 @@
-//! The kernel as a ring: what the pump asks of it, and what it tells the pump.
+//! The kernel as a ring: what the pump asks of it.
 //!
-//! Each rule of [`Ring`] is checked here, where the pump calls it. What a completion means becomes so
-//! for the pump when it is handed over, however long ago it happened.
+//! Each rule of [`Ring`] is checked here, where the pump calls it.
 
 use std::io;
 use std::time::Duration;
 
-use rustix::io::Errno;
-
-use super::{Connection, Flight, Kernel, Submission};
+use super::{Flight, Kernel, Submission};
 use crate::engine::pump::REFUSED_MAX;
 use crate::engine::ring::{
-    ADMISSIONS_MAX, Blocking, Completion, Further, Lease, Patience, Received, Reply, Ring, Sent,
-    Socket, Wait,
+    ADMISSIONS_MAX, Blocking, Completion, Lease, Patience, Reply, Ring, Socket, Wait,
 };
 use crate::engine::simulation::buffers::Place;
 use crate::offload;
@@ -281,98 +277,6 @@ impl Blocking for Kernel {
 }
 
 impl Kernel {
-    /// Hands completions over: all quick sends, and of the others as many as the queue holds.
-    fn report(&mut self, completions: &mut Vec<Completion>) {
-        let begin = completions.len();
-        completions.append(&mut self.quick);
-        let most = self.scenario.queue - self.random.below(self.scenario.queue.min(2));
-        let count = self.completed.len().min(most);
-        completions.extend(self.completed.drain(..count));
-        for completion in &completions[begin..] {
-            self.trace(completion);
-            self.hand_over(completion);
-        }
-    }
-
-    fn hand_over(&mut self, completion: &Completion) {
-        match completion {
-            &Completion::Accepted { listener, ref result, further } => {
-                let listener = &mut self.listeners[listener as usize];
-                if further == Further::Over {
-                    listener.accept = Flight::Not;
-                }
-                match result {
-                    Ok(_) => {
-                        listener.failures = 0;
-                        self.totals.accepted += 1;
-                        self.unadmitted += 1;
-                    }
-                    Err(Errno::CANCELED) if listener.is_cancelled => {}
-                    Err(errno) => listener.fail(*errno, self.now),
-                }
-            }
-            &Completion::Received { id, ref received, further } => {
-                let Some(number) = self.find(id) else {
-                    if let Received::Data { lease, .. } = received {
-                        self.buffers.pass(lease, Place::Completion, Place::Lease);
-                    }
-                    return;
-                };
-                let Connection { link, receive, place, .. } = &mut self.connections[number];
-                if further == Further::Over {
-                    *receive = Flight::Not;
-                }
-                match received {
-                    Received::Data { lease, bytes } => {
-                        self.buffers.pass(lease, Place::Completion, Place::Lease);
-                        link.report(*bytes as usize);
-                        if place.is_some() {
-                            link.go_on();
-                        }
-                        self.totals.bytes_in += u64::from(*bytes);
-                    }
-                    Received::End => link.report_end(),
-                    Received::NoBuffer | Received::Failed(_) => {}
-                }
-                link.mark_ending(self.now);
-            }
-            Completion::Sent { id, sent, bytes } => {
-                let number = self.find(*id).expect("a send of a connection");
-                let connection = &mut self.connections[number];
-                connection.send = Flight::Not;
-                self.totals.bytes_out += u64::from(*bytes);
-                if *bytes > 0 {
-                    connection.link.mark_progress(self.now);
-                }
-                if let Some(lease) = connection.spent.take() {
-                    self.buffers.recycle(lease, Place::Reply);
-                }
-                if let Sent::Cut(Reply::Pinned(pinned)) = sent {
-                    self.buffers.pass(pinned.lease(), Place::Reply, Place::Lease);
-                }
-            }
-            &Completion::Passed { .. } | &Completion::Broken { .. } => {}
-            &Completion::HungUp { id } => {
-                let number = self.find(id).expect("a watch of a connection");
-                self.connections[number].watch = Flight::Not;
-            }
-            &Completion::Closed { id } => {
-                let number = self.find(id).expect("a close of a connection");
-                self.slots[id.slot as usize] = None;
-                let is_refused = self.connections[number].link.is_refused();
-                *(if is_refused { &mut self.refused } else { &mut self.admitted }) -= 1;
-                self.retire(number);
-                self.inject_stale_completion(id);
-            }
-            Completion::StopRequested => {
-                self.stopped = Some(self.now);
-                for &number in &self.active {
-                    self.connections[number].link.stop();
-                }
-            }
-        }
-    }
-
     /// The pump serves, refuses or discards a connection that waited for it.
     fn count_admission(&mut self) {
         self.unadmitted -= 1;
@@ -413,20 +317,8 @@ impl Kernel {
         }
     }
 
-    /// A completion of an operation that is long over, for the slot's next tenant to ignore.
-    fn inject_stale_completion(&mut self, id: ConnectionId) {
-        if self.stopped.is_none() && self.random.one_in(20) {
-            let received = match self.buffers.take() {
-                Some(lease) => Received::Data { lease, bytes: 1 },
-                None => Received::NoBuffer,
-            };
-            let further = Further::Over;
-            self.completed.push_back(Completion::Received { id, received, further });
-        }
-    }
-
     /// The connection that this id names now.
-    fn find(&self, id: ConnectionId) -> Option<usize> {
+    pub(super) fn find(&self, id: ConnectionId) -> Option<usize> {
         let number = self.slots.get(id.slot as usize).copied().flatten()?;
         (self.connections[number].id == Some(id)).then_some(number)
     }
