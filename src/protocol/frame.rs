@@ -62,6 +62,13 @@ impl Opcode {
     }
 }
 
+/// Who sent a frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Sender {
+    Client,
+    Server,
+}
+
 /// A whole header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Header {
@@ -85,17 +92,18 @@ impl Header {
     /// `extension_bits` are the reserved bits that an extension gives a meaning: [`COMPRESSED`] or none.
     #[inline]
     pub fn parse(unread: &[u8], extension_bits: u8) -> Result<Option<Header>, Violation> {
-        Header::parse_of::<true>(unread, extension_bits)
+        Header::parse_from(Sender::Client, unread, extension_bits)
     }
 
     /// Parses a server's header at the beginning of `unread`, in the same way.
     #[inline]
     pub fn parse_reply(unread: &[u8], extension_bits: u8) -> Result<Option<Header>, Violation> {
-        Header::parse_of::<false>(unread, extension_bits)
+        Header::parse_from(Sender::Server, unread, extension_bits)
     }
 
     #[inline]
-    fn parse_of<const IS_CLIENTS: bool>(
+    fn parse_from(
+        sender: Sender,
         unread: &[u8],
         extension_bits: u8,
     ) -> Result<Option<Header>, Violation> {
@@ -118,47 +126,50 @@ impl Header {
         let &[second, ref rest @ ..] = rest else { return Ok(None) };
         // Section 5.1: a server must fail the connection on an unmasked frame, and a client on a masked
         // one.
-        match (second & MASKED != 0, IS_CLIENTS) {
-            (false, true) => return Err(Violation::Unmasked),
-            (true, false) => return Err(Violation::Masked),
-            (true, true) | (false, false) => {}
+        match (sender, second & MASKED != 0) {
+            (Sender::Client, false) => return Err(Violation::Unmasked),
+            (Sender::Server, true) => return Err(Violation::Masked),
+            (Sender::Client, true) | (Sender::Server, false) => {}
         }
-        let (payload_length, extension) = match second & 0x7f {
-            126 if opcode.is_control() => return Err(Violation::ControlTooLong),
-            127 if opcode.is_control() => return Err(Violation::ControlTooLong),
-            126 => {
-                let Some(length) = rest.first_chunk() else { return Ok(None) };
-                let payload = u64::from(u16::from_be_bytes(*length));
-                if payload < 126 {
-                    return Err(Violation::LengthEncoding);
-                }
-                (payload, 2)
-            }
-            127 => {
-                let Some(length) = rest.first_chunk() else { return Ok(None) };
-                let payload = u64::from_be_bytes(*length);
-                if payload <= u64::from(u16::MAX) || payload >> 63 != 0 {
-                    return Err(Violation::LengthEncoding);
-                }
-                (payload, 8)
-            }
-            short => (u64::from(short), 0),
+        let Some((payload_length, extension)) = payload_length(second, rest, opcode)? else {
+            return Ok(None);
         };
-        if !IS_CLIENTS {
-            let (mask, header_length) = (Mask::default(), 2 + extension);
-            return Ok(Some(Header {
-                is_final,
-                is_compressed,
-                opcode,
-                payload_length,
-                mask,
-                header_length,
-            }));
-        }
-        let Some(&key) = rest[extension..].first_chunk::<KEY>() else { return Ok(None) };
-        let header_length = 2 + extension + KEY;
-        let mask = Mask::new(key);
+        let (mask, key_length) = match sender {
+            Sender::Server => (Mask::default(), 0),
+            Sender::Client => {
+                let Some(&key) = rest[extension..].first_chunk::<KEY>() else { return Ok(None) };
+                (Mask::new(key), KEY)
+            }
+        };
+        let header_length = 2 + extension + key_length;
         Ok(Some(Header { is_final, is_compressed, opcode, payload_length, mask, header_length }))
+    }
+}
+
+/// The payload's length, and how many of the bytes after the first two extend it: 0, 2 or 8. `Ok(None)`
+/// while these are not whole.
+#[inline]
+fn payload_length(
+    second: u8,
+    rest: &[u8],
+    opcode: Opcode,
+) -> Result<Option<(u64, usize)>, Violation> {
+    match second & 0x7f {
+        126 | 127 if opcode.is_control() => Err(Violation::ControlTooLong),
+        126 => {
+            let Some(length) = rest.first_chunk() else { return Ok(None) };
+            let payload = u64::from(u16::from_be_bytes(*length));
+            if payload < 126 { Err(Violation::LengthEncoding) } else { Ok(Some((payload, 2))) }
+        }
+        127 => {
+            let Some(length) = rest.first_chunk() else { return Ok(None) };
+            let payload = u64::from_be_bytes(*length);
+            if payload <= u64::from(u16::MAX) || payload >> 63 != 0 {
+                return Err(Violation::LengthEncoding);
+            }
+            Ok(Some((payload, 8)))
+        }
+        short => Ok(Some((u64::from(short), 0))),
     }
 }
 

@@ -103,35 +103,46 @@ impl Scenario {
         };
         scenario.is_sqpoll &= !scenario.is_patient;
         if !scenario.is_patient && random.one_in(2) {
-            let policies = [offload::Policy::On, offload::Policy::On, offload::Policy::Auto];
-            scenario.offload = random.pick(&policies);
-            scenario.places = 1 + random.below(40);
-            if random.below(8) > 0 {
-                // With less, no connection is offloaded.
-                scenario.message_max = scenario.message_max.max(offload::PAYLOAD_BYTES_MAX);
-                scenario.capacity = scenario.capacity.max(500);
-            }
-            if scenario.offload == offload::Policy::Auto {
-                scenario.concurrency = 1 + random.below(offload::FEW + 1);
-                scenario.connections = scenario.concurrency * (1 + random.below(5));
-            }
+            scenario.offload_some(random);
         }
         if random.one_in(50) {
-            scenario = Scenario {
-                connections: 2,
-                limit: 1000,
-                descriptors: 200,
-                buffers: scenario.buffers.min(2),
-                capacity: 1024,
-                window: 300_000,
-                message_max: 1000,
-                over: 0,
-                breaks: 0,
-                stop_after: u64::MAX,
-                ..scenario
-            };
-            scenario.flood = 3 * scenario.heap_max(scenario.connections, scenario.buffers);
+            scenario = scenario.flooded();
         }
+        scenario
+    }
+
+    /// Offloads connections.
+    fn offload_some(&mut self, random: &mut Random) {
+        let policies = [offload::Policy::On, offload::Policy::On, offload::Policy::Auto];
+        self.offload = random.pick(&policies);
+        self.places = 1 + random.below(40);
+        if random.below(8) > 0 {
+            // With less, no connection is offloaded.
+            self.message_max = self.message_max.max(offload::PAYLOAD_BYTES_MAX);
+            self.capacity = self.capacity.max(500);
+        }
+        if self.offload == offload::Policy::Auto {
+            self.concurrency = 1 + random.below(offload::FEW + 1);
+            self.connections = self.concurrency * (1 + random.below(5));
+        }
+    }
+
+    /// The same, but with two peers that do nothing but fill memory.
+    fn flooded(self) -> Scenario {
+        let mut scenario = Scenario {
+            connections: 2,
+            limit: 1000,
+            descriptors: 200,
+            buffers: self.buffers.min(2),
+            capacity: 1024,
+            window: 300_000,
+            message_max: 1000,
+            over: 0,
+            breaks: 0,
+            stop_after: u64::MAX,
+            ..self
+        };
+        scenario.flood = 3 * scenario.heap_max(scenario.connections, scenario.buffers);
         scenario
     }
 

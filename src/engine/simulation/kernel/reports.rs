@@ -5,7 +5,7 @@
 use rustix::io::Errno;
 
 use super::{Connection, Flight, Kernel};
-use crate::engine::ring::{Completion, Further, Received, Reply, Sent};
+use crate::engine::ring::{Completion, Further, Received, Reply, Sent, Socket};
 use crate::engine::simulation::buffers::Place;
 use crate::slab::ConnectionId;
 
@@ -26,44 +26,10 @@ impl Kernel {
     fn hand_over(&mut self, completion: &Completion) {
         match completion {
             &Completion::Accepted { listener, ref result, further } => {
-                let listener = &mut self.listeners[listener as usize];
-                if further == Further::Over {
-                    listener.accept = Flight::Not;
-                }
-                match result {
-                    Ok(_) => {
-                        listener.failures = 0;
-                        self.totals.accepted += 1;
-                        self.unadmitted += 1;
-                    }
-                    Err(Errno::CANCELED) if listener.is_cancelled => {}
-                    Err(errno) => listener.fail(*errno, self.now),
-                }
+                self.hand_over_accepted(listener, result, further);
             }
             &Completion::Received { id, ref received, further } => {
-                let Some(number) = self.find(id) else {
-                    if let Received::Data { lease, .. } = received {
-                        self.buffers.pass(lease, Place::Completion, Place::Lease);
-                    }
-                    return;
-                };
-                let Connection { link, receive, place, .. } = &mut self.connections[number];
-                if further == Further::Over {
-                    *receive = Flight::Not;
-                }
-                match received {
-                    Received::Data { lease, bytes } => {
-                        self.buffers.pass(lease, Place::Completion, Place::Lease);
-                        link.report(*bytes as usize);
-                        if place.is_some() {
-                            link.go_on();
-                        }
-                        self.totals.bytes_in += u64::from(*bytes);
-                    }
-                    Received::End => link.report_end(),
-                    Received::NoBuffer | Received::Failed(_) => {}
-                }
-                link.mark_ending(self.now);
+                self.hand_over_received(id, received, further);
             }
             Completion::Sent { id, sent, bytes } => {
                 let number = self.find(*id).expect("a send of a connection");
@@ -100,6 +66,53 @@ impl Kernel {
                 }
             }
         }
+    }
+
+    fn hand_over_accepted(
+        &mut self,
+        listener: u32,
+        result: &Result<Socket, Errno>,
+        further: Further,
+    ) {
+        let listener = &mut self.listeners[listener as usize];
+        if further == Further::Over {
+            listener.accept = Flight::Not;
+        }
+        match result {
+            Ok(_) => {
+                listener.failures = 0;
+                self.totals.accepted += 1;
+                self.unadmitted += 1;
+            }
+            Err(Errno::CANCELED) if listener.is_cancelled => {}
+            Err(errno) => listener.fail(*errno, self.now),
+        }
+    }
+
+    fn hand_over_received(&mut self, id: ConnectionId, received: &Received, further: Further) {
+        let Some(number) = self.find(id) else {
+            if let Received::Data { lease, .. } = received {
+                self.buffers.pass(lease, Place::Completion, Place::Lease);
+            }
+            return;
+        };
+        let Connection { link, receive, place, .. } = &mut self.connections[number];
+        if further == Further::Over {
+            *receive = Flight::Not;
+        }
+        match received {
+            Received::Data { lease, bytes } => {
+                self.buffers.pass(lease, Place::Completion, Place::Lease);
+                link.report(*bytes as usize);
+                if place.is_some() {
+                    link.go_on();
+                }
+                self.totals.bytes_in += u64::from(*bytes);
+            }
+            Received::End => link.report_end(),
+            Received::NoBuffer | Received::Failed(_) => {}
+        }
+        link.mark_ending(self.now);
     }
 
     /// A completion of an operation that is long over, for the slot's next tenant to ignore.
