@@ -1,15 +1,14 @@
 //! Engines move bytes between sockets and the protocol, and know nothing of frames.
 //!
-//! Each engine is a [`ring::Ring`] under the one [`pump::Pump`], so that what a connection may
-//! count on is decided in one place: an engine only says how operations reach the kernel.
+//! Each engine is a [`ring::Ring`] under the one [`pump::Pump`], so that the behaviour of connections
+//! is decided in one place: an engine only says how operations reach the kernel.
 //!
 //! An engine starts in two steps, both on the thread of its worker. [`Engine::prepare`] takes from
 //! the kernel everything that could be refused: the ring, the memory, the kernel's program. When
-//! all workers have that, [`Prepared::serve`] serves the listeners. In between, nobody has been
-//! promised anything, so the server can still drop it all and choose another engine.
+//! all workers have that, [`Prepared::serve`] serves the listeners. In between, no client can have
+//! connected, so the server can still drop it all and choose another engine.
 //!
-//! Nothing that this file imports from this folder imports this file, and no engine imports
-//! another.
+//! The modules that this file imports do not import it back, and no engine imports another.
 
 pub mod config;
 pub mod epoll;

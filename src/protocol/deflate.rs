@@ -3,7 +3,7 @@
 //!
 //! An inflated message is never held whole. It passes through the worker's scratch memory piece by
 //! piece, is checked there and, if need be, compressed again. So a message costs the memory of the
-//! window, whatever it inflates to.
+//! window, however large it is when inflated.
 //!
 //! This file knows no frames, and does not decide what is mirrored: see `extension`.
 

@@ -121,7 +121,7 @@ impl Inflater {
     ///
     /// # Errors
     ///
-    /// [`Violation::CompressionInvalid`]. A payload without a byte is such a case: the tail alone is no
+    /// [`Violation::CompressionInvalid`]. An empty payload is such a case: the tail alone is no
     /// block (section 7.2.3.6 writes an empty message as one byte, zero).
     pub(super) fn finish(&mut self, output: &mut [u8]) -> Result<usize, Violation> {
         let [tail, probe] = [[&TAIL[..], &EMPTY_BLOCK].concat(), [&EMPTY_BLOCK[..], &[0]].concat()];

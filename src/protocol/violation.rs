@@ -29,7 +29,7 @@ pub enum Violation {
     /// Text that is not UTF-8 (section 8.1).
     TextNotUtf8,
     /// A compressed message that cannot be inflated, or does not end between two blocks (RFC 7692
-    /// section 7.2). A payload without a byte is one.
+    /// section 7.2). An empty payload is one.
     CompressionInvalid,
     /// A close frame with a payload of one byte (section 5.5.1).
     CloseTruncated,

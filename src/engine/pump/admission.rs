@@ -59,7 +59,7 @@ impl Limit {
     }
 }
 
-/// What a failure to accept is about.
+/// What a failure to accept concerns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Failure {
     /// That connection alone: the next may well be accepted.
@@ -69,8 +69,8 @@ enum Failure {
 }
 
 impl Failure {
-    /// By accept(2): an accept reports the errors that are pending on the new socket, of the network
-    /// or a firewall, and should be tried again. `ENOSPC` is from epoll_ctl(2).
+    /// Judges by accept(2): errors that are pending on the new socket, from the network or a firewall,
+    /// are reported by the accept, which should then be tried again. `ENOSPC` is from epoll_ctl(2).
     fn of(errno: Errno) -> Failure {
         match errno {
             Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM | Errno::NOSPC => {

@@ -4,7 +4,7 @@
 //! Each worker has one runtime, whose tasks all run on its thread: one for each connection, one for
 //! each listener, one that waits for the stop, and the pump's. They have [`shared::Shared`] in
 //! common. A connection's task has at most one read and one write in flight, and puts their results
-//! into `Shared`; the pump's task takes everything that is there at once. The pump knows nothing of
+//! into `Shared`; the pump's task takes all results that are there together. The pump knows nothing of
 //! tasks, and the tasks know nothing of frames.
 //!
 //! **One read at a time.** tokio-uring has no multishot operations. A connection reads again when the
@@ -49,7 +49,7 @@
 //!
 //! Tokio's reactor watches the listeners and the stop, and each connection is accepted by a call,
 //! because an accept could not be cancelled either. Accepted descriptors are only read and written,
-//! whatever kind of stream socket they are.
+//! so any kind of stream socket will do.
 
 mod buffers;
 mod connection;
