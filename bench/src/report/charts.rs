@@ -172,23 +172,7 @@ pub(super) fn rounds(all: &[Measurement], floor: Option<Floor>, width: Width) ->
 
 /// The ratios with their intervals, figure by figure, beside a line at 1; `None` if there are none.
 pub(super) fn ratios(all: &[Ratio], width: Width) -> Option<Drawing> {
-    let mut figures: Vec<&str> = Vec::new();
-    for ratio in all {
-        if !figures.contains(&ratio.figure.as_str()) {
-            figures.push(&ratio.figure);
-        }
-    }
-    let mut rows: Vec<(String, Option<&Ratio>)> = Vec::new();
-    for figure in figures {
-        rows.push((figure.to_owned(), None));
-        let of_figure = all.iter().filter(|ratio| ratio.figure == figure);
-        rows.extend(of_figure.map(|ratio| (ratio.of.clone(), Some(ratio))));
-    }
-    let ends = |ratio: &Ratio| {
-        let Estimate { median, interval, .. } = ratio.estimate;
-        let [low, high] = interval.map_or([median; 2], |interval| [interval.low, interval.high]);
-        [low, median, high]
-    };
+    let rows = ratio_rows(all);
     let usable = |ratio: &&Ratio| ends(ratio).iter().all(|end| end.is_finite() && *end > 0.0);
     let values = all.iter().filter(usable).flat_map(ends);
     span(values.clone())?;
@@ -252,6 +236,30 @@ pub(super) fn ratios(all: &[Ratio], width: Width) -> Option<Drawing> {
         }
         Ok(())
     }))
+}
+
+/// The rows of a chart of ratios: for each figure its name as a heading, then its ratios by target.
+fn ratio_rows(all: &[Ratio]) -> Vec<(String, Option<&Ratio>)> {
+    let mut figures: Vec<&str> = Vec::new();
+    for ratio in all {
+        if !figures.contains(&ratio.figure.as_str()) {
+            figures.push(&ratio.figure);
+        }
+    }
+    let mut rows = Vec::new();
+    for figure in figures {
+        rows.push((figure.to_owned(), None));
+        let of_figure = all.iter().filter(|ratio| ratio.figure == figure);
+        rows.extend(of_figure.map(|ratio| (ratio.of.clone(), Some(ratio))));
+    }
+    rows
+}
+
+/// The lower end of a ratio's interval, the median, and the upper end.
+fn ends(ratio: &Ratio) -> [f64; 3] {
+    let Estimate { median, interval, .. } = ratio.estimate;
+    let [low, high] = interval.map_or([median; 2], |interval| [interval.low, interval.high]);
+    [low, median, high]
 }
 
 /// A line of a chart and its name.
