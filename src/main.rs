@@ -25,7 +25,7 @@ use signal_hook::iterator::{Handle, Signals};
 
 /// How long after a signal to stop another one is taken for the same: `timeout` and other wrappers pass
 /// a signal on that the process has already had as one of their group.
-const SAME_SIGNAL: Duration = Duration::from_millis(500);
+const SAME_SIGNAL: Duration = Duration::from_millis(100);
 
 fn main() -> ExitCode {
     tracing_subscriber::fmt()

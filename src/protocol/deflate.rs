@@ -13,13 +13,12 @@ use std::fmt;
 use flate2::{Compress, FlushCompress};
 
 use super::extension::{Agreement, Echo, WINDOW_BITS_MAX};
-use super::inflate::{Inflater, Outcome, TAIL, TAIL_OUTPUT_MAX};
+use super::inflate::{Inflater, Outcome, TAIL};
 use super::utf8::Utf8;
 use super::violation::Violation;
 
 /// Bytes that are inflated at a time.
 const SCRATCH: usize = 32 << 10;
-const _: () = assert!(SCRATCH >= TAIL_OUTPUT_MAX);
 
 /// The header of an empty block without compression, with its padding. Its length fields are [`TAIL`].
 const EMPTY_BLOCK_HEADER: u8 = 0;
@@ -92,9 +91,9 @@ impl Compression {
     /// # Errors
     ///
     /// [`Violation::CompressionInvalid`] if the payload does not end where section 7.2.1 lets it end.
-    pub fn finish(&mut self, bounds: &mut Bounds<'_>) -> Result<(), Violation> {
+    pub fn finish(&mut self) -> Result<(), Violation> {
         let Some(state) = &mut self.state else { return Ok(()) };
-        state.finish(bounds)?;
+        state.inflater.finish()?;
         if let Some(deflater) = &mut state.deflater {
             compress(deflater, &[], &mut state.output, FlushCompress::Sync);
             match state.output.strip_suffix(&TAIL) {
@@ -169,13 +168,6 @@ impl State {
                 Outcome::Paused | Outcome::DataSetEnded => {}
             }
         }
-    }
-
-    fn finish(&mut self, bounds: &mut Bounds<'_>) -> Result<(), Violation> {
-        let scratch = &mut *bounds.scratch.0.borrow_mut();
-        scratch.resize(SCRATCH, 0);
-        let added = self.inflater.finish(scratch)?;
-        self.accept(&scratch[..added], bounds.message_max, bounds.text.as_deref_mut())
     }
 
     /// Checks the next piece of the inflated message, and compresses it again if need be.

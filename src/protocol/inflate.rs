@@ -1,8 +1,9 @@
 //! Inflating the payloads of compressed messages (RFC 7692 section 7.2.2), for either role.
 //!
 //! A sender takes the tail `00 00 ff ff` off the end of each message, and the receiver puts it back.
-//! If the payload ends in the wrong place, the tail inflates to bytes that the peer never sent. So
-//! [`Inflater::finish`] checks where the payload ends before it returns output.
+//! The tail belongs to an empty block, so it inflates to nothing. Where it inflates to anything, the
+//! payload ends in the wrong place, and that output is not the peer's data: [`Inflater::finish`]
+//! refuses the message.
 //!
 //! A block with BFINAL set ends a data set of DEFLATE (RFC 1951 section 3.2.3, RFC 7692 section
 //! 7.2.3.4). What follows, in the same message or the next, is another data set, which refers to
@@ -24,10 +25,6 @@ pub const TAIL: [u8; 4] = [0, 0, 0xff, 0xff];
 
 /// A whole empty block without compression: a header of three bits, padding, and [`TAIL`].
 const EMPTY_BLOCK: [u8; 5] = [0, 0, 0, 0xff, 0xff];
-
-/// The most that the tail can inflate to, in bytes, generously: 32 bits hold at most 16 references of
-/// 258 bytes.
-pub(super) const TAIL_OUTPUT_MAX: usize = 8 << 10;
 
 /// The inflater of one direction of a connection.
 pub struct Inflater(Inflate);
@@ -100,10 +97,9 @@ impl Inflater {
                 Outcome::DataSetEnded => {}
             }
         }
-        message.resize(length + TAIL_OUTPUT_MAX, 0);
-        length += self.finish(&mut message[length..])?;
+        self.finish()?;
         message.truncate(length);
-        if length > message_max { Err(Violation::MessageTooBig) } else { Ok(message) }
+        Ok(message)
     }
 
     /// Inflates as much of `input` as `output` has room for.
@@ -112,30 +108,29 @@ impl Inflater {
     }
 
     /// Ends a message, after all output of its payload has been taken: checks that the payload ends
-    /// where the tail belongs, so that both end between two blocks, at the end of a byte. Returns how
-    /// much the tail has added to the message in `output`, which has room for [`TAIL_OUTPUT_MAX`]: nothing,
-    /// unless the payload ends within a block that the tail completes.
+    /// where the tail belongs, so that both end between two blocks, at the end of a byte.
     ///
     /// The inflater stops after each block. So it must read the tail and nothing beyond, and then an
-    /// empty block and nothing beyond.
+    /// empty block and nothing beyond, and both inflate to nothing.
     ///
     /// # Errors
     ///
-    /// [`Violation::CompressionInvalid`]. An empty payload is such a case: the tail alone is no
-    /// block (section 7.2.3.6 writes an empty message as one byte, zero).
-    pub(super) fn finish(&mut self, output: &mut [u8]) -> Result<usize, Violation> {
+    /// [`Violation::CompressionInvalid`]. A payload without a byte is such a case: the tail alone is no
+    /// block (section 7.2.3.6 writes an empty message as one byte, zero). So is a block without
+    /// compression that lacks its last four bytes, for which the tail would stand in.
+    pub(super) fn finish(&mut self) -> Result<(), Violation> {
         let [tail, probe] = [[&TAIL[..], &EMPTY_BLOCK].concat(), [&EMPTY_BLOCK[..], &[0]].concat()];
-        let added = self.step_until(InflateFlush::Block, &tail, output);
-        if added.read != TAIL.len() || added.outcome == Outcome::Invalid {
+        let step = self.step_until(InflateFlush::Block, &tail, &mut [0]);
+        if step.read != TAIL.len() || step.written > 0 || step.outcome == Outcome::Invalid {
             return Err(Violation::CompressionInvalid);
         }
         let step = self.step_until(InflateFlush::Block, &probe, &mut [0]);
-        // After the last block of a data set the inflater stops as well, and only reports that end now.
+        // After the last block of a data set the inflater stops as well, and reports that end only now.
         let read = if step.outcome == Outcome::DataSetEnded { 0 } else { EMPTY_BLOCK.len() };
         if step.read != read || step.written > 0 || step.outcome == Outcome::Invalid {
             return Err(Violation::CompressionInvalid);
         }
-        Ok(added.written)
+        Ok(())
     }
 
     fn step_until(&mut self, flush: InflateFlush, input: &[u8], output: &mut [u8]) -> Step {
@@ -175,8 +170,6 @@ mod tests {
             (HELLO_AGAIN, b"Hello"),
             (HELLO_FINAL, b"Hello"),
             (HELLO, b"Hello"),
-            // A block of four bytes, which are those of the tail.
-            (b"\x00\x04\x00\xfb\xff", b"\x00\x00\xff\xff"),
             (b"\x01\x05\0\xfa\xffHello\xf3\x48\xcd\xc9\xc9\x07\x00\x00", b"HelloHello"),
         ] {
             assert_eq!(inflater.message(payload, 10).as_deref(), Ok(message), "{payload:x?}");
@@ -193,7 +186,14 @@ mod tests {
 
     #[test]
     fn a_payload_that_does_not_end_between_two_blocks_is_refused() {
-        for payload in [&b""[..], &HELLO[..6], &HELLO_FINAL[..7], b"\x00\x05\x00\xfa\xffHell"] {
+        // In the last one the tail would stand in for the data of the block.
+        for payload in [
+            &b""[..],
+            &HELLO[..6],
+            &HELLO_FINAL[..7],
+            b"\x00\x05\x00\xfa\xffHell",
+            b"\x00\x04\x00\xfb\xff",
+        ] {
             let message = Inflater::default().message(payload, 5);
             assert_eq!(message, Err(Violation::CompressionInvalid), "{payload:x?}");
         }

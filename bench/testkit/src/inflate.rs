@@ -119,10 +119,12 @@ pub(crate) const DISTANCES: [(usize, u32); 30] = {
 
 impl Inflater {
     /// Inflates a whole message, without its [`TAIL`], or says what is wrong with it: it must end
-    /// between two blocks, at the end of a byte.
+    /// between two blocks, at the end of a byte, and the tail adds nothing to it.
     pub fn message(&mut self, payload: &[u8]) -> Result<Vec<u8>, End> {
+        let beginning = self.beginning(payload).len();
         let mut output = Vec::new();
         match self.inflate(&[payload, &TAIL].concat(), &mut output) {
+            End::Between if output.len() > beginning => Err(End::Within),
             End::Between => Ok(output),
             end @ (End::Within | End::Invalid) => Err(end),
         }

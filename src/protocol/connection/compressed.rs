@@ -72,10 +72,10 @@ impl Connection {
         context: &Context<'_>,
     ) -> Result<(), Violation> {
         let is_final = self.is_final;
-        let (compression, mut bounds) = self.inflating(context);
+        let (compression, _) = self.inflating(context);
         let echo = compression.echo();
         if is_final {
-            compression.finish(&mut bounds)?;
+            compression.finish()?;
             // Section 8.1: a text may not end within a character.
             if !self.utf8.is_complete() {
                 return Err(Violation::TextNotUtf8);
