@@ -3,13 +3,12 @@
 
 use flate2::{Compress, Compression, FlushCompress};
 use ringecho::protocol::inflate::{Inflater, TAIL};
+use ringecho::protocol::violation::Violation;
 
 use crate::problem::Problem;
 
 /// What the client offers: the extension without parameters.
 pub const OFFER: &str = "permessage-deflate";
-/// The most that an echo may inflate to, in bytes: 1 GiB, the largest message of ringecho.
-const INFLATED_MAX: usize = 1 << 30;
 
 /// The two directions of a connection on which messages are compressed.
 pub(crate) struct Codec {
@@ -88,19 +87,25 @@ impl Codec {
         output
     }
 
-    /// The message that a compressed payload stands for.
+    /// The message that a compressed payload stands for, of at most `bytes_max`.
     ///
     /// # Errors
     ///
-    /// When it cannot be inflated.
-    pub(crate) fn inflate(&mut self, payload: &[u8]) -> Result<Vec<u8>, Problem> {
-        self.inflater.message(payload, INFLATED_MAX).map_err(Problem::Broken)
+    /// When it cannot be inflated, or is longer.
+    pub(crate) fn inflate(&mut self, payload: &[u8], bytes_max: usize) -> Result<Vec<u8>, Problem> {
+        self.inflater.message(payload, bytes_max).map_err(|violation| match violation {
+            Violation::MessageTooBig => Problem::TooLong(bytes_max),
+            broken => Problem::Broken(broken),
+        })
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// More than any message here has.
+    const BYTES_MAX: usize = 1 << 10;
 
     fn codec() -> Codec {
         Codec::agreed(Some(OFFER)).expect("the offer itself")
@@ -112,7 +117,7 @@ mod tests {
         for payload in [&b""[..], b"", b"one", b"", b"", b"one two"] {
             let deflated = codec.deflate(payload);
             assert!(!deflated.is_empty());
-            assert_eq!(codec.inflate(&deflated).expect("right"), payload);
+            assert_eq!(codec.inflate(&deflated, BYTES_MAX).expect("right"), payload);
         }
     }
 
@@ -151,8 +156,15 @@ mod tests {
         for _ in 0..2 {
             let deflated = ours.deflate(payload);
             // A new inflater knows nothing of earlier messages.
-            assert_eq!(codec().inflate(&deflated).expect("right"), payload);
+            assert_eq!(codec().inflate(&deflated, BYTES_MAX).expect("right"), payload);
         }
+    }
+
+    #[test]
+    fn a_message_that_inflates_to_too_much_is_refused() {
+        let long = codec().deflate(&[0; BYTES_MAX + 1]);
+        let refused = codec().inflate(&long, BYTES_MAX).expect_err("a byte too many");
+        assert!(matches!(refused, Problem::TooLong(BYTES_MAX)), "{refused}");
     }
 
     #[test]
@@ -168,10 +180,10 @@ mod tests {
         for _ in 0..2 {
             // RFC 7692 section 7.2.3.4 appends a zero byte to the block.
             let payload = [last(b"one"), last(b" two"), vec![0]].concat();
-            assert_eq!(theirs.inflate(&payload).expect("right"), b"one two");
+            assert_eq!(theirs.inflate(&payload, BYTES_MAX).expect("right"), b"one two");
             let after = codec().deflate(b"three");
-            assert_eq!(theirs.inflate(&after).expect("right"), b"three");
+            assert_eq!(theirs.inflate(&after, BYTES_MAX).expect("right"), b"three");
         }
-        assert!(theirs.inflate(&[0xff; 16]).is_err());
+        assert!(theirs.inflate(&[0xff; 16], BYTES_MAX).is_err());
     }
 }

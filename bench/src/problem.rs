@@ -50,6 +50,8 @@ pub enum Problem {
     RepeatedEcho(u64),
     /// A message came while none was awaited.
     UnawaitedEcho,
+    /// A message of the server has more bytes than this, and so is no echo of any.
+    TooLong(usize),
     /// The server closed the connection, with this code.
     Closed(Option<u16>),
     /// The connection was lost.
@@ -131,6 +133,9 @@ impl fmt::Display for Problem {
             }
             Problem::RepeatedEcho(message) => write!(f, "message {message}: echoed twice"),
             Problem::UnawaitedEcho => f.write_str("the server sent a message that is no echo"),
+            Problem::TooLong(bytes) => {
+                write!(f, "the server sent a message of more than {bytes} bytes, which is no echo")
+            }
             Problem::Closed(Some(code)) => {
                 write!(f, "the server closed with code {code}")
             }

@@ -31,6 +31,8 @@ pub const ECHO_TIMEOUT: Duration = Duration::from_secs(10);
 pub const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// The same once the user has asked for the end.
 const CLOSE_TIMEOUT_STOPPED: Duration = Duration::from_millis(200);
+/// Receives, at most, in which a close frame is looked for that says why a connection is lost.
+const EXPLANATION_RECEIVES: usize = 16;
 /// The payload sizes of the cases, in bytes.
 const SIZES: [usize; 6] = [0, 16, 64, 256, 1024, 4096];
 /// Digits of a message's number in its payload, if there is room for them.
@@ -308,7 +310,11 @@ impl<'a> Connection<'a> {
         loop {
             match self.next(deadline)? {
                 Some(Event::Echo(form)) => return Ok(form),
-                Some(Event::Ping(ping)) => self.control(Opcode::Pong, &ping, deadline).map(drop)?,
+                Some(Event::Ping(ping)) => {
+                    // There may be no end of them.
+                    deadline.check()?;
+                    self.control(Opcode::Pong, &ping, deadline).map(drop)?;
+                }
                 Some(Event::Close(code, frame)) => {
                     self.note_close(code, frame);
                     return Err(Problem::Closed(code));
@@ -421,6 +427,7 @@ impl<'a> Connection<'a> {
         let close = self.control(Opcode::Close, &1000u16.to_be_bytes(), deadline)?;
         self.wire.close_sent = close;
         while let Some(event) = self.next(deadline)? {
+            deadline.check()?;
             closing.note(&event);
             match event {
                 Event::Close(code, frame) => self.note_close(code, frame),
@@ -446,9 +453,11 @@ impl<'a> Connection<'a> {
         if !matches!(problem, Problem::Lost(_) | Problem::Closed(None) | Problem::TimedOut(..)) {
             return problem;
         }
-        // Until nothing is left.
-        while let Ok(count @ 1..) = self.opened.stream.receive(self.opened.session.room()) {
-            self.note_received(count);
+        for _ in 0..EXPLANATION_RECEIVES {
+            match self.opened.stream.receive(self.opened.session.room()) {
+                Ok(count @ 1..) => self.note_received(count),
+                Ok(0) | Err(_) => break,
+            }
         }
         while let Ok(Some(event)) = self.take_event() {
             if let Event::Close(code, frame) = event {

@@ -20,6 +20,10 @@ use crate::verdict::{Sent, judge_echo};
 /// The least room for a receive, in bytes.
 pub const ROOM: usize = 64 << 10;
 
+/// Bytes by which a message of the server may be longer than twice the longest one that it was sent: an
+/// echo may be compressed badly, and what is longer still is no echo and not kept.
+const EXCESS_MAX: usize = 1 << 20;
+
 /// Text or binary.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Form {
@@ -59,6 +63,8 @@ pub struct Session {
     received: Vec<u8>,
     read: usize,
     end: usize,
+    /// The longest message sent so far, in bytes.
+    longest: usize,
     /// The message whose fragments are arriving.
     echo: Vec<u8>,
     form: Option<Form>,
@@ -91,6 +97,7 @@ impl Session {
             received: vec![0; 2 * ROOM],
             read: 0,
             end: 0,
+            longest: 0,
             echo: Vec::new(),
             form: None,
             is_compressed: false,
@@ -117,6 +124,7 @@ impl Session {
 
     /// Appends a message to `output`, split into `fragments` of about the same length.
     pub fn message(&mut self, output: &mut Vec<u8>, form: Form, payload: &[u8], fragments: usize) {
+        self.longest = self.longest.max(payload.len());
         if !self.is_framed {
             return output.extend_from_slice(payload);
         }
@@ -206,6 +214,11 @@ impl Session {
             let unread = &self.received[self.read..self.end];
             let header = Header::parse_reply(unread, extension_bits).map_err(Problem::Broken)?;
             let Some(header) = header else { return Ok(None) };
+            let begun = if header.opcode == Opcode::Continuation { self.echo.len() } else { 0 };
+            let echo_max = 2 * self.longest + EXCESS_MAX;
+            if header.payload_length > (echo_max - begun) as u64 {
+                return Err(Problem::TooLong(echo_max));
+            }
             let end = header.header_length as u64 + header.payload_length;
             if (unread.len() as u64) < end {
                 return Ok(None);
@@ -260,7 +273,7 @@ impl Session {
         if self.is_compressed
             && let Some(codec) = &mut self.codec
         {
-            self.echo = codec.inflate(&self.echo)?;
+            self.echo = codec.inflate(&self.echo, 2 * self.longest + EXCESS_MAX)?;
         }
         Ok(self.form.take())
     }

@@ -17,7 +17,7 @@ use ringbench::verdict::Farewell;
 use ringecho::protocol::violation::Violation;
 use rustix::process::{Pid, Signal, kill_process};
 use testkit::fake::{Fake, Peer, send_back};
-use testkit::{CLOSE, Ended, Frame, TEXT, end, reply, spawn};
+use testkit::{BINARY, CLOSE, Ended, Frame, PING, PONG, TEXT, end, reply, spawn};
 
 /// 200 messages a second on one connection for a second.
 fn plan(server: &Fake) -> Plan {
@@ -267,6 +267,39 @@ fn a_rude_close_costs_a_warning_only() {
         let warning = format!("on 1 of 1 connection, the server {farewell}");
         assert!(has_warning(&outcome, &warning), "{:?}", outcome.warnings);
         assert_eq!(outcome.figures().connections_failed, 0);
+    }
+}
+
+#[test]
+fn a_server_that_sends_without_end_does_not_delay_the_end() {
+    for (first, payload) in [(PING, &b"?"[..]), (PONG, b""), (BINARY, b"news")] {
+        for rate in [Rate::PerSecond(200.0), Rate::Max] {
+            for begins_with in [TEXT, CLOSE] {
+                let bytes = reply(first, payload).repeat(10_000);
+                let server = Fake::start(move |peer, _| {
+                    peer.accept("")?;
+                    loop {
+                        let frame = peer.frame()?;
+                        if frame.first == begins_with {
+                            break;
+                        }
+                        send_back(peer, &frame)?;
+                    }
+                    loop {
+                        peer.send(&bytes)?;
+                    }
+                });
+                let short = Duration::from_millis(200);
+                let plan = Plan { rate, duration: short, drain: short, ..plan(&server) };
+                let (outcome, ended) = mpsc::channel();
+                thread::spawn(move || outcome.send(load(&plan)));
+                let outcome = ended.recv_timeout(Duration::from_secs(60)).expect("it ends");
+                assert_eq!(outcome.counts().echoed > 0, begins_with == CLOSE);
+                // However much one of them says, it is one connection.
+                let odd: u64 = outcome.farewells.odd().iter().map(|(_, count)| count).sum();
+                assert!(odd <= 1, "{:?}", outcome.farewells);
+            }
+        }
     }
 }
 

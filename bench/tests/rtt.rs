@@ -250,7 +250,7 @@ fn every_step_ends_in_its_time_whatever_trickles_in() {
     let ended = try_run(&handshake.url(), &case(16, 1), timeouts).expect_err("no handshake");
     assert!(matches!(ended, Problem::TimedOut(Step::Handshake, SHORT)), "{ended}");
     let echo = Fake::echo(|peer, _| {
-        peer.send(&[TEXT, 127, 0, 0, 0, 0, 1, 0, 0, 0])?;
+        peer.send(&[TEXT, 126, 0xff, 0xff])?;
         trickle(peer)
     });
     let timeouts = Timeouts { echo: SHORT, ..PATIENT };
@@ -353,6 +353,68 @@ fn start(url: &str, rounds: &str) -> Child {
     let mut command = Command::new(env!("CARGO_BIN_EXE_ringbench"));
     command.args(["rtt", url, "--case", "9.7.2", "--messages", "4", "--rounds", rounds]);
     spawn(&mut command)
+}
+
+/// A server that reads all there is, and from its first message or its close frame on sends the same
+/// bytes without end.
+fn flooding(begins_with: u8, bytes: Vec<u8>) -> Fake {
+    Fake::start(move |peer, _| {
+        peer.accept("")?;
+        loop {
+            let frame = peer.frame()?;
+            if frame.first == begins_with {
+                break;
+            }
+            send_back(peer, &frame)?;
+        }
+        let mut stream = peer.stream.try_clone()?;
+        thread::spawn(move || io::copy(&mut stream, &mut io::sink()));
+        loop {
+            peer.send(&bytes)?;
+        }
+    })
+}
+
+/// The outcome of two messages against a server that never pauses. Did it not end, the test would fail.
+fn flooded(server: Fake) -> Outcome {
+    let (outcome, ended) = mpsc::channel();
+    thread::spawn(move || {
+        let timeouts = Timeouts { echo: SHORT, close: SHORT, ..PATIENT };
+        let ran = try_run(&server.url(), &case(16, 2), timeouts).expect("a connection");
+        outcome.send(ran)
+    });
+    ended.recv_timeout(GENEROUS).expect("it ends")
+}
+
+#[test]
+fn a_server_that_sends_without_end_does_not_delay_the_end() {
+    let endless = |first, payload: &[u8]| reply(first, payload).repeat(1000);
+    for bytes in [endless(PING, b"?"), endless(PONG, b""), endless(0, b"")] {
+        let first = if bytes[0] == 0 { reply(TEXT & 0x7f, b"") } else { Vec::new() };
+        let server = flooding(TEXT, [first, bytes].concat());
+        let problem = problem(flooded(server), 0);
+        let broken = matches!(problem, Problem::Broken(_));
+        assert!(broken || matches!(problem, Problem::TimedOut(Step::Echo, _)), "{problem}");
+    }
+    for (bytes, farewell) in [
+        (endless(PING, b"?"), Farewell::Silent),
+        (endless(BINARY, b"news"), Farewell::LateMessages),
+    ] {
+        let outcome = flooded(flooding(CLOSE, bytes));
+        assert!(outcome.problem.is_none(), "{:?}", outcome.problem);
+        assert_eq!((outcome.latencies.count(), outcome.farewell), (2, Some(farewell)));
+    }
+}
+
+#[test]
+fn a_message_without_end_is_no_echo() {
+    let long = vec![b'x'; 4 << 20];
+    let in_one_frame = testkit::frame::header(BINARY, 1 << 40, None);
+    let in_fragments = [reply(BINARY & 0x7f, b""), reply(0, &long)].concat();
+    for bytes in [[in_one_frame, long.clone()].concat(), in_fragments] {
+        let problem = problem(flooded(flooding(TEXT, bytes)), 0);
+        assert!(matches!(problem, Problem::TooLong(_)), "{problem}");
+    }
 }
 
 /// A correct server. From connection `silent_from` on, it reports each request to the receiver and

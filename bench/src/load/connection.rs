@@ -68,6 +68,8 @@ pub(super) struct Connection {
     /// Bytes for the socket; those before `written` are sent.
     output: Vec<u8>,
     written: usize,
+    /// What the pong repeats that is to be sent.
+    ping: Option<Vec<u8>>,
 }
 
 impl Connection {
@@ -84,6 +86,7 @@ impl Connection {
             life_sent: 0,
             output: Vec::new(),
             written: 0,
+            ping: None,
         }
     }
 
@@ -110,6 +113,7 @@ impl Connection {
         closed_loop: ClosedLoop,
         payloads: &mut Payloads,
     ) -> More {
+        self.answer_ping();
         while self.state == State::Open {
             let may_send = match pace {
                 Pace::Open(_) => self.ledger.sent() < self.due,
@@ -138,8 +142,29 @@ impl Connection {
         More::No
     }
 
-    /// Appends a control frame to the output.
-    pub(super) fn control(&mut self, opcode: Opcode, payload: &[u8]) {
+    /// Notes that a ping is to be answered. Of several that wait, the last is (RFC 6455 section 5.5.3),
+    /// so that a server that reads nothing cannot make pongs pile up.
+    pub(super) fn pinged(&mut self, payload: Vec<u8>) {
+        self.ping = Some(payload);
+    }
+
+    /// Appends the pong that is to be sent, if there is room for it.
+    fn answer_ping(&mut self) {
+        if self.output.len() - self.written < OUTPUT_MAX
+            && let Some(payload) = self.ping.take()
+        {
+            self.control(Opcode::Pong, &payload);
+        }
+    }
+
+    /// Appends a close frame, after the pong that is to be sent.
+    pub(super) fn close(&mut self, payload: &[u8]) {
+        self.answer_ping();
+        self.control(Opcode::Close, payload);
+    }
+
+    /// Appends a control frame to what is to be written.
+    fn control(&mut self, opcode: Opcode, payload: &[u8]) {
         if let Some(link) = &mut self.link {
             link.session.control(&mut self.output, opcode, payload);
         }
@@ -172,6 +197,7 @@ impl Connection {
         self.link = None;
         self.output = Vec::new();
         self.written = 0;
+        self.ping = None;
         self.wants_room = false;
         self.closing = Closing::default();
     }

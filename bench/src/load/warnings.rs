@@ -114,7 +114,7 @@ fn lag(outcome: &Outcome) -> Option<String> {
             format!("{:.1} of {:.1} µs at p{percent}", us(lag_ns), us(latency_ns))
         })
         .collect();
-    (lags.count() > 0 && !late.is_empty()).then(|| {
+    (lags.count() > 0 && latencies.count() > 0 && !late.is_empty()).then(|| {
         format!(
             "The client sent late: its own lag is more than a tenth of the latency, {}. Use --spin, \
              more --threads or CPUs that nothing else uses, or a lower rate.",

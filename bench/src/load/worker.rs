@@ -14,7 +14,6 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use ringecho::cpus;
-use ringecho::protocol::frame::Opcode;
 use rustix::event::Timespec;
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::time::{
@@ -46,6 +45,9 @@ const CLOSE_CHECK: Duration = Duration::from_millis(20);
 /// The most messages sent before the next look at what has come: a client that is behind would
 /// otherwise find all echoes late.
 const SENDS_AT_ONCE: usize = 64;
+/// Receives from a connection, at most, before the others have their turn and the time is looked at: a
+/// server may send without end.
+const RECEIVES_AT_ONCE: usize = 4;
 /// Events taken at a time.
 const EVENTS: usize = 256;
 /// The data of events that belong to no connection.
@@ -426,7 +428,7 @@ impl<'a> Worker<'a> {
 
     /// Takes what has come on a connection.
     fn receive(&mut self, index: usize) {
-        loop {
+        for _ in 0..RECEIVES_AT_ONCE {
             let Some(link) = &mut self.connections[index].link else { return };
             let room = link.session.room();
             let length = room.len();
@@ -442,8 +444,8 @@ impl<'a> Worker<'a> {
             if let Err(problem) = self.take_events(index, now) {
                 return self.fail(index, &problem);
             }
-            // With less than there is room for, nothing is left; and if something has come since, it
-            // is told again.
+            // With less than there is room for, nothing is left. What is left nevertheless is told
+            // again.
             if count < length {
                 break;
             }
@@ -464,7 +466,7 @@ impl<'a> Worker<'a> {
             let kind = self.payloads.kind(connection.number, connection.ledger.next());
             match link.session.next(kind.size)? {
                 None => return Ok(()),
-                Some(Event::Ping(payload)) => connection.control(Opcode::Pong, &payload),
+                Some(Event::Ping(payload)) => connection.pinged(payload),
                 Some(event @ Event::Close(..)) if matches!(connection.state, State::Closing(_)) => {
                     connection.closing.note(&event);
                 }
@@ -472,7 +474,7 @@ impl<'a> Worker<'a> {
                     // RFC 6455 section 5.5.1: a close frame is answered, typically with its code.
                     let payload = code.map(u16::to_be_bytes).unwrap_or_default();
                     let payload = if frame.len() > 2 { &payload[..] } else { &[] };
-                    connection.control(Opcode::Close, payload);
+                    connection.close(payload);
                     self.flush(index);
                     return Err(Problem::Closed(code));
                 }
@@ -529,7 +531,7 @@ impl<'a> Worker<'a> {
             }
         }
         // RFC 6455 section 7.4.1: 1000 means that the purpose of the connection is fulfilled.
-        connection.control(Opcode::Close, &1000u16.to_be_bytes());
+        connection.close(&1000u16.to_be_bytes());
         self.flush(index);
     }
 
