@@ -2,6 +2,7 @@
 //! deflating and inflating messages.
 
 use flate2::{Compress, Compression, FlushCompress};
+use ringecho::protocol::extension;
 use ringecho::protocol::inflate::{Inflater, TAIL};
 use ringecho::protocol::violation::Violation;
 
@@ -26,38 +27,16 @@ impl Codec {
     /// When the server declines, or answers what it must not.
     pub(crate) fn agreed(answer: Option<&str>) -> Result<Codec, Problem> {
         let answer = answer.ok_or(Problem::NoCompression)?;
-        let mut parameters = answer.split(';').map(str::trim);
-        let wrong = || Problem::WrongExtensions(answer.to_owned());
-        if parameters.next() != Some(OFFER) {
-            return Err(wrong());
-        }
-        let mut seen = Vec::new();
-        for parameter in parameters {
-            let (name, value) = match parameter.split_once('=') {
-                Some((name, value)) => (name.trim(), Some(value.trim().trim_matches('"'))),
-                None => (parameter, None),
-            };
-            let is_allowed = match (name, value) {
-                // Section 7.1.1: the first asks nothing of this side, whose inflater keeps the window
-                // whether or not it is used; the second may be answered without an offer.
-                ("server_no_context_takeover" | "client_no_context_takeover", None) => true,
-                // Section 7.1.2.1: likewise, as the inflater has the largest window.
-                ("server_max_window_bits", Some(bits)) => {
-                    bits.parse().is_ok_and(|bits: u8| (8..=15).contains(&bits))
-                        && !bits.starts_with(['0', '+'])
-                }
-                // Section 7.1.2.2: client_max_window_bits must not be answered without an offer.
-                _ => false,
-            };
-            if !is_allowed || seen.contains(&name) {
-                return Err(wrong());
-            }
-            seen.push(name);
-        }
+        // Section 7.1.1.1 and 7.1.2.1: what the server promises for its own messages asks nothing of this
+        // side, whose inflater keeps the largest window whether or not it is used. Section 7.1.2.2:
+        // client_max_window_bits must not be answered without an offer.
+        let agreed = extension::answered(answer.as_bytes())
+            .filter(|agreed| agreed.client_max_window_bits.is_none())
+            .ok_or_else(|| Problem::WrongExtensions(answer.to_owned()))?;
         Ok(Codec {
             deflater: Compress::new(Compression::default(), false),
             inflater: Inflater::default(),
-            is_reset_after_each: seen.contains(&"client_no_context_takeover"),
+            is_reset_after_each: agreed.client_no_context_takeover,
         })
     }
 

@@ -89,7 +89,13 @@ impl<'a> Opening<'a> {
         let mut opened = Opened { stream, session, handshake: Handshake::default() };
         if let Some((host, path)) = &self.target.websocket {
             let deadline = Deadline::new(Step::Handshake, self.handshake_timeout, stop);
-            self.shake_hands(&mut opened, (host, path), deadline)?;
+            self.shake_hands(&mut opened, (host, path), deadline).map_err(
+                |problem| match problem {
+                    Problem::Closed(_) => Problem::Unanswered(None),
+                    Problem::Lost(error) => Problem::Unanswered(Some(error)),
+                    problem => problem,
+                },
+            )?;
         }
         Ok(opened)
     }

@@ -1,5 +1,6 @@
 //! Why a connection to a server cannot be measured, or no longer can.
 
+use std::borrow::Cow;
 use std::error::Error;
 use std::fmt;
 use std::io;
@@ -30,6 +31,9 @@ pub enum Problem {
     CannotConnect(io::Error),
     /// What listens there accepts no WebSocket connection.
     Refused(Refusal),
+    /// The connection ended before the whole answer to the opening handshake had come: by the server,
+    /// or by an error.
+    Unanswered(Option<io::Error>),
     /// The server declines permessage-deflate.
     NoCompression,
     /// The server agrees to something that was not offered or that RFC 7692 does not allow: the
@@ -78,6 +82,8 @@ impl Problem {
             | Problem::WrongForm(_)
             | Problem::RepeatedEcho(_)
             | Problem::UnawaitedEcho
+            | Problem::TooLong(_)
+            | Problem::Unanswered(_)
             | Problem::Closed(_) => false,
         }
     }
@@ -100,7 +106,17 @@ impl fmt::Display for Problem {
             }
             Problem::Refused(refusal) => {
                 write!(f, "not a WebSocket server: {refusal}")?;
-                hint(*refusal).map_or(Ok(()), |hint| write!(f, "; {hint}"))
+                hint(refusal).map_or(Ok(()), |hint| write!(f, "; {hint}"))
+            }
+            Problem::Unanswered(lost) => {
+                match lost {
+                    Some(error) => write!(f, "connection lost: {}", plain(error))?,
+                    None => f.write_str("the server closed the connection")?,
+                }
+                f.write_str(
+                    " before it had answered the opening handshake; it may speak another protocol, \
+                     or see its log",
+                )
             }
             Problem::NoCompression => {
                 f.write_str("the server declines permessage-deflate; leave out --compress")
@@ -147,35 +163,45 @@ impl fmt::Display for Problem {
 
 impl Error for Problem {}
 
-/// What to do about an answer that does not open a WebSocket.
-fn hint(refusal: Refusal) -> Option<&'static str> {
-    match refusal {
-        Refusal::NotHttp => Some("to measure a plain TCP echo, write tcp://"),
-        Refusal::Status(301 | 302 | 303 | 307 | 308) => {
-            Some("it redirects; give the URL that it redirects to")
+/// What to do about an answer that is no right 101.
+fn hint(refusal: &Refusal) -> Option<Cow<'static, str>> {
+    let hint = match refusal {
+        Refusal::NotHttp => "to measure a plain TCP echo, write tcp://",
+        Refusal::Tls => "ringbench has no TLS; give an address where the server speaks without it",
+        Refusal::HttpVersion => {
+            "a WebSocket needs HTTP/1.1; give the server's own address if this is a proxy's"
         }
-        Refusal::Status(401 | 403 | 407) => {
-            Some("it asks for credentials, which ringbench cannot send")
+        Refusal::HeadTooLong => "have the server send fewer or shorter fields",
+        Refusal::Redirect(_, location) => {
+            // It is the server's text, which must not control a terminal.
+            let location = location.escape_debug();
+            return Some(format!("it redirects to {location}; give that address").into());
         }
-        Refusal::Status(404 | 405 | 410) => Some("check the path of the URL"),
-        Refusal::Status(200..=299) => {
-            Some("a web server answers there; check the port and the path of the URL")
+        Refusal::Status(status) => return status_hint(*status).map(Cow::from),
+        Refusal::UpgradeMissing | Refusal::ConnectionMissing => {
+            "a proxy may have taken it out; give the server's own address"
         }
-        Refusal::Status(429 | 503) => Some("it is at its limit of connections, or overloaded"),
-        Refusal::Status(500..=599) => Some("see the server's log"),
-        Refusal::Status(_)
-        | Refusal::Tls
-        | Refusal::HttpVersion
-        | Refusal::HeadTooLong
-        | Refusal::UpgradeMissing
-        | Refusal::UpgradeOther
-        | Refusal::ConnectionMissing
+        Refusal::UpgradeOther
         | Refusal::AcceptMissing
         | Refusal::AcceptRepeated
         | Refusal::AcceptWrong
         | Refusal::ExtensionsMalformed
         | Refusal::ExtensionUnasked
-        | Refusal::SubprotocolUnasked => None,
+        | Refusal::SubprotocolUnasked => return None,
+    };
+    Some(hint.into())
+}
+
+fn status_hint(status: u16) -> Option<&'static str> {
+    match status {
+        300..=399 => Some("it redirects; give the address that it redirects to"),
+        401 | 403 | 407 => Some("it wants credentials, which ringbench cannot send"),
+        404 | 405 | 410 => Some("check the path of the URL"),
+        426 => Some("it may speak another version of the WebSocket protocol than 13"),
+        200..=299 => Some("a web server answers there; check the port and the path of the URL"),
+        429 | 503 => Some("it is at its limit of connections, or overloaded"),
+        500..=599 => Some("see the server's log"),
+        _ => None,
     }
 }
 
@@ -214,6 +240,11 @@ mod tests {
             (Refusal::Status(302), "redirects"),
             (Refusal::Status(404), "path"),
             (Refusal::Status(503), "limit"),
+            (Refusal::Redirect(301, "wss://a\u{9b}2J/".to_owned()), r"to wss://a\u{9b}2J/;"),
+            (Refusal::Tls, "TLS"),
+            (Refusal::HttpVersion, "HTTP/1.1"),
+            (Refusal::HeadTooLong, "fewer"),
+            (Refusal::UpgradeMissing, "proxy"),
         ] {
             let text = Problem::Refused(refusal).to_string();
             assert!(text.contains(hint), "{text}");

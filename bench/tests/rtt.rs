@@ -334,7 +334,8 @@ fn a_request_to_stop_ends_every_wait() {
 fn an_answer_that_opens_no_websocket_is_named() {
     for (answer, name) in [
         ("HTTP/1.1 404 Not Found\r\n\r\n", "404"),
-        ("HTTP/1.1 302 Found\r\nLocation: /x\r\n\r\n", "redirects"),
+        ("HTTP/1.1 302 Found\r\nLocation: /x\r\n\r\n", "redirects to /x"),
+        ("\x15\x03\x01\0\x02\x02\x46", "no TLS"),
         ("SSH-2.0-OpenSSH_9.9\r\n", "tcp://"),
         ("HTTP/1.1 101 Switching Protocols\r\n\r\n", "Upgrade"),
     ] {
@@ -345,6 +346,22 @@ fn an_answer_that_opens_no_websocket_is_named() {
         let refused = try_run(&server.url(), &case(16, 1), PATIENT).expect_err("no WebSocket");
         let text = refused.to_string();
         assert!(text.contains("not a WebSocket server") && text.contains(name), "{text}");
+    }
+}
+
+#[test]
+fn an_end_before_the_answer_is_named_as_that() {
+    for answer in ["", "HTTP/1.1 101 Switching Protocols\r\nUpgr"] {
+        for is_reset in [false, true] {
+            let server = Fake::start(move |peer, _| {
+                peer.request()?;
+                peer.send(answer.as_bytes())?;
+                if is_reset { peer.reset_at_end() } else { Ok(()) }
+            });
+            let ended = try_run(&server.url(), &case(16, 1), PATIENT).expect_err("no answer");
+            let right = matches!(&ended, Problem::Unanswered(lost) if lost.is_some() == is_reset);
+            assert!(right && ended.to_string().contains("opening handshake"), "{ended}");
+        }
     }
 }
 

@@ -4,6 +4,7 @@
 //! This file knows neither sockets nor time. It does not follow redirects and does not authenticate; it
 //! says what the server answered instead.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use base64::Engine as _;
@@ -66,7 +67,7 @@ impl Request<'_> {
         let window = &received[..received.len().min(RESPONSE_BYTES_MAX)];
         let mut start = 0;
         loop {
-            let rest = &window[start..];
+            let rest = &in_a_known_version(&window[start..])[..];
             let mut fields = [httparse::EMPTY_HEADER; HEADERS_MAX];
             let mut response = Response::new(&mut fields);
             // RFC 9112 section 5.2: a user agent takes a folded line for one with a space instead.
@@ -96,7 +97,7 @@ impl Request<'_> {
                 // RFC 9110 section 15.2: any number of interim responses may come first, asked for or
                 // not.
                 100..=199 => {}
-                _ => return Err(Refusal::Status(status)),
+                _ => return Err(refused(status, response.headers)),
             }
         }
     }
@@ -150,6 +151,30 @@ impl Request<'_> {
     }
 }
 
+/// RFC 9110 section 2.5: a message of a higher minor version is processed as one of the highest that is
+/// known.
+fn in_a_known_version(head: &[u8]) -> Cow<'_, [u8]> {
+    const DIGIT: usize = b"HTTP/1.".len();
+    match head.get(DIGIT) {
+        Some(b'2'..=b'9') if head.starts_with(b"HTTP/1.") => {
+            let mut known = head.to_vec();
+            known[DIGIT] = b'1';
+            Cow::Owned(known)
+        }
+        Some(_) | None => Cow::Borrowed(head),
+    }
+}
+
+/// Why a final status that is not 101 opens no connection.
+fn refused(status: u16, fields: &[Header<'_>]) -> Refusal {
+    match values(fields, "Location").next() {
+        Some(location) if (300..=399).contains(&status) => {
+            Refusal::Redirect(status, String::from_utf8_lossy(location).trim().to_owned())
+        }
+        Some(_) | None => Refusal::Status(status),
+    }
+}
+
 /// A response that opens a WebSocket connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Accepted {
@@ -160,18 +185,20 @@ pub struct Accepted {
 }
 
 /// Why a response opens no WebSocket connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Refusal {
     /// It is not an HTTP response, or one that breaks the grammar (RFC 9112).
     NotHttp,
     /// The server speaks TLS.
     Tls,
-    /// The version of HTTP is not 1.1.
+    /// The version of HTTP is neither 1.1 nor a later 1.
     HttpVersion,
     /// The head is longer than [`RESPONSE_BYTES_MAX`], or has more fields than [`HEADERS_MAX`].
     HeadTooLong,
     /// The status is final, and not 101.
     Status(u16),
+    /// The status redirects (RFC 9110 section 15.4), to the value of Location.
+    Redirect(u16, String),
     /// There is no Upgrade field.
     UpgradeMissing,
     /// Upgrade names another protocol than websocket.
@@ -203,7 +230,7 @@ impl fmt::Display for Refusal {
                 "the head of the answer has more than {RESPONSE_BYTES_MAX} bytes or {HEADERS_MAX} \
                  fields"
             ),
-            Refusal::Status(status) => match phrase(*status) {
+            Refusal::Status(status) | Refusal::Redirect(status, _) => match phrase(*status) {
                 Some(phrase) => write!(f, "the answer is {status} {phrase}, not 101"),
                 None => write!(f, "the answer has status {status}, not 101"),
             },
@@ -320,6 +347,8 @@ mod tests {
             // RFC 9112 section 5.2.
             ("Accept: ", "Accept:\r\n "),
             ("Switching Protocols", ""),
+            ("HTTP/1.1", "HTTP/1.2"),
+            ("HTTP/1.1", "HTTP/1.9"),
             // RFC 9112 section 6.3: a 1xx response ends with its head, whatever its fields say.
             ("Upgrade: w", "Content-Length: 5\r\nUpgrade: w"),
             ("Upgrade: w", "Sec-WebSocket-Extensions: ,\r\nUpgrade: w"),
@@ -352,8 +381,17 @@ mod tests {
             ("HTTP/1.1", "SSH-2.0", NotHttp),
             ("HTTP/1.1", "HTTP/1.0", HttpVersion),
             ("HTTP/1.1", "HTTP/2.0", HttpVersion),
+            ("HTTP/1.1", "HTTP/2.1", HttpVersion),
+            ("HTTP/1.1 101", "HTTP/1.3 404", Status(404)),
+            ("HTTP/1.1", "HTTP/1.10", HttpVersion),
             ("101", "200", Status(200)),
             ("101", "302", Status(302)),
+            (
+                "101 ",
+                "302 x\r\nLocation: wss://a/b?c \r\nX: ",
+                Redirect(302, "wss://a/b?c".to_owned()),
+            ),
+            ("101 ", "200 x\r\nLocation: /\r\nX: ", Status(200)),
             ("HTTP/1.1 101", "HTTP/1.0 401", Status(401)),
             ("101", "1010", NotHttp),
             ("Upgrade: websocket\r\n", "", UpgradeMissing),

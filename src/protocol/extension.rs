@@ -39,7 +39,7 @@ pub enum Echo {
     Recompressed,
 }
 
-/// One offer of permessage-deflate, with all parameters valid.
+/// One offer of permessage-deflate, with all parameters valid. An answer has the same ones.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Offer {
     /// The server must not refer to earlier messages (section 7.1.1.1).
@@ -149,6 +149,16 @@ pub fn negotiate<'b>(
         }
     }
     Ok(agreement)
+}
+
+/// What a server agreed to, as the client of the same connection reads it: `value` is that of
+/// Sec-WebSocket-Extensions in the response, and nothing if that is not permessage-deflate once, with
+/// parameters as section 7.1 defines them. Whether they answer the offer is for the caller to judge.
+pub fn answered(value: &[u8]) -> Option<Offer> {
+    match parse(value).ok()?.as_slice() {
+        [extension] => offer(extension),
+        _ => None,
+    }
 }
 
 /// The offer in one element of the list, if it is one of permessage-deflate, has no parameter twice
