@@ -367,7 +367,7 @@ impl<'a> Run<'a> {
             farewells: tally.farewells,
             problems: tally.problems,
         };
-        let pause = warnings::Pause { lost: paused, was_suspended: stop.was_suspended() };
+        let pause = warnings::Pause { lost: paused, was_suspended: stop.take_suspension() };
         outcome.warnings = warnings::about(plan, &outcome, ended, pause);
         outcome
     }

@@ -64,14 +64,15 @@ impl Stop {
         self.is_requested.load(Relaxed)
     }
 
-    /// Whether the process was stopped and continued (SIGSTOP or Ctrl-Z, then SIGCONT or `fg`).
-    pub fn was_suspended(&self) -> bool {
-        self.was_suspended.load(Relaxed)
+    /// Whether the process was stopped and continued (SIGSTOP or Ctrl-Z, then SIGCONT or `fg`) since
+    /// this was last asked: each measurement of several answers for its own time.
+    pub fn take_suspension(&self) -> bool {
+        self.was_suspended.swap(false, Relaxed)
     }
 
-    /// A warning, if it was.
+    /// A warning, if it was; as [`Stop::take_suspension`].
     pub fn suspension_warning(&self) -> Option<String> {
-        self.was_suspended().then(|| {
+        self.take_suspension().then(|| {
             "ringbench was suspended and continued: latencies and durations contain that time."
                 .to_owned()
         })
@@ -102,5 +103,13 @@ mod tests {
         assert!(!stop.is_requested() && !is_readable(&stop));
         stop.request();
         assert!(stop.is_requested() && is_readable(&stop) && is_readable(&stop));
+    }
+
+    #[test]
+    fn a_suspension_is_told_once() {
+        let stop = Stop::new().expect("a pipe");
+        assert!(!stop.take_suspension());
+        stop.was_suspended.store(true, Relaxed);
+        assert!(stop.suspension_warning().is_some() && stop.suspension_warning().is_none());
     }
 }
