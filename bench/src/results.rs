@@ -14,6 +14,10 @@ use crate::statistics::Estimate;
 
 /// The version of this format. Results of another version are refused.
 pub const FORMAT: u32 = 2;
+/// No time of a result, since 1970 or since its beginning, is as long as this: some 3,000 years.
+const SECONDS_MAX: f64 = 1e11;
+/// No count of a result is as large as this, of which two thousand can be added up.
+const COUNT_MAX: u64 = 1 << 53;
 
 /// Which command measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -190,9 +194,11 @@ impl Round {
 /// What a measurement cost a server on this machine. A figure that some round lacks is left out.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct Cost {
-    /// CPU time of the server in user mode, in microseconds per message.
+    /// CPU time of the server, in microseconds per message.
+    pub cpu_us: Option<f64>,
+    /// What of it is user mode's, which is counted in clock ticks and known only from enough of them.
     pub user_us: Option<f64>,
-    /// CPU time of the server in the kernel, in microseconds per message.
+    /// What of it is the kernel's, likewise.
     pub system_us: Option<f64>,
     /// CPU time of the whole machine, including that of the client and of kernel threads, in
     /// microseconds per message.
@@ -203,13 +209,6 @@ pub struct Cost {
     pub syscalls: Option<f64>,
     /// Resident memory of all the server's processes at the end, in bytes.
     pub resident_bytes: u64,
-}
-
-impl Cost {
-    /// CPU time of the server, in microseconds per message.
-    pub fn cpu_us(&self) -> Option<f64> {
-        Some(self.user_us? + self.system_us?)
-    }
 }
 
 /// The ratio of a figure of one target to that of the first target.
@@ -260,9 +259,9 @@ impl Results {
     /// One line that names the file and says what is wrong with it.
     pub fn read(path: &Path) -> Result<Results, String> {
         let named = |problem: &dyn std::fmt::Display| format!("{}: {problem}", path.display());
-        let text = fs::read_to_string(path).map_err(|error| named(&error))?;
+        let text = fs::read(path).map_err(|error| named(&error))?;
         // Name the version of an old result, rather than a field that it lacks.
-        let value: serde_json::Value = serde_json::from_str(&text)
+        let value: serde_json::Value = serde_json::from_slice(&text)
             .map_err(|error| named(&format!("not a result of ringbench: {error}")))?;
         match value["format"].as_u64() {
             Some(format) if format == u64::from(FORMAT) => {}
@@ -274,8 +273,30 @@ impl Results {
             }
             None => return Err(named(&"not a result of ringbench")),
         }
-        serde_json::from_value(value)
-            .map_err(|error| named(&format!("not a complete result of ringbench: {error}")))
+        let results: Results = serde_json::from_value(value)
+            .map_err(|error| named(&format!("not a complete result of ringbench: {error}")))?;
+        if !results.is_plausible() {
+            return Err(named(&"not a result of ringbench: nothing measured has such numbers"));
+        }
+        Ok(results)
+    }
+
+    /// Whether times are times and counts can be added up.
+    fn is_plausible(&self) -> bool {
+        let is_time = |seconds: &f64| (0.0..SECONDS_MAX).contains(seconds);
+        let parts = self.parts.iter().map(|part| part.started_at_s);
+        let rounds = self.measurements.iter().flat_map(|measurement| &measurement.rounds);
+        let times = rounds.clone().flat_map(|round| [round.begin_s, round.duration_s]);
+        let of_rounds = rounds.map(|round| round.messages);
+        let counts = self.measurements.iter().flat_map(|it| {
+            let load = it.load.iter();
+            let of_load =
+                load.flat_map(|it| [it.connections, it.connections_failed, it.reconnects]);
+            let of_messages = [it.messages, it.wrong, it.lost, it.unsent, it.unasked];
+            of_messages.into_iter().chain([it.payload_bytes]).chain(of_load)
+        });
+        parts.chain([self.started_at_s]).chain(times).all(|seconds| is_time(&seconds))
+            && counts.chain(of_rounds).all(|count| count < COUNT_MAX)
     }
 
     /// Writes the result as JSON.

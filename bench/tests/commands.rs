@@ -274,3 +274,50 @@ fn a_result_that_is_read_is_not_replaced() {
     }
     assert_eq!(result("kept").measurements[0].messages, 40);
 }
+
+#[test]
+fn an_output_that_names_no_file_is_a_usage_error() {
+    let directory = path("a-directory");
+    std::fs::create_dir_all(&directory).expect("a directory");
+    for prefix in [format!("{}/", directory.display()), format!("{}/..", directory.display())] {
+        let ended = run(&["rtt", "ws://127.0.0.1:1/", "--output", &prefix]);
+        assert_eq!(ended.status.code(), Some(2), "{ended:?}");
+        assert!(text(&ended.stderr).contains("DIRECTORY/NAME"), "{}", text(&ended.stderr));
+    }
+    assert_eq!(std::fs::read_dir(&directory).expect("a directory").count(), 0);
+}
+
+#[test]
+fn numbers_that_nothing_has_are_no_result() {
+    let address = server(|_, _| true);
+    let prefix = path("plausible");
+    let output = prefix.to_str().expect("UTF-8");
+    let target = format!("tcp://{address}");
+    let measured = ["--messages", "10", "--rounds", "1", "--output", output];
+    assert!(run(&[&["rtt", &target, "--size", "16"][..], &measured].concat()).status.success());
+    let right = path("plausible.json");
+    let right = std::fs::read_to_string(&right).expect("a result");
+    let value: serde_json::Value = serde_json::from_str(&right).expect("JSON");
+    for (pointer, number) in [
+        ("/started_at_s", serde_json::json!(1e300)),
+        ("/started_at_s", serde_json::json!(-1.0)),
+        ("/measurements/0/messages", serde_json::json!(u64::MAX)),
+        ("/measurements/0/rounds/0/begin_s", serde_json::json!(1e308)),
+        ("/measurements/0/rounds/0/duration_s", serde_json::json!(-1.0)),
+    ] {
+        let mut wrong = value.clone();
+        *wrong.pointer_mut(pointer).expect("a number") = number;
+        let file = path("implausible.json");
+        std::fs::write(&file, wrong.to_string()).expect("a file");
+        let file = file.to_str().expect("UTF-8");
+        let sum = path("sum");
+        let sum = sum.to_str().expect("UTF-8");
+        for ended in [
+            run(&["merge", &format!("{output}.json"), file, "--output", sum]),
+            run(&["report", file, "--output", sum]),
+        ] {
+            assert_eq!(ended.status.code(), Some(1), "{pointer}: {ended:?}");
+            assert!(text(&ended.stderr).contains("not a result"), "{}", text(&ended.stderr));
+        }
+    }
+}

@@ -10,7 +10,7 @@ use super::output::{Files, finish};
 use super::{ENDED_BY_SIGNAL, Failure, Outcome, command_line};
 use crate::cli::{Common, Load, Traffic};
 use crate::environment::Environment;
-use crate::load::{self, LoadError, Plan, Progress, Rate};
+use crate::load::{self, Counts, LoadError, Plan, Progress, Rate};
 use crate::results::{Kind, Measurement, Results};
 use crate::stop::Stop;
 use crate::tables;
@@ -88,11 +88,17 @@ fn summary(measurement: &Measurement) -> String {
 /// Fails if an echo was wrong, all connections failed or nothing came back.
 pub(super) fn verdict(outcome: &load::Outcome) -> Result<(), String> {
     let counts = outcome.counts();
-    let wrong = counts.wrong_echoes() + outcome.warm_up.wrong_echoes();
+    let is_closed_loop = outcome.figures().rate_asked.is_none();
+    let [wrong, warm_up] = [&counts, &outcome.warm_up].map(Counts::wrong_echoes);
     match &outcome.cut_short {
+        _ if warm_up > 0 => {
+            Err(format!("{wrong} echoes were wrong, and {warm_up} before messages counted"))
+        }
         _ if wrong > 0 => Err(format!("{wrong} echoes were wrong")),
         Some(reason) if outcome.has_failed() => Err(reason.clone()),
-        None if counts.echoed == 0 && counts.due() > 0 => Err("no echo came back".to_owned()),
+        None if counts.echoed == 0 && (counts.due() > 0 || is_closed_loop) => {
+            Err("no echo came back".to_owned())
+        }
         Some(_) | None => Ok(()),
     }
 }

@@ -76,12 +76,19 @@ impl Files {
     ///
     /// # Errors
     ///
-    /// Which file cannot be written, and why.
+    /// Which file cannot be written, and why; that the prefix is no name.
     pub(super) fn open<'a>(
         prefix: Option<&Path>,
         names: impl IntoIterator<Item = &'a str>,
-    ) -> Result<Files, String> {
+    ) -> Result<Files, Failure> {
         let Some(prefix) = prefix else { return Ok(Files::default()) };
+        let text = prefix.as_os_str().as_encoded_bytes();
+        if prefix.file_name().is_none() || text.ends_with(b"/") || text.ends_with(b"/.") {
+            return Err(Failure::Usage(format!(
+                "--output {} has no name that files could begin with; write DIRECTORY/NAME",
+                prefix.display()
+            )));
+        }
         let mut files =
             Files { json: Some(Opened::open(file_of(prefix, ".json"))?), ..Files::default() };
         let mut taken = HashSet::new();
