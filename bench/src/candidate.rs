@@ -14,6 +14,8 @@ use crate::usage::Usage;
 /// Placeholders for a free port in a command: for a server that speaks WebSocket, and for one that
 /// echoes plain bytes.
 const PORTS: [&str; 2] = ["{port}", "{tcp-port}"];
+/// Words by which a shell joins commands or redirects what they print.
+const SHELL_WORDS: [&str; 8] = ["&&", "||", "|", ";", "&", ">", "<", "2>&1"];
 
 /// How long to wait for the end of a server whose connection was lost.
 const END_TIMEOUT: Duration = Duration::from_secs(1);
@@ -64,6 +66,9 @@ impl Candidate {
             Some((name, what)) if !name.contains(['/', ' ', ':', '{']) => (name, what),
             Some(_) | None => (text, text),
         };
+        if name.is_empty() {
+            return Err(format!("{text:?} has no name before the equals sign; write NAME=TARGET"));
+        }
         let name = name.to_owned();
         if !is_command(what) {
             let target = what.parse().map_err(|error| {
@@ -80,6 +85,12 @@ impl Candidate {
             return Err(format!(
                 "{text:?} sets a variable, but commands run without a shell; write NAME=env \
                  VARIABLE={{port}} COMMAND"
+            ));
+        }
+        if let Some(word) = words.iter().find(|word| SHELL_WORDS.contains(&word.as_str())) {
+            return Err(format!(
+                "{text:?} has {word:?} in it, and there is no shell to do that; write NAME=sh -c \
+                 'COMMANDS'"
             ));
         }
         let scheme = if what.contains(PORTS[0]) { Scheme::WebSocket } else { Scheme::Tcp };
@@ -216,6 +227,10 @@ mod tests {
             ("a=PORT={port} server", "env"),
             ("a=HOST=::1 server {port}", "env"),
             ("a=server '{port}", "quote"),
+            ("a=cd /tmp && server {port}", "sh -c"),
+            ("a=server {port} | cat", "sh -c"),
+            ("a=server {port} &", "sh -c"),
+            ("=server {port}", "NAME=TARGET"),
         ] {
             let error = Candidate::parse(text).expect_err(text);
             assert!(error.contains(advice), "{error}");

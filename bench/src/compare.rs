@@ -14,7 +14,7 @@ use crate::random::Random;
 use crate::results::{Cost, Measurement, Ratio, Round};
 use crate::statistics::{VALUES_MIN, estimate, median, values_needed};
 use crate::stop::Stop;
-use crate::usage::{Usage, user_part};
+use crate::usage::{Usage, split};
 
 /// Time for strace to attach to all threads of a server.
 const STRACE_ATTACHES: Duration = Duration::from_millis(500);
@@ -212,15 +212,14 @@ fn sum(name: &str, turns: Vec<Turn>) -> Measurement {
         all.map(|all| median(&all))
     };
     let usages = turns.iter().filter_map(|(_, usage)| usage.as_ref());
-    let ticks = usages.fold([0, 0], |[user, system], (before, after)| {
-        let [user_more, system_more] = after.ticks_since(before);
-        [user + user_more, system + system_more]
-    });
-    let user_part = user_part(ticks);
-    let cpu_us = of(Cost::cpu_us);
+    let ticks = usages.map(|(before, after)| after.ticks_since(before));
+    let ticks = ticks.fold([0, 0], |sum, [user, system]| [sum[0] + user, sum[1] + system]);
+    let cpu_us = of(|cost| cost.cpu_us);
+    let [user_us, system_us] = split(cpu_us, ticks);
     let cost = costs.last().map(|last| Cost {
-        user_us: cpu_us.map(|us| us * user_part),
-        system_us: cpu_us.map(|us| us * (1.0 - user_part)),
+        cpu_us,
+        user_us,
+        system_us,
         machine_us: of(|cost| cost.machine_us),
         context_switches: of(|cost| cost.context_switches),
         syscalls: None,
@@ -241,7 +240,7 @@ const METRICS: [Metric; 5] = [
     ("p50", |round, _| Some(round.p50_ns as f64)),
     ("p99", |round, _| Some(round.p99_ns as f64)),
     ("rate", |round, _| Some(round.rate())),
-    ("CPU time", |_, cost| cost?.cpu_us()),
+    ("CPU time", |_, cost| cost?.cpu_us),
     ("machine CPU", |_, cost| cost?.machine_us),
 ];
 
@@ -357,7 +356,7 @@ mod tests {
         let sum = sum("a", turns());
         let cost = sum.cost.expect("a cost");
         assert_eq!(cost.machine_us, None);
-        assert_eq!(cost.cpu_us().map(f64::round), Some(1000.0));
+        assert_eq!(cost.cpu_us.map(f64::round), Some(1000.0));
     }
 
     #[test]

@@ -374,6 +374,7 @@ fn costs(result: &Results) -> Markup {
             thead {
                 tr {
                     th scope="col" { (subject(result)) }
+                    th scope="col" { "CPU, µs" }
                     th scope="col" { "user, µs" }
                     th scope="col" { "system, µs" }
                     th scope="col" { "machine, µs" }
@@ -387,6 +388,7 @@ fn costs(result: &Results) -> Markup {
                     tr {
                         th scope="row" { (measurement.name) }
                         @for (figure, decimals) in [
+                            (cost.cpu_us, 2),
                             (cost.user_us, 2),
                             (cost.system_us, 2),
                             (cost.machine_us, 2),
@@ -458,7 +460,7 @@ fn ratios(ratios: &[Ratio]) -> Markup {
 
 fn environment(result: &Results) -> Markup {
     let environment = &result.environment;
-    let cpus: Vec<String> = environment.cpus.iter().map(ToString::to_string).collect();
+    let cpus = ringecho::cpus::list(&environment.cpus);
     let machine = if environment.is_virtual { "virtual" } else { "not known to be virtual" };
     let began = began(result);
     html! {
@@ -469,7 +471,7 @@ fn environment(result: &Results) -> Markup {
                 ("ringbench", &environment.ringbench),
                 ("kernel", &environment.kernel),
                 ("CPU", &environment.cpu),
-                ("CPUs allowed", &cpus.join(", ")),
+                ("CPUs allowed", &cpus),
                 ("frequency governor", &environment.governor),
                 ("machine", machine),
                 ("clock source", &environment.clocksource),
@@ -561,7 +563,7 @@ mod tests {
                     assert_holds(&page, &format!("<td>{times:.2}</td>"));
                 }
                 if let Some(cost) = each.cost {
-                    for us in [cost.user_us, cost.system_us] {
+                    for us in [cost.cpu_us, cost.user_us, cost.system_us] {
                         assert_holds(&page, &format!("<td>{:.2}</td>", us.expect("a figure")));
                     }
                     let switches = cost.context_switches.expect("a figure");

@@ -196,9 +196,9 @@ impl Round {
 pub struct Cost {
     /// CPU time of the server, in microseconds per message.
     pub cpu_us: Option<f64>,
-    /// What of it is user mode's, which is counted in clock ticks and known only from enough of them.
+    /// The part of it in user mode. It is counted in clock ticks, and known only from enough of them.
     pub user_us: Option<f64>,
-    /// What of it is the kernel's, likewise.
+    /// The part of it in the kernel, likewise.
     pub system_us: Option<f64>,
     /// CPU time of the whole machine, including that of the client and of kernel threads, in
     /// microseconds per message.

@@ -141,8 +141,9 @@ fn costs(results: &Results, text: &mut String) -> std::fmt::Result {
         let Some(cost) = &measurement.cost else { continue };
         writeln!(
             text,
-            "{}: user {}, system {}, machine {}, switches {}, calls {}; {:.1} MiB",
+            "{}: CPU {} (user {}, system {}), machine {}, switches {}, calls {}; {:.1} MiB",
             measurement.name,
+            counted(cost.cpu_us),
             counted(cost.user_us),
             counted(cost.system_us),
             counted(cost.machine_us),

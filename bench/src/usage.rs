@@ -106,13 +106,15 @@ impl Usage {
     pub fn since(&self, before: &Usage, messages: u64) -> Cost {
         let messages = messages.max(1) as f64;
         let cpu_us = self.cpu_us_since(before);
-        let user_part = user_part(self.ticks_since(before));
+        let cpu_us = cpu_us.map(|us| us / messages);
+        let [user_us, system_us] = split(cpu_us, self.ticks_since(before));
         let machine_ticks = self.machine_ticks.saturating_sub(before.machine_ticks);
         let switches = self.context_switches.checked_sub(before.context_switches);
         let switches = switches.filter(|_| !self.has_lost_threads_since(before));
         Cost {
-            user_us: cpu_us.map(|us| us * user_part / messages),
-            system_us: cpu_us.map(|us| us * (1.0 - user_part) / messages),
+            cpu_us,
+            user_us,
+            system_us,
             machine_us: (machine_ticks >= TICKS_MIN)
                 .then(|| ticks_to_us(machine_ticks as f64) / messages),
             context_switches: switches.map(|switches| switches as f64 / messages),
@@ -153,10 +155,12 @@ impl Usage {
     }
 }
 
-/// The part of the CPU time that was spent in user mode, from 0 to 1, of clock ticks in user mode and
-/// in the kernel.
-pub fn user_part([user, system]: [u64; 2]) -> f64 {
-    if user + system > 0 { user as f64 / (user + system) as f64 } else { 0.0 }
+/// CPU time split into user mode's and the kernel's by clock ticks of each; nothing where these are too
+/// few to tell.
+pub fn split(cpu_us: Option<f64>, [user, system]: [u64; 2]) -> [Option<f64>; 2] {
+    let ticks = user + system;
+    let cpu_us = cpu_us.filter(|_| ticks >= TICKS_MIN);
+    [user, system].map(|part| cpu_us.map(|us| us * part as f64 / ticks as f64))
 }
 
 fn ticks_to_us(ticks: f64) -> f64 {
@@ -196,6 +200,13 @@ mod tests {
         assert!(after(120).since(&before, 10).machine_us.is_some());
     }
 
+    #[test]
+    fn a_few_ticks_do_not_tell_user_mode_from_the_kernel() {
+        assert_eq!(split(Some(8.0), [0, TICKS_MIN - 1]), [None, None]);
+        assert_eq!(split(Some(8.0), [TICKS_MIN, 3 * TICKS_MIN]), [Some(2.0), Some(6.0)]);
+        assert_eq!(split(None, [TICKS_MIN, 0]), [None, None]);
+    }
+
     fn taken(cpu_ms: u64, thread_ms: u64, ended_ticks: u64, ended_faults: u64) -> Usage {
         Usage {
             cpu_time: Duration::from_millis(cpu_ms),
@@ -211,11 +222,11 @@ mod tests {
     fn threads_that_have_ended_count_and_their_context_switches_are_left_out() {
         let before = taken(10, 10, 0, 0);
         let steady = taken(30, 30, 0, 0).since(&before, 100);
-        assert_eq!(steady.cpu_us().map(f64::round), Some(200.0));
+        assert_eq!(steady.cpu_us.map(f64::round), Some(200.0));
         assert!(steady.context_switches.is_some());
         // Of 20 ms, a thread that is gone has taken 15.
         let ended = taken(30, 15, 0, 0).since(&before, 100);
-        assert_eq!(ended.cpu_us().map(f64::round), Some(200.0));
+        assert_eq!(ended.cpu_us.map(f64::round), Some(200.0));
         assert_eq!(ended.context_switches, None);
     }
 
@@ -224,12 +235,12 @@ mod tests {
         let second = rustix::param::clock_ticks_per_second();
         let before = taken(10, 10, 0, 0);
         let enough = taken(10, 10, second, 1).since(&before, 1000);
-        assert_eq!(enough.cpu_us().map(f64::round), Some(1000.0));
+        assert_eq!(enough.cpu_us.map(f64::round), Some(1000.0));
         assert_eq!(enough.context_switches, None);
-        assert_eq!(taken(10, 10, 1, 1).since(&before, 1000).cpu_us(), None);
+        assert_eq!(taken(10, 10, 1, 1).since(&before, 1000).cpu_us, None);
         // The work of one that ended before a tick was over would be lost.
-        assert_eq!(taken(20, 20, 0, 1).since(&before, 1000).cpu_us(), None);
+        assert_eq!(taken(20, 20, 0, 1).since(&before, 1000).cpu_us, None);
         let forgetful = Usage { forgets_children: true, ..taken(30, 30, 0, 0) };
-        assert_eq!(forgetful.since(&before, 1000).cpu_us(), None);
+        assert_eq!(forgetful.since(&before, 1000).cpu_us, None);
     }
 }

@@ -49,6 +49,7 @@ pub(super) fn load() -> Results {
     measurement.description = "text of 16 bytes, as fast as they come back".to_owned();
     measurement.lost = 3;
     measurement.cost = Some(Cost {
+        cpu_us: Some(4.283),
         user_us: Some(0.412),
         system_us: Some(3.871),
         machine_us: None,
@@ -78,6 +79,7 @@ pub(super) fn comparison() -> Results {
         measurement.name = name.to_owned();
         measurement.description = "text of 16 bytes, one at a time".to_owned();
         measurement.cost = Some(Cost {
+            cpu_us: Some(median_us * 0.3),
             user_us: Some(median_us / 20.0),
             system_us: Some(median_us / 4.0),
             machine_us: Some(median_us),
