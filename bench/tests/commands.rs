@@ -282,17 +282,16 @@ fn an_output_that_names_no_file_is_a_usage_error() {
     for prefix in [format!("{}/", directory.display()), format!("{}/..", directory.display())] {
         let ended = run(&["rtt", "ws://127.0.0.1:1/", "--output", &prefix]);
         assert_eq!(ended.status.code(), Some(2), "{ended:?}");
-        assert!(text(&ended.stderr).contains("DIRECTORY/NAME"), "{}", text(&ended.stderr));
+        assert!(ended.stderr.contains("DIRECTORY/NAME"), "{}", ended.stderr);
     }
     assert_eq!(std::fs::read_dir(&directory).expect("a directory").count(), 0);
 }
 
 #[test]
 fn numbers_that_nothing_has_are_no_result() {
-    let address = server(|_, _| true);
+    let target = server(|_, _| true);
     let prefix = path("plausible");
     let output = prefix.to_str().expect("UTF-8");
-    let target = format!("tcp://{address}");
     let measured = ["--messages", "10", "--rounds", "1", "--output", output];
     assert!(run(&[&["rtt", &target, "--size", "16"][..], &measured].concat()).status.success());
     let right = path("plausible.json");
@@ -317,7 +316,7 @@ fn numbers_that_nothing_has_are_no_result() {
             run(&["report", file, "--output", sum]),
         ] {
             assert_eq!(ended.status.code(), Some(1), "{pointer}: {ended:?}");
-            assert!(text(&ended.stderr).contains("not a result"), "{}", text(&ended.stderr));
+            assert!(ended.stderr.contains("not a result"), "{}", ended.stderr);
         }
     }
 }

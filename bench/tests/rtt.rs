@@ -398,7 +398,7 @@ fn flooded(server: Fake) -> Outcome {
     thread::spawn(move || {
         let timeouts = Timeouts { echo: SHORT, close: SHORT, ..PATIENT };
         let ran = try_run(&server.url(), &case(16, 2), timeouts).expect("a connection");
-        outcome.send(ran)
+        outcome.send(ran).expect("the test waits");
     });
     ended.recv_timeout(GENEROUS).expect("it ends")
 }
