@@ -1,6 +1,7 @@
 //! The command line of `ringbench`.
 
 use std::ffi::OsString;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -83,11 +84,11 @@ pub struct Common {
     pub output: Option<PathBuf>,
 
     /// Random seed, for payloads, masking keys and the order of servers.
-    #[arg(long, value_name = "N", default_value_t = 1)]
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = number::<u64>(0..=u64::MAX))]
     pub seed: u64,
 
     /// CPU to pin the client to [default: the last one that this process may use].
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = number::<usize>(0..=u64::MAX))]
     pub client_cpu: Option<usize>,
 
     /// CPUs for servers that are started here, such as 0 or 0,2-5 [default: the first one that this
@@ -101,11 +102,11 @@ pub struct Common {
 pub struct Messages {
     /// Number of messages per case and round, sent one after the other.
     #[arg(long, value_name = "N", default_value_t = 1000,
-          value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
+          value_parser = number::<u64>(1..=100_000_000))]
     pub messages: u64,
 
     /// Messages of this many bytes, at most 16777216, instead of a case of the Autobahn suite.
-    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u32).range(0..=16_777_216))]
+    #[arg(long, value_name = "BYTES", value_parser = number::<u32>(0..=16_777_216))]
     pub size: Option<u32>,
 
     /// With --size: send binary messages instead of text.
@@ -141,7 +142,7 @@ pub struct Rtt {
     pub case: Vec<String>,
 
     /// Number of rounds. Each runs every case once.
-    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = number::<u32>(1..=10_000))]
     pub rounds: u32,
 
     /// First measure the floor of this machine, a plain TCP echo, and print results as multiples of it.
@@ -166,7 +167,7 @@ pub struct Rtt {
 pub struct Traffic {
     /// Number of connections.
     #[arg(long, value_name = "N", default_value_t = 1,
-          value_parser = clap::value_parser!(u32).range(1..=CONNECTIONS_MAX as i64))]
+          value_parser = number::<u32>(1..=CONNECTIONS_MAX as u64))]
     pub connections: u32,
 
     /// Messages per second over all connections; or max, a closed loop: as fast as echoes come.
@@ -175,7 +176,7 @@ pub struct Traffic {
 
     /// With --rate max: number of messages in flight on each connection.
     #[arg(long, value_name = "N", default_value_t = 1,
-          value_parser = clap::value_parser!(u32).range(1..=PIPELINE_MAX as i64))]
+          value_parser = number::<u32>(1..=PIPELINE_MAX as u64))]
     pub pipeline: u32,
 
     /// Messages to send, see [`Mix`].
@@ -193,16 +194,16 @@ pub struct Traffic {
     pub compress: bool,
 
     /// Close and reopen each connection after this many messages.
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "N", value_parser = number::<u64>(1..=u64::MAX))]
     pub reconnect_every: Option<u64>,
 
     /// Compare every N-th echo of a connection byte by byte. Type, length and sequence number of every
     /// echo are checked.
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = number::<u64>(1..=u64::MAX))]
     pub verify_every: u64,
 
     /// Number of client threads, pinned to --client-cpu and the CPUs after it.
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = number::<u16>(1..=1024))]
     pub threads: u16,
 
     /// Busy-wait just before a message is due, so that it leaves on time. Takes whole CPUs.
@@ -234,7 +235,7 @@ pub struct Load {
 
     /// One kind of message, of this many bytes, instead of --mix.
     #[arg(long, value_name = "BYTES", conflicts_with = "mix",
-          value_parser = clap::value_parser!(u32).range(0..=SIZE_MAX as i64))]
+          value_parser = number::<u32>(0..=SIZE_MAX as u64))]
     pub size: Option<u32>,
 
     /// With --size: binary messages instead of text.
@@ -291,7 +292,7 @@ pub struct Compare {
     pub traffic: Traffic,
 
     /// Number of rounds, after one that does not count. At least 6 are needed for intervals.
-    #[arg(long, value_name = "N", default_value_t = 15, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    #[arg(long, value_name = "N", default_value_t = 15, value_parser = number::<u32>(1..=10_000))]
     pub rounds: u32,
 
     /// Restart each command for each round, so that intervals also cover differences between starts.
@@ -439,6 +440,19 @@ fn rate(text: &str) -> Result<Rate, String> {
     }
 }
 
+/// Reads whole numbers within `range`, and says of other words what to write.
+fn number<T: TryFrom<u64>>(
+    range: RangeInclusive<u64>,
+) -> impl Fn(&str) -> Result<T, String> + Clone + Send + Sync {
+    move |text| {
+        let number = text.parse().ok().filter(|number| range.contains(number));
+        number.and_then(|number| T::try_from(number).ok()).ok_or_else(|| match range.end() {
+            &u64::MAX => format!("write a whole number, at least {}", range.start()),
+            end => format!("write a whole number from {} to {end}", range.start()),
+        })
+    }
+}
+
 fn duration(text: &str) -> Result<Duration, String> {
     let time = duration_or_none(text)?;
     if time.is_zero() { Err("write more than 0".to_owned()) } else { Ok(time) }
@@ -455,6 +469,19 @@ fn duration_or_none(text: &str) -> Result<Duration, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_number_that_is_none_says_what_to_write() {
+        for (text, range) in
+            [("0", 1..=5), ("6", 1..=5), ("1e3", 1..=5), ("-1", 1..=5), ("", 1..=5)]
+        {
+            let refused = number::<u16>(range)(text).expect_err(text);
+            assert_eq!(refused, "write a whole number from 1 to 5");
+        }
+        assert_eq!(number::<u16>(1..=5)("5"), Ok(5));
+        let refused = number::<u64>(1..=u64::MAX)("0").expect_err("too small");
+        assert_eq!(refused, "write a whole number, at least 1");
+    }
 
     #[test]
     fn an_option_of_compare_without_effect_is_an_error() {

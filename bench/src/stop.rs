@@ -9,7 +9,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
-use signal_hook::consts::{SIGCONT, SIGINT, SIGTERM};
+use ringecho::linux::field;
+use signal_hook::consts::{SIGCONT, SIGHUP, SIGINT, SIGTERM};
 use signal_hook::{flag, low_level};
 
 /// Whether a measurement is to end early, and whether it was suspended. Clones share this state.
@@ -34,14 +35,15 @@ impl Stop {
         Ok(Stop { is_requested: Arc::default(), was_suspended: Arc::default(), bell, ringer })
     }
 
-    /// Lets SIGINT and SIGTERM request the stop, and a second one end the process with status 128 + its
-    /// number. Notes SIGCONT.
+    /// Lets SIGINT, SIGTERM and SIGHUP request the stop, and a second one end the process with status
+    /// 128 + its number. Notes SIGCONT. SIGHUP stays ignored where it is, as nohup(1) wants it.
     ///
     /// # Errors
     ///
     /// When the system refuses to install a handler.
     pub fn watch_signals(&self) -> io::Result<()> {
-        for signal in [SIGINT, SIGTERM] {
+        let hangup = if ignores_hangup() { None } else { Some(SIGHUP) };
+        for signal in [SIGINT, SIGTERM].into_iter().chain(hangup) {
             // Registered first, so that it sees the flag as earlier signals left it.
             flag::register_conditional_shutdown(signal, 128 + signal, self.is_requested.clone())?;
             flag::register(signal, self.is_requested.clone())?;
@@ -77,6 +79,13 @@ impl Stop {
                 .to_owned()
         })
     }
+}
+
+/// Whether whoever started this process has it ignore SIGHUP (the mask of proc_pid_status(5)).
+fn ignores_hangup() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = field(&status, "SigIgn").and_then(|mask| u64::from_str_radix(mask, 16).ok());
+    ignored.is_some_and(|mask| mask & 1 << (SIGHUP - 1) != 0)
 }
 
 /// Readable once the stop was requested.

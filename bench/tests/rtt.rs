@@ -492,6 +492,29 @@ fn an_interrupt_in_a_handshake_keeps_the_rounds_before_it() {
     }
 }
 
+/// A terminal that is closed, or a connection to a machine that breaks, sends SIGHUP.
+#[test]
+fn a_hangup_keeps_what_was_measured_unless_it_is_ignored() {
+    let (server, is_reached, _go) = hesitating(1);
+    let child = start(&server.url(), "3");
+    is_reached.recv().expect("a request");
+    signal(&child, Signal::HUP);
+    let ended = end(child);
+    assert_eq!(ended.status.code(), Some(0), "{ended:?}");
+    assert!(ended.stdout.starts_with("CUT SHORT: ended by a signal\n"), "{ended:?}");
+    let (server, is_reached, go) = hesitating(0);
+    let mut command = Command::new("nohup");
+    command.arg(env!("CARGO_BIN_EXE_ringbench"));
+    command.args(["rtt", &server.url(), "--case", "9.7.2", "--messages", "4", "--rounds", "1"]);
+    let child = spawn(&mut command);
+    is_reached.recv().expect("a request");
+    signal(&child, Signal::HUP);
+    go.send(()).expect("the server waits");
+    let ended = end(child);
+    assert_eq!(ended.status.code(), Some(0), "{ended:?}");
+    assert!(!ended.stdout.contains("CUT SHORT"), "{ended:?}");
+}
+
 #[test]
 fn an_odd_farewell_is_counted_over_the_rounds() {
     let server = Fake::start(|peer, _| {
