@@ -31,10 +31,12 @@ use std::time::{Duration, SystemTime};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 pub use self::mix::{Kind, Mix, SIZE_MAX};
-pub use self::plan::{CONNECTIONS_MAX, DRAIN_DEFAULT, LoadError, PIPELINE_MAX, Plan, Rate};
+pub use self::plan::{
+    CLOSE_TIMEOUT, CONNECTIONS_MAX, DRAIN_DEFAULT, LoadError, PIPELINE_MAX, Plan, Rate,
+};
 pub use self::schedule::PARTS_MAX;
 pub use self::tally::Counts;
-pub use self::worker::{CLOSE_TIMEOUT, SPIN};
+pub use self::worker::SPIN;
 
 use self::ledger::Pace;
 use self::opener::{Link, Openers, Reopening};

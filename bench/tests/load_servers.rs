@@ -151,8 +151,11 @@ fn what_no_message_asked_for_is_a_wrong_echo() {
         send_back(peer, echo)?;
         if number == 7 { peer.send(&reply(TEXT, b"news")) } else { Ok(()) }
     });
-    let outcome = load(&plan(&server));
-    assert_eq!(outcome.counts(), Counts { echoed: 200, unasked: 1, ..Counts::default() });
+    let counts = load(&plan(&server)).counts();
+    // A client that was late may have had the next message in flight, and takes the news for its echo.
+    assert!(counts.wrong <= 1, "{counts:?}");
+    let expected = Counts { echoed: 200 - counts.wrong, unasked: 1, ..counts };
+    assert_eq!((counts, counts.lost, counts.unsent), (expected, 0, 0));
 }
 
 #[test]

@@ -16,6 +16,8 @@ pub const CONNECTIONS_MAX: usize = 1_000_000;
 pub const PIPELINE_MAX: usize = 65_536;
 /// How long [`Plan::new`] waits for echoes after the last message.
 pub const DRAIN_DEFAULT: Duration = Duration::from_secs(3);
+/// How long a server may take to close a connection after a close frame.
+pub const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How fast messages leave.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -51,6 +53,8 @@ pub struct Plan {
     pub warm_up: Duration,
     /// How long to wait for echoes after the last message. A message without an echo by then is lost.
     pub drain: Duration,
+    /// How long a server may take to close a connection after a close frame.
+    pub close: Duration,
     /// The most threads that send and receive. Each has at least one connection.
     pub threads: usize,
     /// The CPUs that the threads are pinned to, in this order, starting over when there are more
@@ -82,6 +86,7 @@ impl Plan {
             duration: Duration::from_secs(10),
             warm_up: Duration::from_secs(1),
             drain: DRAIN_DEFAULT,
+            close: CLOSE_TIMEOUT,
             threads: 1,
             cpus: Vec::new(),
             server_cpus: None,

@@ -10,7 +10,7 @@ use std::time::Duration;
 use ringecho::cpus;
 
 use super::worker::Ended;
-use super::{CLOSE_TIMEOUT, Counts, Outcome, Plan, Rate};
+use super::{Counts, Outcome, Plan, Rate};
 use crate::latency::PERCENTILES;
 
 /// The largest share of the latency that the client's own lag may have, at any percentile.
@@ -42,7 +42,7 @@ pub(super) fn about(plan: &Plan, outcome: &Outcome, ended: &[Ended], pause: Paus
         paused(pause),
         utilisation(plan, ended),
         sharing(plan),
-        outcome.farewells.warning(CLOSE_TIMEOUT),
+        outcome.farewells.warning(plan.close),
     ];
     all.into_iter().flatten().collect()
 }

@@ -33,8 +33,6 @@ use crate::problem::Problem;
 use crate::stop::Stop;
 use crate::verdict::End;
 
-/// How long a server may take to close a connection after a close frame.
-pub const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long before a message is due a thread that spins no longer sleeps.
 pub const SPIN: Duration = Duration::from_micros(60);
 /// How long to wait for echoes in flight, and then for closes, once the stop is requested.
@@ -308,7 +306,7 @@ impl<'a> Worker<'a> {
         }
         let begin_ns = now_ns();
         while self.left > 0 {
-            let deadline_ns = self.deadline_ns(begin_ns, CLOSE_TIMEOUT);
+            let deadline_ns = self.deadline_ns(begin_ns, self.plan.close);
             if now_ns() >= deadline_ns {
                 self.note_left_open();
                 break;
@@ -380,7 +378,7 @@ impl<'a> Worker<'a> {
         }
         for index in 0..self.connections.len() {
             if let State::Closing(since) = self.connections[index].state
-                && now.saturating_sub(since) > CLOSE_TIMEOUT.as_nanos() as u64
+                && now.saturating_sub(since) > self.plan.close.as_nanos() as u64
             {
                 self.closed(index, End::TimedOut);
             }
