@@ -25,7 +25,7 @@ fn plan(server: &Fake) -> Plan {
         rate: Rate::PerSecond(200.0),
         warm_up: Duration::ZERO,
         duration: Duration::from_secs(1),
-        drain: Duration::from_millis(500),
+        drain: Duration::from_secs(3),
         ..Plan::new(server.url().parse().expect("a target"))
     }
 }
