@@ -22,6 +22,7 @@ BUILD_SECONDS = 1200
 # The Debian package of a command, or of a file.
 PACKAGES = {
     "clang": "clang",
+    "g++": "g++",
     "llvm-strip": "llvm",
     "/usr/include/bpf/bpf_helpers.h": "libbpf-dev",
     "node": "nodejs",
@@ -29,6 +30,7 @@ PACKAGES = {
     "strace": "strace",
     "valgrind": "valgrind",
     "/usr/bin/chromium": "chromium",
+    "/usr/include/zlib.h": "zlib1g-dev",
 }
 
 
@@ -37,7 +39,7 @@ class Failure(Exception):
 
 
 def execute(command, seconds=INSTALL_SECONDS, **options):
-    """Runs a command without input to its end; a status other than 0 is a failure."""
+    """Runs a command without input to its end and returns what is known of it; a status other than 0 is a failure."""
     name = " ".join(map(str, command))
     try:
         done = subprocess.run(command, stdin=subprocess.DEVNULL, timeout=seconds, **options)
@@ -45,6 +47,12 @@ def execute(command, seconds=INSTALL_SECONDS, **options):
         raise Failure(f"{name} was not done after {seconds} s") from None
     if done.returncode != 0:
         raise Failure(f"{name} failed")
+    return done
+
+
+def output(command, seconds=INSTALL_SECONDS):
+    """What a command without input prints."""
+    return execute(command, seconds, stdout=subprocess.PIPE, text=True).stdout
 
 
 def built():
