@@ -22,7 +22,8 @@ LISTENING = re.compile(r"ringecho listening on ws://127\.0\.0\.1:(\d+)\b")
 
 @contextlib.contextmanager
 def running(binary, arguments=(), stats_file=None, wrapper=(), log=None):
-    """Runs `binary` on a free port and yields the port; ends it with SIGTERM and checks its status.
+    """Runs `binary` on a free port and yields the port and the process id; ends it with SIGTERM and checks
+    its status.
 
     `wrapper` is a command that precedes the binary and becomes it (`nice`, `strace -D`), `log` a file
     that takes standard error.
@@ -37,7 +38,7 @@ def running(binary, arguments=(), stats_file=None, wrapper=(), log=None):
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, bufsize=0
         )
         try:
-            yield _port(process, command)
+            yield _port(process, command), process.pid
         finally:
             ended_before = _is_over(process)
             _end(process)

@@ -61,7 +61,7 @@ def built():
     All scripts use this one command: the features of a dependency depend on what else is built, so another
     command would rebuild everything.
     """
-    programs = [word for name in ("ringecho", "ringbench", "echo-frames") for word in ("--bin", name)]
+    programs = [word for name in ("ringecho", "ringbench") for word in ("--bin", name)]
     command = ["cargo", "build", "--release", "--locked", "--workspace", *programs]
     execute(command, seconds=BUILD_SECONDS, cwd=ROOT)
     return TARGET / "release"

@@ -79,23 +79,9 @@ impl Core {
     /// Receives `bytes`, which must be complete frames, and returns the reply.
     #[inline]
     pub fn echo(&mut self, bytes: &[u8]) -> &[u8] {
-        self.receive(bytes);
-        self.advance(bytes.len())
-    }
-
-    /// Copies `bytes` to where an engine receives them, without a reply: the share of
-    /// [`Core::echo`] that is not the core's.
-    #[inline]
-    pub fn receive(&mut self, bytes: &[u8]) {
-        self.memory[HEADROOM..HEADROOM + bytes.len()].copy_from_slice(bytes);
-    }
-
-    /// Returns the reply to the first `length` bytes that were received last. Calling it again
-    /// replies to what the earlier reply left there.
-    #[inline]
-    pub fn advance(&mut self, length: usize) -> &[u8] {
         let Core { dialogue, context, memory } = self;
-        let answer = dialogue.received(memory, length, Output::InPlace, context);
+        memory[HEADROOM..HEADROOM + bytes.len()].copy_from_slice(bytes);
+        let answer = dialogue.received(memory, bytes.len(), Output::InPlace, context);
         assert_eq!(answer.decision, Decision::Continue, "the frames are complete and valid");
         &memory[answer.reply]
     }
