@@ -4,6 +4,7 @@ Sends one message of text on each connection, then reads every echo and compares
 know which server it talks to, nor what is counted.
 """
 
+import contextlib
 import itertools
 import socket
 
@@ -32,12 +33,14 @@ class Peers:
         for peer in self.sockets:
             peer.close()
 
-    def exchange(self, rounds):
-        """Sends a message on every connection, then reads every echo and compares it; `rounds` times."""
+    def exchange(self, rounds, sending=contextlib.nullcontext):
+        """Sends a message on every connection, then reads every echo and compares it; `rounds` times. Enters
+        a context of `sending` to send."""
         for _ in range(rounds):
             payloads = [self._payload() for _ in self.sockets]
-            for peer, payload in zip(self.sockets, payloads):
-                peer.sendall(_header(payload, 0x80) + MASK + _masked(payload))
+            with sending():
+                for peer, payload in zip(self.sockets, payloads):
+                    peer.sendall(_header(payload, 0x80) + MASK + _masked(payload))
             for peer, payload in zip(self.sockets, payloads):
                 expected = _header(payload, 0) + payload
                 echo = _received(peer, len(expected))

@@ -6,9 +6,12 @@ module does not know what is sent to the server.
 
 import contextlib
 import json
+import os
 import re
 import select
+import signal
 import subprocess
+import time
 from pathlib import Path
 
 from tools import Failure
@@ -50,6 +53,25 @@ def running(binary, arguments=(), stats_file=None, wrapper=(), log=None):
                 )
     if process.returncode != 0:
         raise Failure(f"the server ended with status {process.returncode} after SIGTERM, not 0")
+
+
+@contextlib.contextmanager
+def stopped(process):
+    """Stops the server by its process id, so that it sees all at once what is sent meanwhile."""
+    os.kill(process, signal.SIGSTOP)
+    try:
+        deadline = time.monotonic() + STOP_SECONDS
+        while any(_state(thread) not in "Tt" for thread in Path(f"/proc/{process}/task").iterdir()):
+            if time.monotonic() > deadline:
+                raise Failure(f"the server was not stopped {STOP_SECONDS} s after SIGSTOP")
+        yield
+    finally:
+        os.kill(process, signal.SIGCONT)
+
+
+def _state(thread):
+    """The letter after the name, which is in parentheses, in proc_pid_stat(5)."""
+    return (thread / "stat").read_text().rpartition(")")[2].split()[0]
 
 
 def _port(process, command):
