@@ -3,13 +3,12 @@
 use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
-use std::thread;
-use std::time::Duration;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use ringbench::results::Results;
 use rustix::process::{Pid, Signal, kill_process};
 use testkit::fake::{Fake, Peer};
-use testkit::{Ended, end, run_by, spawn};
+use testkit::{Ended, end, run_by, spawn, wait_until};
 
 /// Runs `ringbench` to its end.
 fn run(arguments: &[&str]) -> Ended {
@@ -31,7 +30,7 @@ fn path(name: &str) -> PathBuf {
 
 /// The target of a server of plain bytes that echoes what `change` makes of each message of 16
 /// bytes, until it returns false.
-fn server(change: fn(usize, &mut [u8]) -> bool) -> String {
+fn server(change: impl Fn(usize, &mut [u8]) -> bool + Copy + Send + Sync + 'static) -> String {
     let echo = move |peer: &mut Peer, _| peer.echo_bytes(|at, bytes| change(at / 16, bytes));
     Fake::start(echo).plain()
 }
@@ -93,13 +92,18 @@ fn a_server_that_is_no_websocket_server_is_named() {
 
 #[test]
 fn an_interrupt_keeps_what_was_measured() {
-    let target = server(|_, _| true);
+    static ECHOED: AtomicUsize = AtomicUsize::new(0);
+    let target = server(|number, _| {
+        ECHOED.fetch_max(number, Ordering::Relaxed);
+        true
+    });
     let prefix = path("interrupted");
     let output = prefix.to_str().expect("UTF-8");
     let endless = ["--size", "16", "--messages", "100000000", "--rounds", "1"];
     let arguments = [&["rtt", &target][..], &endless, &["--output", output]].concat();
     let child = spawn(&mut ringbench(&arguments));
-    thread::sleep(Duration::from_millis(700));
+    // More than the warm-up.
+    wait_until("it measures", || ECHOED.load(Ordering::Relaxed) > 5000);
     kill_process(Pid::from_child(&child), Signal::INT).expect("it runs");
     assert_eq!(end(child).status.code(), Some(0));
     let kept = result("interrupted");

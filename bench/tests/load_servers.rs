@@ -379,6 +379,23 @@ fn a_stop_is_seen_at_once_in_every_phase() {
     assert_eq!(outcome.counts(), Counts { lost: 20, ..Counts::default() });
 }
 
+#[test]
+fn a_server_that_answers_no_more_handshakes_ends_the_load() {
+    const ANSWERED: usize = 5;
+    let full = Fake::start(|peer, number| {
+        if number < ANSWERED {
+            peer.accept("")?;
+        }
+        peer.wait_for_end()
+    });
+    let stop = Stop::new().expect("a pipe");
+    let error = run(&Plan { connections: 1000, ..plan(&full) }, &stop, &mut |_| {});
+    let words = error.expect_err("most connections are not opened").to_string();
+    assert!(words.starts_with("the server opened 5 connections and no more: "), "{words}");
+    // Those that were being opened at the end, at most, besides those that were waited for.
+    assert!(full.accepted() < ANSWERED + 3 * 16, "{} were opened", full.accepted());
+}
+
 /// Starts `ringbench`.
 fn start(arguments: &[&str]) -> Child {
     spawn(Command::new(env!("CARGO_BIN_EXE_ringbench")).args(arguments))
@@ -474,11 +491,16 @@ fn what_ends_with_status_1() {
 
 #[test]
 fn time_lost_while_suspended_costs_a_warning() {
-    let server = Fake::echo(send_back);
+    let (echoing, begun) = mpsc::channel();
+    let server = Fake::echo(move |peer, echo| {
+        // Only the first is waited for.
+        let _ = echoing.send(());
+        send_back(peer, echo)
+    });
     let url = server.url();
     let child = start(&["load", &url, "--rate", "100", "--duration", "3s", "--warm-up", "0s"]);
     let pid = Pid::from_child(&child);
-    thread::sleep(Duration::from_millis(700));
+    begun.recv().expect("a message");
     kill_process(pid, Signal::STOP).expect("it runs");
     thread::sleep(Duration::from_millis(1000));
     kill_process(pid, Signal::CONT).expect("it is there");

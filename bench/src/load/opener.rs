@@ -74,7 +74,9 @@ impl Openers {
     ///
     /// # Errors
     ///
-    /// The problem of the first connection, as all others would meet it too; and too few descriptors.
+    /// The problem of the first connection, as all others would meet it too; too few descriptors; and
+    /// [`OPENERS`] connections in a row that were not answered in time, as all later ones would have to
+    /// be waited for as long.
     pub(super) fn open_all(
         &self,
         plan: &Plan,
@@ -88,14 +90,28 @@ impl Openers {
         ask(0);
         let Some((_, first)) = receive(&opened, stop) else { return Ok(None) };
         let mut links = vec![(0, Ok(first.map_err(LoadError::Server)?))];
-        (1..plan.connections).for_each(ask);
+        // The rest one by one, so that an error leaves few behind.
+        let mut rest = 1..plan.connections;
+        rest.by_ref().take(OPENERS).for_each(ask);
+        let mut unanswered = 0;
         while links.len() < plan.connections {
-            let Some(link) = receive(&opened, stop) else { return Ok(None) };
-            if link.1.as_ref().is_err_and(Problem::is_out_of_descriptors) {
-                let allowed = links.iter().filter(|(_, link)| link.is_ok()).count() as u64;
-                return Err(LoadError::Descriptors { needed: plan.connections as u64, allowed });
+            let Some((number, link)) = receive(&opened, stop) else { return Ok(None) };
+            let answered = || links.iter().filter(|(_, link)| link.is_ok()).count() as u64;
+            if link.as_ref().is_err_and(Problem::is_out_of_descriptors) {
+                let needed = plan.connections as u64;
+                return Err(LoadError::Descriptors { needed, allowed: answered() });
             }
-            links.push(link);
+            unanswered = match &link {
+                Err(Problem::TimedOut(..)) => unanswered + 1,
+                Err(_) | Ok(_) => 0,
+            };
+            match link {
+                Err(problem) if unanswered == OPENERS => {
+                    return Err(LoadError::Silent { answered: answered(), problem });
+                }
+                link => links.push((number, link)),
+            }
+            rest.next().into_iter().for_each(ask);
         }
         links.sort_unstable_by_key(|&(number, _)| number);
         Ok(Some(links.into_iter().map(|(_, link)| link).collect()))

@@ -194,6 +194,13 @@ pub enum LoadError {
     Server(Problem),
     /// This process may not use this CPU.
     Cpu(usize),
+    /// The server answered some opening handshakes, and then no more.
+    Silent {
+        /// How many it answered.
+        answered: u64,
+        /// How long the last of several others was waited for.
+        problem: Problem,
+    },
     /// There are fewer descriptors than connections.
     Descriptors {
         /// How many are needed.
@@ -216,6 +223,9 @@ impl fmt::Display for LoadError {
         match self {
             LoadError::Plan(complaint) => f.write_str(complaint),
             LoadError::Server(problem) => problem.fmt(f),
+            LoadError::Silent { answered, problem } => {
+                write!(f, "the server opened {answered} connections and no more: {problem}")
+            }
             LoadError::Cpu(cpu) => {
                 write!(f, "this process may not use CPU {cpu}; see taskset -pc $$")
             }
