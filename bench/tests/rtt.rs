@@ -527,4 +527,17 @@ fn an_odd_farewell_is_counted_over_the_rounds() {
     let said = ended.stdout;
     let warning = "on 3 of 3 connections, the server reset the connection instead of answering";
     assert!(said.contains(warning), "{said}");
+
+    // In a comparison, for each candidate.
+    let polite = Fake::echo(send_back);
+    let targets = [format!("rude={}", server.url()), format!("polite={}", polite.url())];
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ringbench"));
+    command.arg("compare").args(targets).args(["--messages", "4", "--rounds", "2"]);
+    let ended = end(spawn(&mut command));
+    assert_eq!(ended.status.code(), Some(0), "{ended:?}");
+    let said = ended.stdout;
+    let warning =
+        "rude: Connections were not closed properly: on 3 of 3 connections, the server reset";
+    assert!(said.split_whitespace().collect::<Vec<_>>().join(" ").contains(warning), "{said}");
+    assert!(!said.contains("polite: "), "{said}");
 }

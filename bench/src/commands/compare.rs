@@ -13,8 +13,9 @@ use crate::cli::Compare;
 use crate::compare;
 use crate::environment::Environment;
 use crate::results::{Kind, Measurement, Results, Round};
-use crate::rtt::Case;
+use crate::rtt::{CLOSE_TIMEOUT, Case};
 use crate::stop::Stop;
+use crate::verdict::{Farewell, Farewells};
 use crate::{load, rtt};
 
 /// `ringbench compare`
@@ -47,9 +48,9 @@ pub fn compare(options: &Compare, stop: &Stop, output: &mut impl Write) -> Outco
         stop,
     };
     let turns = Turns { options, case, cpus: &cpus, stop };
-    let mut warnings = Vec::new();
+    let mut noted = Noted::default();
     let mut measure =
-        |candidate: &Candidate, round: usize| turns.measure(candidate, round, &mut warnings);
+        |candidate: &Candidate, round: usize| turns.measure(candidate, round, &mut noted);
     let mut compared = compare::run(&mut candidates, &plan, &mut measure);
     if compared.problem.is_none() && !stop.is_requested() {
         let measurements = &mut compared.measurements;
@@ -57,7 +58,7 @@ pub fn compare(options: &Compare, stop: &Stop, output: &mut impl Write) -> Outco
     }
     drop(candidates);
     (results.measurements, results.ratios) = (compared.measurements, compared.ratios);
-    results.warnings.extend(warnings);
+    results.warnings.extend(noted.into_warnings());
     results.warnings.extend(compared.warnings);
     results.warnings.extend(stop.suspension_warning());
     results.measurements.retain(|measurement| measurement.messages > 0);
@@ -86,6 +87,39 @@ fn candidates(texts: &[String]) -> Result<Vec<Candidate>, Failure> {
     Ok(candidates)
 }
 
+/// What was noticed in all rounds and does not make them invalid.
+#[derive(Default)]
+struct Noted {
+    warnings: Vec<String>,
+    /// How each candidate closed its connections.
+    farewells: Vec<(String, Farewells)>,
+}
+
+impl Noted {
+    /// Its figures change from round to round, but not the words before the colon.
+    fn warning(&mut self, warning: String) {
+        let begins = |known: &String| known.split(':').next() == warning.split(':').next();
+        if !self.warnings.iter().any(begins) {
+            self.warnings.push(warning);
+        }
+    }
+
+    fn farewell(&mut self, name: &str, farewell: Farewell) {
+        let at = self.farewells.iter().position(|(known, _)| known == name).unwrap_or_else(|| {
+            self.farewells.push((name.to_owned(), Farewells::default()));
+            self.farewells.len() - 1
+        });
+        self.farewells[at].1.note(farewell);
+    }
+
+    fn into_warnings(self) -> Vec<String> {
+        let closings = self.farewells.iter().filter_map(|(name, farewells)| {
+            Some(format!("{name}: {}", farewells.warning(CLOSE_TIMEOUT)?))
+        });
+        self.warnings.into_iter().chain(closings).collect()
+    }
+}
+
 /// Measures a candidate once per round.
 struct Turns<'a> {
     options: &'a Compare,
@@ -100,15 +134,15 @@ impl Turns<'_> {
         &self,
         candidate: &Candidate,
         round: usize,
-        warnings: &mut Vec<String>,
+        noted: &mut Noted,
     ) -> Result<Option<Measurement>, String> {
         if self.stop.is_requested() {
             return Ok(None);
         }
         let seed = self.options.common.seed.wrapping_add(round as u64);
         match self.options.load {
-            Some(duration) => self.load(candidate, duration, seed, warnings),
-            None => self.round_trips(candidate, seed, warnings),
+            Some(duration) => self.load(candidate, duration, seed, noted),
+            None => self.round_trips(candidate, seed, noted),
         }
     }
 
@@ -117,7 +151,7 @@ impl Turns<'_> {
         candidate: &Candidate,
         duration: Duration,
         seed: u64,
-        warnings: &mut Vec<String>,
+        noted: &mut Noted,
     ) -> Result<Option<Measurement>, String> {
         let Turns { options, cpus, stop, .. } = self;
         let mut plan = plan(candidate.target()?, &options.traffic, cpus, &options.common);
@@ -132,13 +166,7 @@ impl Turns<'_> {
         if let Some(problem) = outcome.problems.into_iter().chain(outcome.cut_short).next() {
             return Err(problem);
         }
-        for warning in outcome.warnings {
-            // Its figures change from round to round, but not the words before the colon.
-            let begins = |known: &String| known.split(':').next() == warning.split(':').next();
-            if !warnings.iter().any(begins) {
-                warnings.push(warning);
-            }
-        }
+        outcome.warnings.into_iter().for_each(|warning| noted.warning(warning));
         Ok(Some(as_one_round(outcome.measurement)))
     }
 
@@ -146,7 +174,7 @@ impl Turns<'_> {
         &self,
         candidate: &Candidate,
         seed: u64,
-        warnings: &mut Vec<String>,
+        noted: &mut Noted,
     ) -> Result<Option<Measurement>, String> {
         let Turns { options, case, stop, .. } = self;
         let began = Instant::now();
@@ -164,14 +192,8 @@ impl Turns<'_> {
         if let Some(problem) = outcome.problem {
             return Err(problem.to_string());
         }
-        if let Some(farewell) = outcome.farewell.filter(|farewell| !farewell.is_clean()) {
-            let warning = format!(
-                "{}: at the end, the server {farewell}. All echoes had come before, and count.",
-                candidate.name
-            );
-            if !warnings.contains(&warning) {
-                warnings.push(warning);
-            }
+        if let Some(farewell) = outcome.farewell {
+            noted.farewell(&candidate.name, farewell);
         }
         let mut measurement =
             Measurement { description: case.description(), ..Measurement::default() };
