@@ -143,6 +143,14 @@ pub enum Command {
     },
 }
 
+/// The command line. A negative number is a value of its option, which says what to write instead.
+fn command() -> clap::Command {
+    Cli::command().mut_args(|argument| {
+        let takes_value = argument.get_action().takes_values();
+        argument.allow_negative_numbers(takes_value)
+    })
+}
+
 impl Cli {
     /// Reads the arguments, the program's name first.
     ///
@@ -152,7 +160,7 @@ impl Cli {
     pub fn read<T: Into<OsString> + Clone>(
         arguments: impl IntoIterator<Item = T>,
     ) -> Result<Cli, clap::Error> {
-        let mut command = Cli::command();
+        let mut command = command();
         let matches = command.try_get_matches_from_mut(arguments).map_err(with_tip)?;
         let cli = Cli::from_arg_matches(&matches).map_err(|error| error.format(&mut command))?;
         let is_given = |id: &str| matches.value_source(id) == Some(ValueSource::CommandLine);
@@ -264,6 +272,19 @@ mod tests {
 
     fn parse(arguments: &[&str]) -> Result<Cli, clap::Error> {
         Cli::read([&["ringecho"], arguments].concat())
+    }
+
+    #[test]
+    fn a_negative_number_is_refused_in_the_words_of_its_option() {
+        for option in command().get_arguments().filter(|it| it.get_action().takes_values()) {
+            let option = format!("--{}", option.get_long().expect("a long name"));
+            // Some take any text.
+            if let Err(error) = parse(&[&option, "-1"]) {
+                assert_ne!(error.kind(), ErrorKind::UnknownArgument, "{option}");
+            }
+        }
+        let error = parse(&["--workers", "-1"]).expect_err("no number").to_string();
+        assert!(error.contains("write a whole number from 1 to 1024"), "{error}");
     }
 
     #[test]

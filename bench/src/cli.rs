@@ -355,7 +355,7 @@ impl Cli {
             Command::Floor(_) => "floor",
             Command::Guard(_) => "guard",
         };
-        complaint(&mut Cli::command(), name, ErrorKind::ValueValidation, message)
+        complaint(&mut command(), name, ErrorKind::ValueValidation, message)
     }
 
     /// # Errors
@@ -365,7 +365,7 @@ impl Cli {
         words: impl IntoIterator<Item = impl Into<OsString> + Clone>,
     ) -> Result<Cli, clap::Error> {
         let words: Vec<OsString> = words.into_iter().map(Into::into).collect();
-        let mut command = Cli::command();
+        let mut command = command();
         Cli::parsed(&mut command, &words).map_err(|error| {
             let first = words.get(1).and_then(|word| word.to_str());
             with_usage(error, &mut command, first)
@@ -386,6 +386,16 @@ impl Cli {
         }
         Cli::from_arg_matches(&matches)
     }
+}
+
+/// The command line. A negative number is a value of its option, which says what to write instead.
+fn command() -> clap::Command {
+    Cli::command().mut_subcommands(|subcommand| {
+        subcommand.mut_args(|argument| {
+            let takes_value = !argument.is_positional() && argument.get_action().takes_values();
+            argument.allow_negative_numbers(takes_value)
+        })
+    })
 }
 
 /// An error of the subcommand `name`, with its usage.
@@ -481,6 +491,24 @@ mod tests {
         assert_eq!(number::<u16>(1..=5)("5"), Ok(5));
         let refused = number::<u64>(1..=u64::MAX)("0").expect_err("too small");
         assert_eq!(refused, "write a whole number, at least 1");
+    }
+
+    #[test]
+    fn a_negative_number_is_refused_in_the_words_of_its_option() {
+        for subcommand in command().get_subcommands() {
+            let name = subcommand.get_name();
+            let options = subcommand.get_arguments().filter(|option| !option.is_positional());
+            for option in options.filter(|option| option.get_action().takes_values()) {
+                let option = format!("--{}", option.get_long().expect("a long name"));
+                // Some take any text. Then something else is missing, or nothing.
+                if let Err(error) = Cli::of(["ringbench", name, &option, "-1"]) {
+                    assert_ne!(error.kind(), ErrorKind::UnknownArgument, "{name} {option}");
+                }
+            }
+        }
+        let error = Cli::of(["ringbench", "load", "ws://127.0.0.1:1/", "--rate", "-1"]);
+        let said = error.expect_err("no rate").to_string();
+        assert!(said.contains("write messages per second, more than 0, or max"), "{said}");
     }
 
     #[test]
