@@ -238,8 +238,10 @@ impl Spill {
     /// left over; the unread bytes that this moves are never more than a header or a request.
     pub fn append(&mut self, received: &[u8]) {
         let Cursors { written, unread, end, .. } = self.cursors;
-        self.bytes.copy_within(unread as usize..end as usize, written as usize);
-        self.bytes.truncate((end - (unread - written)) as usize);
+        if unread > written {
+            self.bytes.copy_within(unread as usize..end as usize, written as usize);
+            self.bytes.truncate((end - (unread - written)) as usize);
+        }
         self.bytes.extend_from_slice(received);
         self.cursors.unread = written;
         self.cursors.end = self.bytes.len() as u32;
@@ -279,6 +281,11 @@ impl Spill {
     /// How many bytes may be sent.
     pub fn reply_bytes(&self) -> usize {
         self.cursors.reply().len()
+    }
+
+    /// How many bytes are received and not parsed.
+    pub fn unread_bytes(&self) -> usize {
+        (self.cursors.end - self.cursors.unread) as usize
     }
 
     /// Whether there is anything to send.

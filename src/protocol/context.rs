@@ -1,5 +1,6 @@
 //! What all connections of a server, and of one of its workers, have in common.
 
+use super::allowance::{Allowance, Limits};
 use super::deflate::Scratch;
 use super::extension::Policy;
 use super::frame::CONTROL_PAYLOAD_MAX;
@@ -44,6 +45,8 @@ pub struct Context<'a> {
     /// Where messages, frames and violations are counted.
     pub counters: &'a Counters,
     pub(super) scratch: Scratch,
+    /// The work that the connections may do now.
+    pub allowance: Allowance,
 }
 
 impl<'a> Context<'a> {
@@ -57,6 +60,7 @@ impl<'a> Context<'a> {
             backlog_max: BACKLOG_MAX,
             counters,
             scratch: Scratch::default(),
+            allowance: Allowance::new(Limits::default()),
         }
     }
 
@@ -71,6 +75,12 @@ impl<'a> Context<'a> {
     #[must_use]
     pub fn with_backlog_max(self, bytes: usize) -> Context<'a> {
         Context { backlog_max: bytes, ..self }
+    }
+
+    /// The same, but its connections may do this much work at a time.
+    #[must_use]
+    pub fn with_limits(self, limits: Limits) -> Context<'a> {
+        Context { allowance: Allowance::new(limits), ..self }
     }
 
     /// What opening handshakes are answered with.

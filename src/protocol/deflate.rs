@@ -12,13 +12,16 @@ use std::fmt;
 
 use flate2::{Compress, FlushCompress};
 
+use super::allowance::{self, Allowance};
 use super::extension::{Agreement, Echo, WINDOW_BITS_MAX};
 use super::inflate::{Inflater, Outcome, TAIL};
 use super::utf8::Utf8;
 use super::violation::Violation;
 
 /// Bytes that are inflated at a time.
-const SCRATCH: usize = 32 << 10;
+const SCRATCH: usize = 16 << 10;
+/// The same where they are compressed again, which may take long for each byte.
+const SCRATCH_RECOMPRESSED: usize = 1 << 10;
 
 /// The header of an empty block without compression, with its padding. Its length fields are [`TAIL`].
 const EMPTY_BLOCK_HEADER: u8 = 0;
@@ -40,8 +43,19 @@ pub struct Bounds<'a> {
     pub message_max: u64,
     /// Where inflated bytes are checked.
     pub scratch: &'a Scratch,
+    /// The work that may be done now.
+    pub allowance: &'a Allowance,
     /// The state of the UTF-8 check, if the message is text.
     pub text: Option<&'a mut Utf8>,
+}
+
+/// How far a piece of payload was inflated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Taken {
+    /// Bytes taken from the piece.
+    pub bytes: usize,
+    /// Whether all of it is inflated. If not, the allowance is used up.
+    pub is_done: bool,
 }
 
 /// The compressed messages of one connection.
@@ -77,13 +91,14 @@ impl Compression {
         }
     }
 
-    /// Inflates the next piece of the message's payload.
+    /// Inflates the next piece of the message's payload, until the allowance is used up. If it was not
+    /// done, the next call goes on with the rest of the piece, which may be empty.
     ///
     /// # Errors
     ///
     /// The rule that the first wrong byte breaks.
-    pub fn take(&mut self, piece: &[u8], bounds: &mut Bounds<'_>) -> Result<(), Violation> {
-        self.state.as_mut().map_or(Ok(()), |state| state.inflate(piece, bounds))
+    pub fn take(&mut self, piece: &[u8], bounds: &mut Bounds<'_>) -> Result<Taken, Violation> {
+        self.state.as_mut().expect("a message was begun").inflate(piece, bounds)
     }
 
     /// Ends the message.
@@ -91,11 +106,12 @@ impl Compression {
     /// # Errors
     ///
     /// [`Violation::CompressionInvalid`] if the payload does not end where section 7.2.1 lets it end.
-    pub fn finish(&mut self) -> Result<(), Violation> {
+    pub fn finish(&mut self, allowance: &Allowance) -> Result<(), Violation> {
         let Some(state) = &mut self.state else { return Ok(()) };
         state.inflater.finish()?;
         if let Some(deflater) = &mut state.deflater {
             compress(deflater, &[], &mut state.output, FlushCompress::Sync);
+            allowance.spend(allowance::TABLES);
             match state.output.strip_suffix(&TAIL) {
                 Some(kept) => state.output.truncate(kept.len()),
                 // The deflater flushes nothing if nothing was written since the last flush. An empty
@@ -153,19 +169,32 @@ impl State {
         }
     }
 
-    fn inflate(&mut self, mut piece: &[u8], bounds: &mut Bounds<'_>) -> Result<(), Violation> {
+    fn inflate(&mut self, piece: &[u8], bounds: &mut Bounds<'_>) -> Result<Taken, Violation> {
         let scratch = &mut *bounds.scratch.0.borrow_mut();
         scratch.resize(SCRATCH, 0);
+        let (room, byte) = match self.deflater {
+            None => (SCRATCH, allowance::INFLATED_BYTE),
+            Some(_) => (SCRATCH_RECOMPRESSED, allowance::DEFLATED_BYTE),
+        };
+        let mut bytes = 0;
         loop {
-            let step = self.inflater.step(piece, scratch);
-            piece = &piece[step.read..];
+            let step = self.inflater.step(&piece[bytes..], &mut scratch[..room]);
+            bytes += step.read;
+            let tables = allowance::TABLES.min(allowance::TABLES_BYTE * step.read as i64);
+            bounds.allowance.spend(allowance::INFLATE + tables + byte * step.written as i64);
             // These bytes come first, however the step ended.
             self.accept(&scratch[..step.written], bounds.message_max, bounds.text.as_deref_mut())?;
             match step.outcome {
                 Outcome::Invalid => return Err(Violation::CompressionInvalid),
-                Outcome::Paused if step.written < SCRATCH => return Ok(()),
-                // More output may be ready than the scratch had room for, or another data set follows.
+                Outcome::Paused if bytes == piece.len() && step.written < room => {
+                    return Ok(Taken { bytes, is_done: true });
+                }
+                // More output may be ready than the scratch had room for, a block has ended, or another
+                // data set follows.
                 Outcome::Paused | Outcome::DataSetEnded => {}
+            }
+            if bounds.allowance.is_spent() {
+                return Ok(Taken { bytes, is_done: false });
             }
         }
     }

@@ -10,7 +10,9 @@
 //! 1. Replies come out in the order of their requests. So while a spill exists, the buffer holds no
 //!    reply: everything received is appended to the spill.
 //! 2. A dialogue that waits for room has a reply in its spill. Taking that reply makes the room.
-//! 3. Idle, between two messages, it owns no heap memory, unless compression was negotiated.
+//! 3. A dialogue that has yielded has a spill, and appends to it what is received, until
+//!    [`Dialogue::proceed`] goes on.
+//! 4. Idle, between two messages, it owns no heap memory, unless compression was negotiated.
 //!
 //! It does no input or output and reads no clock. It does not know whose memory the buffer is, who
 //! sends the replies, nor when.
@@ -41,6 +43,9 @@ pub enum Output {
 pub enum Decision {
     /// Receive more.
     Continue,
+    /// Receive nothing for now. Let the other connections go on, then call [`Dialogue::proceed`]: what
+    /// was received takes more work than one turn may.
+    Yield,
     /// Shut the connection down for writing and read until the peer ends it.
     Close,
 }
@@ -60,12 +65,14 @@ pub struct Answer {
 pub struct Dialogue {
     connection: Connection,
     spill: Option<Box<Spill>>,
+    /// It has yielded, and not gone on since.
+    has_yielded: bool,
 }
 
 impl Dialogue {
     /// A dialogue before its opening handshake.
     pub fn new(admission: Admission) -> Dialogue {
-        Dialogue { connection: Connection::new(admission), spill: None }
+        Dialogue { connection: Connection::new(admission), spill: None, has_yielded: false }
     }
 
     /// Answers `received` bytes, which `buffer` holds after [`HEADROOM`]. Afterwards only the part of
@@ -84,6 +91,7 @@ impl Dialogue {
             let received = &buffer[HEADROOM..HEADROOM + received];
             return Answer { reply: 0..0, decision: self.append(received, context) };
         }
+        context.allowance.begin_turn();
         let mut cursors = Cursors::received(received);
         let next = self.connection.advance(&mut Region::new(buffer, &mut cursors), context);
         // The path of a message that came whole ends here. An exit of its own saves six instructions.
@@ -99,22 +107,51 @@ impl Dialogue {
     fn append(&mut self, received: &[u8], context: &Context<'_>) -> Decision {
         let spill = self.spill.get_or_insert_default();
         spill.append(received);
+        if self.has_yielded {
+            return Decision::Continue;
+        }
+        self.advance(context)
+    }
+
+    /// Goes on where the dialogue has yielded; does nothing if it has not.
+    pub fn proceed(&mut self, context: &Context<'_>) -> Decision {
+        if !std::mem::take(&mut self.has_yielded) {
+            return Decision::Continue;
+        }
+        self.advance(context)
+    }
+
+    /// Takes a turn with what is in the spill.
+    fn advance(&mut self, context: &Context<'_>) -> Decision {
+        context.allowance.begin_turn();
+        let spill = self.spill.get_or_insert_default();
         let next = self.connection.advance(&mut spill.region(), context);
+        let decision = self.follow(next, context);
         self.drop_empty_spill();
-        self.follow(next, context)
+        decision
     }
 
     #[inline]
     fn follow(&mut self, next: Next, context: &Context<'_>) -> Decision {
         match next {
             Next::Receive => Decision::Continue,
+            Next::Yield => self.pause(),
             Next::Expand(bytes) => self.expand(bytes, context),
             Next::Close => Decision::Close,
         }
     }
 
+    #[cold]
+    fn pause(&mut self) -> Decision {
+        self.has_yielded = true;
+        self.spill.get_or_insert_default();
+        Decision::Yield
+    }
+
     fn drop_empty_spill(&mut self) {
-        self.spill.take_if(|spill| spill.is_empty());
+        if !self.has_yielded {
+            self.spill.take_if(|spill| spill.is_empty());
+        }
     }
 
     /// Gives the connection the room that it asks for, unless the dialogue is full.
@@ -129,15 +166,23 @@ impl Dialogue {
             spill.widen(bytes);
             next = self.connection.advance(&mut spill.region(), context);
         }
+        let decision = self.follow(next, context);
         self.drop_empty_spill();
-        if next == Next::Close { Decision::Close } else { Decision::Continue }
+        decision
     }
 
     /// Takes the reply that waits in the spill, all of which is to be sent next.
+    ///
+    /// A dialogue that has yielded gives out a short reply only with what follows: what is still unread
+    /// is copied each time.
     pub fn take_reply(&mut self) -> Option<BytesMut> {
-        let spill = self.spill.take_if(|spill| spill.has_reply())?;
+        let has_yielded = self.has_yielded;
+        let is_due = |spill: &mut Box<Spill>| {
+            spill.has_reply() && (!has_yielded || spill.reply_bytes() >= spill.unread_bytes())
+        };
+        let spill = self.spill.take_if(is_due)?;
         let (reply, rest) = spill.split_reply();
-        self.spill = rest.map(Box::new);
+        self.spill = rest.map(Box::new).or_else(|| has_yielded.then(Box::default));
         Some(reply)
     }
 
@@ -147,6 +192,7 @@ impl Dialogue {
         if !self.is_waiting_for_room() {
             return Decision::Continue;
         }
+        context.allowance.begin_turn();
         self.expand(0, context)
     }
 
@@ -155,6 +201,10 @@ impl Dialogue {
         let was_waiting = self.is_waiting_for_room();
         let spill = self.spill.get_or_insert_default();
         let mut next = self.connection.close(code, &mut spill.region(), context);
+        if self.has_yielded {
+            // The rest of what was received is read in its own turns.
+            return Decision::Continue;
+        }
         if was_waiting {
             // Nothing waits for room any more, so what was received after it is read now.
             next = self.connection.advance(&mut spill.region(), context);
@@ -166,6 +216,13 @@ impl Dialogue {
     /// Drops all bytes that wait to be sent or parsed: the connection is over.
     pub fn discard(&mut self) {
         self.spill = None;
+        self.has_yielded = false;
+    }
+
+    /// Whether the dialogue waits for [`Dialogue::proceed`].
+    #[inline]
+    pub fn has_yielded(&self) -> bool {
+        self.has_yielded
     }
 
     /// Whether a reply waits to be taken.

@@ -54,7 +54,7 @@ pub(super) struct Step {
 /// How a call of the inflater ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Outcome {
-    /// The input is used up, or the output is full.
+    /// The input is used up, the output is full, or a block has ended.
     Paused,
     /// A data set has ended, and the next one begins.
     DataSetEnded,
@@ -93,7 +93,8 @@ impl Inflater {
                 Outcome::Invalid => return Err(Violation::CompressionInvalid),
                 // More output may be ready than there was room for.
                 Outcome::Paused if length == message.len() => message.resize(2 * length, 0),
-                Outcome::Paused => break,
+                Outcome::Paused if payload.is_empty() => break,
+                Outcome::Paused => {}
                 Outcome::DataSetEnded => {}
             }
         }
@@ -102,9 +103,10 @@ impl Inflater {
         Ok(message)
     }
 
-    /// Inflates as much of `input` as `output` has room for.
+    /// Inflates as much of `input` as `output` has room for, but no further than to the end of a block:
+    /// reading the tables of a block takes long compared with the output that they may stand for.
     pub(super) fn step(&mut self, input: &[u8], output: &mut [u8]) -> Step {
-        self.step_until(InflateFlush::NoFlush, input, output)
+        self.step_until(InflateFlush::Block, input, output)
     }
 
     /// Ends a message, after all output of its payload has been taken: checks that the payload ends

@@ -6,6 +6,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod allowance;
 pub mod client;
 pub mod close;
 pub mod close_code;
@@ -23,6 +24,7 @@ pub mod uri;
 pub mod utf8;
 pub mod violation;
 
+pub use allowance::Limits;
 pub use close_code::CloseCode;
 pub use connection::{Connection, Next};
 pub use context::{Context, Protocol, Settings};

@@ -4,8 +4,11 @@
 
 use bytes::{Buf as _, BytesMut};
 use ringecho::buffer::HEADROOM;
-use ringecho::protocol::{Admission, CloseCode, Context, Decision, Dialogue, Output};
+use ringecho::protocol::{Admission, CloseCode, Context, Decision, Dialogue, Limits, Output};
 use testkit::Random;
+
+/// The least that may be done in one turn: one frame, or one step of the inflater.
+pub(crate) const STEP: Limits = Limits { cycle: 1, turn: 1 };
 
 /// One end of a dialogue, with the buffer that it receives into and the reply that is being sent.
 pub(crate) struct Peer<'a> {
@@ -48,18 +51,21 @@ impl<'a> Peer<'a> {
     }
 
     /// Receives `bytes`, cut at these places and where the buffer is full. After each receive everything is
-    /// sent, or as much as `sends` says.
-    pub(crate) fn feed(&mut self, bytes: &[u8], cuts: &[usize], mut sends: Option<&mut Random>) {
+    /// answered and sent, or as much as chance has it; at the end, everything is answered.
+    pub(crate) fn feed(&mut self, bytes: &[u8], cuts: &[usize], mut chance: Option<&mut Random>) {
         let room = self.buffer.len() - HEADROOM;
         let mut from = 0;
         for &cut in cuts.iter().chain([&bytes.len()]) {
             for chunk in bytes[from..cut].chunks(room) {
                 self.receive(chunk);
+                let turns = |random: &mut &mut Random| random.below(4);
+                self.proceed(chance.as_mut().map_or(usize::MAX, turns));
                 let most = |random: &mut &mut Random| random.below(2) * random.below(4 * room);
-                self.send(sends.as_mut().map_or(usize::MAX, most));
+                self.send(chance.as_mut().map_or(usize::MAX, most));
             }
             from = cut;
         }
+        self.proceed(usize::MAX);
     }
 
     /// One receive.
@@ -79,11 +85,19 @@ impl<'a> Peer<'a> {
     pub(crate) fn close(&mut self) {
         let decision = self.dialogue.close(CloseCode::GOING_AWAY, self.context);
         self.follow(decision);
+        self.proceed(usize::MAX);
     }
 
     /// A send that is cut short after `count` bytes, with those that follow it.
     pub(crate) fn send(&mut self, mut count: usize) {
-        while count > 0 && !self.sending.is_empty() {
+        while count > 0 {
+            if self.sending.is_empty() {
+                if !self.dialogue.has_yielded() {
+                    return;
+                }
+                self.proceed(1);
+                continue;
+            }
             let sent = count.min(self.sending.len());
             self.sent.extend_from_slice(&self.sending[..sent]);
             self.sending.advance(sent);
@@ -100,6 +114,17 @@ impl<'a> Peer<'a> {
     /// Whether it keeps any bytes.
     pub(crate) fn has_spill(&self) -> bool {
         self.dialogue.has_spill()
+    }
+
+    /// Takes at most this many turns, while there is something left to answer.
+    pub(crate) fn proceed(&mut self, turns: usize) {
+        for _ in 0..turns {
+            if !self.dialogue.has_yielded() {
+                return;
+            }
+            let decision = self.dialogue.proceed(self.context);
+            self.follow(decision);
+        }
     }
 
     fn follow(&mut self, decision: Decision) {

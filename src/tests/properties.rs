@@ -23,10 +23,10 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use peer::Peer;
+use peer::{Peer, STEP};
 use ringecho::metrics::Counters;
 use ringecho::protocol::violation::Violation;
-use ringecho::protocol::{Context, Decision, Policy, Protocol, Settings};
+use ringecho::protocol::{Context, Decision, Limits, Policy, Protocol, Settings};
 use testkit::frame::{header, masked};
 use testkit::oracle::{self, Ending, Owed, Rule};
 use testkit::{
@@ -158,8 +158,15 @@ impl Sends {
     }
 }
 
-/// Feeds `stream` in this `way` and compares what is answered at each point with `verdict`.
+/// Feeds `stream` in this `way` and compares what is answered at each point with `verdict`, with one
+/// turn for each receive and with a turn for each step.
 fn check(stream: &Stream, verdict: &Verdict, way: Way<'_>) {
+    for limits in [Limits::default(), STEP] {
+        check_within(limits, stream, verdict, way);
+    }
+}
+
+fn check_within(limits: Limits, stream: &Stream, verdict: &Verdict, way: Way<'_>) {
     let counters = Counters::default();
     let settings = Settings {
         protocol: Protocol::WebSocket,
@@ -167,7 +174,7 @@ fn check(stream: &Stream, verdict: &Verdict, way: Way<'_>) {
         policy: Policy::Mirror,
         level: 6,
     };
-    let context = Context::new(settings, &counters);
+    let context = Context::new(settings, &counters).with_limits(limits);
     let mut peer = Peer::new(way.room, &context);
     let mut random = Random::new(if let Sends::Random(seed) = way.sends { seed } else { 0 });
     let end = stream.bytes.len();
@@ -175,6 +182,7 @@ fn check(stream: &Stream, verdict: &Verdict, way: Way<'_>) {
     for &cut in way.cuts.iter().chain([&end]) {
         for chunk in stream.bytes[received..cut].chunks(way.room) {
             peer.receive(chunk);
+            peer.proceed(usize::MAX);
             received += chunk.len();
             if way.close_at == Some(received) {
                 peer.close();

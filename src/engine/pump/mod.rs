@@ -54,6 +54,8 @@ struct Worker<'a, R> {
     deadlines: Deadlines,
     /// Connections whose receive found no buffer, in that order.
     starved: VecDeque<ConnectionId>,
+    /// Connections that have yielded, in the order of their next turns.
+    yielded: VecDeque<ConnectionId>,
     /// Connections that received bytes in this cycle and have not answered them; some twice.
     unanswered: Vec<ConnectionId>,
     /// Connections that have a slot.
@@ -79,6 +81,7 @@ impl<'a, R: Ring> Pump<'a, R> {
                 context,
                 deadlines: Deadlines::default(),
                 starved: VecDeque::new(),
+                yielded: VecDeque::new(),
                 unanswered: Vec::new(),
                 connections: 0,
                 offload: offload::Policy::Off,
@@ -163,6 +166,7 @@ impl<'a, R: Ring> Pump<'a, R> {
     /// Handles what has completed, then what is due, then the connections that came in.
     #[inline]
     pub fn take(&mut self, completions: &mut Vec<Completion>) {
+        self.worker.context.allowance.begin_cycle();
         for completion in completions.drain(..) {
             self.complete(completion);
         }
@@ -177,6 +181,9 @@ impl<'a, R: Ring> Pump<'a, R> {
         }
         if !self.worker.starved.is_empty() {
             self.feed_starved();
+        }
+        if !self.worker.yielded.is_empty() {
+            self.serve_yielded();
         }
     }
 
@@ -253,6 +260,20 @@ impl<'a, R: Ring> Pump<'a, R> {
             self.at(id, |mut turn| turn.verify());
         }
         self.worker.unanswered = unanswered;
+    }
+
+    /// Gives connections that have yielded their turns, until the work of this cycle is done. At least one
+    /// has its turn, none has two, and the next cycle does not wait while any is left.
+    #[cold]
+    fn serve_yielded(&mut self) {
+        for _ in 0..self.worker.yielded.len() {
+            let Some(id) = self.worker.yielded.pop_front() else { break };
+            self.at(id, |mut turn| turn.proceed());
+            if self.worker.context.allowance.is_spent() {
+                break;
+            }
+        }
+        self.worker.is_eager |= !self.worker.yielded.is_empty();
     }
 
     #[cold]

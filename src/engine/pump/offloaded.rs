@@ -120,6 +120,7 @@ impl<R: Ring> Turn<'_, '_, R> {
         let is_near = run >= worker.run_wanted
             && connection.is_between_messages()
             && arrival.is_drained
+            && !peer.dialogue.has_yielded()
             && !worker.is_crowded();
         // The kernel's program does not see what the multishot receive brings until it is paused.
         peer.offload_progress = if is_near {

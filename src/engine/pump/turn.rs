@@ -107,7 +107,20 @@ impl<R: Ring> Turn<'_, '_, R> {
     fn follow(&mut self, decision: Decision) {
         match decision {
             Decision::Continue => {}
+            Decision::Yield => self.worker.yielded.push_back(self.id),
             Decision::Close => self.say_farewell(),
+        }
+    }
+
+    /// Goes on with what the connection was given before it yielded.
+    pub(super) fn proceed(&mut self) {
+        let Turn { peer, worker, .. } = self;
+        let decision = peer.dialogue.proceed(&worker.context);
+        self.follow(decision);
+        if self.worker.is_stopping {
+            self.go_away();
+        } else {
+            self.settle();
         }
     }
 
@@ -231,7 +244,8 @@ impl<R: Ring> Turn<'_, '_, R> {
         if peer.sending == Sending::Quick {
             worker.is_eager |= is_farewell || peer.dialogue.has_reply();
         }
-        if is_farewell && peer.sending == Sending::Nothing {
+        let is_answered = !peer.dialogue.has_yielded();
+        if is_farewell && is_answered && peer.sending == Sending::Nothing {
             self.finish_farewell();
         }
         // What is still to be sent waits for the peer, or for the kernel to move on.
@@ -264,7 +278,8 @@ impl<R: Ring> Turn<'_, '_, R> {
         let Turn { id, peer, worker } = self;
         let is_clogged = peer.sending != Sending::Nothing && peer.dialogue.is_full(&worker.context);
         let is_attaching = peer.offload_progress == OffloadProgress::Attaching;
-        let mut is_wanted = !peer.has_ended && !is_clogged && !is_attaching;
+        let mut is_wanted =
+            !peer.has_ended && !is_clogged && !is_attaching && !peer.dialogue.has_yielded();
         if let Some(offloaded) = &peer.offloaded {
             if peer.receiving == Receiving::Off
                 && is_wanted
@@ -349,8 +364,9 @@ impl<R: Ring> Turn<'_, '_, R> {
             self.worker.deadlines.set(at, Due::GoAway(self.id));
             return self.settle();
         }
-        if self.peer.stage != Stage::Serving {
-            return;
+        // What was received is answered first.
+        if self.peer.stage != Stage::Serving || self.peer.dialogue.has_yielded() {
+            return self.settle();
         }
         let decision = self.peer.dialogue.close(CloseCode::GOING_AWAY, &self.worker.context);
         self.follow(decision);

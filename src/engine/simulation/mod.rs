@@ -56,7 +56,8 @@ fn simulate(seed: u64) -> Totals {
         policy: Policy::Mirror,
         level: 6,
     };
-    let context = Context::new(settings, &counters);
+    let context =
+        Context::new(settings, &counters).with_limits(scenario.limits.unwrap_or_default());
     let kernel = Kernel::new(scenario.clone(), random);
     let program = kernel.program();
     program::set_hook(Box::new(move || {

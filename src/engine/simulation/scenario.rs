@@ -5,6 +5,7 @@ use std::time::Duration;
 use testkit::Random;
 
 use crate::offload;
+use crate::protocol::Limits;
 use crate::protocol::context::BACKLOG_MAX;
 
 /// Bytes that a request, headers and control frames may take in addition to a message.
@@ -43,6 +44,8 @@ pub(super) struct Scenario {
     pub(super) over: usize,
     /// The rate at which sends break their connection.
     pub(super) breaks: usize,
+    /// How much work connections may do at a time, if not as much as they usually may.
+    pub(super) limits: Option<Limits>,
     /// How long the worker is kept from running, now and then.
     pub(super) stall_max: Duration,
     /// How connections are offloaded, and how many can be.
@@ -93,6 +96,7 @@ impl Scenario {
             cut: random.pick(&[0, 2, 6, 30]),
             over: random.pick(&[0, 3, 20, 200]),
             breaks: random.pick(&[0, 0, 30, 500]),
+            limits: None,
             stall_max: Duration::from_secs(random.pick(&[0, 0, 0, 40])),
             offload: offload::Policy::Off,
             auto_run: random.pick(&[1, 5, 20]),
@@ -104,6 +108,10 @@ impl Scenario {
         scenario.is_sqpoll &= !scenario.is_patient;
         if !scenario.is_patient && random.one_in(2) {
             scenario.offload_some(random);
+        }
+        if random.one_in(2) {
+            let turn = random.pick(&[1, 10, 50, 500]);
+            scenario.limits = Some(Limits { cycle: turn * random.pick(&[1, 3, 20]), turn });
         }
         if random.one_in(50) {
             scenario = scenario.flooded();

@@ -42,7 +42,8 @@ impl Connection {
         Ok(())
     }
 
-    /// Unmasks the received part of a compressed payload, and inflates it.
+    /// Unmasks the next `count` bytes of a compressed payload, and inflates them as far as the allowance
+    /// allows.
     #[inline(never)]
     pub(super) fn compressed_payload(
         &mut self,
@@ -54,12 +55,38 @@ impl Connection {
         mask::unmask(&mut bytes[to..from + count], from - to, self.mask);
         self.mask = self.mask.after(count);
         self.payload_left -= count as u64;
+        region.moved(count);
+        self.uninflated = count;
+        self.inflate_held(region, context)
+    }
+
+    /// Goes on inflating a frame that was interrupted.
+    pub(super) fn inflate(
+        &mut self,
+        region: &mut Region<'_>,
+        context: &Context<'_>,
+    ) -> Result<(), Violation> {
+        self.inflate_held(region, context)?;
+        if self.phase == Phase::Open && self.payload_left == 0 {
+            self.finish(region, context)?;
+        }
+        Ok(())
+    }
+
+    /// Inflates what is unmasked. The phase says whether anything of it is left.
+    fn inflate_held(
+        &mut self,
+        region: &mut Region<'_>,
+        context: &Context<'_>,
+    ) -> Result<(), Violation> {
+        let held = region.held();
+        let piece = &held[held.len() - self.uninflated..];
         let (compression, mut bounds) = self.inflating(context);
-        compression.take(&bytes[to..to + count], &mut bounds)?;
-        if self.frame == Frame::Mirrored {
-            region.moved(count);
-        } else {
-            region.skip(count);
+        let taken = compression.take(piece, &mut bounds)?;
+        self.uninflated -= taken.bytes;
+        self.phase = if taken.is_done { Phase::Open } else { Phase::Inflating };
+        if self.frame == Frame::Recompressed && self.uninflated == 0 {
+            region.retract();
         }
         Ok(())
     }
@@ -75,7 +102,7 @@ impl Connection {
         let (compression, _) = self.inflating(context);
         let echo = compression.echo();
         if is_final {
-            compression.finish()?;
+            compression.finish(&context.allowance)?;
             // Section 8.1: a text may not end within a character.
             if !self.utf8.is_complete() {
                 return Err(Violation::TextNotUtf8);
@@ -129,6 +156,7 @@ impl Connection {
         let bounds = Bounds {
             message_max: context.settings.message_max,
             scratch: &context.scratch,
+            allowance: &context.allowance,
             text: (self.message == Message::CompressedText).then_some(&mut self.utf8),
         };
         (compression, bounds)

@@ -2,8 +2,9 @@
 //!
 //! This file does not know what is in a compressed payload; it hands such frames to `compressed`.
 
-use super::{Connection, Frame, Message, Phase};
+use super::{Connection, Frame, Message, Pause, Phase};
 use crate::buffer::Region;
+use crate::protocol::allowance;
 use crate::protocol::close;
 use crate::protocol::context::Context;
 use crate::protocol::frame::{COMPRESSED, FINAL, Header, KEY, MASKED, Opcode};
@@ -12,37 +13,47 @@ use crate::protocol::utf8;
 use crate::protocol::violation::Violation;
 
 impl Connection {
-    /// Echoes frames until the bytes or the frames end.
+    /// Echoes frames until the bytes, the frames or the allowance end. The first frame is not charged
+    /// if nothing follows it: that is a message which came alone.
     #[inline]
     pub(super) fn frames(
         &mut self,
         region: &mut Region<'_>,
         context: &Context<'_>,
-    ) -> Result<(), Violation> {
+    ) -> Result<Pause, Violation> {
         while region.has_unread() {
             if self.frame == Frame::None {
                 if self.message == Message::None
                     && self.phase == Phase::Open
                     && short_message(region, context)?
                 {
+                    if region.has_unread() && context.allowance.is_spent_with(allowance::FRAME) {
+                        return Ok(Pause::Spent);
+                    }
                     continue;
                 }
                 let extension_bits = if self.compression.is_some() { COMPRESSED } else { 0 };
                 let Some(header) = Header::parse(region.unread(), extension_bits)? else {
-                    return Ok(());
+                    return Ok(Pause::Drained);
                 };
                 self.begin(&header, region, context)?;
             }
             self.payload(region, context)?;
+            if self.phase == Phase::Inflating {
+                return Ok(Pause::Spent);
+            }
             if self.payload_left > 0 {
-                return Ok(());
+                return Ok(if region.has_unread() { Pause::Spent } else { Pause::Drained });
             }
             self.finish(region, context)?;
             if matches!(self.phase, Phase::Closed | Phase::Expanding) {
-                return Ok(());
+                return Ok(Pause::Drained);
+            }
+            if region.has_unread() && context.allowance.is_spent_with(allowance::FRAME) {
+                return Ok(Pause::Spent);
             }
         }
-        Ok(())
+        Ok(Pause::Drained)
     }
 
     /// Starts a frame: checks its header against the state, and writes the reply's header.
@@ -122,18 +133,22 @@ impl Connection {
         region.skip(KEY);
     }
 
-    /// Unmasks the received part of the payload to its place in the reply.
+    /// Unmasks the received part of the payload to its place in the reply, or as much of it as the
+    /// allowance allows.
     #[inline]
     fn payload(&mut self, region: &mut Region<'_>, context: &Context<'_>) -> Result<(), Violation> {
         let (bytes, to, from) = region.parts();
-        let count = self.payload_left.min((bytes.len() - from) as u64) as usize;
-        if matches!(self.frame, Frame::Mirrored | Frame::Recompressed) {
-            return self.compressed_payload(count, region, context);
-        }
+        let most = self.payload_left.min((bytes.len() - from) as u64);
         if matches!(self.frame, Frame::Ignored | Frame::CloseAnswer) {
+            let count = most as usize;
             self.payload_left -= count as u64;
             region.skip(count);
             return Ok(());
+        }
+        let count = most.min(context.allowance.plain_bytes()) as usize;
+        context.allowance.spend(count as i64 / allowance::PLAIN_BYTES);
+        if matches!(self.frame, Frame::Mirrored | Frame::Recompressed) {
+            return self.compressed_payload(count, region, context);
         }
         let is_ascii = mask::unmask(&mut bytes[to..from + count], from - to, self.mask);
         if self.frame == Frame::Text && !(is_ascii && self.utf8.is_complete()) {
@@ -152,7 +167,11 @@ impl Connection {
 
     /// Ends a frame.
     #[inline]
-    fn finish(&mut self, region: &mut Region<'_>, context: &Context<'_>) -> Result<(), Violation> {
+    pub(super) fn finish(
+        &mut self,
+        region: &mut Region<'_>,
+        context: &Context<'_>,
+    ) -> Result<(), Violation> {
         let frame = std::mem::replace(&mut self.frame, Frame::None);
         context.counters.frames_in.add(1);
         match frame {

@@ -20,6 +20,7 @@ mod frames;
 #[cfg(test)]
 mod tests;
 
+use super::allowance;
 use super::close;
 use super::close_code::CloseCode;
 use super::context::{Context, Protocol};
@@ -37,6 +38,9 @@ use crate::buffer::Region;
 pub enum Next {
     /// Receive more.
     Receive,
+    /// Let other connections go on, then call [`Connection::advance`] again: the allowance is used up,
+    /// and more can be done without receiving.
+    Yield,
     /// Call [`Connection::advance`] again immediately, with a region whose gap has at least this many
     /// bytes: a recompressed message is longer than its request. The caller may send more of the
     /// reply first.
@@ -52,6 +56,8 @@ enum Phase {
     Handshake(Admission),
     /// Frames are echoed.
     Open,
+    /// Frames are echoed, but a compressed frame is still being inflated.
+    Inflating,
     /// Frames are echoed, but a recompressed frame waits for room in the region.
     Expanding,
     /// The server has sent a close frame and waits for the peer's.
@@ -60,6 +66,15 @@ enum Phase {
     Plain,
     /// Nothing more is read or written.
     Closed,
+}
+
+/// Why no more frames are echoed now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Pause {
+    /// More must be received first, or the phase has changed.
+    Drained,
+    /// The allowance is used up.
+    Spent,
 }
 
 /// The message whose fragments are arriving.
@@ -106,6 +121,9 @@ pub struct Connection {
     is_final: bool,
     /// The first byte of the frame, if it is recompressed.
     first: u8,
+    /// Bytes at the end of what the region holds that are unmasked but not inflated yet. More than none
+    /// only in [`Phase::Inflating`].
+    uninflated: usize,
     /// The code of the close frame that follows the current frame, of which a part is already sent.
     close_wanted: Option<CloseCode>,
     mask: Mask,
@@ -127,6 +145,7 @@ impl Connection {
             frame: Frame::None,
             is_final: false,
             first: 0,
+            uninflated: 0,
             close_wanted: None,
             mask: Mask::default(),
             utf8: Utf8::default(),
@@ -191,8 +210,8 @@ impl Connection {
             return self.advance_slowly(region, context);
         }
         match self.frames(region, context) {
-            Ok(()) if self.phase == Phase::Open => Next::Receive,
-            Ok(()) => self.next(),
+            Ok(Pause::Drained) if self.phase == Phase::Open => Next::Receive,
+            Ok(pause) => self.next(pause),
             Err(violation) => self.fail(violation, region, context),
         }
     }
@@ -225,18 +244,27 @@ impl Connection {
                 };
                 self.send_close(code, region, context);
             }
-            // Nothing of the recompressed frame is written yet, so it is left out.
+            // Nothing of the frame is released yet, so it is left out.
+            (Phase::Inflating, _) => {
+                region.retract();
+                self.uninflated = 0;
+                let is_whole = self.payload_left == 0;
+                self.frame = if is_whole { Frame::None } else { Frame::Ignored };
+                self.send_close(code, region, context);
+            }
             (Phase::Expanding, _) => self.send_close(code, region, context),
             (Phase::Closing | Phase::Closed, _) => {}
         }
-        self.next()
+        self.next(Pause::Drained)
     }
 
     #[cold]
-    fn next(&self) -> Next {
+    fn next(&self, pause: Pause) -> Next {
         match self.phase {
             Phase::Closed => Next::Close,
+            Phase::Inflating => Next::Yield,
             Phase::Expanding => Next::Expand(self.expanded_bytes()),
+            _ if pause == Pause::Spent => Next::Yield,
             Phase::Handshake(_) | Phase::Open | Phase::Closing | Phase::Plain => Next::Receive,
         }
     }
@@ -254,19 +282,37 @@ impl Connection {
         if self.phase == Phase::Plain {
             echo_plain(region, context);
         }
-        if self.phase == Phase::Expanding {
-            self.expand(region, context);
-        }
-        if matches!(self.phase, Phase::Open | Phase::Closing)
-            && let Err(violation) = self.frames(region, context)
-        {
-            return self.fail(violation, region, context);
-        }
+        let pause = match self.resume(region, context) {
+            Ok(pause) => pause,
+            Err(violation) => return self.fail(violation, region, context),
+        };
         if self.phase == Phase::Closed {
             // Section 1.4: whatever the peer sends after its close frame is discarded.
             region.skip_all();
         }
-        self.next()
+        self.next(pause)
+    }
+
+    /// Finishes the frame that was interrupted, then goes on with the next ones.
+    fn resume(
+        &mut self,
+        region: &mut Region<'_>,
+        context: &Context<'_>,
+    ) -> Result<Pause, Violation> {
+        if self.phase == Phase::Inflating {
+            self.inflate(region, context)?;
+        }
+        if self.phase == Phase::Expanding {
+            self.expand(region, context);
+        }
+        match self.phase {
+            Phase::Open | Phase::Closing => self.frames(region, context),
+            Phase::Handshake(_)
+            | Phase::Inflating
+            | Phase::Expanding
+            | Phase::Plain
+            | Phase::Closed => Ok(Pause::Drained),
+        }
     }
 
     fn handshake(&mut self, admission: Admission, region: &mut Region<'_>, context: &Context<'_>) {
@@ -276,6 +322,7 @@ impl Connection {
                 region.skip(accepted.head_bytes);
                 region.write(&accepted.response);
                 region.release();
+                context.allowance.spend(allowance::HANDSHAKE);
                 self.compression = accepted.agreement.map(Compression::new);
                 self.phase = Phase::Open;
             }
@@ -304,7 +351,7 @@ impl Connection {
         context.counters.protocol_violations.add(1);
         region.retract();
         region.skip_all();
-        if self.phase == Phase::Open {
+        if matches!(self.phase, Phase::Open | Phase::Inflating) {
             region.write(&close::frame(violation.close_code(), violation.reason()));
             context.counters.frames_out.add(1);
         }

@@ -1,14 +1,14 @@
 //! What a server answers to a stream, cut in every way, and what it should answer.
 
 use ringecho::metrics::Counters;
-use ringecho::protocol::{Context, Policy, Settings};
+use ringecho::protocol::{Context, Limits, Policy, Settings};
 
 use testkit::frame::parse;
 use testkit::inflate::Inflater;
 use testkit::{FIN, Frame, RSV1, frame};
 
 use crate::agreement::request;
-use crate::peer::Peer;
+use crate::peer::{Peer, STEP};
 
 /// After how many bytes of its payload it is certain that a message is no text, or too large.
 pub(crate) fn certain_after(payload: &[u8], is_text: bool, message_max: u64) -> Option<usize> {
@@ -90,8 +90,18 @@ pub(crate) fn answer_in(
     bytes: &[u8],
     cuts: &[usize],
 ) -> Answer {
+    answer_within(Limits::default(), room, settings, offer, (bytes, cuts))
+}
+
+fn answer_within(
+    limits: Limits,
+    room: usize,
+    settings: Settings,
+    offer: &str,
+    (bytes, cuts): (&[u8], &[usize]),
+) -> Answer {
     let counters = Counters::default();
-    let context = Context::new(settings, &counters);
+    let context = Context::new(settings, &counters).with_limits(limits);
     let mut peer = Peer::new(room, &context);
     peer.handshake(&request(offer));
     peer.feed(bytes, cuts, None);
@@ -105,8 +115,10 @@ pub(crate) fn every_cut(settings: Settings, offer: &str, bytes: &[u8]) -> Vec<An
     let whole = answer(settings, offer, bytes, &[]);
     let all: Vec<usize> = (1..bytes.len()).collect();
     let ways = all.chunks(1).map(|cut| (16384, cut)).chain([(16384, &all[..]), (16, &[])]);
-    let mut answers: Vec<Answer> =
-        ways.map(|(room, cuts)| answer_in(room, settings, offer, bytes, cuts)).collect();
+    let mut answers: Vec<Answer> = ways
+        .flat_map(|(room, cuts)| [Limits::default(), STEP].map(|limits| (limits, room, cuts)))
+        .map(|(limits, room, cuts)| answer_within(limits, room, settings, offer, (bytes, cuts)))
+        .collect();
     let said = whole.said(settings.policy);
     for answer in &answers {
         assert_eq!(answer.said(settings.policy), said, "{settings:?} {bytes:x?}");

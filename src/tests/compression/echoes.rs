@@ -7,7 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use ringecho::metrics::Counters;
-use ringecho::protocol::{Context, Decision, Policy, Protocol, Settings};
+use ringecho::protocol::{Context, Decision, Limits, Policy, Protocol, Settings};
 
 use crate::agreement::{Offer, connect, request};
 use crate::peer::Peer;
@@ -38,7 +38,10 @@ fn every_combination(test: &'static str, policy: Policy) {
         let settings =
             Settings { protocol: Protocol::WebSocket, message_max: MESSAGE_MAX, policy, level };
         let backlog_max = random.pick(&[0, 100, 5000, 64 << 10]);
-        let context = Context::new(settings, &counters).with_backlog_max(backlog_max);
+        let turn = random.pick(&[1, 200, 10_000]);
+        let context = Context::new(settings, &counters)
+            .with_backlog_max(backlog_max)
+            .with_limits(Limits { cycle: 2 * turn, turn });
         let mut peer = Peer::new(random.pick(&ROOMS), &context);
         let response = peer.handshake(&request(&offer.field()));
         let agreed = offer.answered(&response, policy);

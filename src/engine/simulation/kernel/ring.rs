@@ -252,7 +252,8 @@ impl Blocking for Kernel {
         self.check_accepting();
         let is_behind = self.unadmitted > 0;
         assert!(!is_behind || wait == Wait::Not, "the pump waits, and connections wait for it");
-        let may_hurry = is_behind || !self.scenario.is_patient;
+        let may_yield = self.scenario.limits.is_some() || self.scenario.is_heavy;
+        let may_hurry = is_behind || may_yield || !self.scenario.is_patient;
         assert!(wait != Wait::Not || may_hurry, "no send is over at once");
         self.admissions = 0;
         let late = self.random.below(3);
@@ -305,14 +306,16 @@ impl Kernel {
         }
     }
 
-    /// Checks that each listener accepts, unless it may rest.
+    /// Checks that each listener accepts, unless it may rest. Under `sqpoll`, an accept that was cancelled
+    /// may take a while to end, also when no connection waits any more.
     fn check_accepting(&self) {
         if self.stopped.is_some() || self.unadmitted > 0 {
             return;
         }
         for listener in &self.listeners {
-            let is_accepting = listener.accept != Flight::Not && !listener.is_cancelled
-                || self.now < listener.rests_until;
+            let is_ending = listener.is_cancelled && !self.scenario.is_sqpoll;
+            let is_accepting =
+                listener.accept != Flight::Not && !is_ending || self.now < listener.rests_until;
             assert!(is_accepting, "connections wait, and the pump does not accept");
         }
     }

@@ -1,0 +1,129 @@
+//! How much work a connection may do before it lets the others go on.
+//!
+//! Work is measured in units of about one nanosecond on a machine of 2025, estimated from what was
+//! done: a clock would have to be read for every frame, and this module reads none. A [`Limits`] says
+//! how many units there are; an [`Allowance`] is what is left of them. It belongs to a worker, whose
+//! connections share it:
+//!
+//! - In one cycle of the worker, all connections together may use [`Limits::cycle`] units.
+//! - A connection whose turn comes later in the cycle, when less is left, may use [`Limits::turn`]
+//!   units nevertheless. So a small message is never put off because of what others did.
+//!
+//! Work is counted after it is done, in steps that are small compared with the limits. So every turn
+//! makes some progress, and exceeds its limit by at most one step.
+//!
+//! This file does not know what happens to a connection that has used up its allowance.
+
+use std::cell::Cell;
+
+/// Echoing one frame, beside its payload.
+pub(super) const FRAME: i64 = 20;
+/// Payload bytes that are unmasked and moved for one unit.
+pub(super) const PLAIN_BYTES: i64 = 8;
+/// Answering an opening handshake.
+pub(super) const HANDSHAKE: i64 = 4000;
+/// One call of the inflater.
+pub(super) const INFLATE: i64 = 100;
+/// The most that reading the tables of one block costs the inflater, and what each byte of a shorter
+/// input costs instead.
+pub(super) const TABLES: i64 = 4000;
+/// See [`TABLES`].
+pub(super) const TABLES_BYTE: i64 = 64;
+/// Inflating and checking one byte of output.
+pub(super) const INFLATED_BYTE: i64 = 1;
+/// Compressing one byte again.
+pub(super) const DEFLATED_BYTE: i64 = 25;
+
+/// How many units of work may be done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// By all connections of a worker in one cycle.
+    pub cycle: u32,
+    /// By one connection in one turn, however much the others have done. At least 1.
+    pub turn: u32,
+}
+
+impl Default for Limits {
+    /// A cycle of some 50 µs, about as long as it takes to wake a sleeping thread, so that a neighbour
+    /// that does not wait for its wake-up has little more to wait for. A turn is some 10 µs: the whole of
+    /// a pipeline that fits one receive buffer.
+    fn default() -> Limits {
+        Limits { cycle: 50_000, turn: 10_000 }
+    }
+}
+
+/// What is left of the work that may be done now.
+#[derive(Debug)]
+pub struct Allowance {
+    limits: Limits,
+    left: Cell<i64>,
+}
+
+impl Allowance {
+    pub(super) fn new(limits: Limits) -> Allowance {
+        Allowance { limits, left: Cell::new(limits.cycle.into()) }
+    }
+
+    /// Begins a cycle of the worker.
+    #[inline]
+    pub fn begin_cycle(&self) {
+        self.left.set(self.limits.cycle.into());
+    }
+
+    /// Begins the turn of one connection.
+    #[inline]
+    pub(super) fn begin_turn(&self) {
+        self.left.set(self.left.get().max(self.limits.turn.into()));
+    }
+
+    /// Records work that was done.
+    #[inline]
+    pub(super) fn spend(&self, units: i64) {
+        self.left.set(self.left.get() - units);
+    }
+
+    /// Records work that was done, and returns whether nothing is left.
+    #[inline]
+    pub(super) fn is_spent_with(&self, units: i64) -> bool {
+        self.spend(units);
+        self.is_spent()
+    }
+
+    /// Whether nothing is left.
+    #[inline]
+    pub fn is_spent(&self) -> bool {
+        self.left.get() <= 0
+    }
+
+    /// How many payload bytes may be unmasked with what is left; at least a few, so that every turn makes
+    /// progress.
+    pub(super) fn plain_bytes(&self) -> u64 {
+        (self.left.get().max(1) * PLAIN_BYTES) as u64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_turn_has_its_own_share_when_the_cycle_has_nothing_left() {
+        let allowance = Allowance::new(Limits { cycle: 100, turn: 30 });
+        allowance.begin_turn();
+        allowance.spend(60);
+        assert!(!allowance.is_spent());
+        allowance.begin_turn();
+        allowance.spend(40);
+        assert!(allowance.is_spent());
+        for _ in 0..3 {
+            allowance.begin_turn();
+            allowance.spend(29);
+            assert!(!allowance.is_spent());
+            allowance.spend(1000);
+            assert!(allowance.is_spent());
+        }
+        allowance.begin_cycle();
+        allowance.spend(99);
+        assert!(!allowance.is_spent());
+    }
+}
