@@ -23,6 +23,7 @@ BUILD_SECONDS = 1200
 PACKAGES = {
     "clang": "clang",
     "g++": "g++",
+    "gcc": "gcc",
     "llvm-strip": "llvm",
     "/usr/include/bpf/bpf_helpers.h": "libbpf-dev",
     "node": "nodejs",
@@ -30,6 +31,8 @@ PACKAGES = {
     "strace": "strace",
     "valgrind": "valgrind",
     "/usr/bin/chromium": "chromium",
+    "/usr/include/boost/beast.hpp": "libboost-dev",
+    "/usr/include/libwebsockets.h": "libwebsockets-dev",
     "/usr/include/zlib.h": "zlib1g-dev",
 }
 

@@ -1,39 +1,33 @@
-//! Echoes messages with the library tungstenite, and prints its address: blocking sockets, a thread
-//! for each connection, nothing compressed, for the library cannot. ringecho is measured against it.
+//! Echoes messages with tungstenite on blocking sockets, a thread for each connection. It cannot compress.
 //!
-//! Each thread ends with its connection, and the kernel's account of it too: what `ringbench compare`
-//! gives as this server's CPU time and context switches is therefore far too little.
-//!
-//! `tungstenite [PORT]`: without a port a free one.
+//! `tungstenite [PORT]`
 
 use std::{
     net::{Ipv4Addr, TcpListener, TcpStream},
     thread,
 };
 
-use tungstenite::{Error, HandshakeError, Message};
+use tungstenite::{HandshakeError, Message, protocol::WebSocketConfig};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let port = std::env::args().nth(1).map_or(Ok(0), |port| port.parse())?;
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port))?;
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, ringecho_peers::port()?))?;
     println!("tungstenite listening on ws://{}", listener.local_addr()?);
     for stream in listener.incoming() {
         let stream = stream?;
-        thread::spawn(move || match echo(stream) {
-            Ok(()) | Err(Error::ConnectionClosed) => {}
-            Err(error) => eprintln!("tungstenite: {error}"),
-        });
+        thread::spawn(move || echo(stream));
     }
     Ok(())
 }
 
-/// Ends with [`Error::ConnectionClosed`] when the closing handshake is done.
+/// Ends with [`tungstenite::Error::ConnectionClosed`] when the closing handshake is done.
 fn echo(stream: TcpStream) -> tungstenite::Result<()> {
     stream.set_nodelay(true)?;
-    let mut socket = tungstenite::accept(stream).map_err(|error| match error {
-        HandshakeError::Failure(error) => error,
-        HandshakeError::Interrupted(_) => unreachable!("the socket blocks"),
-    })?;
+    let config = WebSocketConfig::default().max_frame_size(None);
+    let mut socket =
+        tungstenite::accept_with_config(stream, Some(config)).map_err(|error| match error {
+            HandshakeError::Failure(error) => error,
+            HandshakeError::Interrupted(_) => unreachable!("the socket blocks"),
+        })?;
     loop {
         match socket.read()? {
             message @ (Message::Text(_) | Message::Binary(_)) => socket.send(message)?,
