@@ -34,7 +34,7 @@ def written(size):
 
 def load(connections, pipeline, size, quick=False, **options):
     """A closed loop: as fast as echoes come back."""
-    words = {"connections": connections, "pipeline": pipeline, "size": size, **options}
+    words = {"connections": connections, "pipeline": pipeline, "mix": size, **options}
     if size >= 64 * KIB:
         # The client compares bytes more slowly than a server echoes them; it still checks every length.
         words["verify-every"] = 64
@@ -50,10 +50,12 @@ def round_trip(size, quick=False):
     return Cell(f"rtt-{size}", title, "rtt", "p50", "ringecho", ours, {"size": size}, quick)
 
 
-def deflated(size, quick=True):
-    words = {"connections": 1, "mix": size, "compress": True}
-    title = f"permessage-deflate, {written(size)}"
-    return Cell(f"deflate-{size}", title, "deflate", "CPU time", "block", ("block", "deflate"), words, quick)
+def deflated(size, pipeline=1, quick=True):
+    words = {"connections": 1, "pipeline": pipeline, "mix": size, "compress": True}
+    several = f", {pipeline} in flight" if pipeline > 1 else ""
+    title = f"permessage-deflate, {written(size)}{several}"
+    name = f"deflate-1x{pipeline}-{size}" if pipeline > 1 else f"deflate-{size}"
+    return Cell(name, title, "deflate", "CPU time", "block", ("block", "deflate"), words, quick)
 
 
 CELLS = (
@@ -83,12 +85,13 @@ CELLS = (
     load(64, 1, MIB),
     load(1, 1, 16 * MIB, quick=True),
     # The rate comes from the closed loop of the same connections: half of the slowest server's.
-    Cell("open-64-16", "64 connections, 16 B, at a fixed rate", "open", "p50", "ringecho", ("ringecho", "block"), {"connections": 64, "size": 16}, True),
+    Cell("open-64-16", "64 connections, 16 B, at a fixed rate", "open", "p50", "ringecho", ("ringecho", "block"), {"connections": 64, "mix": 16}, True),
     deflated(16),
     deflated(KIB),
+    deflated(KIB, pipeline=16),
     deflated(64 * KIB),
     # Each message has a connection of its own: its handshake and its close cost more than the echo.
-    Cell("handshakes", "handshakes, a message each, 16 at a time", "handshakes", "CPU time", "block", ("block",), {"connections": 16, "size": 16, "reconnect-every": 1}, True),
+    Cell("handshakes", "handshakes, a message each, 16 at a time", "handshakes", "CPU time", "block", ("block",), {"connections": 16, "mix": 16, "reconnect-every": 1}, True),
     Cell("idle-memory", "memory per idle connection", "memory", "bytes", "block", ("block",), {"connections": 2000}, True),
 )
 
@@ -109,6 +112,9 @@ def servers(cell, peers, floors, compressing):
     if cell.options.get("connections", 1) >= 1000:
         # A thread for each connection measures the scheduler.
         others.pop("tungstenite", None)
+    if cell.options.get("connections", 1) >= 10_000:
+        # Opening and closing the connections takes most of a turn.
+        others = {name: command for name, command in others.items() if name in (*QUICK_PEERS, "tcp-epoll")}
     return {**ours, **others}
 
 

@@ -67,7 +67,10 @@ fn epoll(listener: &TcpListener) -> Result<(), Box<dyn Error>> {
     let mut events = Vec::with_capacity(EVENTS);
     loop {
         events.clear();
-        epoll::wait(&set, rustix::buffer::spare_capacity(&mut events), None)?;
+        // Being stopped and continued, as between the rounds of a comparison, interrupts it.
+        rustix::io::retry_on_intr(|| {
+            epoll::wait(&set, rustix::buffer::spare_capacity(&mut events), None)
+        })?;
         for event in &events {
             let key = event.data.u64();
             if key == LISTENER {
