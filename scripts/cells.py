@@ -114,7 +114,8 @@ def servers(cell, peers, floors, compressing):
         others.pop("tungstenite", None)
     if cell.options.get("connections", 1) >= 10_000:
         # Opening and closing the connections takes most of a turn.
-        others = {name: command for name, command in others.items() if name in (*QUICK_PEERS, "tcp-epoll")}
+        ours.pop("ringecho-tcp", None)
+        others = {name: command for name, command in others.items() if name == "uwebsockets"}
     return {**ours, **others}
 
 
