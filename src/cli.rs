@@ -19,9 +19,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::parser::ValueSource;
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
-use self::choices::{
-    COMPRESSIONS, ENGINES, OFFLOADS, PROTOCOLS, SPIN_US_DEFAULT, WAITS, parser, with_spin,
-};
+use self::choices::{COMPRESSIONS, ENGINES, OFFLOADS, PROTOCOLS, WAITS, parser};
 use crate::buffer::HEADROOM;
 use crate::cpus::CpuList;
 use crate::engine::wait::WaitStrategy;
@@ -84,10 +82,10 @@ pub struct Cli {
     #[arg(long, value_parser = parser(WAITS))]
     pub wait: Option<WaitStrategy>,
 
-    /// How long adaptive and sqpoll spin before they sleep, in microseconds.
-    #[arg(long, value_name = "N", default_value_t = SPIN_US_DEFAULT,
-          value_parser = |text: &str| number(text, 1..=SPIN_US_MAX))]
-    pub spin_us: u32,
+    /// Longest spin of adaptive and sqpoll before they sleep, in microseconds [default: 50 plus 4
+    /// times what doctor shows as the wake-up, at most 500].
+    #[arg(long, value_name = "N", value_parser = |text: &str| number(text, 1..=SPIN_US_MAX))]
+    pub spin_us: Option<u32>,
 
     /// Which connections the kernel echoes by itself, for messages of up to 16 KiB.
     #[arg(long, default_value = "off", value_parser = parser(OFFLOADS))]
@@ -175,9 +173,7 @@ impl Cli {
         let default = match self.engine {
             #[cfg(feature = "tokio-uring")]
             EngineChoice(Some(Engine::TokioUring)) => WaitStrategy::Block,
-            EngineChoice(None | Some(Engine::Uring | Engine::Epoll)) => {
-                WaitStrategy::Adaptive(Duration::from_micros(SPIN_US_DEFAULT.into()))
-            }
+            EngineChoice(None | Some(Engine::Uring | Engine::Epoll)) => WaitStrategy::Adaptive,
         };
         self.wait.unwrap_or(default)
     }
@@ -188,7 +184,6 @@ impl Cli {
 
     /// What the options ask for.
     pub fn config(&self) -> Config {
-        let spin = Duration::from_micros(u64::from(self.spin_us));
         Config {
             listen: self.listen.clone(),
             dual_stack: self.dual_stack(),
@@ -196,7 +191,8 @@ impl Cli {
             cpus: self.cpus.clone().map(|CpuList(cpus)| cpus),
             unix_mode: self.unix_mode,
             engine: self.engine.0,
-            wait: with_spin(self.named_wait(), spin),
+            wait: self.named_wait(),
+            spin_max: self.spin_us.map(|time| Duration::from_micros(time.into())),
             settings: Settings {
                 protocol: self.protocol,
                 message_max: self.message_max,
@@ -293,7 +289,7 @@ mod tests {
         assert_eq!(config.listen, [Address::Tcp("127.0.0.1:9001".parse().expect("an address"))]);
         assert_eq!((config.engine, config.unix_mode), (None, None));
         assert_eq!(config.dual_stack, DualStack::On);
-        assert_eq!(config.wait, WaitStrategy::Adaptive(Duration::from_micros(50)));
+        assert_eq!((config.wait, config.spin_max), (WaitStrategy::Adaptive, None));
         assert_eq!(config.settings.message_max, 64 << 20);
         assert_eq!((config.settings.policy, config.settings.level), (Policy::Mirror, 6));
         assert_eq!((config.workers, config.cpus), (None, None));
@@ -317,12 +313,17 @@ mod tests {
     }
 
     #[test]
-    fn spin_us_is_the_time_of_the_strategy_that_is_named() {
-        let wait = |arguments: &[&str]| parse(arguments).expect("they go together").config().wait;
-        let time = Duration::from_micros(7);
-        assert_eq!(wait(&["--spin-us", "7"]), WaitStrategy::Adaptive(time));
-        assert_eq!(wait(&["--wait", "sqpoll", "--spin-us", "7"]), WaitStrategy::Sqpoll(time));
-        assert_eq!(wait(&["--wait", "spin"]), WaitStrategy::Spin);
+    fn spin_us_is_the_longest_spin() {
+        let config = |arguments: &[&str]| parse(arguments).expect("they go together").config();
+        let time = Some(Duration::from_micros(7));
+        for (arguments, wait) in [
+            (&["--spin-us", "7"][..], WaitStrategy::Adaptive),
+            (&["--wait", "sqpoll", "--spin-us", "7"], WaitStrategy::Sqpoll),
+        ] {
+            let config = config(arguments);
+            assert_eq!((config.wait, config.spin_max), (wait, time), "{arguments:?}");
+        }
+        assert_eq!(config(&["--wait", "spin"]).wait, WaitStrategy::Spin);
     }
 
     #[test]

@@ -16,6 +16,7 @@ mod network;
 pub mod report;
 
 use std::path::Path;
+use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getrlimit};
@@ -24,6 +25,7 @@ use self::machine::Machine;
 use self::report::Report;
 use crate::engine::BufferConfig;
 use crate::engine::uring::Ability;
+use crate::engine::wait;
 use crate::offload::program::{OffloadError, Program};
 use crate::server::Config;
 
@@ -60,6 +62,8 @@ pub struct Facts {
     pub locked_bytes: Limit,
     /// Descriptors.
     pub descriptors: Limit,
+    /// How long it takes to wake a sleeping thread, if that could be measured.
+    pub wake_up: Option<Duration>,
 }
 
 impl Facts {
@@ -69,14 +73,17 @@ impl Facts {
             let error = |error| Errno::from_io_error(&error).unwrap_or(Errno::IO);
             (ability, ability.probe().map_err(error))
         };
+        let allowed = crate::cpus::allowed().unwrap_or_default();
+        let wake_up = allowed.first().and_then(|&cpu| wait::measure_wake_up(cpu));
         Facts {
             buffers: config.buffers,
             connections_max: config.connections_max,
-            allowed: crate::cpus::allowed().unwrap_or_default(),
+            allowed,
             abilities: Ability::ALL.map(probe).to_vec(),
             offload: Program::load().map(drop),
             locked_bytes: Limit::of(Resource::Memlock),
             descriptors: Limit::of(Resource::Nofile),
+            wake_up,
         }
     }
 }
@@ -102,13 +109,14 @@ mod tests {
     #[test]
     fn nothing_at_all_is_no_error() {
         let tree = Tree::new(&[]);
-        let nothing = Facts { allowed: Vec::new(), abilities: Vec::new(), ..facts() };
+        let nothing =
+            Facts { allowed: Vec::new(), abilities: Vec::new(), wake_up: None, ..facts() };
         for (facts, allowed) in [(nothing, Unknown), (facts(), Fine)] {
             for check in examine(tree.root(), &facts).checks {
                 let verdict = match check.heading {
                     Heading::Limits | Heading::Offload => Fine,
                     Heading::IoUring if check.found == "works" => Fine,
-                    Heading::Cpus if check.name == "CPUs allowed" => allowed,
+                    Heading::Cpus if matches!(check.name, "CPUs allowed" | "wake-up") => allowed,
                     Heading::Kernel
                     | Heading::IoUring
                     | Heading::Cpus
@@ -133,7 +141,7 @@ mod tests {
         let tree = Tree::new(&[("proc/sys/kernel/osrelease/directory", "")]);
         assert_eq!(examine(tree.root(), &facts()).checks[0].verdict, Unknown);
         fs::write(tree.root().join("proc/meminfo"), [0xFF, 0xFE, 0x00]).expect("a file");
-        assert_eq!(examine(tree.root(), &facts()).checks.len(), Ability::ALL.len() + 20);
+        assert_eq!(examine(tree.root(), &facts()).checks.len(), Ability::ALL.len() + 21);
     }
 
     #[test]

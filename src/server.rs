@@ -16,7 +16,7 @@ use tracing::warn;
 
 use crate::cpus;
 use crate::engine::pump::Limit;
-use crate::engine::wait::WaitStrategy;
+use crate::engine::wait::{Pace, WaitStrategy, measure_wake_up};
 use crate::engine::{BufferConfig, Engine, EngineError, WorkerConfig};
 use crate::linux;
 use crate::listen::{self, Address, DualStack, ListenError, Listening, SocketFile};
@@ -48,6 +48,9 @@ pub struct Config {
     pub engine: Option<Engine>,
     /// How a worker waits.
     pub wait: WaitStrategy,
+    /// The longest spin before a sleep, where the strategy leaves that open; if not given, it follows
+    /// from the cost of a wake-up.
+    pub spin_max: Option<Duration>,
     /// The protocol's settings, the same for every connection.
     pub settings: Settings,
     /// The subprotocol to accept.
@@ -165,7 +168,8 @@ impl Server {
             stop: Arc::new(stop),
             counters: cpus.iter().map(|_| Arc::default()).collect(),
         };
-        let chosen = choose(config, &cpus, &control)?;
+        let chosen =
+            choose(&Wanted { config, pace: pace(config, &cpus), cpus: &cpus, control: &control })?;
         let listening = match listen(config, cpus.len()) {
             Ok(opened) => opened,
             Err(error) => {
@@ -235,6 +239,20 @@ fn listen(config: &Config, workers: usize) -> Result<Vec<Listening>, ServerError
     opened.collect::<Result<Vec<Listening>, ListenError>>().map_err(ServerError::Listen)
 }
 
+/// What all workers have in common, whatever their engine.
+struct Wanted<'a> {
+    config: &'a Config,
+    pace: Pace,
+    cpus: &'a [usize],
+    control: &'a Control,
+}
+
+/// How long workers may spin. A wake-up is measured on the first of their CPUs, if it matters.
+fn pace(config: &Config, cpus: &[usize]) -> Pace {
+    let cpu = cpus.first().filter(|_| config.wait.is_paced());
+    Pace::new(config.spin_max, cpu.and_then(|&cpu| measure_wake_up(cpu)))
+}
+
 /// An engine that all workers are prepared for.
 struct Chosen {
     engine: Engine,
@@ -268,15 +286,16 @@ impl Chosen {
 
 /// Prepares all workers for the engine that was asked for, or else for the best one that all of
 /// them can have.
-fn choose(config: &Config, cpus: &[usize], control: &Control) -> Result<Chosen, ServerError> {
+fn choose(wanted: &Wanted<'_>) -> Result<Chosen, ServerError> {
+    let config = wanted.config;
     let with = |engine| {
         let (mut offload, mut without_offload) = choose_offload(config, engine)?;
-        let mut workers = prepare(config, engine, offload, cpus, control);
+        let mut workers = prepare(wanted, engine, offload);
         // The program could be loaded once, and yet not for every worker.
         if let (Err(error), offload::Policy::Auto) = (&workers, offload) {
             without_offload = Some(error.to_string());
             offload = offload::Policy::Off;
-            workers = prepare(config, engine, offload, cpus, control);
+            workers = prepare(wanted, engine, offload);
         }
         Ok(Chosen { engine, offload, workers: workers?, instead_of_uring: None, without_offload })
     };
@@ -289,18 +308,18 @@ fn choose(config: &Config, cpus: &[usize], control: &Control) -> Result<Chosen, 
 }
 
 fn prepare(
-    config: &Config,
+    wanted: &Wanted<'_>,
     engine: Engine,
     offload: offload::Policy,
-    cpus: &[usize],
-    control: &Control,
 ) -> Result<Workers, EngineError> {
+    let &Wanted { config, pace, cpus, control } = wanted;
     let limit = Arc::new(Limit::new(config.connections_max));
     let workers = cpus.iter().zip(&*control.counters).map(|(&cpu, counters)| Worker {
         cpu,
         config: WorkerConfig {
             buffers: config.buffers,
             wait: config.wait,
+            pace,
             offload,
             settings: config.settings,
             subprotocol: config.subprotocol.clone(),
@@ -315,7 +334,7 @@ fn prepare(
 
 /// Whether only io_uring can do what was asked for.
 fn needs_io_uring(config: &Config) -> bool {
-    matches!(config.wait, WaitStrategy::Sqpoll(_)) || config.offload == offload::Policy::On
+    matches!(config.wait, WaitStrategy::Sqpoll) || config.offload == offload::Policy::On
 }
 
 /// Which connections the engine can leave to the kernel, of those that were asked for, and why not

@@ -2,18 +2,12 @@
 //!
 //! A table is all there is to such an option: it is parsed by [`parser`] and printed by [`name`].
 
-use std::time::Duration;
-
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 
 use crate::engine::Engine;
 use crate::engine::wait::WaitStrategy;
 use crate::offload;
 use crate::protocol::{Policy, Protocol};
-
-/// How long `adaptive` and `sqpoll` spin by default, in microseconds.
-pub(super) const SPIN_US_DEFAULT: u32 = 50;
-const SPIN_DEFAULT: Duration = Duration::from_micros(SPIN_US_DEFAULT as u64);
 
 /// A value of an option.
 pub(super) struct Choice<T> {
@@ -54,12 +48,12 @@ pub(super) const WAITS: &[Choice<WaitStrategy>] = &[
     choice("spin", WaitStrategy::Spin, "Never sleep: occupies its CPU completely"),
     choice(
         "adaptive",
-        WaitStrategy::Adaptive(SPIN_DEFAULT),
-        "Spin while messages keep arriving and nothing else needs the CPU, else sleep",
+        WaitStrategy::Adaptive,
+        "Spin where the next message is expected soon and nothing else needs the CPU, else sleep",
     ),
     choice(
         "sqpoll",
-        WaitStrategy::Sqpoll(SPIN_DEFAULT),
+        WaitStrategy::Sqpoll,
         "A kernel thread polls for submissions; it occupies a CPU while there is traffic",
     ),
 ];
@@ -110,14 +104,4 @@ pub(super) fn parser<T: Copy + Send + Sync + 'static>(
 pub(super) fn name<T: PartialEq>(choices: &'static [Choice<T>], value: T) -> &'static str {
     let mut named = choices.iter().filter(|choice| choice.value == value);
     named.next().expect("every value has a name").name
-}
-
-/// The strategy with another time to spin, where it has one.
-pub(super) fn with_spin(strategy: WaitStrategy, spin: Duration) -> WaitStrategy {
-    match strategy {
-        WaitStrategy::Block => WaitStrategy::Block,
-        WaitStrategy::Spin => WaitStrategy::Spin,
-        WaitStrategy::Adaptive(_) => WaitStrategy::Adaptive(spin),
-        WaitStrategy::Sqpoll(_) => WaitStrategy::Sqpoll(spin),
-    }
 }

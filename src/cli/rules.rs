@@ -45,7 +45,7 @@ impl Cli {
 
     fn waiting_rule(&self, is_given: impl Fn(&str) -> bool) -> Option<String> {
         match (self.engine, self.wait) {
-            (EngineChoice(Some(Engine::Epoll)), Some(WaitStrategy::Sqpoll(_))) => {
+            (EngineChoice(Some(Engine::Epoll)), Some(WaitStrategy::Sqpoll)) => {
                 return Some("--wait sqpoll needs io_uring; use --engine uring".into());
             }
             #[cfg(feature = "tokio-uring")]
@@ -72,8 +72,8 @@ impl Cli {
             }
             WaitStrategy::Block
             | WaitStrategy::Spin
-            | WaitStrategy::Adaptive(_)
-            | WaitStrategy::Sqpoll(_) => None,
+            | WaitStrategy::Adaptive
+            | WaitStrategy::Sqpoll => None,
         }
     }
 

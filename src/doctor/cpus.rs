@@ -1,15 +1,20 @@
 //! CPUs: which of them the process may use, how fast they wake up, and their clock.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use super::machine::{Machine, Row, is_name};
 use super::report::{Check, Heading};
 use crate::cpus::{self, CpuList};
+use crate::engine::wait::Pace;
 use crate::linux::Virtualization;
 
 /// Leaving an idle state that takes this long, in microseconds, adds nearly half of the time of a
 /// whole echo between threads that spin (`docs/benchmarking.md`).
 const WAKING_US_MAX: u64 = 10;
+/// A thread that wakes up more slowly than this adds more to a blocked round trip than all the rest of
+/// it takes.
+const WAKE_UP_MAX: Duration = Duration::from_micros(50);
 /// The most cores that are named when their siblings are shown.
 const CORES_MAX: usize = 4;
 
@@ -20,6 +25,7 @@ pub(super) fn checks(machine: Machine<'_>) -> Vec<Check> {
         set_apart(machine, Apart::Tickless),
         governor(machine),
         idle_state(machine),
+        wake_up(machine),
         siblings(machine),
         nodes(machine),
         virtual_machine(machine),
@@ -156,6 +162,23 @@ fn idle_state(machine: Machine<'_>) -> Check {
     row.warn(found, Some(command))
 }
 
+/// How long it takes to wake a sleeping thread, and how long a worker may spin to avoid that.
+fn wake_up(machine: Machine<'_>) -> Check {
+    let wanted = format!("at most {} µs", WAKE_UP_MAX.as_micros());
+    let row = Row::new(Heading::Cpus, "wake-up", wanted);
+    let Some(wake_up) = machine.facts.wake_up else {
+        return row.unknown("could not be measured");
+    };
+    let spin_max = Pace::new(None, Some(wake_up)).spin_max;
+    let (wake_up_us, spin_us) = (wake_up.as_micros(), spin_max.as_micros());
+    let found = format!("{wake_up_us} µs; adaptive spins for up to {spin_us} µs");
+    if wake_up <= WAKE_UP_MAX {
+        row.fine(found)
+    } else {
+        row.warn(found, Some("ringecho --wait spin".to_owned()))
+    }
+}
+
 fn siblings(machine: Machine<'_>) -> Check {
     let row = Row::new(Heading::Cpus, "SMT siblings", "a core for each worker");
     let mut cores: Vec<Vec<usize>> = Vec::new();
@@ -250,6 +273,19 @@ mod tests {
     use crate::doctor::Facts;
     use crate::doctor::fixture::{check, check_with, expect, expect_each, facts};
     use crate::doctor::report::Verdict::{Absent, Fine, Unknown, Warn};
+
+    #[test]
+    fn wake_ups() {
+        let with = |wake_up_us: Option<u64>| {
+            let wake_up = wake_up_us.map(std::time::Duration::from_micros);
+            check_with(&Facts { wake_up, ..facts() }, "wake-up", &[])
+        };
+        expect(&with(Some(3)), Fine, "3 µs; adaptive spins for up to 62 µs", None);
+        expect(&with(Some(50)), Fine, "50 µs; adaptive spins for up to 250 µs", None);
+        let command = Some("ringecho --wait spin");
+        expect(&with(Some(150)), Warn, "150 µs; adaptive spins for up to 500 µs", command);
+        expect(&with(None), Unknown, "could not be measured", None);
+    }
 
     #[test]
     fn the_cpus_allowed() {

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::time::Duration;
 
 use super::report::{Check, Verdict};
 use super::{Facts, Limit, examine};
@@ -52,6 +53,7 @@ pub(super) fn facts() -> Facts {
         offload: Ok(()),
         locked_bytes: UNLIMITED,
         descriptors: UNLIMITED,
+        wake_up: Some(Duration::from_micros(20)),
     }
 }
 

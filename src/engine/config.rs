@@ -4,7 +4,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use super::pump::Limit;
-use super::wait::WaitStrategy;
+use super::wait::{Pace, WaitStrategy};
 use crate::metrics::Counters;
 use crate::offload;
 use crate::protocol::{Context, Settings, Subprotocol};
@@ -37,6 +37,8 @@ pub struct WorkerConfig {
     pub buffers: BufferConfig,
     /// How the worker waits.
     pub wait: WaitStrategy,
+    /// How long it may spin, if its strategy leaves that open.
+    pub pace: Pace,
     /// Which connections are left to the kernel; only [`super::Engine::Uring`] can do that.
     pub offload: offload::Policy,
     /// The protocol's settings, the same for every connection.
@@ -68,6 +70,7 @@ impl WorkerConfig {
         WorkerConfig {
             buffers: BufferConfig { count: 2, bytes: 1024 },
             wait,
+            pace: Pace::new(None, None),
             offload: offload::Policy::Off,
             settings: Settings {
                 protocol: Protocol::WebSocket,

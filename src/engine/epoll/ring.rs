@@ -63,7 +63,7 @@ impl<'a> EpollRing<'a> {
         let counters = &*worker.counters;
         Ok(EpollRing {
             edges: Edges { epoll, events: Vec::with_capacity(EVENTS), counters },
-            waiter: Waiter::new(worker.wait, counters),
+            waiter: Waiter::new(worker.wait, worker.pace, counters),
             listeners,
             entries: Vec::new(),
             vacant: Vec::new(),

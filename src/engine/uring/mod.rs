@@ -97,10 +97,10 @@ impl<'a> KernelRing<'a> {
         let (mut submitter, submissions, completions) = prepared.uring.split();
         // This only saves a look-up of the descriptor in each call, so a refusal does not matter.
         let _ = submitter.register_ring_fd();
-        let is_sqpoll = matches!(worker.wait, WaitStrategy::Sqpoll(_));
+        let is_sqpoll = matches!(worker.wait, WaitStrategy::Sqpoll);
         KernelRing {
             queues: Queues { submitter, submissions, completions, is_sqpoll, counters },
-            waiter: Waiter::new(worker.wait, counters),
+            waiter: Waiter::new(worker.wait, worker.pace, counters),
             buffers: &mut prepared.buffers,
             listeners: listeners.into_iter().map(Some).collect(),
             stop: worker.stop.as_raw_fd(),

@@ -100,7 +100,7 @@ fn load_program() -> Result<Program, EngineError> {
 }
 
 fn set_up(wait: WaitStrategy) -> Result<IoUring, EngineError> {
-    let is_sqpoll = matches!(wait, WaitStrategy::Sqpoll(_));
+    let is_sqpoll = matches!(wait, WaitStrategy::Sqpoll);
     let needed = if is_sqpoll { NEEDED_SQPOLL } else { NEEDED };
     negotiate(needed, WELCOME, |features| {
         let mut builder = IoUring::builder();
