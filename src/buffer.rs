@@ -15,17 +15,20 @@
 //! that ends in the middle of its header or a request split anywhere is no special case: a cursor has not
 //! moved yet.
 //!
-//! A reply outgrows what was received at most twice on a connection: with the answer to the opening
-//! handshake and with a close frame. The [`HEADROOM`] at the beginning of a region is for these.
-//! Recompressed messages can outgrow their requests too, by any amount: for them the gap of a spill is
-//! widened ([`Spill::widen`]).
+//! An echo is never longer than its request. What can be longer is written into a [`Spill`] only: the
+//! answer to the opening handshake and a close frame, for which a spill begins with [`HEADROOM`] free
+//! bytes, and recompressed messages, for which its gap is widened ([`Spill::widen`]).
 //!
-//! This module does not know frames, sockets, or where the memory comes from.
+//! This module does not know frames or sockets. Its file `pool` owns the memory of spills.
 
-use bytes::{Buf, BytesMut};
+mod pool;
 
-/// Bytes that a region keeps free before the first received byte, so that what the server adds of its own
-/// (the answer to a handshake, a close frame) fits however full the region is.
+use bytes::Bytes;
+
+pub use self::pool::{Block, SPILL_POOL_DEFAULT, SpillPool};
+
+/// Bytes that a spill keeps free before the first received byte, so that what the server adds of its own
+/// (the answer to a handshake, a close frame) fits however full the spill is.
 pub const HEADROOM: usize = 512;
 
 /// The cursors of a region, apart from its memory.
@@ -39,17 +42,16 @@ pub struct Cursors {
 }
 
 impl Cursors {
-    /// The cursors of a region that has just received `received` bytes after its headroom.
+    /// The cursors of a region that holds `received` bytes and nothing else.
     #[inline]
     pub fn received(received: usize) -> Cursors {
+        Cursors { sent: 0, ready: 0, written: 0, unread: 0, end: received as u32 }
+    }
+
+    /// The cursors of a spill that holds nothing.
+    fn spill() -> Cursors {
         let start = HEADROOM as u32;
-        Cursors {
-            sent: start,
-            ready: start,
-            written: start,
-            unread: start,
-            end: (HEADROOM + received) as u32,
-        }
+        Cursors { sent: start, ready: start, written: start, unread: start, end: start }
     }
 
     /// The bytes that may be sent, as positions in the region.
@@ -86,7 +88,6 @@ impl Cursors {
 /// A region: memory and the cursors into it.
 #[derive(Debug)]
 pub struct Region<'a> {
-    /// The memory, from the headroom on.
     bytes: &'a mut [u8],
     cursors: &'a mut Cursors,
 }
@@ -164,7 +165,7 @@ impl<'a> Region<'a> {
     ///
     /// # Panics
     ///
-    /// When the headroom is used up. A connection cannot do that: see the head of this module.
+    /// When the headroom is used up, or there is none: see the head of this module.
     #[inline]
     pub fn write(&mut self, output: &[u8]) {
         let gap = self.gap();
@@ -202,49 +203,79 @@ impl<'a> Region<'a> {
 }
 
 /// A region on the heap, for what a pinned buffer cannot keep: a frame or a request that is not whole, or
-/// bytes that arrived while an earlier reply was still in flight.
+/// bytes that arrived while an earlier reply was still in flight. Its memory comes from a [`SpillPool`].
 #[derive(Debug)]
 pub struct Spill {
-    /// As long as `cursors.end`.
-    bytes: BytesMut,
+    block: Block,
     cursors: Cursors,
 }
 
-impl Default for Spill {
-    fn default() -> Self {
-        Spill { bytes: BytesMut::zeroed(HEADROOM), cursors: Cursors::received(0) }
-    }
-}
-
 impl Spill {
-    /// Moves all that follows the reply into a spill; the region keeps the reply.
-    pub fn leftover(bytes: &[u8], cursors: &mut Cursors) -> Spill {
-        let mut spill = Spill::default();
+    /// A spill that holds nothing.
+    pub fn new(pool: &SpillPool) -> Spill {
+        Spill { block: pool.take(2 * HEADROOM), cursors: Cursors::spill() }
+    }
+
+    /// A spill that holds nothing, with memory from where this one has it.
+    pub fn successor(&self) -> Spill {
+        Spill::new(self.block.pool())
+    }
+
+    /// Moves all that follows the reply into a spill, to which `expected` more bytes are likely to be
+    /// appended; the region keeps the reply.
+    pub fn leftover(
+        bytes: &[u8],
+        cursors: &mut Cursors,
+        expected: usize,
+        pool: &SpillPool,
+    ) -> Spill {
         let held = &bytes[cursors.ready as usize..cursors.written as usize];
         let unread = &bytes[cursors.unread as usize..cursors.end as usize];
-        spill.bytes.reserve(cursors.leftover_bytes() as usize);
-        spill.bytes.extend_from_slice(held);
-        spill.bytes.extend_from_slice(unread);
+        let needed = HEADROOM + held.len() + unread.len();
+        let mut spill =
+            Spill { block: pool.take_wanted(needed, needed + expected), cursors: Cursors::spill() };
+        let target = &mut spill.block.bytes()[HEADROOM..needed];
+        target[..held.len()].copy_from_slice(held);
+        target[held.len()..].copy_from_slice(unread);
         spill.cursors.written += held.len() as u32;
         spill.cursors.unread = spill.cursors.written;
-        spill.cursors.end = spill.bytes.len() as u32;
+        spill.cursors.end = needed as u32;
         cursors.written = cursors.ready;
         cursors.unread = cursors.ready;
         cursors.end = cursors.ready;
         spill
     }
 
-    /// Appends received bytes. Closes the gap first, which would otherwise grow as long as something is
-    /// left over; the unread bytes that this moves are never more than a header or a request.
-    pub fn append(&mut self, received: &[u8]) {
+    /// Appends received bytes, after which `expected` more are likely to be appended. Closes the gap
+    /// first, which would otherwise grow as long as something is left over; the unread bytes that this
+    /// moves are never more than a header or a request.
+    pub fn append(&mut self, received: &[u8], expected: usize) {
         let Cursors { written, unread, end, .. } = self.cursors;
         if unread > written {
-            self.bytes.copy_within(unread as usize..end as usize, written as usize);
-            self.bytes.truncate((end - (unread - written)) as usize);
+            self.block.bytes().copy_within(unread as usize..end as usize, written as usize);
         }
-        self.bytes.extend_from_slice(received);
         self.cursors.unread = written;
-        self.cursors.end = self.bytes.len() as u32;
+        let start = (end - (unread - written)) as usize;
+        self.cursors.end = start as u32;
+        let end = start + received.len();
+        self.make_room(end, expected);
+        self.block.bytes()[start..end].copy_from_slice(received);
+        self.cursors.end = end as u32;
+    }
+
+    /// Takes a larger block if this one has fewer than `needed` bytes: for `expected` bytes more if the
+    /// pool has one, else at least twice as large, so that moving costs little in proportion.
+    fn make_room(&mut self, needed: usize, expected: usize) {
+        let length = self.block.length();
+        if needed <= length {
+            return;
+        }
+        let kept = self.cursors.sent as usize..self.cursors.end as usize;
+        let needed_next = needed.max(2 * length);
+        let wanted = needed_next.max(needed + expected);
+        let mut block = self.block.pool().take_wanted(needed_next, wanted);
+        block.bytes()[kept.clone()].copy_from_slice(&self.block.bytes()[kept]);
+        self.block = block;
     }
 
     /// Makes the gap at least `bytes` wide, and wider if much is unread: moving all unread bytes for each
@@ -256,26 +287,27 @@ impl Spill {
         }
         let Cursors { unread, end, .. } = self.cursors;
         let missing = bytes.max((end - unread) as usize / 2) - gap;
-        self.bytes.resize(end as usize + missing, 0);
-        self.bytes.copy_within(unread as usize..end as usize, unread as usize + missing);
+        self.make_room(end as usize + missing, 0);
+        self.block.bytes().copy_within(unread as usize..end as usize, unread as usize + missing);
         self.cursors.unread += missing as u32;
         self.cursors.end += missing as u32;
     }
 
     /// The region in this spill.
     pub fn region(&mut self) -> Region<'_> {
-        Region::new(&mut self.bytes, &mut self.cursors)
+        Region::new(self.block.bytes(), &mut self.cursors)
     }
 
     /// Splits the bytes that may be sent from the rest, if there is a rest. The reply is not copied; the
-    /// rest moves to a spill of its own.
-    pub fn split_reply(mut self) -> (BytesMut, Option<Spill>) {
-        let Cursors { sent, ready, .. } = self.cursors;
-        let rest =
-            self.cursors.has_leftover().then(|| Spill::leftover(&self.bytes, &mut self.cursors));
-        self.bytes.truncate(ready as usize);
-        self.bytes.advance(sent as usize);
-        (self.bytes, rest)
+    /// rest moves to a spill of its own, to which `expected` more bytes are likely to be appended.
+    pub fn split_reply(mut self, expected: usize) -> (Bytes, Option<Spill>) {
+        let reply = self.cursors.reply();
+        let pool = self.block.pool().clone();
+        let rest = self
+            .cursors
+            .has_leftover()
+            .then(|| Spill::leftover(self.block.bytes(), &mut self.cursors, expected, &pool));
+        (self.block.freeze().slice(reply), rest)
     }
 
     /// How many bytes may be sent.
@@ -293,9 +325,9 @@ impl Spill {
         self.cursors.sent < self.cursors.ready
     }
 
-    /// Bytes of memory that this spill holds for the connection, not counting its headroom.
+    /// Bytes that this spill holds for the connection, not counting its headroom.
     pub fn bytes_kept(&self) -> usize {
-        self.bytes.len() - HEADROOM.min(self.bytes.len())
+        self.cursors.end as usize - HEADROOM.min(self.cursors.end as usize)
     }
 
     /// Whether there is neither a reply nor anything left over.
@@ -308,10 +340,12 @@ impl Spill {
 mod tests {
     use super::*;
 
+    fn pool() -> SpillPool {
+        SpillPool::new(SPILL_POOL_DEFAULT, Default::default())
+    }
+
     fn received(payload: &[u8]) -> (Vec<u8>, Cursors) {
-        let mut bytes = vec![0; HEADROOM];
-        bytes.extend_from_slice(payload);
-        (bytes, Cursors::received(payload.len()))
+        (payload.to_vec(), Cursors::received(payload.len()))
     }
 
     #[test]
@@ -327,16 +361,15 @@ mod tests {
 
     #[test]
     fn output_longer_than_the_gap_slides_into_the_headroom() {
-        let (mut bytes, mut cursors) = received(b"abcdef");
-        let mut region = Region::new(&mut bytes, &mut cursors);
-        let (_, to, from) = region.parts();
-        assert_eq!(to, from);
+        let mut spill = Spill::new(&pool());
+        spill.append(b"abcdef", 0);
+        let mut region = spill.region();
         region.moved(3);
         region.release();
         region.write(b"0123456789");
         assert_eq!((region.held(), region.unread()), (&b"0123456789"[..], &b"def"[..]));
         region.release();
-        assert_eq!(&bytes[cursors.reply()], b"abc0123456789");
+        assert_eq!(spill.split_reply(0).0, b"abc0123456789"[..]);
     }
 
     #[test]
@@ -349,17 +382,17 @@ mod tests {
         region.moved(4);
         region.skip(7);
         assert!(cursors.has_leftover());
-        let mut spill = Spill::leftover(&bytes, &mut cursors);
+        let mut spill = Spill::leftover(&bytes, &mut cursors, 0, &pool());
         assert_eq!(&bytes[cursors.reply()], b"reply");
         assert!(!cursors.has_leftover());
         assert_eq!(spill.region().unread(), b"unread");
-        spill.append(b" more");
+        spill.append(b" more", 0);
         let mut region = spill.region();
         assert_eq!(region.unread(), b"unread more");
         region.moved(6);
         region.release();
         region.write(b"!");
-        let (reply, rest) = spill.split_reply();
+        let (reply, rest) = spill.split_reply(0);
         assert_eq!(&reply[reply.len() - 6..], b"unread");
         let mut rest = rest.expect("held and unread bytes");
         let rest = rest.region();
@@ -368,8 +401,8 @@ mod tests {
 
     #[test]
     fn a_widened_gap_takes_what_is_longer_than_its_request() {
-        let mut spill = Spill::default();
-        spill.append(b"owed.request next");
+        let mut spill = Spill::new(&pool());
+        spill.append(b"owed.request next", 0);
         let mut region = spill.region();
         region.moved(5);
         region.release();
@@ -382,15 +415,15 @@ mod tests {
         region.write(&[b'x'; 300]);
         assert_eq!((region.gap(), region.unread()), (0, &b"next"[..]));
         region.release();
-        let (reply, rest) = spill.split_reply();
+        let (reply, rest) = spill.split_reply(0);
         assert_eq!(reply, [&b"owed."[..], &[b'x'; 300]].concat());
         assert_eq!(rest.expect("the next request").region().unread(), b"next");
     }
 
     #[test]
     fn much_that_is_unread_is_not_moved_for_each_little_that_is_missing() {
-        let mut spill = Spill::default();
-        spill.append(&[0; 10_000]);
+        let mut spill = Spill::new(&pool());
+        spill.append(&[0; 10_000], 0);
         spill.widen(1);
         assert_eq!(spill.region().gap(), 5000);
         spill.region().write(&[1; 100]);
@@ -401,9 +434,9 @@ mod tests {
 
     #[test]
     fn what_is_stepped_over_leaves_no_memory_behind() {
-        let mut spill = Spill::default();
+        let mut spill = Spill::new(&pool());
         for _ in 0..1000 {
-            spill.append(&[7; 100]);
+            spill.append(&[7; 100], 0);
             let mut region = spill.region();
             // As after the beginning of a header.
             region.skip(region.unread().len() - 1);
@@ -413,13 +446,13 @@ mod tests {
 
     #[test]
     fn a_spill_that_is_all_reply_leaves_nothing_behind() {
-        let mut spill = Spill::default();
+        let mut spill = Spill::new(&pool());
         assert!(spill.is_empty());
-        spill.append(b"all of it");
+        spill.append(b"all of it", 0);
         spill.region().moved(9);
         spill.region().release();
         assert_eq!(spill.reply_bytes(), 9);
-        let (reply, rest) = spill.split_reply();
+        let (reply, rest) = spill.split_reply(0);
         assert_eq!(&reply[..], b"all of it");
         assert!(rest.is_none());
     }

@@ -20,7 +20,6 @@ use clap::parser::ValueSource;
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use self::choices::{COMPRESSIONS, ENGINES, OFFLOADS, PROTOCOLS, WAITS, parser};
-use crate::buffer::HEADROOM;
 use crate::cpus::CpuList;
 use crate::engine::wait::WaitStrategy;
 use crate::engine::{BufferConfig, Engine};
@@ -118,12 +117,16 @@ pub struct Cli {
     pub connections_max: u32,
 
     /// Pinned buffers per worker: a power of two, at most 32768.
-    #[arg(long, value_name = "N", default_value_t = 256, value_parser = buffers)]
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = buffers)]
     pub buffers: u16,
 
     /// Size of a pinned buffer, from 1KiB to 1MiB, a multiple of 64 bytes.
-    #[arg(long, value_name = "SIZE", default_value = "16KiB", value_parser = buffer_size)]
+    #[arg(long, value_name = "SIZE", default_value = "1MiB", value_parser = buffer_size)]
     pub buffer_size: u32,
+
+    /// Memory that each worker keeps for large messages, when they are over, at most 1TiB.
+    #[arg(long, value_name = "SIZE", default_value = "128MiB", value_parser = spill_pool)]
+    pub spill_pool: u64,
 
     /// Write the counters to this file as JSON, at the end and on SIGUSR1.
     #[arg(long, value_name = "PATH")]
@@ -202,6 +205,7 @@ impl Cli {
             subprotocol: self.subprotocol.clone(),
             connections_max: self.connections_max as usize,
             buffers: BufferConfig { count: self.buffers, bytes: self.buffer_size },
+            spill_pool: self.spill_pool as usize,
             offload: self.offload,
         }
     }
@@ -250,8 +254,12 @@ fn message_max(text: &str) -> Result<u64, String> {
     size(text, 1..=MESSAGE_MAX_MAX)
 }
 
+fn spill_pool(text: &str) -> Result<u64, String> {
+    size(text, 0..=1 << 40)
+}
+
 fn buffer_size(text: &str) -> Result<u32, String> {
-    let size = size(text, 2 * HEADROOM as u64..=1 << 20)?;
+    let size = size(text, 1 << 10..=1 << 20)?;
     if size % 64 == 0 { Ok(size as u32) } else { Err("write a multiple of 64 bytes".into()) }
 }
 
@@ -265,6 +273,7 @@ fn buffers(text: &str) -> Result<u16, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::buffer::SPILL_POOL_DEFAULT;
 
     fn parse(arguments: &[&str]) -> Result<Cli, clap::Error> {
         Cli::read([&["ringecho"], arguments].concat())
@@ -293,7 +302,8 @@ mod tests {
         assert_eq!(config.settings.message_max, 64 << 20);
         assert_eq!((config.settings.policy, config.settings.level), (Policy::Mirror, 6));
         assert_eq!((config.workers, config.cpus), (None, None));
-        assert_eq!(config.buffers, BufferConfig { count: 256, bytes: 16 << 10 });
+        assert_eq!(config.buffers, BufferConfig { count: 4, bytes: 1 << 20 });
+        assert_eq!(config.spill_pool, SPILL_POOL_DEFAULT);
     }
 
     #[test]

@@ -139,6 +139,10 @@ counters! {
     ratio syscalls_per_message;
     /// Receives that found no pinned buffer, and were started again or took heap memory.
     buffers_exhausted,
+    /// Bytes of memory kept for spills and not in use now.
+    spill_bytes_kept,
+    /// Blocks of 16 KiB and more that spills took from the allocator, because none was kept that fitted.
+    spill_allocations,
     /// Connections failed because the peer broke a rule of the protocol.
     protocol_violations,
     /// Polls of the completion queue that found nothing, made instead of sleeping.

@@ -59,6 +59,8 @@ pub struct Config {
     pub connections_max: usize,
     /// The pinned memory of each worker.
     pub buffers: BufferConfig,
+    /// Bytes that each worker keeps for spills that are not in use.
+    pub spill_pool: usize,
     /// Which connections the kernel echoes by itself.
     pub offload: offload::Policy,
 }
@@ -318,6 +320,7 @@ fn prepare(
         cpu,
         config: WorkerConfig {
             buffers: config.buffers,
+            spill_pool: config.spill_pool,
             wait: config.wait,
             pace,
             offload,

@@ -1,7 +1,6 @@
 //! A latency lab: round trips, loads and comparisons of WebSocket echo servers, and benchmarks of
 //! ringecho's protocol core.
 
-use ringecho::buffer::HEADROOM;
 use ringecho::metrics::Counters;
 use ringecho::protocol::frame::{self, FINAL, Opcode};
 use ringecho::protocol::{
@@ -69,10 +68,11 @@ impl Core {
         let mut core = Core {
             dialogue: Dialogue::new(Admission::Open),
             context: Context::new(SETTINGS, counters),
-            memory: vec![0; HEADROOM + bytes.max(REQUEST.len())],
+            memory: vec![0; bytes.max(REQUEST.len())],
         };
-        let answer = core.echo(REQUEST);
-        assert!(answer.starts_with(b"HTTP/1.1 101 "), "the handshake is accepted");
+        core.echo(REQUEST);
+        let response = core.dialogue.take_reply().unwrap_or_default();
+        assert!(response.starts_with(b"HTTP/1.1 101 "), "the handshake is accepted");
         core
     }
 
@@ -80,8 +80,9 @@ impl Core {
     #[inline]
     pub fn echo(&mut self, bytes: &[u8]) -> &[u8] {
         let Core { dialogue, context, memory } = self;
-        memory[HEADROOM..HEADROOM + bytes.len()].copy_from_slice(bytes);
-        let answer = dialogue.received(memory, bytes.len(), Output::InPlace, context);
+        let buffer = &mut memory[..bytes.len()];
+        buffer.copy_from_slice(bytes);
+        let answer = dialogue.received(buffer, Output::InPlace, context);
         assert_eq!(answer.decision, Decision::Continue, "the frames are complete and valid");
         &memory[answer.reply]
     }

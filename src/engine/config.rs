@@ -5,16 +5,22 @@ use std::sync::Arc;
 
 use super::pump::Limit;
 use super::wait::{Pace, WaitStrategy};
+use crate::buffer::SpillPool;
 use crate::metrics::Counters;
 use crate::offload;
 use crate::protocol::{Context, Settings, Subprotocol};
+
+/// The size of a buffer, in bytes, where each receive takes a whole one.
+const PIECE: u32 = 16 << 10;
+/// The most buffers that io_uring takes in one ring.
+const MOST: u16 = 1 << 15;
 
 /// How much pinned memory a worker has for messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BufferConfig {
     /// The number of buffers: a power of two, at most 32,768.
     pub count: u16,
-    /// The size of each buffer in bytes, headroom included; a multiple of 64.
+    /// The size of each buffer in bytes; a multiple of 64.
     pub bytes: u32,
 }
 
@@ -24,9 +30,25 @@ impl BufferConfig {
         usize::from(self.count) * self.bytes as usize
     }
 
-    /// The size of the ring through which io_uring takes them, in bytes.
+    /// The same memory, or a little less, in buffers for receives that take a whole one each: of 16 KiB,
+    /// unless they are smaller already or would be too many.
+    #[must_use]
+    pub fn divided(self) -> BufferConfig {
+        let pieces = (self.bytes / PIECE).max(1).min(u32::from(MOST / self.count));
+        // A power of two, as the count must be one.
+        let pieces = 1 << pieces.ilog2();
+        let bytes = self.bytes / pieces;
+        BufferConfig { count: self.count * pieces as u16, bytes: bytes - bytes % 64 }
+    }
+
+    /// The number of entries in the ring through which io_uring takes them.
+    pub fn entries(self) -> u16 {
+        self.count
+    }
+
+    /// The size of that ring in bytes.
     pub fn entries_bytes(self) -> usize {
-        usize::from(self.count) * size_of::<io_uring::types::BufRingEntry>()
+        usize::from(self.entries()) * size_of::<io_uring::types::BufRingEntry>()
     }
 }
 
@@ -35,6 +57,8 @@ impl BufferConfig {
 pub struct WorkerConfig {
     /// The worker's memory.
     pub buffers: BufferConfig,
+    /// How many bytes it keeps for spills that are not in use.
+    pub spill_pool: usize,
     /// How the worker waits.
     pub wait: WaitStrategy,
     /// How long it may spin, if its strategy leaves that open.
@@ -56,7 +80,9 @@ pub struct WorkerConfig {
 impl WorkerConfig {
     /// What the connections of the worker have in common.
     pub(in crate::engine) fn context(&self) -> Context<'_> {
-        Context::new(self.settings, &self.counters).with_subprotocol(self.subprotocol.clone())
+        Context::new(self.settings, &self.counters)
+            .with_subprotocol(self.subprotocol.clone())
+            .with_spill_pool(SpillPool::new(self.spill_pool, self.counters.clone()))
     }
 }
 
@@ -69,6 +95,7 @@ impl WorkerConfig {
         let flags = rustix::event::EventfdFlags::CLOEXEC | rustix::event::EventfdFlags::NONBLOCK;
         WorkerConfig {
             buffers: BufferConfig { count: 2, bytes: 1024 },
+            spill_pool: 1 << 20,
             wait,
             pace: Pace::new(None, None),
             offload: offload::Policy::Off,

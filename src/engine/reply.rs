@@ -1,34 +1,42 @@
 //! Memory on its way between a ring and the pump, and how a send ended.
 //!
-//! A [`Lease`] is the right to one pinned buffer. A ring gives it out together with the bytes that
-//! it received, and gets it back either as it is or as a [`Reply`]. A lease remembers where the
-//! bytes in its buffer end, and a reply is cut from it only up to there, so no send reaches into
-//! the neighbouring buffer or into what an earlier connection left behind in this one.
+//! A [`Lease`] is the right to the bytes of one receive, which are a part of a pinned buffer. A ring
+//! gives it out and gets it back either as it is or as a [`Reply`]. A reply is cut only from what its
+//! lease covers, so no send reaches into the bytes of another receive, or into what an earlier
+//! connection left behind.
 //!
 //! This file does not know where the buffers are.
 
 use std::ops::Range;
 
-use bytes::{Buf as _, BytesMut};
+use bytes::{Buf as _, Bytes};
 use rustix::io::Errno;
 
-use crate::buffer::HEADROOM;
+/// Whether a receive took all the room that it had.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fill {
+    /// It did, so there may be more to receive.
+    Full,
+    /// It did not.
+    Partial,
+}
 
-/// A pinned buffer on loan from the ring, to be sent or recycled; nothing else gives it back.
+/// A part of a pinned buffer on loan from the ring, to be sent or recycled; nothing else gives it back.
 #[derive(Debug, PartialEq, Eq)]
 #[must_use]
 pub struct Lease {
     buffer: u32,
-    /// Bytes from the beginning of the buffer to the end of what was received.
-    filled: u32,
+    start: u32,
+    length: u32,
+    fill: Fill,
 }
 
 impl Lease {
-    /// The lease of the buffer with this number, into which the ring received `received` bytes
-    /// after the headroom. A ring makes no second lease of a buffer before the first is back.
+    /// The lease of the part `received` of the buffer with this number. A ring makes no lease of bytes
+    /// of which another is not back.
     #[inline]
-    pub(in crate::engine) fn new(buffer: u32, received: u32) -> Lease {
-        Lease { buffer, filled: HEADROOM as u32 + received }
+    pub(in crate::engine) fn new(buffer: u32, received: Range<u32>, fill: Fill) -> Lease {
+        Lease { buffer, start: received.start, length: received.end - received.start, fill }
     }
 
     /// The buffer's number.
@@ -36,56 +44,67 @@ impl Lease {
     pub(in crate::engine) fn buffer(&self) -> u32 {
         self.buffer
     }
+
+    /// The part of the buffer.
+    #[inline]
+    pub(in crate::engine) fn range(&self) -> Range<usize> {
+        self.start as usize..(self.start + self.length) as usize
+    }
+
+    /// Whether there may be more to receive, because this receive had no room for more.
+    #[inline]
+    pub fn is_full(&self) -> bool {
+        self.fill == Fill::Full
+    }
 }
 
-/// A part of a pinned buffer that is to be sent.
+/// A part of a lease that is to be sent.
 #[derive(Debug)]
 pub struct Pinned {
     lease: Lease,
+    /// Within the lease.
     range: Range<u32>,
 }
 
 impl Pinned {
-    /// The bytes of the leased buffer that are to be sent: always a valid range, which ends no
-    /// later than what was received into the buffer.
+    /// The bytes of the buffer that are to be sent: always a valid range, and within the lease.
     #[inline]
     pub(in crate::engine) fn range(&self) -> Range<usize> {
-        self.range.start as usize..self.range.end as usize
+        let start = self.lease.start as usize;
+        start + self.range.start as usize..start + self.range.end as usize
     }
 
-    /// The lease of the buffer.
+    /// The lease.
     #[inline]
     pub(in crate::engine) fn lease(&self) -> &Lease {
         &self.lease
     }
 
-    /// The lease, and the part of its buffer that was to be sent.
+    /// The lease, and the part of its bytes that was to be sent.
     pub fn into_parts(self) -> (Lease, Range<usize>) {
-        let range = self.range();
-        (self.lease, range)
+        (self.lease, self.range.start as usize..self.range.end as usize)
     }
 }
 
 /// Memory to be sent.
 #[derive(Debug)]
 pub enum Reply {
-    /// A part of a pinned buffer; see [`Reply::pinned`].
+    /// Received bytes in a pinned buffer; see [`Reply::pinned`].
     Pinned(Pinned),
     /// Memory from the heap, all of it to be sent.
-    Heap(BytesMut),
+    Heap(Bytes),
 }
 
 impl Reply {
-    /// The part `range` of a leased buffer. It may begin in the headroom, where a reply is put that
-    /// is longer than its request.
+    /// The part `range` of the received bytes of a lease.
     ///
     /// # Panics
     ///
-    /// When the range is reversed, or ends after what was received into the buffer.
+    /// When the range is reversed, or ends after what was received.
     #[inline]
     pub fn pinned(lease: Lease, range: Range<usize>) -> Reply {
         assert!(
-            range.start <= range.end && range.end <= lease.filled as usize,
+            range.start <= range.end && range.end <= lease.length as usize,
             "a reply of {range:?} in {lease:?}"
         );
         Reply::Pinned(Pinned { lease, range: range.start as u32..range.end as u32 })
@@ -163,10 +182,15 @@ pub(in crate::engine) fn breaks_connection(errno: Errno) -> bool {
 mod tests {
     use super::*;
 
-    const START: usize = HEADROOM;
+    /// Where the leased bytes begin in their buffer.
+    const START: usize = 700;
+
+    fn lease() -> Lease {
+        Lease::new(3, START as u32..START as u32 + 100, Fill::Partial)
+    }
 
     fn reply() -> Reply {
-        Reply::pinned(Lease::new(3, 100), START..START + 96)
+        Reply::pinned(lease(), 0..96)
     }
 
     /// How the send of a pinned reply of 96 bytes ends, and whether its buffer comes back.
@@ -181,27 +205,26 @@ mod tests {
 
     #[test]
     fn a_reply_ends_where_the_received_bytes_end() {
-        assert_eq!(Reply::pinned(Lease::new(0, 100), START..START + 100).len(), 100);
-        assert_eq!(Reply::pinned(Lease::new(0, 0), 0..START).len(), START);
+        assert_eq!(Reply::pinned(lease(), 0..100).len(), 100);
     }
 
     #[test]
     #[should_panic = "a reply of"]
     fn a_reply_does_not_reach_beyond_the_received_bytes() {
-        let _ = Reply::pinned(Lease::new(0, 100), START..START + 101);
+        let _ = Reply::pinned(lease(), 0..101);
     }
 
     #[test]
     #[should_panic = "a reply of"]
     #[expect(clippy::reversed_empty_ranges, reason = "that is what must be refused")]
     fn a_reply_is_not_reversed() {
-        let _ = Reply::pinned(Lease::new(0, 100), START + 1..START);
+        let _ = Reply::pinned(lease(), 1..0);
     }
 
     #[test]
     #[should_panic = "a reply of"]
     fn a_range_that_does_not_fit_32_bits_is_not_cut_off() {
-        let _ = Reply::pinned(Lease::new(0, 100), START..(1 << 32) + START);
+        let _ = Reply::pinned(lease(), 0..1 << 32);
     }
 
     #[test]
@@ -240,7 +263,7 @@ mod tests {
 
     #[test]
     fn the_rest_of_a_heap_reply_is_what_was_not_sent() {
-        let reply = Reply::Heap(BytesMut::from(&b"hello"[..]));
+        let reply = Reply::Heap(Bytes::from_static(b"hello"));
         let (Sent::Cut(Reply::Heap(rest)), 2) = reply.ended(Ok(2), |_| panic!("no lease")) else {
             panic!("cut")
         };

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 
-pub use super::reply::{Lease, Reply, Sent};
+pub use super::reply::{Fill, Lease, Reply, Sent};
 use crate::offload::record::Record;
 use crate::slab::ConnectionId;
 
@@ -38,9 +38,9 @@ pub enum Patience {
 /// What a receive brought.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Received {
-    /// Bytes, in the buffer after [`crate::buffer::HEADROOM`].
+    /// Bytes.
     Data {
-        /// The buffer.
+        /// Where they are.
         lease: Lease,
         /// How many.
         bytes: u32,
@@ -218,7 +218,7 @@ pub trait Ring {
     /// Ends the watch, with a completion of its own.
     fn cancel_watch(&mut self, place: &Self::Place, id: ConnectionId);
 
-    /// The whole memory of a leased buffer.
+    /// The received bytes of a lease.
     fn bytes<'a>(&'a mut self, lease: &'a mut Lease) -> &'a mut [u8];
 
     /// Returns a buffer, to receive into.

@@ -1,10 +1,13 @@
 //! What all connections of a server, and of one of its workers, have in common.
 
+use std::sync::Arc;
+
 use super::allowance::{Allowance, Limits};
 use super::deflate::Scratch;
 use super::extension::Policy;
 use super::frame::CONTROL_PAYLOAD_MAX;
 use super::handshake::{Subprotocol, Terms};
+use crate::buffer::{SPILL_POOL_DEFAULT, SpillPool};
 use crate::metrics::Counters;
 
 /// Reply bytes that may wait to be sent to one peer before nothing more is received from it, in addition to
@@ -42,6 +45,8 @@ pub struct Context<'a> {
     /// The longest payload that is echoed the short way, in bytes: see `connection/frames.rs`.
     pub(super) short_max: u8,
     backlog_max: usize,
+    /// Where spills and replies on the heap take their memory.
+    pub spill_pool: SpillPool,
     /// Where messages, frames and violations are counted.
     pub counters: &'a Counters,
     pub(super) scratch: Scratch,
@@ -58,6 +63,7 @@ impl<'a> Context<'a> {
             subprotocol: Subprotocol::Any,
             short_max,
             backlog_max: BACKLOG_MAX,
+            spill_pool: SpillPool::new(SPILL_POOL_DEFAULT, Arc::default()),
             counters,
             scratch: Scratch::default(),
             allowance: Allowance::new(Limits::default()),
@@ -81,6 +87,12 @@ impl<'a> Context<'a> {
     #[must_use]
     pub fn with_limits(self, limits: Limits) -> Context<'a> {
         Context { allowance: Allowance::new(limits), ..self }
+    }
+
+    /// The same, but spills take their memory from this pool, instead of one that nobody counts.
+    #[must_use]
+    pub fn with_spill_pool(self, spill_pool: SpillPool) -> Context<'a> {
+        Context { spill_pool, ..self }
     }
 
     /// What opening handshakes are answered with.

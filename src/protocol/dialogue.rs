@@ -19,13 +19,13 @@
 
 use std::ops::Range;
 
-use bytes::BytesMut;
+use bytes::Bytes;
 
 use super::close_code::CloseCode;
 use super::connection::{Connection, Next};
 use super::context::Context;
 use super::handshake::Admission;
-use crate::buffer::{Cursors, HEADROOM, Region, Spill};
+use crate::buffer::{Cursors, Region, Spill};
 
 /// Where a reply may be written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,6 +36,10 @@ pub enum Output {
     /// it later.
     Queued,
 }
+
+/// How many bytes are appended to a spill at a time, so that they are still in the CPU's cache when they are
+/// unmasked.
+const PART: usize = 64 << 10;
 
 /// What the caller does once the replies so far are sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,7 +58,7 @@ pub enum Decision {
 #[derive(Debug, PartialEq, Eq)]
 #[must_use]
 pub struct Answer {
-    /// The part of the receive buffer to send now; often empty. It may begin in the headroom.
+    /// The part of the receive buffer to send now; often empty.
     pub reply: Range<usize>,
     /// What to do after that.
     pub decision: Decision,
@@ -75,42 +79,64 @@ impl Dialogue {
         Dialogue { connection: Connection::new(admission), spill: None, has_yielded: false }
     }
 
-    /// Answers `received` bytes, which `buffer` holds after [`HEADROOM`]. Afterwards only the part of
-    /// the buffer that is to be sent matters.
+    /// Answers the bytes received into `buffer`. Afterwards only the part of it that is to be sent
+    /// matters.
     // Never inlined, so that `scripts/instructions` finds it and its callers do not change the count. It has
     // a caller for each engine, so it would not be inlined anyway.
     #[inline(never)]
-    pub fn received(
-        &mut self,
-        buffer: &mut [u8],
-        received: usize,
-        output: Output,
-        context: &Context<'_>,
-    ) -> Answer {
-        if output == Output::Queued || self.spill.is_some() {
-            let received = &buffer[HEADROOM..HEADROOM + received];
-            return Answer { reply: 0..0, decision: self.append(received, context) };
+    pub fn received(&mut self, buffer: &mut [u8], output: Output, context: &Context<'_>) -> Answer {
+        let is_in_place =
+            output == Output::InPlace && self.spill.is_none() && !self.connection.is_in_handshake();
+        if !is_in_place {
+            return Answer { reply: 0..0, decision: self.append(buffer, context) };
         }
         context.allowance.begin_turn();
-        let mut cursors = Cursors::received(received);
+        let mut cursors = Cursors::received(buffer.len());
         let next = self.connection.advance(&mut Region::new(buffer, &mut cursors), context);
         // The path of a message that came whole ends here. An exit of its own saves six instructions.
         if next == Next::Receive && !cursors.has_leftover() {
             return Answer { reply: cursors.reply(), decision: Decision::Continue };
         }
-        if cursors.has_leftover() {
-            self.spill = Some(Box::new(Spill::leftover(buffer, &mut cursors)));
-        }
-        Answer { reply: cursors.reply(), decision: self.follow(next, context) }
+        let decision = self.keep(buffer, &mut cursors, next, context);
+        Answer { reply: cursors.reply(), decision }
     }
 
-    fn append(&mut self, received: &[u8], context: &Context<'_>) -> Decision {
-        let spill = self.spill.get_or_insert_default();
-        spill.append(received);
-        if self.has_yielded {
-            return Decision::Continue;
+    /// Keeps what is left over in the buffer, then follows.
+    #[inline(never)]
+    fn keep(
+        &mut self,
+        buffer: &[u8],
+        cursors: &mut Cursors,
+        next: Next,
+        context: &Context<'_>,
+    ) -> Decision {
+        if cursors.has_leftover() {
+            let expected = self.connection.held_left();
+            let pool = &context.spill_pool;
+            self.spill = Some(Box::new(Spill::leftover(buffer, cursors, expected, pool)));
         }
-        self.advance(context)
+        self.follow(next, context)
+    }
+
+    // Apart from the path of a message that came whole, which takes fewer registers.
+    #[inline(never)]
+    fn append(&mut self, received: &[u8], context: &Context<'_>) -> Decision {
+        if !self.has_yielded {
+            context.allowance.begin_turn();
+        }
+        let mut decision = Decision::Continue;
+        for part in received.chunks(PART) {
+            let expected = self.connection.held_left();
+            spill_of(&mut self.spill, context).append(part, expected);
+            match decision {
+                Decision::Continue if !self.has_yielded => decision = self.advance(context),
+                // The rest waits for its turn.
+                Decision::Continue | Decision::Yield => {}
+                Decision::Close => break,
+            }
+        }
+        self.drop_empty_spill();
+        decision
     }
 
     /// Goes on where the dialogue has yielded; does nothing if it has not.
@@ -118,38 +144,47 @@ impl Dialogue {
         if !std::mem::take(&mut self.has_yielded) {
             return Decision::Continue;
         }
-        self.advance(context)
-    }
-
-    /// Takes a turn with what is in the spill.
-    fn advance(&mut self, context: &Context<'_>) -> Decision {
         context.allowance.begin_turn();
-        let spill = self.spill.get_or_insert_default();
-        let next = self.connection.advance(&mut spill.region(), context);
-        let decision = self.follow(next, context);
+        let decision = self.advance(context);
         self.drop_empty_spill();
         decision
     }
 
-    #[inline]
+    /// Goes on with a turn: with what is in the spill.
+    fn advance(&mut self, context: &Context<'_>) -> Decision {
+        let spill = spill_of(&mut self.spill, context);
+        let next = self.connection.advance(&mut spill.region(), context);
+        self.follow(next, context)
+    }
+
     fn follow(&mut self, next: Next, context: &Context<'_>) -> Decision {
         match next {
             Next::Receive => Decision::Continue,
-            Next::Yield => self.pause(),
+            Next::Yield => self.pause(context),
             Next::Expand(bytes) => self.expand(bytes, context),
+            Next::Fail(violation) => {
+                let spill = spill_of(&mut self.spill, context);
+                self.connection.fail(violation, &mut spill.region(), context);
+                Decision::Close
+            }
             Next::Close => Decision::Close,
         }
     }
 
     #[cold]
-    fn pause(&mut self) -> Decision {
+    fn pause(&mut self, context: &Context<'_>) -> Decision {
         self.has_yielded = true;
-        self.spill.get_or_insert_default();
+        spill_of(&mut self.spill, context);
         Decision::Yield
     }
 
+    /// Whether what is received next must be appended to a spill, even if that is empty.
+    fn needs_spill(&self) -> bool {
+        self.has_yielded || self.connection.owes_close()
+    }
+
     fn drop_empty_spill(&mut self) {
-        if !self.has_yielded {
+        if !self.needs_spill() {
             self.spill.take_if(|spill| spill.is_empty());
         }
     }
@@ -162,7 +197,7 @@ impl Dialogue {
             if self.is_full(context) {
                 return Decision::Continue;
             }
-            let spill = self.spill.get_or_insert_default();
+            let spill = spill_of(&mut self.spill, context);
             spill.widen(bytes);
             next = self.connection.advance(&mut spill.region(), context);
         }
@@ -175,14 +210,15 @@ impl Dialogue {
     ///
     /// A dialogue that has yielded gives out a short reply only with what follows: what is still unread
     /// is copied each time.
-    pub fn take_reply(&mut self) -> Option<BytesMut> {
-        let has_yielded = self.has_yielded;
+    pub fn take_reply(&mut self) -> Option<Bytes> {
+        let (has_yielded, needs_spill) = (self.has_yielded, self.needs_spill());
         let is_due = |spill: &mut Box<Spill>| {
             spill.has_reply() && (!has_yielded || spill.reply_bytes() >= spill.unread_bytes())
         };
         let spill = self.spill.take_if(is_due)?;
-        let (reply, rest) = spill.split_reply();
-        self.spill = rest.map(Box::new).or_else(|| has_yielded.then(Box::default));
+        let next = needs_spill.then(|| spill.successor());
+        let (reply, rest) = spill.split_reply(self.connection.held_left());
+        self.spill = rest.or(next).map(Box::new);
         Some(reply)
     }
 
@@ -199,7 +235,7 @@ impl Dialogue {
     /// Starts the closing handshake with `code`. The close frame is appended to what waits to be sent.
     pub fn close(&mut self, code: CloseCode, context: &Context<'_>) -> Decision {
         let was_waiting = self.is_waiting_for_room();
-        let spill = self.spill.get_or_insert_default();
+        let spill = spill_of(&mut self.spill, context);
         let mut next = self.connection.close(code, &mut spill.region(), context);
         if self.has_yielded {
             // The rest of what was received is read in its own turns.
@@ -268,6 +304,11 @@ impl Dialogue {
     }
 }
 
+/// The spill, which is created if there is none.
+fn spill_of<'s>(spill: &'s mut Option<Box<Spill>>, context: &Context<'_>) -> &'s mut Spill {
+    spill.get_or_insert_with(|| Box::new(Spill::new(&context.spill_pool)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -294,8 +335,8 @@ mod tests {
         output: Output,
         context: &Context<'_>,
     ) -> Vec<u8> {
-        let mut buffer = [&[0; HEADROOM], bytes].concat();
-        let answer = dialogue.received(&mut buffer, bytes.len(), output, context);
+        let mut buffer = bytes.to_vec();
+        let answer = dialogue.received(&mut buffer, output, context);
         assert_eq!(answer.decision, Decision::Continue);
         buffer[answer.reply].to_vec()
     }
@@ -303,7 +344,8 @@ mod tests {
     fn open(offer: &str, context: &Context<'_>) -> Dialogue {
         let mut dialogue = Dialogue::new(Admission::Open);
         let request = [REQUEST, offer.as_bytes(), b"\r\n"].concat();
-        let response = receive(&mut dialogue, &request, Output::InPlace, context);
+        assert_eq!(receive(&mut dialogue, &request, Output::InPlace, context), b"");
+        let response = dialogue.take_reply().expect("a response");
         assert!(response.starts_with(b"HTTP/1.1 101 "));
         dialogue
     }
@@ -342,8 +384,8 @@ mod tests {
         assert_eq!(dialogue.close(CloseCode::GOING_AWAY, &context), Decision::Continue);
         let owed = [ECHO, b"\x88\x02\x03\xe9"].concat();
         assert_eq!(dialogue.take_reply().as_deref(), Some(&owed[..]));
-        let mut buffer = [&[0; HEADROOM][..], b"\x88\x82\0\0\0\0\x03\xe9"].concat();
-        let answer = dialogue.received(&mut buffer, 8, Output::InPlace, &context);
+        let mut buffer = *b"\x88\x82\0\0\0\0\x03\xe9";
+        let answer = dialogue.received(&mut buffer, Output::InPlace, &context);
         assert_eq!((answer.reply.len(), answer.decision), (0, Decision::Close));
     }
 

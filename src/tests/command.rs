@@ -20,7 +20,7 @@ use testkit::{
 };
 
 /// The counters, in the order of the statistics file and of the summary.
-const COUNTERS: [&str; 17] = [
+const COUNTERS: [&str; 19] = [
     "connections_accepted",
     "connections_open",
     "connections_rejected",
@@ -36,6 +36,8 @@ const COUNTERS: [&str; 17] = [
     "syscalls",
     "syscalls_per_message",
     "buffers_exhausted",
+    "spill_bytes_kept",
+    "spill_allocations",
     "protocol_violations",
     "spins",
 ];
@@ -382,6 +384,7 @@ fn help_names_every_option_and_version_prints_the_version() {
         "--connections-max",
         "--buffers",
         "--buffer-size",
+        "--spill-pool",
         "--stats-file",
         "--help",
         "--version",
@@ -643,6 +646,8 @@ fn the_counters_are_exact() {
             ("bytes_in", request + 1000 * 22 + close * 8),
             ("bytes_out", response + 1000 * 18 + close * 4),
             ("buffers_exhausted", 0),
+            ("spill_bytes_kept", 0),
+            ("spill_allocations", 0),
             ("protocol_violations", 0),
             ("spins", 0),
         ] {

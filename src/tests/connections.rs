@@ -114,7 +114,7 @@ fn peers_that_reset_within_their_requests_are_forgotten() {
 #[test]
 fn however_a_client_leaves_the_others_get_their_echoes() {
     for wait in ["block", "adaptive", "sqpoll"] {
-        let server = Server::start(&["--buffers", "4", "--wait", wait]);
+        let server = Server::start(&["--buffers", "4", "--buffer-size", "16KiB", "--wait", wait]);
         let address = server.address();
         let before = server.descriptors();
         let threads: Vec<_> = (0..16)
@@ -326,7 +326,8 @@ fn a_message_is_taken_whole_from_a_client_that_reads_only_afterwards() {
 #[test]
 fn too_few_buffers_make_it_slower_and_not_wrong() {
     for buffers in ["1", "2"] {
-        let server = Server::start(&["--engine", "uring", "--workers", "1", "--buffers", buffers]);
+        let options = ["--engine", "uring", "--workers", "1", "--buffer-size", "16KiB"];
+        let server = Server::start(&[&options[..], &["--buffers", buffers]].concat());
         let address = server.address();
         let clients: Vec<_> = (0..50)
             .map(|number| {
@@ -354,9 +355,41 @@ fn too_few_buffers_make_it_slower_and_not_wrong() {
 }
 
 #[test]
+fn the_memory_of_large_messages_is_taken_once_and_kept_up_to_the_limit() {
+    for (limit, kept_max) in [("0", 0), ("3MiB", 3 << 20), ("128MiB", 128 << 20)] {
+        let server = Server::start(&["--workers", "1", "--spill-pool", limit]);
+        let mut clients: Vec<Client> = (0..3).map(|_| Client::connect(server.address())).collect();
+        // Larger than a buffer, so that it is always held.
+        let payload = pattern((1 << 20) + 5);
+        let mut echo = |messages| {
+            for _ in 0..messages {
+                clients.iter_mut().for_each(|client| client.send_frame(TEXT, &payload));
+                clients.iter_mut().for_each(|client| client.expect(TEXT, &payload));
+            }
+        };
+        echo(4);
+        let taken = server.count("spill_allocations");
+        echo(12);
+        let taken_later = server.count("spill_allocations") - taken;
+        match kept_max {
+            0 => assert!(taken_later >= 36, "nothing is kept, and {taken_later} blocks are taken"),
+            // At most a few blocks of sizes that happened not to be needed before.
+            _ if kept_max > 16 << 20 => assert!(taken_later < 12, "{taken_later} blocks"),
+            _ => {}
+        }
+        clients.into_iter().for_each(Client::close);
+        server.wait_for_count("connections_open", 0);
+        let kept = server.count("spill_bytes_kept");
+        assert!(kept <= kept_max, "{kept} bytes are kept");
+        assert!(kept_max == 0 || kept > 1 << 20, "{kept} bytes are kept");
+        server.terminate();
+    }
+}
+
+#[test]
 fn slow_readers_get_every_byte_from_few_buffers() {
     const MESSAGES: usize = 2_000;
-    let server = Server::start(&["--workers", "1", "--buffers", "4"]);
+    let server = Server::start(&["--workers", "1", "--buffers", "4", "--buffer-size", "16KiB"]);
     let address = server.address();
     let clients: Vec<_> = (0..4)
         .map(|number| {
@@ -392,7 +425,7 @@ fn an_echo_that_is_cut_short_gives_its_buffer_back() {
     // More than the server's send buffer takes, and not more than all buffers on the way, or the client,
     // which reads nothing meanwhile, would never go on.
     const MESSAGES: u32 = 220;
-    let server = Server::start(&["--workers", "1", "--buffers", "4"]);
+    let server = Server::start(&["--workers", "1", "--buffers", "4", "--buffer-size", "16KiB"]);
     let mut other = Client::connect(server.address());
     let mut client = Client::connect(server.address());
     client.limit_receiving();
@@ -508,7 +541,7 @@ fn clients_that_die_within_a_frame_are_forgotten() {
     let ended = server.terminate();
     assert_eq!(ended.count("buffers_exhausted"), exhausted);
     assert_eq!(ended.count("protocol_violations"), 0);
-    assert_eq!(ended.stdout.lines().count(), 1 + 18);
+    assert_eq!(ended.stdout.lines().count(), 1 + 20);
 }
 
 #[test]

@@ -24,6 +24,7 @@ fn command(engine: &str, workers: usize) -> Command {
     let mut command = Command::new(program());
     command.args(["--listen", "127.0.0.1:0", "--engine", engine]);
     command.args(["--workers", &workers.to_string(), "--buffers", "64"]);
+    command.args(["--buffer-size", "16KiB"]);
     command
 }
 

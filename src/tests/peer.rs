@@ -2,8 +2,7 @@
 
 #![allow(dead_code, reason = "each test target uses its own part")]
 
-use bytes::{Buf as _, BytesMut};
-use ringecho::buffer::HEADROOM;
+use bytes::{Buf as _, Bytes};
 use ringecho::protocol::{Admission, CloseCode, Context, Decision, Dialogue, Limits, Output};
 use testkit::Random;
 
@@ -15,7 +14,7 @@ pub(crate) struct Peer<'a> {
     dialogue: Dialogue,
     context: &'a Context<'a>,
     buffer: Vec<u8>,
-    sending: BytesMut,
+    sending: Bytes,
     /// What was sent.
     pub(crate) sent: Vec<u8>,
     /// What was decided last.
@@ -31,8 +30,8 @@ impl<'a> Peer<'a> {
         Peer {
             dialogue: Dialogue::new(Admission::Open),
             context,
-            buffer: vec![0xee; HEADROOM + room],
-            sending: BytesMut::new(),
+            buffer: vec![0xee; room],
+            sending: Bytes::new(),
             sent: Vec::new(),
             decision: Decision::Continue,
             received: 0,
@@ -53,7 +52,7 @@ impl<'a> Peer<'a> {
     /// Receives `bytes`, cut at these places and where the buffer is full. After each receive everything is
     /// answered and sent, or as much as chance has it; at the end, everything is answered.
     pub(crate) fn feed(&mut self, bytes: &[u8], cuts: &[usize], mut chance: Option<&mut Random>) {
-        let room = self.buffer.len() - HEADROOM;
+        let room = self.buffer.len();
         let mut from = 0;
         for &cut in cuts.iter().chain([&bytes.len()]) {
             for chunk in bytes[from..cut].chunks(room) {
@@ -71,11 +70,12 @@ impl<'a> Peer<'a> {
     /// One receive.
     pub(crate) fn receive(&mut self, chunk: &[u8]) {
         let output = if self.sending.is_empty() { Output::InPlace } else { Output::Queued };
-        self.buffer[HEADROOM..HEADROOM + chunk.len()].copy_from_slice(chunk);
-        let answer = self.dialogue.received(&mut self.buffer, chunk.len(), output, self.context);
+        let buffer = &mut self.buffer[..chunk.len()];
+        buffer.copy_from_slice(chunk);
+        let answer = self.dialogue.received(buffer, output, self.context);
         if !answer.reply.is_empty() {
             assert!(self.sending.is_empty(), "a reply in the buffer would overtake another");
-            self.sending = BytesMut::from(&self.buffer[answer.reply]);
+            self.sending = Bytes::copy_from_slice(&self.buffer[answer.reply]);
         }
         self.received += chunk.len();
         self.follow(answer.decision);

@@ -33,7 +33,7 @@ use testkit::{
     BINARY, CLOSE, Client, FIN, PING, PONG, REQUEST, Random, Server, TEXT, cases, client, reply,
 };
 
-/// Bytes that a receive buffer has after its headroom.
+/// Bytes that a receive buffer has.
 const ROOMS: [usize; 4] = [16, 64, 1024, 16384];
 
 /// The largest message that the server takes by default.

@@ -12,10 +12,7 @@ use rustix::net::{self, RecvFlags, SendFlags, SocketFlags};
 use super::edges::CONNECTION;
 use super::ring::EpollRing;
 use super::sockets::{EmptyWhen, Entry, queue};
-use crate::buffer::HEADROOM;
-use crate::engine::ring::{
-    ADMISSIONS_MAX, Completion, Further, Lease, Received, Reply, Sent, Socket,
-};
+use crate::engine::ring::{ADMISSIONS_MAX, Completion, Further, Received, Reply, Sent, Socket};
 use crate::slab::ConnectionId;
 
 impl EpollRing<'_> {
@@ -25,15 +22,12 @@ impl EpollRing<'_> {
         let entry = self.entries[place as usize].as_ref().expect("its socket is open");
         debug_assert_eq!(entry.id, Some(id));
         let bytes = match &reply {
-            Reply::Pinned(pinned) => {
-                let start = pinned.lease().buffer() as usize * self.config.bytes as usize;
-                &self.memory.bytes()[start..][pinned.range()]
-            }
+            Reply::Pinned(pinned) => self.buffers.sent(pinned),
             Reply::Heap(bytes) => bytes,
         };
         self.counters.syscalls.add(1);
         let sent = net::send(&entry.fd, bytes, SendFlags::NOSIGNAL | SendFlags::DONTWAIT);
-        reply.ended(sent.map(|count| count as u32), |lease| self.free.push(lease.buffer()))
+        reply.ended(sent.map(|count| count as u32), |lease| self.buffers.recycle(lease))
     }
 
     /// Reads each socket that may have input once, as long as there are buffers.
@@ -41,7 +35,7 @@ impl EpollRing<'_> {
     pub(super) fn read(&mut self, completions: &mut Vec<Completion>) {
         for _ in 0..self.readable.len() {
             // Sockets that are left over come first the next time.
-            if self.free.is_empty() {
+            if self.buffers.ready() == 0 {
                 return;
             }
             let place = self.readable.pop_front();
@@ -57,11 +51,7 @@ impl EpollRing<'_> {
         if !entry.is_receiving {
             return None;
         }
-        // The buffer is free until bytes are received into it.
-        let buffer = *self.free.last()?;
-        let size = self.config.bytes as usize;
-        let start = buffer as usize * size;
-        let room = &mut self.memory.bytes()[start + HEADROOM..start + size];
+        let room = self.buffers.room();
         let length = room.len();
         self.counters.syscalls.add(1);
         let result = net::recv(&entry.fd, room, RecvFlags::DONTWAIT).map(|(_, count)| count);
@@ -69,7 +59,6 @@ impl EpollRing<'_> {
         let received = match result {
             Ok(0) => Received::End,
             Ok(count) => {
-                self.free.pop();
                 let is_empty = entry.empty_when == EmptyWhen::ShortReceive
                     && count < length
                     && !entry.has_ended;
@@ -78,7 +67,7 @@ impl EpollRing<'_> {
                     queue(&mut self.readable, entry, place);
                 }
                 let bytes = count as u32;
-                let received = Received::Data { lease: Lease::new(buffer, bytes), bytes };
+                let received = Received::Data { lease: self.buffers.lease(bytes), bytes };
                 return Some(Completion::Received { id, received, further: Further::More });
             }
             Err(Errno::AGAIN) => {

@@ -14,6 +14,7 @@
 //!
 //! This engine contains no unsafe code, and does not look at the bytes.
 
+mod buffers;
 mod calls;
 mod edges;
 mod ring;

@@ -12,6 +12,7 @@ use rustix::event::epoll::EventFlags;
 use rustix::io::Errno;
 use rustix::net::{self, Shutdown};
 
+use super::buffers::Buffers;
 use super::edges::{CONNECTION, EVENTS, Edges, LISTENER};
 use super::sockets::{EmptyWhen, Entry, Listener, queue};
 use super::{PreparedEpoll, no_epoll};
@@ -19,8 +20,7 @@ use crate::engine::ring::{
     Blocking, Completion, Further, Lease, Patience, Received, Reply, Ring, Sent, Socket, Wait,
 };
 use crate::engine::wait::Waiter;
-use crate::engine::{BufferConfig, EngineError, WorkerConfig};
-use crate::memory::Mapping;
+use crate::engine::{EngineError, WorkerConfig};
 use crate::metrics::Counters;
 use crate::offload::record::Record;
 use crate::slab::ConnectionId;
@@ -36,10 +36,7 @@ pub(super) struct EpollRing<'a> {
     places: Vec<i32>,
     /// Places to be read.
     pub(super) readable: VecDeque<i32>,
-    pub(super) config: BufferConfig,
-    pub(super) memory: Mapping,
-    /// Free buffers.
-    pub(super) free: Vec<u32>,
+    pub(super) buffers: Buffers,
     /// Sends without patience that were whole, to be reported with the next completions.
     whole: Vec<(ConnectionId, u32)>,
     /// Completions to be reported before [`Blocking::enter`] may sleep.
@@ -69,9 +66,7 @@ impl<'a> EpollRing<'a> {
             vacant: Vec::new(),
             places: Vec::new(),
             readable: VecDeque::new(),
-            config: worker.buffers,
-            memory,
-            free: (0..worker.buffers.count.into()).rev().collect(),
+            buffers: Buffers::new(memory, worker.buffers),
             whole: Vec::new(),
             urgent: Vec::new(),
             counters,
@@ -295,17 +290,16 @@ impl Ring for EpollRing<'_> {
 
     #[inline]
     fn bytes<'a>(&'a mut self, lease: &'a mut Lease) -> &'a mut [u8] {
-        let size = self.config.bytes as usize;
-        &mut self.memory.bytes()[lease.buffer() as usize * size..][..size]
+        self.buffers.bytes(lease)
     }
 
     #[inline]
     fn recycle(&mut self, lease: Lease) {
-        self.free.push(lease.buffer());
+        self.buffers.recycle(lease);
     }
 
     fn buffers_ready(&self) -> usize {
-        self.free.len()
+        self.buffers.ready()
     }
 }
 
@@ -348,7 +342,7 @@ mod tests {
         here.set_nonblocking(true).expect("an option");
         let socket = ring.add(here.into(), EmptyWhen::Again).expect("a place");
         let id = ConnectionId { slot: 0, generation: 0 };
-        let reply = || Reply::Heap(bytes::BytesMut::from(&b"hello"[..]));
+        let reply = || Reply::Heap(bytes::Bytes::from_static(b"hello"));
         ring.send(id, &socket, reply(), Patience::None);
         assert!(!ring.is_busy());
         ring.send(id, &socket, reply(), Patience::Unlimited);

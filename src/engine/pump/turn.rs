@@ -5,14 +5,14 @@
 
 use std::time::Duration;
 
-use bytes::BytesMut;
+use bytes::Bytes;
 use rustix::io::Errno;
 
 use super::Worker;
 use super::deadlines::{Due, FAREWELL_MAX, LINGER_MAX};
 use super::offloaded::{Arrival, OffloadProgress, SECOND_LOOK};
 use super::peer::{Peer, Progress, Receiving, Sending, Stage};
-use crate::buffer::HEADROOM;
+use crate::buffer::SpillPool;
 use crate::engine::ring::{Further, Lease, Patience, Received, Reply, Ring, Sent, Socket};
 use crate::offload;
 use crate::protocol::{CloseCode, Decision, Output};
@@ -53,13 +53,11 @@ impl<R: Ring> Turn<'_, '_, R> {
     }
 
     #[inline]
-    fn received_data(&mut self, mut lease: Lease, bytes: usize) {
+    fn received_data(&mut self, lease: Lease, bytes: usize) {
         let Turn { peer, worker, .. } = self;
         worker.context.counters.bytes_in.add(bytes as u64);
         // A full buffer may hold the first part of a packet, of which the rest is still to come.
-        if peer.offload_progress == OffloadProgress::Attaching
-            && HEADROOM + bytes == worker.ring.bytes(&mut lease).len()
-        {
+        if peer.offload_progress == OffloadProgress::Attaching && lease.is_full() {
             peer.offload_progress = OffloadProgress::Waiting(0);
         }
         if let Some(offloaded) = &mut peer.offloaded {
@@ -83,11 +81,11 @@ impl<R: Ring> Turn<'_, '_, R> {
         let is_sending = peer.sending != Sending::Nothing;
         let output = if is_sending { Output::Queued } else { Output::InPlace };
         let buffer = worker.ring.bytes(&mut lease);
-        let answer = peer.dialogue.received(buffer, bytes, output, &worker.context);
+        let answer = peer.dialogue.received(buffer, output, &worker.context);
         if peer.offload_progress != OffloadProgress::Done || peer.offloaded.is_some() {
             let arrival = Arrival {
                 could_echo: offload::could_echo(bytes, &buffer[answer.reply.clone()]),
-                is_drained: HEADROOM + bytes < buffer.len(),
+                is_drained: !lease.is_full(),
             };
             self.arrived(arrival);
         }
@@ -147,7 +145,7 @@ impl<R: Ring> Turn<'_, '_, R> {
         match sent {
             Sent::Whole => {}
             Sent::Cut(rest) => {
-                let rest = unpin(&mut worker.ring, rest);
+                let rest = unpin(&mut worker.ring, rest, &worker.context.spill_pool);
                 if peer.stage != Stage::Leaving {
                     let rest = Reply::Heap(rest);
                     let patience = worker.ring.send(*id, &peer.socket, rest, Patience::Unlimited);
@@ -394,12 +392,12 @@ impl<R: Ring> Turn<'_, '_, R> {
 }
 
 /// The memory of `reply` on the heap; a pinned buffer goes back to its ring.
-fn unpin<R: Ring>(ring: &mut R, reply: Reply) -> BytesMut {
+fn unpin<R: Ring>(ring: &mut R, reply: Reply, pool: &SpillPool) -> Bytes {
     match reply {
         Reply::Heap(bytes) => bytes,
         Reply::Pinned(pinned) => {
             let (mut lease, range) = pinned.into_parts();
-            let rest = BytesMut::from(&ring.bytes(&mut lease)[range]);
+            let rest = pool.copy(&ring.bytes(&mut lease)[range]);
             ring.recycle(lease);
             rest
         }

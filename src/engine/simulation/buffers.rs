@@ -1,103 +1,136 @@
-//! The pinned buffers: what they hold, and who owns them.
+//! The pinned buffers: what they hold, and who owns it.
 //!
-//! A buffer is in one [`Place`] at a time; every move names the place that it comes from, which is checked.
-//! This file does not know which operation a buffer serves.
+//! A receive takes a part of a buffer, or all of it, as the kernel does before Linux 6.12. What it took is
+//! in one [`Place`] at a time; every move names the place that it comes from, which is checked. A buffer is
+//! ready again when it is used up and nothing of it is elsewhere. This file does not know which operation a
+//! buffer serves.
 
 use std::collections::VecDeque;
 
-use crate::buffer::HEADROOM;
-use crate::engine::ring::Lease;
+use crate::engine::ring::{Fill, Lease};
 
-/// Where a buffer is.
+/// Where the bytes of a receive are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Place {
-    Ready,
     Completion,
     Lease,
     Reply,
 }
 
 #[derive(Debug)]
+struct Buffer {
+    memory: Vec<u8>,
+    /// Bytes from its beginning that receives have taken.
+    consumed: usize,
+    /// What they took and is not back: where it begins, and where it is.
+    taken: Vec<(usize, Place)>,
+}
+
+#[derive(Debug)]
 pub(super) struct Buffers {
-    memory: Vec<Vec<u8>>,
-    places: Vec<Place>,
-    /// Those that are ready, in the order in which they are taken.
+    buffers: Vec<Buffer>,
+    /// Those that are ready, in the order in which they are used.
     ready: VecDeque<u16>,
-    /// Bytes received that one of them takes.
+    /// The size of each in bytes.
     capacity: usize,
+    /// A receive takes no more than it brings.
+    is_incremental: bool,
 }
 
 impl Buffers {
-    pub(super) fn new(count: usize, capacity: usize) -> Buffers {
-        let mut buffers =
-            Buffers { memory: Vec::new(), places: Vec::new(), ready: VecDeque::new(), capacity };
+    pub(super) fn new(count: usize, capacity: usize, is_incremental: bool) -> Buffers {
+        let ready = VecDeque::new();
+        let mut buffers = Buffers { buffers: Vec::new(), ready, capacity, is_incremental };
         (0..count).for_each(|_| buffers.add());
         buffers
     }
 
     /// Makes one more.
     pub(super) fn add(&mut self) {
-        self.ready.push_back(self.memory.len() as u16);
-        self.places.push(Place::Ready);
-        self.memory.push(vec![0xa5; HEADROOM + self.capacity]);
+        self.ready.push_back(self.buffers.len() as u16);
+        let memory = vec![0xa5; self.capacity];
+        self.buffers.push(Buffer { memory, consumed: 0, taken: Vec::new() });
     }
 
     pub(super) fn len(&self) -> usize {
-        self.memory.len()
+        self.buffers.len()
     }
 
-    /// Buffers that are in this place.
+    /// Receives whose bytes are in this place.
     pub(super) fn count(&self, place: Place) -> usize {
-        self.places.iter().filter(|&&other| other == place).count()
+        let taken = self.buffers.iter().flat_map(|buffer| &buffer.taken);
+        taken.filter(|&&(_, other)| other == place).count()
     }
 
-    pub(super) fn is_one_ready(&self) -> bool {
-        !self.ready.is_empty()
+    /// Buffers that are ready.
+    pub(super) fn ready(&self) -> usize {
+        self.ready.len()
     }
 
-    /// Takes a buffer that is ready, for a completion.
+    /// Buffers that are ready as far as the pump knows, which has not seen all completions.
+    pub(super) fn seem_ready(&self) -> usize {
+        let is_completion = |&(_, place): &(usize, Place)| place == Place::Completion;
+        let used_up = self.buffers.iter().filter(|buffer| buffer.consumed == self.capacity);
+        let unseen = used_up.filter(|buffer| buffer.taken.iter().any(is_completion));
+        self.ready() + unseen.count()
+    }
+
+    /// How many bytes the next receive may take; 0 if no buffer is ready.
+    pub(super) fn room(&self) -> usize {
+        self.ready.front().map_or(0, |&id| self.capacity - self.buffers[usize::from(id)].consumed)
+    }
+
+    /// Takes a byte of a buffer that is ready, for a completion.
     pub(super) fn take(&mut self) -> Option<Lease> {
-        self.take_with(0)
+        self.fill(&[0])
     }
 
-    /// Takes a buffer that is ready, for a completion, and puts bytes into it.
+    /// Takes as much as it needs of the first buffer that is ready, for a completion with these bytes.
     pub(super) fn fill(&mut self, bytes: &[u8]) -> Option<Lease> {
-        let lease = self.take_with(bytes.len())?;
-        self.memory[lease.buffer() as usize][HEADROOM..HEADROOM + bytes.len()]
-            .copy_from_slice(bytes);
-        Some(lease)
+        let id = *self.ready.front()?;
+        let buffer = &mut self.buffers[usize::from(id)];
+        let start = buffer.consumed;
+        let end = start + bytes.len();
+        buffer.memory[start..end].copy_from_slice(bytes);
+        buffer.taken.push((start, Place::Completion));
+        buffer.consumed = if self.is_incremental { end } else { self.capacity };
+        if buffer.consumed == self.capacity {
+            self.ready.pop_front();
+        }
+        let fill = if end == self.capacity { Fill::Full } else { Fill::Partial };
+        Some(Lease::new(id.into(), start as u32..end as u32, fill))
     }
 
-    fn take_with(&mut self, bytes: usize) -> Option<Lease> {
-        let lease = Lease::new(self.ready.pop_front()?.into(), bytes as u32);
-        self.pass(&lease, Place::Ready, Place::Completion);
-        Some(lease)
-    }
-
-    /// The buffer goes from one place to another.
+    /// The bytes go from one place to another.
     pub(super) fn pass(&mut self, lease: &Lease, from: Place, to: Place) {
-        let place = &mut self.places[lease.buffer() as usize];
-        assert_eq!(*place, from, "buffer {} goes to {to:?} from elsewhere", lease.buffer());
+        let (_, place) = self.buffers[lease.buffer() as usize]
+            .taken
+            .iter_mut()
+            .find(|(start, _)| *start == lease.range().start)
+            .expect("they are not back");
+        assert_eq!(*place, from, "{lease:?} goes to {to:?} from elsewhere");
         *place = to;
     }
 
-    /// The buffer is ready again.
+    /// The bytes are back.
     pub(super) fn recycle(&mut self, lease: Lease, from: Place) {
-        self.pass(&lease, from, Place::Ready);
-        self.ready.push_back(lease.buffer() as u16);
+        self.pass(&lease, from, from);
+        let buffer = &mut self.buffers[lease.buffer() as usize];
+        buffer.taken.retain(|&(start, _)| start != lease.range().start);
+        if buffer.consumed == self.capacity && buffer.taken.is_empty() {
+            buffer.consumed = 0;
+            self.ready.push_back(lease.buffer() as u16);
+        }
     }
 
+    /// The bytes of a lease.
     pub(super) fn bytes(&self, lease: &Lease) -> &[u8] {
-        &self.memory[lease.buffer() as usize]
+        &self.buffers[lease.buffer() as usize].memory[lease.range()]
     }
 
-    /// The bytes of a buffer that is on loan.
+    /// The bytes of a lease that the pump holds.
     pub(super) fn bytes_mut(&mut self, lease: &Lease) -> &mut [u8] {
-        assert_eq!(
-            self.places[lease.buffer() as usize],
-            Place::Lease,
-            "a look at another's buffer"
-        );
-        &mut self.memory[lease.buffer() as usize]
+        self.pass(lease, Place::Lease, Place::Lease);
+        &mut self.buffers[lease.buffer() as usize].memory[lease.range()]
     }
 }

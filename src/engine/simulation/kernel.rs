@@ -205,7 +205,7 @@ impl Kernel {
             connected: 0,
             descriptors: vec![None; scenario.descriptors],
             slots: Vec::new(),
-            buffers: Buffers::new(scenario.buffers, scenario.capacity),
+            buffers: Buffers::new(scenario.buffers, scenario.capacity, scenario.is_incremental),
             listeners: (0..listeners).map(|_| Listener::new()).collect(),
             submissions: VecDeque::new(),
             quick: Vec::new(),

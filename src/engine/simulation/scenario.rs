@@ -23,6 +23,8 @@ pub(super) struct Scenario {
     /// Buffers, and the bytes received that one of them takes.
     pub(super) buffers: usize,
     pub(super) capacity: usize,
+    /// Whether a receive takes no more of a buffer than it brings.
+    pub(super) is_incremental: bool,
     /// Bytes that a socket keeps until they are received.
     pub(super) window: usize,
     pub(super) message_max: usize,
@@ -84,6 +86,7 @@ impl Scenario {
             descriptors: if random.one_in(8) { 1 + random.below(10) } else { 200 },
             buffers: random.pick(&[1, 2, 2, 4, 8, 16, 64]),
             capacity,
+            is_incremental: random.one_in(2),
             window: random.pick(&[100, 5000, 300_000]),
             message_max: random.pick(&[100, 1000, 10_000, 300_000]),
             bytes_max,

@@ -3,12 +3,11 @@
 use std::io;
 use std::ops::Range;
 
-use bytes::BytesMut;
+use bytes::Bytes;
 use tokio_uring::buf::BoundedBuf;
 use tokio_uring::buf::fixed::FixedBuf;
 use tokio_uring::net::TcpStream;
 
-use crate::buffer::HEADROOM;
 use crate::engine::reply::Pinned;
 
 /// How many bytes a receive can take when no registered buffer is free.
@@ -31,16 +30,16 @@ impl Buffer {
         }
     }
 
-    /// Receives into the buffer, after the headroom.
+    /// Receives into the buffer.
     pub(super) async fn receive(self, stream: &TcpStream) -> (io::Result<usize>, Buffer) {
         match self {
             Buffer::Fixed(buffer) => {
-                let (result, buffer) = stream.read_fixed(buffer.slice(HEADROOM..)).await;
-                (result, Buffer::Fixed(buffer.into_inner()))
+                let (result, buffer) = stream.read_fixed(buffer).await;
+                (result, Buffer::Fixed(buffer))
             }
             Buffer::Heap(buffer) => {
                 let end = buffer.len();
-                let (result, buffer) = stream.read(buffer.slice(HEADROOM..end)).await;
+                let (result, buffer) = stream.read(buffer.slice(..end)).await;
                 (result, Buffer::Heap(buffer.into_inner()))
             }
         }
@@ -68,7 +67,7 @@ impl Buffer {
 #[derive(Debug)]
 pub(super) enum Outgoing {
     Buffer { pinned: Pinned, buffer: Buffer },
-    Heap(BytesMut),
+    Heap(Bytes),
 }
 
 impl Outgoing {

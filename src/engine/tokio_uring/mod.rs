@@ -102,7 +102,7 @@ impl PreparedRuntime {
         builder.entries(SUBMISSIONS).uring_builder(&flags);
         let runtime = Runtime::new(&builder)
             .map_err(|error| EngineError::io_uring("set up io_uring", error))?;
-        let BufferConfig { count, bytes } = worker.buffers;
+        let BufferConfig { count, bytes } = worker.buffers.divided();
         if count > FIXED_MAX {
             warn!("tokio-uring registers only {FIXED_MAX} of {count} buffers");
         }

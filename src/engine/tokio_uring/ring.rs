@@ -16,7 +16,9 @@ use super::buffers::{Buffer, Outgoing};
 use super::connection::{Receiving, TaskConnection};
 use super::listener::{Accepting, Listener, watch};
 use super::shared::{Event, Shared};
-use crate::engine::ring::{Completion, Further, Lease, Patience, Received, Reply, Ring, Socket};
+use crate::engine::ring::{
+    Completion, Fill, Further, Lease, Patience, Received, Reply, Ring, Socket,
+};
 use crate::engine::{EngineError, WorkerConfig};
 use crate::offload::record::Record;
 use crate::slab::ConnectionId;
@@ -115,13 +117,14 @@ impl TokioRing {
         Completion::Sent { id, sent, bytes }
     }
 
-    pub(super) fn lend(&mut self, buffer: Buffer, received: u32) -> Lease {
+    pub(super) fn lend(&mut self, mut buffer: Buffer, received: u32) -> Lease {
+        let is_full = buffer.bytes().len() == received as usize;
         let number = self.vacant.pop().unwrap_or_else(|| {
             self.lent.push(None);
             self.lent.len() as u32 - 1
         });
         self.lent[number as usize] = Some(buffer);
-        Lease::new(number, received)
+        Lease::new(number, 0..received, if is_full { Fill::Full } else { Fill::Partial })
     }
 
     /// The memory of a lease, while it is being sent.
@@ -282,7 +285,8 @@ impl Ring for TokioRing {
     }
 
     fn bytes<'a>(&'a mut self, lease: &'a mut Lease) -> &'a mut [u8] {
-        self.lent[lease.buffer() as usize].as_mut().expect("a lease stands for a buffer").bytes()
+        let buffer = self.lent[lease.buffer() as usize].as_mut();
+        &mut buffer.expect("a lease stands for a buffer").bytes()[lease.range()]
     }
 
     fn recycle(&mut self, lease: Lease) {

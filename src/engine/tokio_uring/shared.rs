@@ -14,7 +14,6 @@ use tokio_uring::net::TcpStream;
 
 use super::buffers::{Buffer, HEAP_BYTES, Outgoing};
 use super::connection::{Receiving, TaskConnection};
-use crate::buffer::HEADROOM;
 use crate::engine::ring::{Completion, Further, Socket};
 use crate::metrics::Counters;
 use crate::slab::ConnectionId;
@@ -86,7 +85,7 @@ impl Shared {
             Some(buffer) => Buffer::Fixed(buffer),
             None => {
                 self.counters.buffers_exhausted.add(1);
-                Buffer::Heap(vec![0; HEADROOM + HEAP_BYTES])
+                Buffer::Heap(vec![0; HEAP_BYTES])
             }
         }
     }

@@ -175,9 +175,8 @@ const PROBED_BUFFERS: BufferConfig = BufferConfig { count: 2, bytes: 2048 };
 
 /// A small ring with a buffer ring. They are dropped in this order.
 fn ring_with_buffers() -> io::Result<(IoUring, BufferRing)> {
-    let buffers = BufferRing::new(PROBED_BUFFERS)?;
     let uring = IoUring::new(PROBED)?;
-    buffers.register(&uring.submitter())?;
+    let buffers = BufferRing::registered(PROBED_BUFFERS, &uring.submitter())??;
     Ok((uring, buffers))
 }
 

@@ -42,12 +42,10 @@ impl PreparedRing {
     /// When the kernel refuses a step: the error names it, and says what to do.
     pub fn new(worker: &WorkerConfig) -> Result<PreparedRing, EngineError> {
         let uring = set_up(worker.wait)?;
-        let buffers = BufferRing::new(worker.buffers).map_err(EngineError::no_memory)?;
-        let mut prepared = PreparedRing { uring, buffers, program: None };
-        prepared
-            .buffers
-            .register(&prepared.uring.submitter())
+        let buffers = BufferRing::registered(worker.buffers, &uring.submitter())
+            .map_err(EngineError::no_memory)?
             .map_err(|error| EngineError::io_uring("register the buffer ring", error))?;
+        let mut prepared = PreparedRing { uring, buffers, program: None };
         prepared.try_receiving()?;
         prepared.program = match worker.offload {
             offload::Policy::Off => None,

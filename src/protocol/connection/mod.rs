@@ -45,6 +45,9 @@ pub enum Next {
     /// bytes: a recompressed message is longer than its request. The caller may send more of the
     /// reply first.
     Expand(usize),
+    /// Call [`Connection::fail`] with a region that has room for a close frame, then do as for
+    /// [`Next::Close`]: the peer broke a rule.
+    Fail(Violation),
     /// Shut the connection down for writing and read until the peer ends it: the close handshake is
     /// done, or the connection has failed.
     Close,
@@ -174,10 +177,40 @@ impl Connection {
         }
     }
 
+    /// Bytes still to arrive of a frame that is held until it is whole; 0 if there is none.
+    pub fn held_left(&self) -> usize {
+        // A frame that was refused counts for nothing, however long it was to be.
+        if self.phase != Phase::Open {
+            return 0;
+        }
+        match self.frame {
+            // At most the largest message, which fits.
+            Frame::Text | Frame::Mirrored => self.payload_left as usize,
+            Frame::None
+            | Frame::Binary
+            | Frame::Recompressed
+            | Frame::Ping
+            | Frame::Close
+            | Frame::Ignored
+            | Frame::CloseAnswer => 0,
+        }
+    }
+
     /// Whether the opening handshake is done.
     #[inline]
     pub fn is_open(&self) -> bool {
         self.phase == Phase::Open
+    }
+
+    /// Whether what is received next is part of the opening handshake, whose answer may be longer.
+    #[inline]
+    pub fn is_in_handshake(&self) -> bool {
+        matches!(self.phase, Phase::Handshake(_))
+    }
+
+    /// Whether a close frame follows the current frame, which makes the reply longer than the request.
+    pub fn owes_close(&self) -> bool {
+        self.close_wanted.is_some()
     }
 
     /// Whether a recompressed frame waits for room in the region: see [`Next::Expand`].
@@ -212,7 +245,7 @@ impl Connection {
         match self.frames(region, context) {
             Ok(Pause::Drained) if self.phase == Phase::Open => Next::Receive,
             Ok(pause) => self.next(pause),
-            Err(violation) => self.fail(violation, region, context),
+            Err(violation) => self.violated(violation, region, context),
         }
     }
 
@@ -284,7 +317,7 @@ impl Connection {
         }
         let pause = match self.resume(region, context) {
             Ok(pause) => pause,
-            Err(violation) => return self.fail(violation, region, context),
+            Err(violation) => return self.violated(violation, region, context),
         };
         if self.phase == Phase::Closed {
             // Section 1.4: whatever the peer sends after its close frame is discarded.
@@ -339,10 +372,9 @@ impl Connection {
         }
     }
 
-    /// Fails the connection (section 7.1.7): the replies still due, then a close frame with the code
-    /// of the violation, then nothing.
+    /// Leaves nothing in the region but the replies still due.
     #[cold]
-    fn fail(
+    fn violated(
         &mut self,
         violation: Violation,
         region: &mut Region<'_>,
@@ -351,13 +383,24 @@ impl Connection {
         context.counters.protocol_violations.add(1);
         region.retract();
         region.skip_all();
-        if matches!(self.phase, Phase::Open | Phase::Inflating) {
-            region.write(&close::frame(violation.close_code(), violation.reason()));
-            context.counters.frames_out.add(1);
+        match std::mem::replace(&mut self.phase, Phase::Closed) {
+            Phase::Open | Phase::Inflating => Next::Fail(violation),
+            // The server's close frame is already sent.
+            Phase::Handshake(_)
+            | Phase::Expanding
+            | Phase::Closing
+            | Phase::Plain
+            | Phase::Closed => Next::Close,
         }
+    }
+
+    /// Fails the connection (section 7.1.7) as [`Next::Fail`] asks for: after the replies still due, a
+    /// close frame with the code of the violation, then nothing.
+    #[cold]
+    pub fn fail(&self, violation: Violation, region: &mut Region<'_>, context: &Context<'_>) {
+        region.write(&close::frame(violation.close_code(), violation.reason()));
         region.release();
-        self.phase = Phase::Closed;
-        Next::Close
+        context.counters.frames_out.add(1);
     }
 
     fn send_close(&mut self, code: CloseCode, region: &mut Region<'_>, context: &Context<'_>) {

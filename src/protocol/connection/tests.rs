@@ -1,7 +1,7 @@
 //! Single connections: received bytes go in, replies come out.
 
 use super::*;
-use crate::buffer::{Cursors, HEADROOM, Spill};
+use crate::buffer::{Cursors, Spill, SpillPool};
 use crate::metrics::Counters;
 use crate::protocol::context::Settings;
 use crate::protocol::extension::Policy;
@@ -12,6 +12,10 @@ const SETTINGS: Settings =
 const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: test\r\nUpgrade: websocket\r\n\
     Connection: Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
     Sec-WebSocket-Version: 13\r\n\r\n";
+
+fn spill() -> Spill {
+    Spill::new(&SpillPool::new(0, Default::default()))
+}
 
 /// A connection after its handshake, and the region that it answers in.
 struct Talk {
@@ -24,7 +28,7 @@ impl Talk {
     fn open() -> Talk {
         let mut talk = Talk {
             connection: Connection::new(Admission::Open),
-            spill: Spill::default(),
+            spill: spill(),
             counters: Counters::default(),
         };
         let (answer, next) = talk.hear(REQUEST);
@@ -35,9 +39,14 @@ impl Talk {
 
     /// The answer to `bytes`, and what follows.
     fn hear(&mut self, received: &[u8]) -> (Vec<u8>, Next) {
-        self.spill.append(received);
+        self.spill.append(received, 0);
         let context = Context::new(SETTINGS, &self.counters);
-        let next = self.connection.advance(&mut self.spill.region(), &context);
+        let region = &mut self.spill.region();
+        let mut next = self.connection.advance(region, &context);
+        if let Next::Fail(violation) = next {
+            self.connection.fail(violation, region, &context);
+            next = Next::Close;
+        }
         (self.reply(), next)
     }
 
@@ -52,8 +61,8 @@ impl Talk {
         if !self.spill.has_reply() {
             return Vec::new();
         }
-        let (reply, rest) = std::mem::take(&mut self.spill).split_reply();
-        self.spill = rest.unwrap_or_default();
+        let (reply, rest) = std::mem::replace(&mut self.spill, spill()).split_reply(0);
+        self.spill = rest.unwrap_or_else(spill);
         reply.to_vec()
     }
 }
@@ -175,8 +184,8 @@ fn a_whole_pipeline_is_one_reply_in_the_buffer_of_the_request() {
     received.extend(frame(0x82, &[9; 200]));
     received.extend(frame(0x8a, b"unasked pong"));
     received.extend(frame(0x81, "größer".as_bytes()));
-    let mut bytes = [&[0; HEADROOM][..], &received].concat();
-    let mut cursors = Cursors::received(received.len());
+    let mut bytes = received;
+    let mut cursors = Cursors::received(bytes.len());
     let context = Context::new(SETTINGS, &talk.counters);
     let next = talk.connection.advance(&mut Region::new(&mut bytes, &mut cursors), &context);
     assert_eq!(next, Next::Receive);

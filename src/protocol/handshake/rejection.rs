@@ -186,7 +186,7 @@ impl std::error::Error for Rejection {}
 mod tests {
     use super::Rejection::*;
     use super::*;
-    use crate::buffer::{Cursors, HEADROOM, Region};
+    use crate::buffer::{HEADROOM, Spill, SpillPool};
 
     /// The one after `rejection`, so that no variant can be left out of [`all`].
     fn next(rejection: Rejection) -> Option<Rejection> {
@@ -228,12 +228,10 @@ mod tests {
         for rejection in all() {
             let response = rejection.response();
             assert!(response.is_ascii() && response.len() <= HEADROOM, "{rejection:?}");
-            let mut bytes = vec![0; HEADROOM];
-            let mut cursors = Cursors::received(0);
-            let mut region = Region::new(&mut bytes, &mut cursors);
-            region.write(&response);
-            region.release();
-            assert_eq!(bytes[cursors.reply()], response, "{rejection:?}");
+            let mut spill = Spill::new(&SpillPool::new(0, Default::default()));
+            spill.region().write(&response);
+            spill.region().release();
+            assert_eq!(spill.split_reply(0).0, response, "{rejection:?}");
         }
     }
 

@@ -33,5 +33,5 @@ const MESSAGE_MAX: u64 = 1 << 20;
 const BITS_MAX: u32 = 15;
 /// Both ways to echo a compressed message.
 const POLICIES: [Policy; 2] = [Policy::Mirror, Policy::Deflate];
-/// Bytes that a region has after its headroom.
+/// Bytes that a region has.
 const ROOMS: [usize; 4] = [16, 64, 1024, 16384];

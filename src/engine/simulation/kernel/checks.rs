@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use super::{Connection, Flight, Kernel};
 use crate::engine::pump::{DRAIN_MAX, SECOND_LOOK_MAX};
-use crate::engine::simulation::buffers::Place;
 
 /// A state in which no step is possible.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,7 +18,7 @@ impl Kernel {
     /// Checks what must hold when the pump is over.
     pub(in crate::engine::simulation) fn check_end(&self) {
         let buffers = &self.buffers;
-        assert_eq!(buffers.count(Place::Ready), buffers.len(), "buffers are lost");
+        assert_eq!(buffers.ready(), buffers.len(), "buffers are lost");
         assert_eq!(self.totals.accepted, self.totals.closed, "sockets are left open");
         assert!(self.listeners.iter().all(|listener| !listener.is_open), "a listener is open");
         assert!(self.completed.is_empty() && self.active.is_empty(), "operations are left");

@@ -115,10 +115,10 @@ impl Kernel {
         }
         // The kernel takes a buffer before it looks at the socket. A ring without flags for buffers
         // makes one whenever none is ready.
-        if !self.buffers.is_one_ready() && self.scenario.is_patient {
+        if self.buffers.ready() == 0 && self.scenario.is_patient {
             self.buffers.add();
         }
-        if !self.buffers.is_one_ready() {
+        if self.buffers.ready() == 0 {
             return self.post_received(number, Received::NoBuffer, Further::Over);
         }
         if self.random.one_in(4 * self.scenario.over) {
@@ -140,7 +140,7 @@ impl Kernel {
             }
             return;
         }
-        let mut bytes = available.min(self.scenario.capacity);
+        let mut bytes = available.min(self.buffers.room());
         if self.random.one_in(self.scenario.cut) {
             bytes = 1 + self.random.below(bytes);
         }
@@ -155,6 +155,7 @@ impl Kernel {
 
     /// Moves bytes from the socket to a buffer.
     fn fill(&mut self, number: usize, bytes: usize) -> Received {
+        let is_full = bytes == self.buffers.room();
         let connection = &mut self.connections[number];
         let taken = connection.link.receive(bytes);
         let filled = match connection.place {
@@ -165,7 +166,7 @@ impl Kernel {
                 self.buffers.fill(&program.socket_mut(place).receive(bytes))
             }
         };
-        connection.is_half_received = bytes == self.scenario.capacity;
+        connection.is_half_received = is_full;
         Received::Data { lease: filled.expect("one is ready"), bytes: bytes as u32 }
     }
 
@@ -198,7 +199,10 @@ impl Kernel {
         let (reply, _) = connection.reply.as_ref().expect("it is being sent");
         let count = (reply.len() - connection.done).min(connection.link.room()).min(most);
         let all = match reply {
-            Reply::Pinned(pinned) => &self.buffers.bytes(pinned.lease())[pinned.range()],
+            Reply::Pinned(pinned) => {
+                let start = pinned.range().start - pinned.lease().range().start;
+                &self.buffers.bytes(pinned.lease())[start..start + reply.len()]
+            }
             Reply::Heap(bytes) => &bytes[..],
         };
         let bytes = all[connection.done..connection.done + count].to_vec();
