@@ -185,11 +185,16 @@ pub(super) const ROWS: &[Row] = &[
     row(
         "poisson, wake-up 100",
         100,
+        &[mostly(poisson(10_000)), mostly(poisson(20_000)), costs(poisson(1000)).lasting(5000)],
+    ),
+    row("rare poisson, wake-up 100", 100, &[costs(poisson(100)).in_vain(RARE_US).lasting(20_000)]),
+    // In debt when the messages begin to come fast, it needs some seconds at worst.
+    row(
+        "poisson after poisson, wake-up 100",
+        100,
         &[
-            costs(poisson(100)).in_vain(RARE_US).lasting(20_000),
             costs(poisson(1000)).lasting(5000),
-            mostly(poisson(10_000)).after(5000),
-            mostly(poisson(20_000)),
+            phase(poisson(10_000), Share::Nearly(0.5), 2 * PAID_US).lasting(4000).after(10_000),
         ],
     ),
     row(
