@@ -30,6 +30,7 @@ const CHECKS: [&str; 29] = [
     "CPUs tickless",
     "frequency governor",
     "deepest idle state",
+    "wake-up",
     "SMT siblings",
     "NUMA nodes",
     "virtual machine",
