@@ -9,7 +9,7 @@ use serde_json::Value;
 use testkit::{Ended, end, program, run, run_by, say, without_io_uring};
 
 /// Every check, in the order of the table.
-const CHECKS: [&str; 29] = [
+const CHECKS: [&str; 30] = [
     "kernel version",
     "IORING_SETUP_SQPOLL",
     "IORING_SETUP_SUBMIT_ALL",
