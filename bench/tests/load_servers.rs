@@ -286,13 +286,7 @@ fn a_server_that_sends_without_end_does_not_delay_the_end() {
         let bytes = frame.repeat(10_000);
         let server = Fake::start(move |peer, _| {
             peer.accept("")?;
-            loop {
-                let frame = peer.frame()?;
-                if frame.first == begins_with {
-                    break;
-                }
-                send_back(peer, &frame)?;
-            }
+            peer.echo_until(begins_with, &send_back)?;
             loop {
                 peer.send(&bytes)?;
             }

@@ -377,13 +377,7 @@ fn start(url: &str, rounds: &str) -> Child {
 fn flooding(begins_with: u8, bytes: Vec<u8>) -> Fake {
     Fake::start(move |peer, _| {
         peer.accept("")?;
-        loop {
-            let frame = peer.frame()?;
-            if frame.first == begins_with {
-                break;
-            }
-            send_back(peer, &frame)?;
-        }
+        peer.echo_until(begins_with, &send_back)?;
         let mut stream = peer.stream.try_clone()?;
         thread::spawn(move || io::copy(&mut stream, &mut io::sink()));
         loop {

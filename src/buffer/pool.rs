@@ -21,6 +21,9 @@ const KEPT_MIN: usize = 16 << 10;
 const STEP_MIN: usize = 4 << 10;
 
 /// The memory that the spills of one worker have given back.
+///
+/// One thread uses it, so its lock is always free. It has one because [`Bytes::from_owner`] asks that the
+/// owner could be sent to another thread.
 #[derive(Clone)]
 pub struct SpillPool(Arc<Shared>);
 

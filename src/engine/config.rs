@@ -41,14 +41,9 @@ impl BufferConfig {
         BufferConfig { count: self.count * pieces as u16, bytes: bytes - bytes % 64 }
     }
 
-    /// The number of entries in the ring through which io_uring takes them.
-    pub fn entries(self) -> u16 {
-        self.count
-    }
-
-    /// The size of that ring in bytes.
+    /// The size of the ring through which io_uring takes them, in bytes: an entry for each buffer.
     pub fn entries_bytes(self) -> usize {
-        usize::from(self.entries()) * size_of::<io_uring::types::BufRingEntry>()
+        usize::from(self.count) * size_of::<io_uring::types::BufRingEntry>()
     }
 }
 

@@ -250,7 +250,7 @@ mod tests {
             ("255.255.255.255:80", AddressError::Group),
             ("[ff02::1]:80", AddressError::Group),
             ("[::ffff:224.0.0.1]:80", AddressError::Group),
-            ("unix:/tmp/", AddressError::Directory),
+            ("unix:/run/", AddressError::Directory),
             ("::1:9001", AddressError::NoPort),
             ("127.0.0.1", AddressError::NoPort),
             ("[::1]", AddressError::NoPort),
@@ -273,16 +273,16 @@ mod tests {
         ("[::]:1", "127.0.0.1:1", "[::]:1 already takes the connections to 127.0.0.1:1"),
         ("[::]:1", "[::1]:1", "[::]:1 already takes the connections to [::1]:1"),
         ("127.0.0.1:1", "0.0.0.0:1", "0.0.0.0:1 already takes the connections to 127.0.0.1:1"),
-        ("unix:/tmp/a", "unix:/tmp/a", "unix:/tmp/a is given twice"),
-        ("unix:/tmp/a", "unix:/tmp//./a", "unix:/tmp/a is given twice"),
-        ("unix:/tmp/a", "unix:/usr/../tmp/a", "are the same file"),
+        ("unix:/run/a", "unix:/run/a", "unix:/run/a is given twice"),
+        ("unix:/run/a", "unix:/run//./a", "unix:/run/a is given twice"),
+        ("unix:/run/a", "unix:/usr/../run/a", "are the same file"),
         ("unix:/proc/self/cwd/a", "unix:a", "are the same file"),
     ];
 
     #[test]
     fn an_address_that_another_one_covers_is_found_in_any_spelling() {
         for (first, second, told) in OVERLAPS {
-            let addresses = ["127.0.0.1:7", first, "unix:/tmp/b", second].map(address);
+            let addresses = ["127.0.0.1:7", first, "unix:/run/b", second].map(address);
             let found = overlap(&addresses, DualStack::On).expect(told);
             assert!(found.to_string().contains(told), "{found}");
         }
@@ -298,7 +298,7 @@ mod tests {
             ("127.0.0.1:1", "[::1]:1"),
             ("0.0.0.0:1", "[::1]:1"),
             ("[fe80::1%1]:1", "[fe80::1%2]:1"),
-            ("unix:/tmp/a", "unix:/tmp/b"),
+            ("unix:/run/a", "unix:/run/b"),
             ("unix:/nowhere/a", "unix:/nowhere/b"),
         ] {
             assert_eq!(overlap(&[first, second].map(address), DualStack::On), None, "{first}");

@@ -192,7 +192,7 @@ fn an_address_given_twice_is_a_usage_error() {
     for (first, second, told) in [
         ("127.0.0.1:9001", "127.0.0.1:9001", "127.0.0.1:9001 is given twice"),
         ("[::]:9001", "0.0.0.0:9001", "[::]:9001 already takes the connections to 0.0.0.0:9001"),
-        ("unix:/tmp/twice", "unix:/tmp/./twice", "unix:/tmp/twice is given twice"),
+        ("unix:/run/twice", "unix:/run/./twice", "unix:/run/twice is given twice"),
     ] {
         let ended = run(&["--listen", first, "--listen", second]);
         assert_eq!(ended.status.code(), Some(2), "{ended:?}");
@@ -285,7 +285,7 @@ const STATUSES: &[(i32, &[&str], &str)] = &[
     (1, &["--listen", "127.0.0.1:0", "--cpus", "1023"], "cannot run on CPU 1023"),
     (1, &["--stats-file", "/nowhere/at/all.json"], "cannot write --stats-file"),
     (1, &["--stats-file", "/"], "cannot write --stats-file"),
-    (1, &["--stats-file", "/tmp/no-such-directory/"], "Is a directory"),
+    (1, &["--stats-file", "/run/no-such-directory/"], "Is a directory"),
     (2, &["--nonsense"], "--nonsense"),
     (2, &["nonsense"], "nonsense"),
     (2, &["--listen"], "--listen <ADDRESS>"),

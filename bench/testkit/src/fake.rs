@@ -161,9 +161,18 @@ impl Peer {
         &mut self,
         answer: &impl Fn(&mut Peer, &Frame) -> io::Result<()>,
     ) -> io::Result<Frame> {
+        self.echo_until(CLOSE, answer)
+    }
+
+    /// Calls `answer` for each frame until one comes whose first byte is `first`, and returns that.
+    pub fn echo_until(
+        &mut self,
+        first: u8,
+        answer: &impl Fn(&mut Peer, &Frame) -> io::Result<()>,
+    ) -> io::Result<Frame> {
         loop {
             let frame = self.frame()?;
-            if frame.first == CLOSE {
+            if frame.first == first {
                 return Ok(frame);
             }
             answer(self, &frame)?;

@@ -7,14 +7,14 @@
 //!
 //! Invariants that the unsafe blocks rely on:
 //!
-//! 1. The two mappings hold `count` buffers of `bytes` bytes, and entries for as many. Only the
+//! 1. The two mappings hold `count` buffers of `bytes` bytes, and `count` entries. Only the
 //!    [`BufferRing`] and the kernel use them, and whoever owns both drops the kernel's ring first.
 //! 2. A byte of a buffer is in one of three hands: the kernel's (the buffer's entry lies between the
 //!    buffer ring's head and tail, and the byte is not yet consumed), a [`Lease`]'s, or a reply's.
 //!    Leases cannot be copied and do not overlap, so only their holder reads or writes their bytes. A
 //!    buffer is given back to the kernel when it is used up and none of its bytes is leased.
-//! 3. There are at least as many entries as buffers, and their number is a power of two. So when a
-//!    buffer is given back, the entry at `tail` is not the kernel's.
+//! 3. There are as many entries as buffers, a power of two. So when a buffer is given back, the entry at
+//!    `tail % count` is not the kernel's.
 
 #![expect(
     unsafe_code,
@@ -124,9 +124,7 @@ impl BufferRing {
             Consumption::Whole => 0,
         };
         // SAFETY: invariant 1; the mapping is page-aligned.
-        unsafe {
-            submitter.register_buf_ring_with_flags(entries, self.config.entries(), GROUP, flags)
-        }
+        unsafe { submitter.register_buf_ring_with_flags(entries, self.config.count, GROUP, flags) }
     }
 
     /// Whether neither the buffers nor the ring can be swapped out.
@@ -179,10 +177,10 @@ impl BufferRing {
 
     /// Gives a buffer to the kernel.
     fn give(&mut self, id: u16) {
-        let position = usize::from(self.tail & (self.config.entries() - 1));
+        let position = usize::from(self.tail & (self.config.count - 1));
         let address = self.address(id.into(), 0) as u64;
         let entries = self.entries.start().as_ptr().cast::<BufRingEntry>();
-        // SAFETY: invariant 1, and the position is below the number of entries.
+        // SAFETY: invariant 1, and the position is below `count`.
         let entry = unsafe { entries.add(position) };
         // SAFETY: invariant 3. The fields are written one by one, because the last field of the first
         // entry is the tail, which the kernel reads.

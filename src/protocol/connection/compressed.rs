@@ -56,7 +56,7 @@ impl Connection {
         self.mask = self.mask.after(count);
         self.payload_left -= count as u64;
         region.moved(count);
-        self.uninflated = count;
+        self.uninflated = count as u32;
         self.inflate_held(region, context)
     }
 
@@ -80,10 +80,10 @@ impl Connection {
         context: &Context<'_>,
     ) -> Result<(), Violation> {
         let held = region.held();
-        let piece = &held[held.len() - self.uninflated..];
+        let piece = &held[held.len() - self.uninflated as usize..];
         let (compression, mut bounds) = self.inflating(context);
         let taken = compression.take(piece, &mut bounds)?;
-        self.uninflated -= taken.bytes;
+        self.uninflated -= taken.bytes as u32;
         self.phase = if taken.is_done { Phase::Open } else { Phase::Inflating };
         if self.frame == Frame::Recompressed && self.uninflated == 0 {
             region.retract();

@@ -126,7 +126,7 @@ pub struct Connection {
     first: u8,
     /// Bytes at the end of what the region holds that are unmasked but not inflated yet. More than none
     /// only in [`Phase::Inflating`].
-    uninflated: usize,
+    uninflated: u32,
     /// The code of the close frame that follows the current frame, of which a part is already sent.
     close_wanted: Option<CloseCode>,
     mask: Mask,

@@ -109,13 +109,24 @@ const fn poisson(rate: u64) -> Client {
 /// At 100 messages per second, 15 % of the 20 µs that a message costs at least.
 const RARE_US: u64 = 300;
 
+const PING_PONG: &[Phase] = &[pays(BLOCKING), pays(SPINNING), pays(THINKING)];
+/// Open loops, where a wake-up takes so long that 10,000 messages per second are worth spinning for.
+const STEADY: &[Phase] = &[
+    costs(every(100)).in_vain(RARE_US),
+    costs(every(1000)),
+    pays(every(10_000)),
+    pays(every(20_000)),
+];
+const BURSTS: &[Phase] =
+    &[phase(Bursts { messages: 20, pause_us: 5000 }, Share::Nearly(0.8), PAID_US)];
+
 pub(super) const ROWS: &[Row] = &[
-    row("ping-pong, wake-up 3", 3, &[pays(BLOCKING), pays(SPINNING), pays(THINKING)]),
-    row("ping-pong, wake-up 10", 10, &[pays(BLOCKING), pays(SPINNING), pays(THINKING)]),
-    row("ping-pong, wake-up 20", 20, &[pays(BLOCKING), pays(SPINNING), pays(THINKING)]),
-    row("ping-pong, wake-up 50", 50, &[pays(BLOCKING), pays(SPINNING), pays(THINKING)]),
-    row("ping-pong, wake-up 100", 100, &[pays(BLOCKING), pays(SPINNING), pays(THINKING)]),
-    row("ping-pong, wake-up 200", 200, &[pays(BLOCKING), pays(SPINNING), pays(THINKING)]),
+    row("ping-pong, wake-up 3", 3, PING_PONG),
+    row("ping-pong, wake-up 10", 10, PING_PONG),
+    row("ping-pong, wake-up 20", 20, PING_PONG),
+    row("ping-pong, wake-up 50", 50, PING_PONG),
+    row("ping-pong, wake-up 100", 100, PING_PONG),
+    row("ping-pong, wake-up 200", 200, PING_PONG),
     row("jitter, wake-up 20", 20, &[mostly(JITTERY)]),
     row("jitter, wake-up 50", 50, &[mostly(JITTERY)]),
     row("jitter, wake-up 100", 100, &[mostly(JITTERY)]),
@@ -141,26 +152,8 @@ pub(super) const ROWS: &[Row] = &[
             pays(every(20_000)),
         ],
     ),
-    row(
-        "open, wake-up 50",
-        50,
-        &[
-            costs(every(100)).in_vain(RARE_US),
-            costs(every(1000)),
-            pays(every(10_000)),
-            pays(every(20_000)),
-        ],
-    ),
-    row(
-        "open, wake-up 100",
-        100,
-        &[
-            costs(every(100)).in_vain(RARE_US),
-            costs(every(1000)),
-            pays(every(10_000)),
-            pays(every(20_000)),
-        ],
-    ),
+    row("open, wake-up 50", 50, STEADY),
+    row("open, wake-up 100", 100, STEADY),
     row(
         "open, wake-up 200",
         200,
@@ -197,16 +190,8 @@ pub(super) const ROWS: &[Row] = &[
             phase(poisson(10_000), Share::Nearly(0.5), 2 * PAID_US).lasting(4000).after(10_000),
         ],
     ),
-    row(
-        "bursts, wake-up 20",
-        20,
-        &[phase(Bursts { messages: 20, pause_us: 5000 }, Share::Nearly(0.8), PAID_US)],
-    ),
-    row(
-        "bursts, wake-up 100",
-        100,
-        &[phase(Bursts { messages: 20, pause_us: 5000 }, Share::Nearly(0.8), PAID_US)],
-    ),
+    row("bursts, wake-up 20", 20, BURSTS),
+    row("bursts, wake-up 100", 100, BURSTS),
     row("pairs, wake-up 20", 20, &[costs(Bursts { messages: 2, pause_us: 3000 })]),
     row("pairs, wake-up 100", 100, &[costs(Bursts { messages: 2, pause_us: 3000 })]),
     row(
