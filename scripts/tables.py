@@ -294,7 +294,7 @@ text { font: 13px system-ui, sans-serif; fill: #1f2328; }
   .behind { fill: #f85149; stroke: #f85149; }
   .even { fill: #9198a1; stroke: #9198a1; }
 }"""
-WIDTH, ROW, TOP, LEFT, RIGHT = 640, 24, 52, 232, 20
+WIDTH, ROW, TOP, LEFT, RIGHT = 720, 24, 52, 312, 20
 LOWEST, HIGHEST = 0.5, 16
 
 
