@@ -35,7 +35,7 @@ use crate::metrics::{EchoCounts, Echoed};
 /// The size of a notice in the ring: a header of 8 bytes, and the slot rounded up to 8 bytes.
 const NOTICE_BYTES: u32 = 16;
 
-/// Where the kernel describes its types; loading the program needs the offsets of four fields.
+/// Where the kernel describes its types; loading the program needs the offsets of five fields.
 const TYPES: &str = "/sys/kernel/btf/vmlinux";
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!("verdict.bpf.o");

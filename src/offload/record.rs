@@ -42,6 +42,8 @@ pub struct Record {
     weight: AtomicU64,
     weight_before: AtomicU64,
     overrun: AtomicU64,
+    // Written by the program with each packet. It takes the first one's from the socket.
+    sequence: AtomicU64,
 }
 
 impl Record {
@@ -273,6 +275,7 @@ mod tests {
         assert_eq!(offset_of!(Record, received), 88);
         assert_eq!(offset_of!(Record, marked), 128);
         assert_eq!(offset_of!(Record, overrun), 152);
+        assert_eq!(offset_of!(Record, sequence), 160);
     }
 
     #[test]

@@ -12,7 +12,7 @@
 // must send another notice.
 //
 // The bytes that user space has not received yet are bounded. Beyond the bound the connection is given
-// up.
+// up, and so it is if the bytes of a packet that came before cannot be taken off it.
 //
 // record.rs declares `record` too. Built by scripts/offload-object.
 
@@ -41,6 +41,11 @@
 // bytes less than what was received. Once the difference reached 2^31 bytes it would look negative, and
 // the socket would never be readable again. Before that, echoing ends and user space takes over.
 #define ECHOED_FRAMES_MAX (1ULL << 28)
+
+// How many bytes the kernel takes off a packet at a time, and how often this program asks for that. TCP sends
+// no packet that is longer than the two together.
+#define PULL_BYTES_MAX 4095
+#define PULLS_MAX 20
 
 #define SOCKETS_MAX 1024 // replaced when the program is loaded
 #define NOTICES_BYTES (64 << 10) // likewise
@@ -74,6 +79,7 @@ struct record {
     __u64 weight;        // what was passed up since then,
     __u64 weight_before; // and at most what was not received before then, in bytes
     __u64 overrun;       // 1 when the connection is given up
+    __u64 sequence;      // of the byte after the last packet
 } __attribute__((aligned(64)));
 
 struct {
@@ -125,6 +131,7 @@ struct tcp_sock {
     __u64 bytes_acked;
     __u32 snd_una;
     __u32 write_seq;
+    __u32 copied_seq;
 } __attribute__((preserve_access_index));
 
 struct sock {
@@ -285,6 +292,43 @@ static __always_inline __u32 echo(struct __sk_buff *skb, struct record *record)
     return length - 4;
 }
 
+// Takes off the beginning of a packet what was read before, and returns how many bytes are left, or -1 if that
+// is impossible.
+//
+// TCP queues a packet whole although its first bytes have come before, because it was sent again and joined
+// with new data on the way, and a reader skips them by their sequence numbers. A packet of which user space has
+// received the first part lies there whole, too. The kernel shows both to this program as they are.
+static __always_inline __s64 drop_repeated(struct __sk_buff *skb, struct record *record, int is_first)
+{
+    // Where TCP keeps the sequence numbers of the first byte and of the one after the last, a FIN included.
+    __u32 begin = skb->cb[0], end = skb->cb[1], length = skb->len;
+    if (end - begin - length > 1)
+        return -1;
+    __u32 expected = record->sequence;
+    if (is_first) {
+        struct tcp_sock *tcp = tcp_of(skb);
+        if (!tcp)
+            return -1;
+        expected = tcp->copied_seq;
+    }
+    record->sequence = end;
+    __s32 repeated = expected - begin;
+    if (repeated <= 0)
+        return length;
+    if ((__u32)repeated >= length)
+        return 0;
+#pragma clang loop unroll(disable)
+    for (__u32 pull = 0; pull < PULLS_MAX; pull++) {
+        __s32 part = repeated < PULL_BYTES_MAX ? repeated : PULL_BYTES_MAX;
+        if (bpf_skb_adjust_room(skb, -part, 0, 0))
+            return -1;
+        repeated -= part;
+        if (!repeated)
+            return skb->len;
+    }
+    return -1;
+}
+
 // Whether too much waits to be received by user space.
 static __always_inline int is_overrun(struct __sk_buff *skb, struct record *record, __u32 length)
 {
@@ -344,9 +388,18 @@ int verdict(struct __sk_buff *skb)
         return SK_PASS;
 
     int verdict = SK_PASS;
-    fetch_add(&record->begun, 1);
+    int is_first = fetch_add(&record->begun, 1) == 0;
+    __s64 fresh = drop_repeated(skb, record, is_first);
+    if (!fresh) {
+        fetch_add(&record->done, 1);
+        return SK_DROP;
+    }
+    if (fresh < 0)
+        record->overrun = 1;
+    else
+        length = fresh;
     __u32 echoed = 0;
-    if (load(&record->answered) == record->passed)
+    if (fresh > 0 && load(&record->answered) == record->passed)
         echoed = echo(skb, record);
     if (echoed) {
         record->echoed_frames++;

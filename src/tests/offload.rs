@@ -630,6 +630,43 @@ fn connections_come_and_go_and_the_counters_agree() {
     assert!(offloaded > messages / 20, "{}", ended.statistics);
 }
 
+/// TCP joins what it sends again with new data, and its receiver skips what it has had.
+#[test]
+fn what_a_peer_sends_again_is_answered_once() {
+    let Some(server) = offloading("what_a_peer_sends_again_is_answered_once") else { return };
+    let hello = frame(TEXT, b"hello");
+    let (payload, large) = (pattern(5000), pattern(12_000));
+    for (repeated, next, first) in [
+        // Frames come again, with part of the next one and with all of it.
+        (hello.len(), &payload, 1),
+        (hello.len(), &payload, 4990),
+        (2 * hello.len(), &payload, 5008),
+        // So does part of a frame.
+        (1, &payload, 1),
+        (3, &payload, 5008),
+        // More comes again than the kernel takes off at a time.
+        (large.len(), &payload, 1),
+        (large.len() + 14, &payload, 5008),
+    ] {
+        let mut client = Client::connect(server.address());
+        client.echo(BINARY, &large);
+        for _ in 0..2 {
+            client.echo(TEXT, b"hello");
+        }
+        let sent = [frame(BINARY, &large), hello.clone(), hello.clone()].concat();
+        let next_frame = frame(BINARY, next);
+        let mut client = client.rewound(repeated as u32);
+        client.write(&[&sent[sent.len() - repeated..], &next_frame[..first]].concat());
+        client.write(&next_frame[first..]);
+        client.expect(BINARY, next);
+        client.echo(TEXT, b"hello");
+        client.close();
+    }
+    let ended = server.terminate();
+    assert_eq!(ended.count("protocol_violations"), 0, "{ended:?}");
+    assert_eq!(ended.count("messages"), 7 * 5, "{ended:?}");
+}
+
 #[test]
 fn connections_beyond_the_places_are_served_too() {
     const TEST: &str = "connections_beyond_the_places_are_served_too";

@@ -292,6 +292,29 @@ fn hear(engine: &[&str], conversations: &[Conversation]) -> Vec<(Vec<u8>, Vec<u8
     heard
 }
 
+/// Panics with the first byte that differs, because the whole would be megabytes.
+fn is_the_same(
+    engine: &[&str],
+    conversation: &Conversation,
+    heard: &(Vec<u8>, Vec<u8>),
+    expected: &(Vec<u8>, Vec<u8>),
+) {
+    let ways = [("TCP", &heard.0, &expected.0), ("Unix", &heard.1, &expected.1)];
+    for (way, heard, expected) in ways {
+        let same = heard.iter().zip(expected).take_while(|(heard, expected)| heard == expected);
+        let same = same.count();
+        assert!(
+            heard == expected,
+            "{engine:?}: {} over {way}: the same up to byte {same} of {}, then {:x?} of {}, not {:x?}",
+            conversation.name,
+            expected.len(),
+            &heard[same..heard.len().min(same + 16)],
+            heard.len(),
+            &expected[same..expected.len().min(same + 16)],
+        );
+    }
+}
+
 #[test]
 fn every_engine_answers_with_the_same_bytes() {
     let conversations = conversations();
@@ -303,7 +326,7 @@ fn every_engine_answers_with_the_same_bytes() {
     for engine in others {
         let heard = hear(engine, &conversations);
         for ((conversation, heard), expected) in conversations.iter().zip(&heard).zip(&expected) {
-            assert!(heard == expected, "{engine:?}: {}", conversation.name);
+            is_the_same(engine, conversation, heard, expected);
         }
     }
     if can_offload("every_engine_answers_with_the_same_bytes") {
@@ -313,7 +336,7 @@ fn every_engine_answers_with_the_same_bytes() {
         let (framed, expected): (Vec<_>, Vec<_>) = framed.unzip();
         let heard = hear(OFFLOAD, &framed);
         for ((conversation, heard), expected) in framed.iter().zip(&heard).zip(&expected) {
-            assert!(heard == expected, "{OFFLOAD:?}: {}", conversation.name);
+            is_the_same(OFFLOAD, conversation, heard, expected);
         }
     }
     let conversations = self::conversations();

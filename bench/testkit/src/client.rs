@@ -9,6 +9,7 @@ use rustix::net::sockopt;
 
 use crate::frame::{CLOSE, Frame, frame};
 use crate::process::TIMEOUT;
+use crate::repair::rewind;
 
 /// The example of a key in RFC 6455 section 1.3, used in [`REQUEST`].
 pub const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
@@ -38,7 +39,11 @@ impl Client {
 
     /// A connection on which nothing is sent yet.
     pub fn open(address: SocketAddr) -> Client {
-        let stream = TcpStream::connect_timeout(&address, TIMEOUT).expect("a connection");
+        Client::on(TcpStream::connect_timeout(&address, TIMEOUT).expect("a connection"))
+    }
+
+    /// A client that continues on this connection.
+    pub fn on(stream: TcpStream) -> Client {
         stream.set_nodelay(true).expect("an option");
         stream.set_read_timeout(Some(TIMEOUT)).expect("an option");
         stream.set_write_timeout(Some(TIMEOUT)).expect("an option");
@@ -65,6 +70,14 @@ impl Client {
     /// The socket, for its options and for shutting it down.
     pub fn stream(&self) -> &TcpStream {
         self.stream.get_ref()
+    }
+
+    /// The same connection, on which what is written next takes the place of the last `repeated` bytes: see
+    /// [`rewind`].
+    #[must_use]
+    pub fn rewound(self, repeated: u32) -> Client {
+        assert!(self.stream.buffer().is_empty(), "everything received is read");
+        Client::on(rewind(self.stream.into_inner(), repeated))
     }
 
     /// Limits the receive buffer, which otherwise keeps growing for a client that does not read. With less

@@ -13,6 +13,7 @@ pub mod inflate;
 pub mod oracle;
 pub mod process;
 pub mod random;
+pub mod repair;
 pub mod seccomp;
 pub mod server;
 
