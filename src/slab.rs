@@ -37,11 +37,17 @@ pub struct Slab<T> {
 
 impl<T> Default for Slab<T> {
     fn default() -> Self {
-        Slab { slots: Vec::new(), vacant: NONE, length: 0 }
+        Slab::with_capacity(0)
     }
 }
 
 impl<T> Slab<T> {
+    /// A slab with addresses for so many entries. Until it holds more, no entry ever moves, and it
+    /// takes no more memory than the most entries that it has held at a time.
+    pub fn with_capacity(entries: usize) -> Slab<T> {
+        Slab { slots: Vec::with_capacity(entries), vacant: NONE, length: 0 }
+    }
+
     /// Puts `entry` into a slot.
     pub fn insert(&mut self, entry: T) -> ConnectionId {
         self.length += 1;
@@ -126,6 +132,17 @@ mod tests {
         }
         assert_eq!(slab.insert(200).slot, 10);
         assert_eq!(slab.iter_mut().count(), 11);
+    }
+
+    #[test]
+    fn entries_stay_where_they_are_while_the_capacity_lasts() {
+        let mut slab = Slab::with_capacity(1000);
+        let first = slab.insert(0);
+        let place = std::ptr::from_mut(slab.get_mut(first).expect("an entry"));
+        for number in 1..1000 {
+            slab.insert(number);
+        }
+        assert_eq!(std::ptr::from_mut(slab.get_mut(first).expect("an entry")), place);
     }
 
     #[test]

@@ -44,6 +44,11 @@ impl Limit {
         Limit { open: AtomicUsize::new(0), max }
     }
 
+    /// The most connections open at a time.
+    pub(super) fn max(&self) -> usize {
+        self.max
+    }
+
     /// Takes a place. The count never exceeds the limit, not even for a moment, or another worker
     /// could find no place where there is one.
     fn admit(&self) -> Admission {

@@ -38,6 +38,10 @@ use crate::offload;
 use crate::protocol::Context;
 use crate::slab::{ConnectionId, Slab};
 
+/// The most slots whose addresses a worker reserves. Memory is taken for those that are used: doubling
+/// the slots instead would move all connections at once, and leave behind as much memory as they take.
+const SLOTS_RESERVED: usize = 1 << 17;
+
 /// Serves the connections of one worker.
 #[derive(Debug)]
 pub struct Pump<'a, R: Ring> {
@@ -74,7 +78,7 @@ impl<'a, R: Ring> Pump<'a, R> {
     /// A pump that serves the connections to the listeners of `ring`.
     pub fn new(ring: R, context: Context<'a>, limit: &'a Limit) -> Pump<'a, R> {
         Pump {
-            peers: Slab::default(),
+            peers: Slab::with_capacity(limit.max().min(SLOTS_RESERVED)),
             admissions: Admissions::new(limit),
             worker: Worker {
                 ring,
