@@ -25,6 +25,7 @@ use super::close_code::CloseCode;
 use super::connection::{Connection, Next};
 use super::context::Context;
 use super::handshake::Admission;
+use super::violation::Violation;
 use crate::buffer::{Cursors, Region, Spill};
 
 /// Where a reply may be written.
@@ -85,6 +86,32 @@ impl Dialogue {
     // a caller for each engine, so it would not be inlined anyway.
     #[inline(never)]
     pub fn received(&mut self, buffer: &mut [u8], output: Output, context: &Context<'_>) -> Answer {
+        // The path of a short message that came alone ends here, with an exit of its own.
+        if output == Output::InPlace && self.spill.is_none() {
+            match self.connection.echo_alone(buffer, context) {
+                Ok(Some(reply_bytes)) => {
+                    return Answer { reply: 0..reply_bytes, decision: Decision::Continue };
+                }
+                Ok(None) => {}
+                Err(violation) => return self.refuse(violation, context),
+            }
+        }
+        self.answer(buffer, output, context)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn refuse(&mut self, violation: Violation, context: &Context<'_>) -> Answer {
+        let mut cursors = Cursors::received(0);
+        let mut region = Region::new(&mut [], &mut cursors);
+        let next = self.connection.violated(violation, &mut region, context);
+        Answer { reply: 0..0, decision: self.follow(next, context) }
+    }
+
+    /// [`Dialogue::received`], for all but a short message that came alone.
+    // Apart, because it takes more registers.
+    #[inline(never)]
+    fn answer(&mut self, buffer: &mut [u8], output: Output, context: &Context<'_>) -> Answer {
         let is_in_place =
             output == Output::InPlace && self.spill.is_none() && !self.connection.is_in_handshake();
         if !is_in_place {
@@ -93,7 +120,7 @@ impl Dialogue {
         context.allowance.begin_turn();
         let mut cursors = Cursors::received(buffer.len());
         let next = self.connection.advance(&mut Region::new(buffer, &mut cursors), context);
-        // The path of a message that came whole ends here. An exit of its own saves six instructions.
+        // What was echoed whole has an exit of its own, which saves six instructions.
         if next == Next::Receive && !cursors.has_leftover() {
             return Answer { reply: cursors.reply(), decision: Decision::Continue };
         }
@@ -358,6 +385,19 @@ mod tests {
         assert_eq!(receive(&mut dialogue, HELLO, Output::InPlace, &context), ECHO);
         assert!(!dialogue.has_spill());
         assert_eq!(dialogue.heap_bytes(), 0);
+    }
+
+    #[test]
+    fn a_short_message_that_breaks_a_rule_is_refused() {
+        let counters = Counters::default();
+        let context = Context::new(SETTINGS, &counters);
+        let mut dialogue = open("", &context);
+        let mut buffer = *b"\x81\x82\0\0\0\0\xc3\x28";
+        let answer = dialogue.received(&mut buffer, Output::InPlace, &context);
+        assert_eq!((answer.reply.len(), answer.decision), (0, Decision::Close));
+        let reply = dialogue.take_reply().expect("a close frame");
+        assert_eq!(reply[2..4], [0x03, 0xef]);
+        assert_eq!((counters.protocol_violations.value(), counters.messages.value()), (1, 0));
     }
 
     #[test]

@@ -1,15 +1,15 @@
-//! Frames become replies: header, payload and end of each, and a shorter way for short messages.
+//! Frames become replies: header, payload and end of each.
 //!
-//! This file does not know what is in a compressed payload; it hands such frames to `compressed`.
+//! This file does not know what is in a compressed payload; it hands such frames to `compressed`. Short
+//! messages go a shorter way, through `short`.
 
-use super::{Connection, Frame, Message, Pause, Phase};
+use super::{Connection, Frame, Message, Pause, Phase, short};
 use crate::buffer::Region;
 use crate::protocol::allowance;
 use crate::protocol::close;
 use crate::protocol::context::Context;
 use crate::protocol::frame::{COMPRESSED, FINAL, Header, KEY, MASKED, Opcode};
-use crate::protocol::mask::{self, Mask};
-use crate::protocol::utf8;
+use crate::protocol::mask;
 use crate::protocol::violation::Violation;
 
 impl Connection {
@@ -25,7 +25,7 @@ impl Connection {
             if self.frame == Frame::None {
                 if self.message == Message::None
                     && self.phase == Phase::Open
-                    && short_message(region, context)?
+                    && short::echo_next(region, context)?
                 {
                     if region.has_unread() && context.allowance.is_spent_with(allowance::FRAME) {
                         return Ok(Pause::Spent);
@@ -225,40 +225,4 @@ impl Connection {
         self.phase = Phase::Closed;
         Ok(())
     }
-}
-
-/// Echoes the message at the beginning of the unread bytes if it is one whole frame of at most 125
-/// bytes: a shorter way to do what [`Connection::frames`] does, for the messages that latency is
-/// measured with. Returns whether it was such a message; if not, nothing has changed.
-#[inline]
-fn short_message(region: &mut Region<'_>, context: &Context<'_>) -> Result<bool, Violation> {
-    const TEXT: u8 = FINAL | Opcode::Text as u8;
-    const BINARY: u8 = FINAL | Opcode::Binary as u8;
-    let (bytes, to, from) = region.parts();
-    let Some(&[first @ (TEXT | BINARY), second, ref key @ ..]) = bytes[from..].first_chunk::<6>()
-    else {
-        return Ok(false);
-    };
-    // If the mask bit was missing, this is larger than any `short_max`.
-    let payload = second ^ MASKED;
-    let count = usize::from(payload);
-    let end = from + 2 + KEY + count;
-    if payload > context.short_max || end > bytes.len() {
-        return Ok(false);
-    }
-    let mask = Mask::new(*key);
-    // The reply's header is as long as the request's without its key.
-    let window = &mut bytes[to + 2..end];
-    let is_ascii = mask::unmask(window, from + KEY - to, mask);
-    if !is_ascii && first == TEXT && !utf8::is_valid(&window[..count]) {
-        return Err(Violation::TextNotUtf8);
-    }
-    bytes[to] = first;
-    bytes[to + 1] = payload;
-    region.replied(to + 2 + count, end);
-    let counters = context.counters;
-    counters.messages.add(1);
-    counters.frames_in.add(1);
-    counters.frames_out.add(1);
-    Ok(true)
 }

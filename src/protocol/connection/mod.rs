@@ -12,11 +12,12 @@
 //! of the request is kept, and the reply is written when the frame is whole.
 //!
 //! This file owns the phases and the transitions between them; `frames` turns frames into replies,
-//! `compressed` those of compressed messages. The module does no input or output and reads no clock.
-//! It does not know whose memory the region is, nor when its reply is sent.
+//! `short` whole short messages, `compressed` the frames of compressed ones. The module does no input or
+//! output and reads no clock. It does not know whose memory the region is, nor when its reply is sent.
 
 mod compressed;
 mod frames;
+mod short;
 #[cfg(test)]
 mod tests;
 
@@ -372,9 +373,9 @@ impl Connection {
         }
     }
 
-    /// Leaves nothing in the region but the replies still due.
+    /// Ends the connection because of a violation. Leaves nothing in the region but the replies still due.
     #[cold]
-    fn violated(
+    pub fn violated(
         &mut self,
         violation: Violation,
         region: &mut Region<'_>,
