@@ -263,6 +263,20 @@ impl Spill {
         self.cursors.end = end as u32;
     }
 
+    /// Extends what is written by `count` bytes, to be filled in by the caller, after which `expected` more
+    /// are likely to be appended. Nothing may be unread.
+    pub fn extend(&mut self, count: usize, expected: usize) -> &mut [u8] {
+        assert_eq!(self.unread_bytes(), 0, "output would overtake input");
+        let written = self.cursors.written as usize;
+        let end = written + count;
+        self.cursors.end = written as u32;
+        self.make_room(end, expected);
+        self.cursors.written = end as u32;
+        self.cursors.unread = end as u32;
+        self.cursors.end = end as u32;
+        &mut self.block.bytes()[written..end]
+    }
+
     /// Takes a larger block if this one has fewer than `needed` bytes: for `expected` bytes more if the
     /// pool has one, else at least twice as large, so that moving costs little in proportion.
     fn make_room(&mut self, needed: usize, expected: usize) {
@@ -397,6 +411,23 @@ mod tests {
         let mut rest = rest.expect("held and unread bytes");
         let rest = rest.region();
         assert_eq!((rest.held(), rest.unread()), (&b"!"[..], &b" more"[..]));
+    }
+
+    #[test]
+    fn extending_closes_the_gap_and_keeps_what_is_held() {
+        let mut spill = Spill::new(&pool());
+        spill.append(b"owed, gap", 0);
+        let mut region = spill.region();
+        region.moved(4);
+        region.release();
+        region.skip(5);
+        spill.extend(5000, 100).fill(b'x');
+        assert_eq!(spill.region().held(), [b'x'; 5000]);
+        spill.append(b"unread", 0);
+        assert_eq!(spill.region().unread(), b"unread");
+        spill.region().release();
+        let reply = spill.split_reply(0).0;
+        assert_eq!((&reply[..5], reply.len()), (&b"owedx"[..], 5004));
     }
 
     #[test]

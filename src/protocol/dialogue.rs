@@ -147,23 +147,50 @@ impl Dialogue {
 
     // Apart from the path of a message that came whole, which takes fewer registers.
     #[inline(never)]
-    fn append(&mut self, received: &[u8], context: &Context<'_>) -> Decision {
+    fn append(&mut self, received: &mut [u8], context: &Context<'_>) -> Decision {
         if !self.has_yielded {
             context.allowance.begin_turn();
         }
         let mut decision = Decision::Continue;
-        for part in received.chunks(PART) {
-            let expected = self.connection.held_left();
-            spill_of(&mut self.spill, context).append(part, expected);
+        for part in received.chunks_mut(PART) {
             match decision {
-                Decision::Continue if !self.has_yielded => decision = self.advance(context),
+                Decision::Continue if !self.has_yielded => {
+                    decision = self.append_and_advance(part, context);
+                }
                 // The rest waits for its turn.
-                Decision::Continue | Decision::Yield => {}
+                Decision::Continue | Decision::Yield => self.append_unread(part, context),
                 Decision::Close => break,
             }
         }
         self.drop_empty_spill();
         decision
+    }
+
+    fn append_and_advance(&mut self, part: &mut [u8], context: &Context<'_>) -> Decision {
+        let direct = self.connection.direct_bytes(part.len(), context);
+        let (payload, part) = part.split_at_mut(direct);
+        if !payload.is_empty() {
+            let expected = self.connection.held_left();
+            let spill = spill_of(&mut self.spill, context);
+            let target = spill.extend(payload.len(), expected);
+            if let Err(violation) = self.connection.payload_into(payload, target, context) {
+                let next = self.connection.violated(violation, &mut spill.region(), context);
+                return self.follow(next, context);
+            }
+            if self.connection.is_sent_early() {
+                spill.region().release();
+            }
+        }
+        if part.is_empty() {
+            return Decision::Continue;
+        }
+        self.append_unread(part, context);
+        self.advance(context)
+    }
+
+    fn append_unread(&mut self, part: &[u8], context: &Context<'_>) {
+        let expected = self.connection.held_left();
+        spill_of(&mut self.spill, context).append(part, expected);
     }
 
     /// Goes on where the dialogue has yielded; does nothing if it has not.
@@ -398,6 +425,42 @@ mod tests {
         let reply = dialogue.take_reply().expect("a close frame");
         assert_eq!(reply[2..4], [0x03, 0xef]);
         assert_eq!((counters.protocol_violations.value(), counters.messages.value()), (1, 0));
+    }
+
+    /// A text of which only the first 100 bytes of its frame have come.
+    fn begin_text(text: &str, dialogue: &mut Dialogue, context: &Context<'_>) -> Vec<u8> {
+        let mut frame = testkit::frame(testkit::TEXT, text.as_bytes());
+        let rest = frame.split_off(100);
+        assert_eq!(receive(dialogue, &frame, Output::InPlace, context), b"");
+        rest
+    }
+
+    #[test]
+    fn a_text_in_parts_is_checked_across_them_and_echoed_whole() {
+        let counters = Counters::default();
+        let context = Context::new(SETTINGS, &counters);
+        let mut dialogue = open("", &context);
+        let text = "aß水🦀".repeat(90);
+        let mut rest = begin_text(&text, &mut dialogue, &context);
+        while !rest.is_empty() {
+            let part: Vec<u8> = rest.drain(..rest.len().min(7)).collect();
+            assert_eq!(receive(&mut dialogue, &part, Output::InPlace, &context), b"");
+        }
+        let echo = dialogue.take_reply().expect("an echo");
+        assert_eq!(echo[4..], *text.as_bytes());
+        assert!(!dialogue.has_spill());
+    }
+
+    #[test]
+    fn what_is_not_text_is_refused_in_the_part_that_has_it() {
+        let counters = Counters::default();
+        let context = Context::new(SETTINGS, &counters);
+        let mut dialogue = open("", &context);
+        let mut rest = begin_text(&"z".repeat(500), &mut dialogue, &context);
+        rest[50] ^= 0x80;
+        let answer = dialogue.received(&mut rest[..100], Output::InPlace, &context);
+        assert_eq!((answer.reply.len(), answer.decision), (0, Decision::Close));
+        assert_eq!(dialogue.take_reply().expect("a close frame")[2..4], [0x03, 0xef]);
     }
 
     #[test]

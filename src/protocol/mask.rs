@@ -19,6 +19,12 @@ impl Mask {
         Mask(u32::from_ne_bytes(key))
     }
 
+    /// The key twice, as it is xor-ed to eight bytes.
+    #[inline]
+    fn word(self) -> u64 {
+        u64::from(self.0) << 32 | u64::from(self.0)
+    }
+
     /// The mask after `count` more bytes.
     #[inline]
     #[must_use]
@@ -44,12 +50,26 @@ pub fn unmask(window: &mut [u8], distance: usize, mask: Mask) -> bool {
     let window = Cell::from_mut(window).as_slice_of_cells();
     let source = &window[distance..];
     let target = &window[..source.len()];
-    let word = u64::from(mask.0) << 32 | u64::from(mask.0);
+    let word = mask.word();
     let seen = if source.len() < BLOCK {
         unmask_pieces(source, target, word)
     } else {
         unmask_blocks(source, target, word)
     };
+    is_ascii(seen)
+}
+
+/// Unmasks `source` into `target`, which is as long, and returns whether all of it is ASCII. The bytes of
+/// `source` stay as they are.
+pub fn unmask_into(source: &mut [u8], target: &mut [u8], mask: Mask) -> bool {
+    let source = Cell::from_mut(source).as_slice_of_cells();
+    let target = Cell::from_mut(target).as_slice_of_cells();
+    is_ascii(unmask_blocks(source, target, mask.word()))
+}
+
+/// Whether bytes are ASCII that give this when they are or-ed together.
+#[inline]
+fn is_ascii(seen: u64) -> bool {
     seen & 0x8080_8080_8080_8080 == 0
 }
 
@@ -155,6 +175,19 @@ mod tests {
                 assert!(is_ascii);
             }
         }
+    }
+
+    #[test]
+    fn into_other_memory_every_length_is_unmasked_and_the_source_is_kept() {
+        for count in (0..200).chain([1000, 4096]) {
+            let plain = pattern(count);
+            let masked: Vec<u8> =
+                plain.iter().enumerate().map(|(at, byte)| byte ^ KEY[at % 4]).collect();
+            let (mut source, mut target) = (masked.clone(), vec![0; count]);
+            assert!(unmask_into(&mut source, &mut target, Mask::new(KEY)));
+            assert_eq!((source, target), (masked, plain), "count {count}");
+        }
+        assert!(!unmask_into(&mut [0x7f, 0x80], &mut [0; 2], Mask::new([0; 4])));
     }
 
     #[test]

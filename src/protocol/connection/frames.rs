@@ -165,6 +165,41 @@ impl Connection {
         Ok(())
     }
 
+    /// How many of the next `received` bytes [`Connection::payload_into`] can take: those of a plain
+    /// payload that has begun, up to its last byte, which ends the frame.
+    pub fn direct_bytes(&self, received: usize, context: &Context<'_>) -> usize {
+        let is_plain =
+            self.phase == Phase::Open && matches!(self.frame, Frame::Text | Frame::Binary);
+        if !is_plain || context.allowance.is_spent() {
+            return 0;
+        }
+        self.payload_left.saturating_sub(1).min(received as u64) as usize
+    }
+
+    /// Unmasks payload into `target`, the end of what is written in the region. Appending it to the region
+    /// and advancing does the same in two passes, one of which has to be made wherever the payload goes. So
+    /// only checking it is charged.
+    pub fn payload_into(
+        &mut self,
+        received: &mut [u8],
+        target: &mut [u8],
+        context: &Context<'_>,
+    ) -> Result<(), Violation> {
+        let is_ascii = mask::unmask_into(received, target, self.mask);
+        if self.frame == Frame::Text && !(is_ascii && self.utf8.is_complete()) {
+            context.allowance.spend(target.len() as i64 / allowance::PLAIN_BYTES);
+            self.utf8.check(target).map_err(|_| Violation::TextNotUtf8)?;
+        }
+        self.mask = self.mask.after(target.len());
+        self.payload_left -= target.len() as u64;
+        Ok(())
+    }
+
+    /// Whether payload may be sent before its frame is whole.
+    pub fn is_sent_early(&self) -> bool {
+        self.frame == Frame::Binary
+    }
+
     /// Ends a frame.
     #[inline]
     pub(super) fn finish(
