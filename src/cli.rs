@@ -107,6 +107,10 @@ pub struct Cli {
           value_parser = |text: &str| number(text, 1..=9_u8))]
     pub compression_level: u8,
 
+    /// Memory for recompression over all workers; beyond it, compression is declined.
+    #[arg(long, value_name = "SIZE", default_value = "64MiB", value_parser = pool_size)]
+    pub recompression_memory: u64,
+
     /// Subprotocol to accept: one by name, or any, which accepts the first one that a client offers.
     #[arg(long, value_name = "NAME|any", default_value = "any")]
     pub subprotocol: Subprotocol,
@@ -125,7 +129,7 @@ pub struct Cli {
     pub buffer_size: u32,
 
     /// Memory that each worker keeps for large messages, when they are over, at most 1TiB.
-    #[arg(long, value_name = "SIZE", default_value = "128MiB", value_parser = spill_pool)]
+    #[arg(long, value_name = "SIZE", default_value = "128MiB", value_parser = pool_size)]
     pub spill_pool: u64,
 
     /// Write the counters to this file as JSON, at the end and on SIGUSR1.
@@ -206,6 +210,7 @@ impl Cli {
             connections_max: self.connections_max as usize,
             buffers: BufferConfig { count: self.buffers, bytes: self.buffer_size },
             spill_pool: self.spill_pool as usize,
+            recompression_memory: self.recompression_memory as usize,
             offload: self.offload,
         }
     }
@@ -254,7 +259,7 @@ fn message_max(text: &str) -> Result<u64, String> {
     size(text, 1..=MESSAGE_MAX_MAX)
 }
 
-fn spill_pool(text: &str) -> Result<u64, String> {
+fn pool_size(text: &str) -> Result<u64, String> {
     size(text, 0..=1 << 40)
 }
 
@@ -274,6 +279,7 @@ fn buffers(text: &str) -> Result<u16, String> {
 mod tests {
     use super::*;
     use crate::buffer::SPILL_POOL_DEFAULT;
+    use crate::protocol::pool::RECOMPRESSION_MEMORY_DEFAULT;
 
     fn parse(arguments: &[&str]) -> Result<Cli, clap::Error> {
         Cli::read([&["ringecho"], arguments].concat())
@@ -304,6 +310,7 @@ mod tests {
         assert_eq!((config.workers, config.cpus), (None, None));
         assert_eq!(config.buffers, BufferConfig { count: 4, bytes: 1 << 20 });
         assert_eq!(config.spill_pool, SPILL_POOL_DEFAULT);
+        assert_eq!(config.recompression_memory, RECOMPRESSION_MEMORY_DEFAULT);
     }
 
     #[test]

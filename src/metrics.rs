@@ -125,6 +125,8 @@ counters! {
     messages_mirrored,
     /// Compressed messages inflated and recompressed.
     messages_recompressed,
+    /// Connections to which compression was declined for want of memory to recompress.
+    compression_declined,
     /// Whole frames read from peers, control frames included.
     frames_in + frames,
     /// Frames written for peers, control frames included.

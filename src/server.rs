@@ -61,6 +61,8 @@ pub struct Config {
     pub buffers: BufferConfig,
     /// Bytes that each worker keeps for spills that are not in use.
     pub spill_pool: usize,
+    /// The most bytes that recompression may take, over all workers, which have equal shares.
+    pub recompression_memory: usize,
     /// Which connections the kernel echoes by itself.
     pub offload: offload::Policy,
 }
@@ -321,6 +323,7 @@ fn prepare(
         config: WorkerConfig {
             buffers: config.buffers,
             spill_pool: config.spill_pool,
+            recompression_memory: config.recompression_memory / cpus.len().max(1),
             wait: config.wait,
             pace,
             offload,

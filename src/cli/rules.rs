@@ -83,16 +83,21 @@ impl Cli {
                 ("message_max", "--message-max"),
                 ("compression", "--compression"),
                 ("compression_level", "--compression-level"),
+                ("recompression_memory", "--recompression-memory"),
                 ("subprotocol", "--subprotocol"),
             ];
             let (_, option) = of_websocket.into_iter().find(|(id, _)| is_given(id))?;
             return Some(format!("{option} has no effect with --protocol tcp; leave it out"));
         }
-        if self.compression == Policy::Off && is_given("compression_level") {
-            return Some(
-                "--compression-level has no effect with --compression off; leave one of them out"
-                    .into(),
-            );
+        if self.compression == Policy::Off {
+            let of_compression = [
+                ("compression_level", "--compression-level"),
+                ("recompression_memory", "--recompression-memory"),
+            ];
+            let (_, option) = of_compression.into_iter().find(|(id, _)| is_given(id))?;
+            return Some(format!(
+                "{option} has no effect with --compression off; leave one of them out"
+            ));
         }
         None
     }
@@ -144,6 +149,8 @@ mod tests {
         ("--wait block --spin-us 20", "no effect with --wait block"),
         ("--wait spin --spin-us 50", "no effect with --wait spin"),
         ("--compression off --compression-level 6", "no effect with --compression off"),
+        ("--compression off --recompression-memory 1MiB", "--recompression-memory has no effect"),
+        ("--protocol tcp --recompression-memory 0", "--recompression-memory has no effect"),
         ("--protocol tcp --compression mirror", "--compression has no effect"),
         ("--protocol tcp --compression-level 6", "--compression-level has no effect"),
         ("--protocol tcp --subprotocol any", "--subprotocol has no effect"),
@@ -189,7 +196,7 @@ mod tests {
             "--spin-us 20",
             "--engine epoll --wait spin",
             "--protocol tcp --connections-max 1 --offload off",
-            "--compression deflate --compression-level 1",
+            "--compression deflate --compression-level 1 --recompression-memory 0",
             "--message-max 16KiB --offload on",
             "--engine uring --offload auto",
         ] {

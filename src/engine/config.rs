@@ -54,6 +54,8 @@ pub struct WorkerConfig {
     pub buffers: BufferConfig,
     /// How many bytes it keeps for spills that are not in use.
     pub spill_pool: usize,
+    /// How many bytes recompression may take on its connections.
+    pub recompression_memory: usize,
     /// How the worker waits.
     pub wait: WaitStrategy,
     /// How long it may spin, if its strategy leaves that open.
@@ -78,6 +80,7 @@ impl WorkerConfig {
         Context::new(self.settings, &self.counters)
             .with_subprotocol(self.subprotocol.clone())
             .with_spill_pool(SpillPool::new(self.spill_pool, self.counters.clone()))
+            .with_recompression_memory(self.recompression_memory)
     }
 }
 
@@ -91,6 +94,7 @@ impl WorkerConfig {
         WorkerConfig {
             buffers: BufferConfig { count: 2, bytes: 1024 },
             spill_pool: 1 << 20,
+            recompression_memory: 0,
             wait,
             pace: Pace::new(None, None),
             offload: offload::Policy::Off,

@@ -296,6 +296,7 @@ fn phrase(status: u16) -> Option<&'static str> {
 mod tests {
     use super::super::extension::Policy;
     use super::super::handshake::{self, Admission, Subprotocol, Terms};
+    use super::super::pool::Budget;
     use super::*;
 
     fn request(extensions: Option<&'static str>) -> Request<'static> {
@@ -306,7 +307,11 @@ mod tests {
         let answer = handshake::answer(
             &request.to_bytes(),
             Admission::Open,
-            &Terms { policy: Policy::Mirror, subprotocol: &Subprotocol::Any },
+            &Terms {
+                policy: Policy::Mirror,
+                subprotocol: &Subprotocol::Any,
+                recompression: &Budget::new(1 << 20),
+            },
         );
         answer.expect("a right request").expect("a whole request").response
     }

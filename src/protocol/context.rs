@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use super::allowance::{Allowance, Limits};
-use super::deflate::Scratch;
+use super::compression::Scratch;
 use super::extension::Policy;
 use super::frame::CONTROL_PAYLOAD_MAX;
 use super::handshake::{Subprotocol, Terms};
+use super::pool::{Budget, Pool, RECOMPRESSION_MEMORY_DEFAULT};
 use crate::buffer::{SPILL_POOL_DEFAULT, SpillPool};
 use crate::metrics::Counters;
 
@@ -50,6 +51,10 @@ pub struct Context<'a> {
     /// Where messages, frames and violations are counted.
     pub counters: &'a Counters,
     pub(super) scratch: Scratch,
+    /// What inflates and compresses messages.
+    pub(super) pool: Pool,
+    /// The memory that may still be taken for recompression.
+    pub(super) recompression: Budget,
     /// The work that the connections may do now.
     pub allowance: Allowance,
 }
@@ -66,6 +71,8 @@ impl<'a> Context<'a> {
             spill_pool: SpillPool::new(SPILL_POOL_DEFAULT, Arc::default()),
             counters,
             scratch: Scratch::default(),
+            pool: Pool::default(),
+            recompression: Budget::new(RECOMPRESSION_MEMORY_DEFAULT),
             allowance: Allowance::new(Limits::default()),
         }
     }
@@ -95,9 +102,20 @@ impl<'a> Context<'a> {
         Context { spill_pool, ..self }
     }
 
+    /// The same, but recompression may take this much memory on all its connections together, in bytes,
+    /// instead of [`RECOMPRESSION_MEMORY_DEFAULT`].
+    #[must_use]
+    pub fn with_recompression_memory(self, bytes: usize) -> Context<'a> {
+        Context { recompression: Budget::new(bytes), ..self }
+    }
+
     /// What opening handshakes are answered with.
     pub(super) fn terms(&self) -> Terms<'_> {
-        Terms { policy: self.settings.policy, subprotocol: &self.subprotocol }
+        Terms {
+            policy: self.settings.policy,
+            subprotocol: &self.subprotocol,
+            recompression: &self.recompression,
+        }
     }
 
     /// Reply bytes that may wait to be sent to one peer.

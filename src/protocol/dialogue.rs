@@ -367,7 +367,7 @@ fn spill_of<'s>(spill: &'s mut Option<Box<Spill>>, context: &Context<'_>) -> &'s
 mod tests {
     use super::*;
     use crate::metrics::Counters;
-    use crate::protocol::{Policy, Protocol, Settings};
+    use crate::protocol::{Limits, Policy, Protocol, Settings};
 
     const SETTINGS: Settings = Settings {
         protocol: Protocol::WebSocket,
@@ -495,7 +495,8 @@ mod tests {
     #[test]
     fn a_message_that_grows_waits_for_room_until_a_reply_is_taken() {
         let counters = Counters::default();
-        let context = Context::new(SETTINGS, &counters).with_backlog_max(0);
+        let limits = Limits { cycle: 1 << 20, turn: 1 };
+        let context = Context::new(SETTINGS, &counters).with_backlog_max(0).with_limits(limits);
         let offer = "Sec-WebSocket-Extensions: permessage-deflate; server_max_window_bits=9\r\n";
         let mut dialogue = open(offer, &context);
         // The client refers to its first message, which is further back than the server may refer to.

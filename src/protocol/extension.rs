@@ -105,6 +105,33 @@ pub fn agree(offer: &Offer, policy: Policy) -> Option<Agreement> {
     })
 }
 
+impl Agreement {
+    /// The window of the server's compressor, in bits; `None` if there is no compressor.
+    pub(super) fn deflater_bits(&self) -> Option<u8> {
+        match self.echo {
+            Echo::Mirrored => None,
+            Echo::Recompressed => Some(self.server_max_window_bits.unwrap_or(WINDOW_BITS_MAX)),
+        }
+    }
+
+    /// How far the client's messages may refer back into earlier ones, in bytes.
+    pub(super) fn client_reach(&self) -> Option<usize> {
+        let bits = self.client_max_window_bits.unwrap_or(WINDOW_BITS_MAX);
+        (!self.client_no_context_takeover).then_some(1 << bits)
+    }
+
+    /// Whether the server's compressor refers to earlier messages, and so goes on with the next one.
+    pub(super) fn keeps_deflater(&self) -> bool {
+        self.echo == Echo::Recompressed && !self.server_no_context_takeover
+    }
+
+    /// How much of its messages a connection has to keep for the next one, in bytes. Where the compressor
+    /// is kept, so is the inflater beside it, and there is nothing else to keep.
+    pub(super) fn window_bytes(&self) -> Option<usize> {
+        self.client_reach().filter(|_| !self.keeps_deflater())
+    }
+}
+
 impl fmt::Display for Agreement {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(NAME)?;
@@ -131,8 +158,19 @@ const NAME: &str = "permessage-deflate";
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Malformed;
 
+/// What came of the offers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Negotiated {
+    /// There was none, or none that could be agreed to.
+    Nothing,
+    /// One is agreed to.
+    Agreed(Agreement),
+    /// One would have been, if there were the memory for it.
+    Unaffordable,
+}
+
 /// Agrees to the first acceptable offer in `values`, which are those of all Sec-WebSocket-Extensions
-/// fields in their order (RFC 6455 section 9.1).
+/// fields in their order (RFC 6455 section 9.1). One for which there is no memory is not acceptable.
 ///
 /// # Errors
 ///
@@ -140,15 +178,23 @@ pub struct Malformed;
 pub fn negotiate<'b>(
     values: impl Iterator<Item = &'b [u8]>,
     policy: Policy,
-) -> Result<Option<Agreement>, Malformed> {
-    let mut agreement = None;
+    is_affordable: impl Fn(&Agreement) -> bool,
+) -> Result<Negotiated, Malformed> {
+    let mut negotiated = Negotiated::Nothing;
     for value in values {
         for extension in parse(value)? {
-            agreement =
-                agreement.or_else(|| offer(&extension).and_then(|offer| agree(&offer, policy)));
+            let offered = || offer(&extension).and_then(|offer| agree(&offer, policy));
+            negotiated = match negotiated {
+                Negotiated::Agreed(_) => negotiated,
+                Negotiated::Nothing | Negotiated::Unaffordable => match offered() {
+                    Some(agreement) if is_affordable(&agreement) => Negotiated::Agreed(agreement),
+                    Some(_) => Negotiated::Unaffordable,
+                    None => negotiated,
+                },
+            };
         }
     }
-    Ok(agreement)
+    Ok(negotiated)
 }
 
 /// What a server agreed to, as the client of the same connection reads it: `value` is that of
@@ -277,9 +323,12 @@ mod tests {
     use super::*;
 
     fn answer(values: &[&str], policy: Policy) -> Option<String> {
-        negotiate(values.iter().map(|value| value.as_bytes()), policy)
-            .expect("the grammar is kept")
-            .map(|agreement| agreement.to_string())
+        let values = values.iter().map(|value| value.as_bytes());
+        match negotiate(values, policy, |_| true).expect("the grammar is kept") {
+            Negotiated::Agreed(agreement) => Some(agreement.to_string()),
+            Negotiated::Nothing => None,
+            Negotiated::Unaffordable => unreachable!("all are"),
+        }
     }
 
     fn answer_to(offer: &str) -> Option<String> {
@@ -444,6 +493,24 @@ mod tests {
     }
 
     #[test]
+    fn an_offer_for_which_there_is_no_memory_gives_way_to_the_next() {
+        let recompressed = "permessage-deflate; server_max_window_bits=9";
+        let mirrored = "permessage-deflate; client_no_context_takeover";
+        let agree = |values: &[&'static str]| {
+            let is_affordable = |agreement: &Agreement| agreement.echo == Echo::Mirrored;
+            let values = values.iter().map(|value| value.as_bytes());
+            negotiate(values, Policy::Mirror, is_affordable).expect("the grammar is kept")
+        };
+        assert_eq!(agree(&[recompressed]), Negotiated::Unaffordable);
+        assert_eq!(agree(&[recompressed, "permessage-bzip2"]), Negotiated::Unaffordable);
+        assert_eq!(agree(&["permessage-bzip2"]), Negotiated::Nothing);
+        for values in [&[recompressed, mirrored][..], &[mirrored, recompressed], &[mirrored]] {
+            let Negotiated::Agreed(agreement) = agree(values) else { panic!("{values:?}") };
+            assert!(agreement.client_no_context_takeover);
+        }
+    }
+
+    #[test]
     fn what_breaks_the_grammar_is_refused_with_or_without_valid_offers_beside_it() {
         for broken in [
             ";",
@@ -468,7 +535,8 @@ mod tests {
             for values in [&[broken][..], &[plain, broken], &[broken, plain]] {
                 for policy in [Policy::Off, Policy::Mirror, Policy::Deflate] {
                     let values = values.iter().map(|value| value.as_bytes());
-                    assert_eq!(negotiate(values, policy), Err(Malformed), "{broken}");
+                    let negotiated = negotiate(values, policy, |_| true);
+                    assert_eq!(negotiated, Err(Malformed), "{broken}");
                 }
             }
         }

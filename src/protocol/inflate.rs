@@ -9,8 +9,9 @@
 //! 7.2.3.4). What follows, in the same message or the next, is another data set, which refers to
 //! nothing before it.
 //!
-//! The inflater always has the largest window, so a peer that refers further back than it agreed to
-//! is not caught. This file knows neither frames nor text.
+//! The inflater always has the largest window. A peer that refers further back than it agreed to is caught
+//! where the inflater does not know what is there: see [`Inflater::prime`]. This file knows neither frames
+//! nor text.
 
 use std::fmt;
 
@@ -68,6 +69,14 @@ impl Inflater {
         self.0.reset(false);
     }
 
+    /// Makes `pieces`, the end of the earlier messages, all that the next one may refer to. The inflater
+    /// was reset.
+    pub(super) fn prime(&mut self, pieces: [&[u8]; 2]) {
+        for piece in pieces {
+            self.0.set_dictionary(piece).expect("a stream without a header takes any");
+        }
+    }
+
     /// Inflates a whole message.
     ///
     /// # Errors
@@ -113,14 +122,15 @@ impl Inflater {
     /// where the tail belongs, so that both end between two blocks, at the end of a byte.
     ///
     /// The inflater stops after each block. So it must read the tail and nothing beyond, and then an
-    /// empty block and nothing beyond, and both inflate to nothing.
+    /// empty block and nothing beyond, and both inflate to nothing. Says whether a data set has ended
+    /// with the payload.
     ///
     /// # Errors
     ///
     /// [`Violation::CompressionInvalid`]. A payload without a byte is such a case: the tail alone is no
     /// block (section 7.2.3.6 writes an empty message as one byte, zero). So is a block without
     /// compression that lacks its last four bytes, for which the tail would stand in.
-    pub(super) fn finish(&mut self) -> Result<(), Violation> {
+    pub(super) fn finish(&mut self) -> Result<Outcome, Violation> {
         let [tail, probe] = [[&TAIL[..], &EMPTY_BLOCK].concat(), [&EMPTY_BLOCK[..], &[0]].concat()];
         let step = self.step_until(InflateFlush::Block, &tail, &mut [0]);
         if step.read != TAIL.len() || step.written > 0 || step.outcome == Outcome::Invalid {
@@ -132,7 +142,7 @@ impl Inflater {
         if step.read != read || step.written > 0 || step.outcome == Outcome::Invalid {
             return Err(Violation::CompressionInvalid);
         }
-        Ok(())
+        Ok(step.outcome)
     }
 
     fn step_until(&mut self, flush: InflateFlush, input: &[u8], output: &mut [u8]) -> Step {
@@ -184,6 +194,23 @@ mod tests {
         let mut inflater = Inflater::default();
         inflater.message(HELLO_FINAL, 5).expect("a message");
         assert_eq!(inflater.message(HELLO_AGAIN, 5), Err(Violation::CompressionInvalid));
+    }
+
+    #[test]
+    fn a_message_refers_to_what_the_inflater_was_primed_with_and_no_further() {
+        for (pieces, message) in [
+            ([&b"Hel"[..], b"lo"], Ok(&b"Hello"[..])),
+            ([b"", b"Hello"], Ok(b"Hello")),
+            ([b"Good day", b"Hello"], Ok(b"Hello")),
+            ([b"", b"llo"], Err(Violation::CompressionInvalid)),
+        ] {
+            let mut inflater = Inflater::default();
+            inflater.message(HELLO, 5).expect("a message");
+            inflater.reset();
+            inflater.prime(pieces);
+            let inflated = inflater.message(HELLO_AGAIN, 5);
+            assert_eq!(inflated.as_deref(), message.as_ref().map(|message| *message));
+        }
     }
 
     #[test]

@@ -1,11 +1,11 @@
 //! Frames of compressed messages: inflated to be checked, then mirrored or recompressed.
 //!
-//! `deflate` inflates and compresses; this file knows where the bytes are in the region.
+//! `compression` inflates and compresses; this file knows where the bytes are in the region.
 
 use super::{Connection, Frame, Message, Phase};
 use crate::buffer::Region;
+use crate::protocol::compression::{self, Bounds, Compression};
 use crate::protocol::context::Context;
-use crate::protocol::deflate::{self, Bounds, Compression};
 use crate::protocol::extension::Echo;
 use crate::protocol::frame::{self, Header};
 use crate::protocol::mask;
@@ -22,10 +22,10 @@ impl Connection {
     ) -> Result<(), Violation> {
         let compression = self.compression.as_mut().expect("the header was allowed the bit");
         if header.is_compressed {
-            compression.begin(context.settings.level);
+            compression.begin(context.settings.level, &context.pool, &context.allowance);
         }
         self.message_bytes = self.message_bytes.saturating_add(header.payload_length);
-        if self.message_bytes > deflate::compressed_max(context.settings.message_max) {
+        if self.message_bytes > compression::compressed_max(context.settings.message_max) {
             return Err(Violation::MessageTooBig);
         }
         match compression.echo() {
@@ -102,7 +102,7 @@ impl Connection {
         let (compression, _) = self.inflating(context);
         let echo = compression.echo();
         if is_final {
-            compression.finish(&context.allowance)?;
+            compression.finish(&context.pool, &context.allowance)?;
             // Section 8.1: a text may not end within a character.
             if !self.utf8.is_complete() {
                 return Err(Violation::TextNotUtf8);
@@ -132,7 +132,8 @@ impl Connection {
         if region.gap() < self.expanded_bytes() {
             return;
         }
-        let output = self.compression.as_mut().map(Compression::take_output).unwrap_or_default();
+        let take = |compression: &mut Compression| compression.take_output(&context.pool);
+        let output = self.compression.as_mut().map(take).unwrap_or_default();
         let (header, length) = frame::reply_header(self.first, output.len());
         region.write(&header[..length]);
         region.write(&output);
@@ -157,6 +158,7 @@ impl Connection {
             message_max: context.settings.message_max,
             scratch: &context.scratch,
             allowance: &context.allowance,
+            level: context.settings.level,
             text: (self.message == Message::CompressedText).then_some(&mut self.utf8),
         };
         (compression, bounds)

@@ -258,6 +258,7 @@ impl Connection {
         region.release();
         region.skip_all();
         self.phase = Phase::Closed;
+        self.end_compression();
         Ok(())
     }
 }

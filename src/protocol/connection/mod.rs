@@ -24,8 +24,8 @@ mod tests;
 use super::allowance;
 use super::close;
 use super::close_code::CloseCode;
+use super::compression::Compression;
 use super::context::{Context, Protocol};
-use super::deflate::Compression;
 use super::extension::Echo;
 use super::handshake::{self, Admission};
 use super::mask::Mask;
@@ -357,7 +357,12 @@ impl Connection {
                 region.write(&accepted.response);
                 region.release();
                 context.allowance.spend(allowance::HANDSHAKE);
-                self.compression = accepted.agreement.map(Compression::new);
+                if accepted.compression_declined {
+                    context.counters.compression_declined.add(1);
+                }
+                self.compression = accepted.agreement.map(|agreement| {
+                    Compression::new(agreement, context.recompression.reserve(&agreement))
+                });
                 self.phase = Phase::Open;
             }
             Err(rejection) => {
@@ -382,6 +387,7 @@ impl Connection {
         context: &Context<'_>,
     ) -> Next {
         context.counters.protocol_violations.add(1);
+        self.end_compression();
         region.retract();
         region.skip_all();
         match std::mem::replace(&mut self.phase, Phase::Closed) {
@@ -409,6 +415,15 @@ impl Connection {
         context.counters.frames_out.add(1);
         region.release();
         self.phase = Phase::Closing;
+        self.end_compression();
+    }
+
+    /// Gives up the memory of compression: no message is read any more.
+    #[cold]
+    fn end_compression(&mut self) {
+        if let Some(compression) = &mut self.compression {
+            compression.end();
+        }
     }
 }
 

@@ -23,8 +23,9 @@ pub use rejection::Rejection;
 use request::Head;
 pub use subprotocol::{NotToken, Subprotocol};
 
-use super::extension::{self, Agreement, Policy};
+use super::extension::{self, Agreement, Negotiated, Policy};
 use super::fields;
+use super::pool::Budget;
 
 /// The longest request head that is read, in bytes. RFC 9112 section 3 recommends supporting at least
 /// 8000 for the request line alone.
@@ -56,6 +57,8 @@ pub struct Terms<'a> {
     pub policy: Policy,
     /// Which subprotocol is accepted.
     pub subprotocol: &'a Subprotocol,
+    /// The memory for agreements that need recompression.
+    pub recompression: &'a Budget,
 }
 
 /// An opening handshake that was accepted.
@@ -68,6 +71,8 @@ pub struct Accepted {
     pub response: Vec<u8>,
     /// The parameters of permessage-deflate, if it was negotiated.
     pub agreement: Option<Agreement>,
+    /// Whether it was not negotiated because there is no memory for recompression.
+    pub compression_declined: bool,
 }
 
 /// Answers the opening handshake in the bytes received so far; `Ok(None)` while its end is missing.
@@ -84,12 +89,19 @@ pub fn answer(
     let key = head.check()?;
     let subprotocol = terms.subprotocol.choose(head.fields)?;
     let offers = fields::values(head.fields, "Sec-WebSocket-Extensions");
-    let agreement =
-        extension::negotiate(offers, terms.policy).map_err(|_| Rejection::ExtensionsInvalid)?;
+    let is_affordable = |agreement: &Agreement| terms.recompression.has_room_for(agreement);
+    let negotiated = extension::negotiate(offers, terms.policy, is_affordable)
+        .map_err(|_| Rejection::ExtensionsInvalid)?;
+    let agreement = match negotiated {
+        Negotiated::Agreed(agreement) => Some(agreement),
+        Negotiated::Nothing | Negotiated::Unaffordable => None,
+    };
     match admission {
         Admission::Open => {
             let response = response_to(key, subprotocol, agreement);
-            Ok(Some(Accepted { head_bytes: head.length, response, agreement }))
+            let compression_declined = negotiated == Negotiated::Unaffordable;
+            let head_bytes = head.length;
+            Ok(Some(Accepted { head_bytes, response, agreement, compression_declined }))
         }
         Admission::Full => Err(Rejection::Full),
     }

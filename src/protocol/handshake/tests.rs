@@ -21,7 +21,9 @@ fn open_with(
     policy: Policy,
     subprotocol: &Subprotocol,
 ) -> Result<Option<Accepted>, Rejection> {
-    answer(received.as_ref(), Admission::Open, &Terms { policy, subprotocol })
+    let recompression = &Budget::new(1 << 20);
+    let terms = Terms { policy, subprotocol, recompression };
+    answer(received.as_ref(), Admission::Open, &terms)
 }
 
 /// The answer to [`REQUEST`] with a part of it replaced.
@@ -32,8 +34,12 @@ fn changed(from: &str, to: &str) -> Result<Option<Accepted>, Rejection> {
 
 #[test]
 fn any_split_gives_the_same_answer() {
-    let accepted =
-        Accepted { head_bytes: REQUEST.len(), response: RESPONSE.into(), agreement: None };
+    let accepted = Accepted {
+        head_bytes: REQUEST.len(),
+        response: RESPONSE.into(),
+        agreement: None,
+        compression_declined: false,
+    };
     let received = [REQUEST.as_bytes(), b"\x81\x85\n\n\r\n\0\0\0\0\0"].concat();
     for length in 0..=received.len() {
         let expected = (length >= REQUEST.len()).then(|| accepted.clone());
@@ -240,7 +246,8 @@ fn what_is_refused() {
         assert_eq!(changed(from, to), Err(rejection), "{to:?} for {from:?}");
         assert_eq!(rejection.status(), status, "{rejection:?}");
     }
-    let terms = Terms { policy: Policy::Mirror, subprotocol: &Subprotocol::Any };
+    let recompression = &Budget::new(0);
+    let terms = Terms { policy: Policy::Mirror, subprotocol: &Subprotocol::Any, recompression };
     assert_eq!(answer(REQUEST.as_bytes(), Admission::Full, &terms), Err(Full));
     assert_eq!(Full.status(), 503);
     let page = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";

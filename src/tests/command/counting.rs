@@ -36,6 +36,7 @@ fn the_counters_are_exact() {
             ("messages_offloaded", 0),
             ("messages_mirrored", 0),
             ("messages_recompressed", 0),
+            ("compression_declined", 0),
             ("frames_in", 1000 + close),
             ("frames_out", 1000 + close),
             ("bytes_in", request + 1000 * 22 + close * 8),

@@ -9,7 +9,7 @@ mod stopping;
 use testkit::{Client, Ended, TEXT, frame};
 
 /// The counters, in the order of the statistics file and of the summary.
-const COUNTERS: [&str; 19] = [
+const COUNTERS: [&str; 20] = [
     "connections_accepted",
     "connections_open",
     "connections_rejected",
@@ -18,6 +18,7 @@ const COUNTERS: [&str; 19] = [
     "messages_offloaded",
     "messages_mirrored",
     "messages_recompressed",
+    "compression_declined",
     "frames_in",
     "frames_out",
     "bytes_in",

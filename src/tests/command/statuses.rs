@@ -113,6 +113,7 @@ fn help_names_every_option_and_version_prints_the_version() {
         "--protocol",
         "--compression",
         "--compression-level",
+        "--recompression-memory",
         "--wait",
         "block",
         "spin",

@@ -1,7 +1,7 @@
 //! The limits of a message: as it was sent, and inflated.
 
 use ringecho::protocol::Settings;
-use ringecho::protocol::deflate::compressed_max;
+use ringecho::protocol::compression::compressed_max;
 
 use crate::POLICIES;
 use crate::agreement::{Agreed, settings};

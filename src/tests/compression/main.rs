@@ -23,6 +23,7 @@ mod frames;
 mod limits;
 mod memory;
 mod streams;
+mod takeover;
 mod waiting;
 
 use ringecho::protocol::Policy;
