@@ -15,6 +15,9 @@ OURS = {
     "ringecho": RINGECHO,
     "block": f"{RINGECHO} --wait block",
     "spin": f"{RINGECHO} --wait spin",
+    "epoll": f"{RINGECHO} --engine epoll",
+    "epoll-block": f"{RINGECHO} --engine epoll --wait block",
+    "epoll-spin": f"{RINGECHO} --engine epoll --wait spin",
     "deflate": f"{RINGECHO} --wait block --compression deflate",
     "ringecho-tcp": f"{RINGECHO_TCP} --wait block",
 }
@@ -50,6 +53,12 @@ def round_trip(size, quick=False):
     return Cell(f"rtt-{size}", title, "rtt", "p50", "ringecho", ours, {"size": size}, quick)
 
 
+def sparse(name, title, default, blocking):
+    """An open loop in which spinning never pays. Only what ringecho's own ways to wait cost is compared."""
+    words = {"connections": 1, "mix": 16, "rate": 100}
+    return Cell(name, f"100 messages a second, 16 B{title}", "sparse", "CPU time", blocking, (default,), words, True)
+
+
 def deflated(size, pipeline=1, quick=True):
     words = {"connections": 1, "pipeline": pipeline, "mix": size, "compress": True}
     several = f", {pipeline} in flight" if pipeline > 1 else ""
@@ -60,6 +69,7 @@ def deflated(size, pipeline=1, quick=True):
 
 CELLS = (
     round_trip(16, quick=True),
+    Cell("rtt-16-epoll", "round trip, 16 B, epoll engine", "epoll", "p50", "epoll", ("epoll", "epoll-block", "epoll-spin"), {"size": 16}, True),
     round_trip(KIB),
     round_trip(4 * KIB),
     round_trip(64 * KIB),
@@ -86,6 +96,8 @@ CELLS = (
     load(1, 1, 16 * MIB, quick=True),
     # The rate comes from the closed loop of the same connections: half of the slowest server's.
     Cell("open-64-16", "64 connections, 16 B, at a fixed rate", "open", "p50", "ringecho", ("ringecho", "block"), {"connections": 64, "mix": 16}, True),
+    sparse("sparse-16", "", "ringecho", "block"),
+    sparse("sparse-16-epoll", ", epoll engine", "epoll", "epoll-block"),
     deflated(16),
     deflated(KIB),
     deflated(KIB, pipeline=16),
@@ -102,6 +114,8 @@ CAPACITY = "load-64x1-16"
 def servers(cell, peers, floors, compressing):
     """The servers of a cell as `NAME=COMMAND`, the reference first."""
     ours = {name: OURS[name] for name in (cell.reference, *cell.servers)}
+    if cell.group == "sparse":
+        peers = []
     if cell.group == "deflate":
         peers = [name for name in peers if name in compressing]
     others = {name: f"target/peers/{name} {{port}}" for name in peers}
@@ -122,7 +136,7 @@ def servers(cell, peers, floors, compressing):
 def command(cell, peers, rounds, seconds, output):
     """The words of `ringbench compare` for a cell."""
     options = dict(cell.options)
-    if cell.group == "rtt":
+    if cell.group in ("rtt", "epoll"):
         words = ["--messages", 3000 if options["size"] <= 4 * KIB else 500]
     else:
         words = ["--load", f"{int(seconds * 1000)}ms"]

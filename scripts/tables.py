@@ -195,14 +195,14 @@ def group_table(group, machine, found, folder):
     for cell in rows:
         names += [name for name in ratios(cell, found[cell.name]) if name not in names and name != cell.reference]
     figure, reference = rows[0].figure, rows[0].reference
-    of = "ringecho" if reference == "ringecho" else "ringecho `--wait block`"
+    of = {"ringecho": "ringecho", "epoll": "ringecho `--engine epoll`"}.get(reference, "ringecho `--wait block`")
     text = caption({machine: found})
     text += f"\n{FIGURES[figure][0].upper()}{FIGURES[figure][1:]} of others / that of {of}, median of paired rounds:\n\n"
     text += table(rows, names, found, folder, machine, lambda cell, result: ratios(cell, result), figure)
     if group in ("load", "deflate", "handshakes"):
         text += f"\nMessages per second of others / those of {of}:\n\n"
         text += table(rows, names, found, folder, machine, lambda _, result: figure_ratios(result, "rate"), None)
-    if group in ("rtt", "open"):
+    if group in ("rtt", "epoll", "open"):
         text += f"\n99th percentile of others / that of {of}:\n\n"
         text += table(rows, names, found, folder, machine, lambda _, result: figure_ratios(result, "p99"), None)
         text += f"\nCPU time of others / that of {of}:\n\n"
@@ -227,6 +227,10 @@ def table(rows, names, found, folder, machine, of, figure):
 TARGETS = (
     ("rtt-16", "p50", "spin", "at least", 0.87, "default's median at most 1.15 of `spin`'s"),
     ("rtt-16", "p50", "others", "at least", 2.22, "default's median at most 0.45 of the best other server's"),
+    ("rtt-16-epoll", "p50", "epoll-spin", "at least", 0.87, "the same of `--engine epoll`: at most 1.15 of `spin`'s"),
+    ("rtt-16-epoll", "p50", "others", "at least", 2.22, "and at most 0.45 of the best other server's"),
+    ("sparse-16", "CPU time", "ringecho", "at most", 1.15, "100 messages a second: default's CPU time at most 1.15 of `block`'s"),
+    ("sparse-16-epoll", "CPU time", "epoll", "at most", 1.15, "the same of `--engine epoll`"),
     ("load-64x1-16", "CPU time", "uwebsockets", "at least", 1.22, "64 × 1, 16 B: at most 0.82 of uWebSockets' CPU time"),
     ("load-64x16-16", "CPU time", "uwebsockets", "at least", 1.33, "64 × 16, 16 B: at most 0.75"),
     ("load-1000x1-16", "CPU time", "uwebsockets", "at least", 1.18, "1,000 × 1, 16 B: at most 0.85"),
