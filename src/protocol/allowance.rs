@@ -33,17 +33,19 @@ pub(super) const TABLES_BYTE: i64 = 64;
 pub(super) const INFLATED_BYTE: i64 = 1;
 /// Bytes of earlier messages that the inflater is given for one unit.
 pub(super) const INFLATER_PRIMED_BYTES: i64 = 32;
+/// Taking the memory of an inflater, and maybe of a compressor, from the allocator.
+pub(super) const UNIT_MADE: i64 = 4000;
 /// Preparing a compressor for a message that refers to no earlier one.
 pub(super) const DEFLATER_RESET: i64 = 4000;
 /// Compressing one byte again, by level from 1 to 9: the worst of what was found, which is random bytes at
 /// the lowest level and texts of two to four different letters from level 6 on.
 const DEFLATED_BYTE: [i64; 9] = [25, 40, 45, 45, 45, 95, 190, 440, 1450];
 
-/// How many bytes are compressed again at a time, and what each costs. A step costs 10,000 units, except
-/// where that were too few bytes.
+/// How many bytes are compressed again at a time, and what each costs. A step costs 25,000 units, half of
+/// what a cycle has, or that of 32 bytes if it is more.
 pub(super) fn recompression(level: u8) -> (usize, i64) {
     let byte = DEFLATED_BYTE[usize::from(level) - 1];
-    ((10_000 / byte).max(32) as usize, byte)
+    ((25_000 / byte).max(32) as usize, byte)
 }
 
 /// How many units of work may be done.

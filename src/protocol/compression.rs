@@ -100,23 +100,30 @@ impl Compression {
         let state = self.state.get_or_insert_default();
         let idle = || state.ticket.take().and_then(|ticket| pool.retake(ticket));
         let kept = state.unit.take().or_else(idle);
-        let is_warm = kept.is_some();
-        let mut unit = kept.unwrap_or_else(|| pool.take(level, self.agreement.deflater_bits()));
+        let mut unit = match kept {
+            Some(mut unit) => {
+                if self.agreement.client_reach().is_none() {
+                    unit.inflater.reset();
+                }
+                if let Some(deflater) = &mut unit.deflater
+                    && !self.agreement.keeps_deflater()
+                {
+                    deflater.reset();
+                    allowance.spend(allowance::DEFLATER_RESET);
+                }
+                unit
+            }
+            None => {
+                let (mut unit, work) = pool.take(level, self.agreement.deflater_bits());
+                let pieces = state.window.pieces();
+                unit.inflater.prime(pieces);
+                let bytes = (pieces[0].len() + pieces[1].len()) as i64;
+                allowance.spend(work + bytes / allowance::INFLATER_PRIMED_BYTES);
+                unit
+            }
+        };
         unit.inflated_bytes = 0;
         unit.is_finished = false;
-        if !is_warm || self.agreement.client_reach().is_none() {
-            let pieces = state.window.pieces();
-            unit.inflater.reset();
-            unit.inflater.prime(pieces);
-            let bytes = (pieces[0].len() + pieces[1].len()) as i64;
-            allowance.spend(bytes / allowance::INFLATER_PRIMED_BYTES);
-        }
-        if let Some(deflater) = &mut unit.deflater
-            && !(is_warm && self.agreement.keeps_deflater())
-        {
-            deflater.reset();
-            allowance.spend(allowance::DEFLATER_RESET);
-        }
         state.unit = Some(unit);
     }
 

@@ -15,6 +15,7 @@ use std::cell::{Cell, RefCell};
 use std::num::NonZeroU64;
 use std::rc::Rc;
 
+use super::allowance;
 use super::deflate::Deflater;
 use super::extension::{Agreement, Echo, WINDOW_BITS_MAX};
 use super::inflate::Inflater;
@@ -75,15 +76,27 @@ impl Pool {
         Some(idle.remove(at).1)
     }
 
-    /// A unit in whatever state, with a compressor for a window of so many bits, or none.
-    pub(super) fn take(&self, level: u8, deflater_bits: Option<u8>) -> Box<Unit> {
+    /// A unit that knows nothing, with a compressor for a window of so many bits, or none; and the work
+    /// that this took.
+    pub(super) fn take(&self, level: u8, deflater_bits: Option<u8>) -> (Box<Unit>, i64) {
         let mut idle = self.idle.borrow_mut();
         let is_full = idle.len() == KEPT;
         // One that knows a window is taken only if there is no room for one more.
         let at = idle.iter().position(|(ticket, unit)| {
             unit.deflater_bits() == deflater_bits && (ticket.is_none() || is_full)
         });
-        at.map_or_else(|| Box::new(Unit::new(level, deflater_bits)), |at| idle.remove(at).1)
+        let Some(at) = at else {
+            return (Box::new(Unit::new(level, deflater_bits)), allowance::UNIT_MADE);
+        };
+        let (_, mut unit) = idle.remove(at);
+        unit.inflater.reset();
+        match &mut unit.deflater {
+            Some(deflater) => {
+                deflater.reset();
+                (unit, allowance::DEFLATER_RESET)
+            }
+            None => (unit, 0),
+        }
     }
 
     /// Takes back a unit that knows nothing of use.
@@ -186,7 +199,7 @@ mod tests {
     fn a_unit_stays_with_its_connection_until_another_one_needs_it() {
         let pool = Pool::default();
         let tickets: Vec<Ticket> =
-            (0..KEPT).map(|_| pool.give_back_warm(pool.take(6, None))).collect();
+            (0..KEPT).map(|_| pool.give_back_warm(pool.take(6, None).0)).collect();
         assert_eq!(kept(&pool), tickets.iter().copied().map(Some).collect::<Vec<_>>());
         let unit = pool.retake(tickets[3]).expect("nobody has needed it");
         assert!(pool.retake(tickets[3]).is_none(), "it is in use");
@@ -194,10 +207,10 @@ mod tests {
         assert!(!tickets.contains(&again));
         assert!(pool.retake(tickets[3]).is_none(), "it was given back under another ticket");
         // The one that was given back longest ago is taken from its connection.
-        pool.give_back(pool.take(6, None));
+        pool.give_back(pool.take(6, None).0);
         assert!(pool.retake(tickets[0]).is_none() && pool.retake(tickets[1]).is_some());
         // One without a ticket is nobody's, and is taken first.
-        pool.give_back(pool.take(6, None));
+        pool.give_back(pool.take(6, None).0);
         assert_eq!(kept(&pool).iter().filter(|ticket| ticket.is_none()).count(), 1);
     }
 
@@ -206,14 +219,14 @@ mod tests {
         let pool = Pool::default();
         let kinds = [None, Some(9), Some(15)];
         let units: Vec<Box<Unit>> =
-            (0..3 * KEPT).map(|number| pool.take(6, kinds[number % 3])).collect();
+            (0..3 * KEPT).map(|number| pool.take(6, kinds[number % 3]).0).collect();
         for (number, unit) in units.into_iter().enumerate() {
             assert_eq!(unit.deflater_bits(), kinds[number % 3]);
             pool.give_back(unit);
         }
         assert_eq!(kept(&pool).len(), KEPT);
         for _ in 0..2 * KEPT {
-            assert_eq!(pool.take(6, Some(9)).deflater_bits(), Some(9));
+            assert_eq!(pool.take(6, Some(9)).0.deflater_bits(), Some(9));
         }
     }
 
