@@ -154,6 +154,9 @@ pub trait Ring {
     /// Receives until paused or cancelled.
     fn receive(&mut self, id: ConnectionId, socket: &Socket);
 
+    /// Receives once, at most `bytes` bytes, when there are any. A ring may receive fewer at a time.
+    fn receive_piece(&mut self, id: ConnectionId, socket: &Socket, bytes: usize);
+
     /// Stops receiving for now. The receive ends with a completion of its own, at the latest when the next
     /// bytes arrive.
     fn pause_receive(&mut self, id: ConnectionId) {

@@ -9,7 +9,10 @@
 //! - A connection whose turn comes later in the cycle, when less is left, may use [`Limits::turn`]
 //!   units nevertheless. So a small message is never put off because of what others did.
 //!
-//! Work is counted after it is done, in steps that are small compared with the limits. So every turn
+//! The kernel's copying of what a heavy connection receives and sends is work too. It is counted when it is
+//! asked for, by pieces of at most [`Limits::PIECE`] bytes.
+//!
+//! All other work is counted after it is done, in steps that are small compared with the limits. So every turn
 //! makes some progress, and exceeds its limit by at most one step.
 //!
 //! This file does not know what happens to a connection that has used up its allowance.
@@ -48,6 +51,9 @@ pub(super) fn recompression(level: u8) -> (usize, i64) {
     ((25_000 / byte).max(32) as usize, byte)
 }
 
+/// Bytes that the kernel copies for one unit, to or from a socket, with all that TCP does for them.
+const COPIED_BYTES: i64 = 2;
+
 /// How many units of work may be done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
@@ -55,6 +61,12 @@ pub struct Limits {
     pub cycle: u32,
     /// By one connection in one turn, however much the others have done. At least 1.
     pub turn: u32,
+}
+
+impl Limits {
+    /// Bytes that a heavy connection receives or sends at a time: a message of 64 KiB with its header, which takes less
+    /// than a turn to unmask.
+    pub const PIECE: u32 = 68 << 10;
 }
 
 impl Default for Limits {
@@ -70,12 +82,13 @@ impl Default for Limits {
 #[derive(Debug)]
 pub struct Allowance {
     limits: Limits,
+    piece: u32,
     left: Cell<i64>,
 }
 
 impl Allowance {
     pub(super) fn new(limits: Limits) -> Allowance {
-        Allowance { limits, left: Cell::new(limits.cycle.into()) }
+        Allowance { limits, piece: Limits::PIECE, left: Cell::new(limits.cycle.into()) }
     }
 
     /// Begins a cycle of the worker.
@@ -101,6 +114,24 @@ impl Allowance {
     pub(super) fn is_spent_with(&self, units: i64) -> bool {
         self.spend(units);
         self.is_spent()
+    }
+
+    /// Records that the kernel is asked to copy this many bytes.
+    pub fn spend_copying(&self, bytes: usize) {
+        self.spend(bytes as i64 / COPIED_BYTES);
+    }
+
+    /// Bytes that a heavy connection receives or sends at a time.
+    #[inline]
+    pub fn piece(&self) -> usize {
+        self.piece as usize
+    }
+
+    /// The same, but a heavy connection receives and sends this many bytes at a time, at least 2, instead of
+    /// [`Limits::PIECE`].
+    #[must_use]
+    pub fn with_piece(self, bytes: u32) -> Allowance {
+        Allowance { piece: bytes, ..self }
     }
 
     /// Whether nothing is left.

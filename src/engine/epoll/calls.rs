@@ -52,7 +52,8 @@ impl EpollRing<'_> {
             return None;
         }
         let room = self.buffers.room();
-        let length = room.len();
+        let length = room.len().min(entry.receive_max);
+        let room = &mut room[..length];
         self.counters.syscalls.add(1);
         let result = net::recv(&entry.fd, room, RecvFlags::DONTWAIT).map(|(_, count)| count);
         let id = entry.id.expect("it receives");
@@ -63,12 +64,14 @@ impl EpollRing<'_> {
                     && count < length
                     && !entry.has_ended;
                 entry.is_readable = !is_empty;
+                entry.is_receiving = !entry.is_single;
                 if entry.is_readable {
                     queue(&mut self.readable, entry, place);
                 }
                 let bytes = count as u32;
                 let received = Received::Data { lease: self.buffers.lease(bytes), bytes };
-                return Some(Completion::Received { id, received, further: Further::More });
+                let further = if entry.is_single { Further::Over } else { Further::More };
+                return Some(Completion::Received { id, received, further });
             }
             Err(Errno::AGAIN) => {
                 entry.is_readable = false;
@@ -140,6 +143,8 @@ impl EpollRing<'_> {
             id: None,
             empty_when,
             is_receiving: false,
+            receive_max: 0,
+            is_single: false,
             // The first request often arrives together with the connection.
             is_readable: true,
             has_ended: false,

@@ -23,6 +23,7 @@ use crate::engine::wait::Waiter;
 use crate::engine::{EngineError, WorkerConfig};
 use crate::metrics::Counters;
 use crate::offload::record::Record;
+use crate::protocol::Limits;
 use crate::slab::ConnectionId;
 
 /// The ring of one worker: the table of its sockets, its buffers, and what is still to be reported.
@@ -92,6 +93,20 @@ impl<'a> EpollRing<'a> {
             self.places[slot] = socket.0;
         }
         entry
+    }
+
+    /// Starts a receive of at most `most` bytes at a time.
+    #[inline]
+    fn start_receive(&mut self, id: ConnectionId, socket: &Socket, most: usize, is_single: bool) {
+        let entry = self.introduce(id, socket);
+        entry.is_receiving = true;
+        entry.receive_max = most;
+        entry.is_single = is_single;
+        if let Some(entry) = &mut self.entries[socket.0 as usize]
+            && entry.is_readable
+        {
+            queue(&mut self.readable, entry, socket.0);
+        }
     }
 
     /// Notes the edges that came.
@@ -199,13 +214,11 @@ impl Ring for EpollRing<'_> {
 
     #[inline]
     fn receive(&mut self, id: ConnectionId, socket: &Socket) {
-        let entry = self.introduce(id, socket);
-        entry.is_receiving = true;
-        if let Some(entry) = &mut self.entries[socket.0 as usize]
-            && entry.is_readable
-        {
-            queue(&mut self.readable, entry, socket.0);
-        }
+        self.start_receive(id, socket, Limits::PIECE as usize, false);
+    }
+
+    fn receive_piece(&mut self, id: ConnectionId, socket: &Socket, bytes: usize) {
+        self.start_receive(id, socket, bytes, true);
     }
 
     fn cancel_receive(&mut self, id: ConnectionId) {

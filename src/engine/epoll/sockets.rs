@@ -28,6 +28,9 @@ pub(super) struct Entry {
     pub(super) id: Option<ConnectionId>,
     pub(super) empty_when: EmptyWhen,
     pub(super) is_receiving: bool,
+    /// The most that the next receive may take, in bytes, and whether another one follows it.
+    pub(super) receive_max: usize,
+    pub(super) is_single: bool,
     /// Whether there may be input: an edge came, and since then nothing has shown that the socket is
     /// empty.
     pub(super) is_readable: bool,

@@ -19,6 +19,7 @@
 
 mod admission;
 mod deadlines;
+mod heavy;
 mod offloaded;
 mod peer;
 mod turn;
@@ -30,10 +31,11 @@ use self::admission::Admissions;
 pub use self::admission::{ACCEPT_PAUSE, FAILURES_MAX, Limit, REFUSED_MAX, WARNING_PAUSE};
 use self::deadlines::Deadlines;
 pub use self::deadlines::{DRAIN_MAX, FAREWELL_MAX, LINGER_MAX};
+use self::heavy::NEIGHBOURLY_CYCLES;
 pub use self::offloaded::{SECOND_LOOK, SECOND_LOOK_MAX};
 use self::peer::{Peer, Receiving};
 use self::turn::Turn;
-use super::ring::{Blocking, Completion, Received, Ring, Wait};
+use super::ring::{Blocking, Completion, Further, Received, Ring, Wait};
 use crate::offload;
 use crate::protocol::Context;
 use crate::slab::{ConnectionId, Slab};
@@ -58,8 +60,12 @@ struct Worker<'a, R> {
     deadlines: Deadlines,
     /// Connections whose receive found no buffer, in that order.
     starved: VecDeque<ConnectionId>,
-    /// Connections that have yielded, in the order of their next turns.
-    yielded: VecDeque<ConnectionId>,
+    /// Connections that wait for their turns, in that order.
+    line: VecDeque<ConnectionId>,
+    /// For how many more cycles with turns pieces are small.
+    neighbourly: u8,
+    /// What heavy connections have received in this cycle, for after what is quickly answered.
+    put_off: Vec<(ConnectionId, Received, Further)>,
     /// Connections that received bytes in this cycle and have not answered them; some twice.
     unanswered: Vec<ConnectionId>,
     /// Connections that have a slot.
@@ -85,7 +91,9 @@ impl<'a, R: Ring> Pump<'a, R> {
                 context,
                 deadlines: Deadlines::default(),
                 starved: VecDeque::new(),
-                yielded: VecDeque::new(),
+                line: VecDeque::new(),
+                neighbourly: 0,
+                put_off: Vec::new(),
                 unanswered: Vec::new(),
                 connections: 0,
                 offload: offload::Policy::Off,
@@ -174,6 +182,9 @@ impl<'a, R: Ring> Pump<'a, R> {
         for completion in completions.drain(..) {
             self.complete(completion);
         }
+        if !self.worker.put_off.is_empty() {
+            self.complete_put_off();
+        }
         if !self.worker.unanswered.is_empty() {
             self.verify_unanswered();
         }
@@ -186,8 +197,8 @@ impl<'a, R: Ring> Pump<'a, R> {
         if !self.worker.starved.is_empty() {
             self.feed_starved();
         }
-        if !self.worker.yielded.is_empty() {
-            self.serve_yielded();
+        if !self.worker.line.is_empty() {
+            self.serve_line();
         }
     }
 
@@ -203,14 +214,20 @@ impl<'a, R: Ring> Pump<'a, R> {
 
     /// Heap bytes that the connections keep, not counting the replies that the ring is sending.
     pub fn heap_bytes(&mut self) -> usize {
-        self.peers.iter_mut().map(|(_, peer)| peer.dialogue.heap_bytes()).sum()
+        self.peers.iter_mut().map(|(_, peer)| peer.heap_bytes()).sum()
     }
 
     #[inline]
     fn complete(&mut self, completion: Completion) {
         match completion {
             Completion::Received { id, received, further } => match self.turn(id) {
-                Some(mut turn) => turn.received(received, further),
+                Some(turn) if turn.peer.heavy.is_some() => {
+                    turn.worker.put_off.push((id, received, further));
+                }
+                Some(mut turn) => {
+                    turn.worker.neighbourly = NEIGHBOURLY_CYCLES;
+                    turn.received(received, further);
+                }
                 // It belongs to an earlier tenant of the slot.
                 None => {
                     if let Received::Data { lease, .. } = received {
@@ -228,7 +245,11 @@ impl<'a, R: Ring> Pump<'a, R> {
             Completion::HungUp { id } => self.at(id, |mut turn| turn.hung_up()),
             Completion::Broken { id } => self.at(id, |mut turn| turn.broken()),
             Completion::Closed { id } => self.closed(id),
-            Completion::StopRequested => self.stop(),
+            Completion::StopRequested => {
+                // What came before it is answered first.
+                self.complete_put_off();
+                self.stop();
+            }
         }
     }
 
@@ -266,18 +287,29 @@ impl<'a, R: Ring> Pump<'a, R> {
         self.worker.unanswered = unanswered;
     }
 
-    /// Gives connections that have yielded their turns, until the work of this cycle is done. At least one
-    /// has its turn, none has two, and the next cycle does not wait while any is left.
+    /// Answers what heavy connections have received.
     #[cold]
-    fn serve_yielded(&mut self) {
-        for _ in 0..self.worker.yielded.len() {
-            let Some(id) = self.worker.yielded.pop_front() else { break };
-            self.at(id, |mut turn| turn.proceed());
+    fn complete_put_off(&mut self) {
+        let mut put_off = std::mem::take(&mut self.worker.put_off);
+        for (id, received, further) in put_off.drain(..) {
+            self.at(id, |mut turn| turn.received(received, further));
+        }
+        self.worker.put_off = put_off;
+    }
+
+    /// Gives connections that wait for their turns their turns, until the work of this cycle is done. At least
+    /// one has its turn, none has two, and the next cycle does not wait while any is left.
+    #[cold]
+    fn serve_line(&mut self) {
+        self.worker.neighbourly = self.worker.neighbourly.saturating_sub(1);
+        for _ in 0..self.worker.line.len() {
+            let Some(id) = self.worker.line.pop_front() else { break };
+            self.at(id, |mut turn| turn.take_turn());
             if self.worker.context.allowance.is_spent() {
                 break;
             }
         }
-        self.worker.is_eager |= !self.worker.yielded.is_empty();
+        self.worker.is_eager |= !self.worker.line.is_empty();
     }
 
     #[cold]
@@ -306,7 +338,8 @@ impl<'a, R: Ring> Pump<'a, R> {
             turn.peer.receiving = Receiving::Off;
             turn.settle();
             // A connection that no longer wants to receive leaves the buffer to the next.
-            let is_fed = matches!(turn.peer.receiving, Receiving::On | Receiving::Once);
+            let is_fed =
+                matches!(turn.peer.receiving, Receiving::On | Receiving::Piece | Receiving::Once);
             buffers -= usize::from(is_fed);
         }
         // The buffers of quick sends come back with the next submission.

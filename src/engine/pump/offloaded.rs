@@ -120,6 +120,7 @@ impl<R: Ring> Turn<'_, '_, R> {
         let is_near = run >= worker.run_wanted
             && connection.is_between_messages()
             && arrival.is_drained
+            && peer.heavy.is_none()
             && !peer.dialogue.has_yielded()
             && !worker.is_crowded();
         // The kernel's program does not see what the multishot receive brings until it is paused.
@@ -169,7 +170,8 @@ impl<R: Ring> Turn<'_, '_, R> {
             && !offloaded.has_hung_up
             && !worker.is_crowded()
             && !worker.is_stopping;
-        let is_receiving = matches!(peer.receiving, Receiving::On | Receiving::Pausing);
+        let is_receiving =
+            matches!(peer.receiving, Receiving::On | Receiving::Piece | Receiving::Pausing);
         let is_idle =
             !peer.dialogue.has_spill() && peer.dialogue.connection().is_between_messages();
         if is_wanted && !is_receiving && is_idle && offloaded.gate.is_ready() {

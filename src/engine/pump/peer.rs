@@ -3,6 +3,7 @@
 //! An idle peer is this struct and nothing more: it holds no buffer and no heap memory. This file
 //! decides nothing; `turn` does.
 
+use super::heavy::Heavy;
 use super::offloaded::{OffloadProgress, Offloaded};
 use crate::engine::ring::{Patience, Socket};
 use crate::protocol::{Admission, Dialogue};
@@ -28,8 +29,10 @@ pub(super) enum Stage {
 pub(super) enum Receiving {
     /// None is in flight.
     Off,
-    /// In flight.
+    /// In flight, until it is paused.
     On,
+    /// Of a heavy connection: in flight, until it has brought something.
+    Piece,
     /// Paused; its last completion is still to come.
     Pausing,
     /// Cancelled; its last completion is still to come.
@@ -49,6 +52,8 @@ pub(super) enum Sending {
     Quick,
     /// One that waits for the peer is in flight.
     Patient,
+    /// None is in flight: the rest of a reply waits for the connection's turn.
+    Waiting,
     /// One that waited for the peer has been cancelled.
     Stopping,
 }
@@ -87,6 +92,9 @@ pub(super) struct Peer<P> {
     pub(super) admission: Admission,
     pub(super) offload_progress: OffloadProgress,
     pub(super) offloaded: Option<Box<Offloaded<P>>>,
+    pub(super) heavy: Option<Box<Heavy>>,
+    /// It is among those that wait for their turns.
+    pub(super) is_in_line: bool,
 }
 
 impl<P> Peer<P> {
@@ -102,6 +110,13 @@ impl<P> Peer<P> {
             admission,
             offload_progress: progress,
             offloaded: None,
+            heavy: None,
+            is_in_line: false,
         }
+    }
+
+    /// Heap bytes that wait, to be sent or for the rest of their frame.
+    pub(super) fn heap_bytes(&self) -> usize {
+        self.dialogue.heap_bytes() + self.heavy.as_ref().map_or(0, |heavy| heavy.rest_bytes())
     }
 }

@@ -56,6 +56,10 @@ impl<R: Ring> Turn<'_, '_, R> {
     fn received_data(&mut self, lease: Lease, bytes: usize) {
         let Turn { peer, worker, .. } = self;
         worker.context.counters.bytes_in.add(bytes as u64);
+        if bytes > worker.context.allowance.piece() / 2 || peer.heavy.is_some() {
+            self.weigh(bytes, lease.is_full());
+        }
+        let Turn { peer, worker, .. } = self;
         // A full buffer may hold the first part of a packet, of which the rest is still to come.
         if peer.offload_progress == OffloadProgress::Attaching && lease.is_full() {
             peer.offload_progress = OffloadProgress::Waiting(0);
@@ -102,29 +106,18 @@ impl<R: Ring> Turn<'_, '_, R> {
     }
 
     #[inline]
-    fn follow(&mut self, decision: Decision) {
+    pub(super) fn follow(&mut self, decision: Decision) {
         match decision {
             Decision::Continue => {}
-            Decision::Yield => self.worker.yielded.push_back(self.id),
+            Decision::Yield => self.mark_yielded(),
             Decision::Close => self.say_farewell(),
-        }
-    }
-
-    /// Goes on with what the connection was given before it yielded.
-    pub(super) fn proceed(&mut self) {
-        let Turn { peer, worker, .. } = self;
-        let decision = peer.dialogue.proceed(&worker.context);
-        self.follow(decision);
-        if self.worker.is_stopping {
-            self.go_away();
-        } else {
-            self.settle();
         }
     }
 
     /// Sends the next reply; none is in flight.
     #[inline]
-    fn send(&mut self, reply: Reply) {
+    pub(super) fn send(&mut self, reply: Reply) {
+        let reply = self.first_piece(reply);
         let Turn { id, peer, worker } = self;
         if let Some(offloaded) = &mut peer.offloaded {
             offloaded.gate.sent(reply.len() as u64);
@@ -143,7 +136,7 @@ impl<R: Ring> Turn<'_, '_, R> {
             peer.progress = Progress::Some;
         }
         match sent {
-            Sent::Whole => {}
+            Sent::Whole => self.wait_to_send(),
             Sent::Cut(rest) => {
                 let rest = unpin(&mut worker.ring, rest, &worker.context.spill_pool);
                 if peer.stage != Stage::Leaving {
@@ -184,6 +177,7 @@ impl<R: Ring> Turn<'_, '_, R> {
             && !peer.dialogue.has_spill()
             && peer.offload_progress != OffloadProgress::Attaching
             && peer.offloaded.is_none()
+            && peer.heavy.is_none()
             && !peer.has_ended;
         if !is_plain {
             self.settle_slowly();
@@ -240,7 +234,9 @@ impl<R: Ring> Turn<'_, '_, R> {
         let Turn { peer, worker, .. } = self;
         let is_farewell = peer.stage == Stage::Farewell;
         if peer.sending == Sending::Quick {
-            worker.is_eager |= is_farewell || peer.dialogue.has_reply();
+            let has_more = peer.dialogue.has_reply()
+                || peer.heavy.as_ref().is_some_and(|heavy| heavy.has_rest());
+            worker.is_eager |= is_farewell || has_more;
         }
         let is_answered = !peer.dialogue.has_yielded();
         if is_farewell && is_answered && peer.sending == Sending::Nothing {
@@ -288,17 +284,22 @@ impl<R: Ring> Turn<'_, '_, R> {
             }
             is_wanted = false;
         }
+        let is_heavy = peer.heavy.is_some();
         match peer.receiving {
+            Receiving::Off if is_wanted && is_heavy => self.receive_piece(),
             Receiving::Off if is_wanted => {
                 worker.ring.receive(*id, &peer.socket);
                 peer.receiving = Receiving::On;
             }
-            Receiving::On if !is_wanted => {
+            Receiving::On | Receiving::Piece
+                if !is_wanted || is_heavy && peer.receiving == Receiving::On =>
+            {
                 worker.ring.pause_receive(*id);
                 peer.receiving = Receiving::Pausing;
             }
             Receiving::Off
             | Receiving::On
+            | Receiving::Piece
             | Receiving::Pausing
             | Receiving::Stopping
             | Receiving::Starved
@@ -311,7 +312,14 @@ impl<R: Ring> Turn<'_, '_, R> {
         let is_unwatched = self.end_watch();
         let Turn { id, peer, worker } = self;
         peer.dialogue.discard();
-        if matches!(peer.receiving, Receiving::On | Receiving::Pausing | Receiving::Once) {
+        peer.heavy = None;
+        if peer.sending == Sending::Waiting {
+            peer.sending = Sending::Nothing;
+        }
+        if matches!(
+            peer.receiving,
+            Receiving::On | Receiving::Piece | Receiving::Pausing | Receiving::Once
+        ) {
             worker.ring.cancel_receive(*id);
             peer.receiving = Receiving::Stopping;
         }
@@ -362,9 +370,13 @@ impl<R: Ring> Turn<'_, '_, R> {
             self.worker.deadlines.set(at, Due::GoAway(self.id));
             return self.settle();
         }
-        // What was received is answered first.
-        if self.peer.stage != Stage::Serving || self.peer.dialogue.has_yielded() {
+        if self.peer.stage != Stage::Serving {
             return self.settle();
+        }
+        // What was received is answered first, and what comes from now on is not: so not by turns.
+        while self.peer.dialogue.has_yielded() {
+            let decision = self.peer.dialogue.proceed(&self.worker.context);
+            self.follow(decision);
         }
         let decision = self.peer.dialogue.close(CloseCode::GOING_AWAY, &self.worker.context);
         self.follow(decision);

@@ -77,6 +77,8 @@ struct Connection {
     is_pausing: bool,
     /// It is over with the first thing that it brings, and does not wait.
     is_single: bool,
+    /// If it is not 0, it waits, and is over with the first bytes that it brings, at most these.
+    piece: usize,
     /// It is not woken for the reset that it has passed over.
     is_deaf: bool,
     /// The last receive may have left a part of what was there.
@@ -102,6 +104,7 @@ impl Connection {
             receive: Flight::Not,
             is_pausing: false,
             is_single: false,
+            piece: 0,
             is_deaf: false,
             is_half_received: false,
             send: Flight::Not,

@@ -56,8 +56,9 @@ fn simulate(seed: u64) -> Totals {
         policy: Policy::Mirror,
         level: 6,
     };
-    let context =
+    let mut context =
         Context::new(settings, &counters).with_limits(scenario.limits.unwrap_or_default());
+    context.allowance = context.allowance.with_piece(scenario.piece);
     let kernel = Kernel::new(scenario.clone(), random);
     let program = kernel.program();
     program::set_hook(Box::new(move || {

@@ -48,6 +48,8 @@ pub(super) struct Scenario {
     pub(super) breaks: usize,
     /// How much work connections may do at a time, if not as much as they usually may.
     pub(super) limits: Option<Limits>,
+    /// Bytes that heavy connections receive and send at a time.
+    pub(super) piece: u32,
     /// How long the worker is kept from running, now and then.
     pub(super) stall_max: Duration,
     /// How connections are offloaded, and how many can be.
@@ -100,6 +102,7 @@ impl Scenario {
             over: random.pick(&[0, 3, 20, 200]),
             breaks: random.pick(&[0, 0, 30, 500]),
             limits: None,
+            piece: Limits::PIECE,
             stall_max: Duration::from_secs(random.pick(&[0, 0, 0, 40])),
             offload: offload::Policy::Off,
             auto_run: random.pick(&[1, 5, 20]),
@@ -114,7 +117,9 @@ impl Scenario {
         }
         if random.one_in(2) {
             let turn = random.pick(&[1, 10, 50, 500]);
-            scenario.limits = Some(Limits { cycle: turn * random.pick(&[1, 3, 20]), turn });
+            let cycle = turn * random.pick(&[1, 3, 20]);
+            scenario.piece = random.pick(&[2, 60, 500, 4096]);
+            scenario.limits = Some(Limits { cycle, turn });
         }
         if random.one_in(50) {
             scenario = scenario.flooded();
@@ -150,6 +155,8 @@ impl Scenario {
             message_max: 1000,
             over: 0,
             breaks: 0,
+            // With small pieces it would take forever.
+            piece: self.piece.max(4096),
             stop_after: u64::MAX,
             ..self
         };

@@ -34,6 +34,8 @@ pub(super) enum Receiving {
 pub(super) struct TaskConnection {
     pub(super) stream: TcpStream,
     pub(super) receiving: Cell<Receiving>,
+    /// The receive is over when it has brought something.
+    pub(super) is_single: Cell<bool>,
     /// What is to be sent and not yet submitted.
     pub(super) outgoing: Cell<Option<Outgoing>>,
     pub(super) has_task: Cell<bool>,
@@ -46,6 +48,7 @@ impl TaskConnection {
         TaskConnection {
             stream,
             receiving: Cell::new(Receiving::Off),
+            is_single: Cell::new(false),
             outgoing: Cell::new(None),
             has_task: Cell::new(false),
             is_closing: Cell::new(false),
@@ -114,7 +117,9 @@ impl TaskConnection {
             self.receiving.set(Receiving::On);
             let (result, buffer) = shared.take_buffer().receive(&self.stream).await;
             let result = outcome(result);
-            let goes_on = self.receiving.get() == Receiving::On && matches!(result, Ok(1..));
+            let goes_on = self.receiving.get() == Receiving::On
+                && !self.is_single.get()
+                && matches!(result, Ok(1..));
             let further = if goes_on {
                 self.receiving.set(Receiving::Unseen);
                 shared.unseen.borrow_mut().push(self.clone());

@@ -136,6 +136,20 @@ impl TokioRing {
         self.shared.connection(self.sockets[id.slot as usize])
     }
 
+    fn start_receive(&mut self, id: ConnectionId, socket: &Socket, is_single: bool) {
+        let connection = self.shared.connection(socket.0);
+        connection.is_single.set(is_single);
+        connection.receiving.set(Receiving::Wanted);
+        if connection.has_task.replace(true) {
+            connection.wake();
+        } else {
+            let slots = self.sockets.len().max(id.slot as usize + 1);
+            self.sockets.resize(slots, -1);
+            self.sockets[id.slot as usize] = socket.0;
+            tokio_uring::spawn(connection.run(id, self.shared.clone()));
+        }
+    }
+
     /// Lets no further read follow. Returns whether one is in flight.
     pub(super) fn end_receive(&mut self, id: ConnectionId, connection: &TaskConnection) -> bool {
         match connection.receiving.get() {
@@ -192,16 +206,12 @@ impl Ring for TokioRing {
     }
 
     fn receive(&mut self, id: ConnectionId, socket: &Socket) {
-        let connection = self.shared.connection(socket.0);
-        connection.receiving.set(Receiving::Wanted);
-        if connection.has_task.replace(true) {
-            connection.wake();
-        } else {
-            let slots = self.sockets.len().max(id.slot as usize + 1);
-            self.sockets.resize(slots, -1);
-            self.sockets[id.slot as usize] = socket.0;
-            tokio_uring::spawn(connection.run(id, self.shared.clone()));
-        }
+        self.start_receive(id, socket, false);
+    }
+
+    /// A buffer is smaller than a piece.
+    fn receive_piece(&mut self, id: ConnectionId, socket: &Socket, _bytes: usize) {
+        self.start_receive(id, socket, true);
     }
 
     fn pause_receive(&mut self, id: ConnectionId) {

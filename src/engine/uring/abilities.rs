@@ -182,23 +182,25 @@ fn ring_with_buffers() -> io::Result<(IoUring, BufferRing)> {
 
 fn probe_multishot_receive() -> io::Result<()> {
     let (uring, buffers) = &mut ring_with_buffers()?;
-    receive_to_the_end(uring, buffers, UnixStream::pair()?)
+    receive_to_the_end(uring, buffers, UnixStream::pair()?, 0)
 }
 
 /// Receives one byte and the end of the stream from a pair of sockets, with one multishot
-/// operation. Afterwards the operation is over and all buffers are the kernel's again.
+/// operation, of which others have their turns after `most` bytes, if that is not 0. Afterwards the operation is over
+/// and all buffers are the kernel's again.
 ///
 /// # Errors
 ///
-/// `EINVAL` if the kernel has no multishot receive.
+/// `EINVAL` if the kernel has no multishot receive, or none of which it limits the bytes.
 pub(super) fn receive_to_the_end(
     uring: &mut IoUring,
     buffers: &mut BufferRing,
     (socket, mut peer): (UnixStream, UnixStream),
+    most: u32,
 ) -> io::Result<()> {
     peer.write_all(&[0])?;
     drop(peer);
-    push_alone(uring, &opcode::RecvMulti::new(Fd(socket.as_raw_fd()), GROUP).build());
+    push_alone(uring, &opcode::RecvMulti::new(Fd(socket.as_raw_fd()), GROUP).len(most).build());
     let mut first = None;
     loop {
         match uring.submit_and_wait(1) {

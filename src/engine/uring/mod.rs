@@ -68,6 +68,8 @@ struct KernelRing<'a> {
     queues: Queues<'a>,
     waiter: Waiter<'a>,
     buffers: &'a mut BufferRing,
+    /// See [`PreparedRing::receive_max`].
+    receive_max: u32,
     listeners: Vec<Option<OwnedFd>>,
     stop: RawFd,
     /// Sends that post a completion only if they are cut short, in the order in which they were pushed.
@@ -102,6 +104,7 @@ impl<'a> KernelRing<'a> {
             queues: Queues { submitter, submissions, completions, is_sqpoll, counters },
             waiter: Waiter::new(worker.wait, worker.pace, counters),
             buffers: &mut prepared.buffers,
+            receive_max: prepared.receive_max,
             listeners: listeners.into_iter().map(Some).collect(),
             stop: worker.stop.as_raw_fd(),
             quick: Vec::new(),
@@ -317,7 +320,15 @@ impl Ring for KernelRing<'_> {
 
     #[inline]
     fn receive(&mut self, id: ConnectionId, socket: &Socket) {
-        let receive = opcode::RecvMulti::new(Fd(socket.0), GROUP).build();
+        let receive = opcode::RecvMulti::new(Fd(socket.0), GROUP).len(self.receive_max).build();
+        self.push(receive, Token::new(Op::Receive, id));
+    }
+
+    fn receive_piece(&mut self, id: ConnectionId, socket: &Socket, bytes: usize) {
+        let receive = opcode::Recv::new(Fd(socket.0), std::ptr::null_mut(), bytes as u32)
+            .buf_group(GROUP)
+            .build()
+            .flags(Flags::BUFFER_SELECT);
         self.push(receive, Token::new(Op::Receive, id));
     }
 

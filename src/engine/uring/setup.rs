@@ -19,6 +19,7 @@ use crate::engine::wait::WaitStrategy;
 use crate::engine::{EngineError, WorkerConfig};
 use crate::offload::program::Program;
 use crate::offload::{self, AUTO_RUN};
+use crate::protocol::Limits;
 
 /// Entries of the submission queue. When it is full, it is submitted without waiting.
 const SUBMISSIONS: u32 = 1024;
@@ -31,6 +32,9 @@ pub struct PreparedRing {
     pub(super) uring: IoUring,
     pub(super) buffers: BufferRing,
     pub(super) program: Option<Program>,
+    /// How much a multishot receive takes before other operations have their turns, in bytes; 0 if the kernel
+    /// decides that.
+    pub(super) receive_max: u32,
 }
 
 impl PreparedRing {
@@ -45,7 +49,8 @@ impl PreparedRing {
         let buffers = BufferRing::registered(worker.buffers, &uring.submitter())
             .map_err(EngineError::no_memory)?
             .map_err(|error| EngineError::io_uring("register the buffer ring", error))?;
-        let mut prepared = PreparedRing { uring, buffers, program: None };
+        let mut prepared =
+            PreparedRing { uring, buffers, program: None, receive_max: Limits::PIECE };
         prepared.try_receiving()?;
         prepared.program = match worker.offload {
             offload::Policy::Off => None,
@@ -85,11 +90,18 @@ impl PreparedRing {
     /// A seccomp profile may allow a ring to be set up and refuse to enter it, and some kernels
     /// that are not Linux know only part of the operations.
     fn try_receiving(&mut self) -> Result<(), EngineError> {
-        let sockets = UnixStream::pair().map_err(|error| {
-            EngineError::new("open a pair of Unix sockets to try io_uring with", error)
-        })?;
-        receive_to_the_end(&mut self.uring, &mut self.buffers, sockets)
-            .map_err(|error| EngineError::io_uring("receive with io_uring", error))
+        let mut receive = |most| {
+            let sockets = UnixStream::pair().map_err(|error| {
+                EngineError::new("open a pair of Unix sockets to try io_uring with", error)
+            })?;
+            Ok(receive_to_the_end(&mut self.uring, &mut self.buffers, sockets, most))
+        };
+        let mut received = receive(self.receive_max)?;
+        if matches!(&received, Err(error) if Errno::from_io_error(error) == Some(Errno::INVAL)) {
+            self.receive_max = 0;
+            received = receive(0)?;
+        }
+        received.map_err(|error| EngineError::io_uring("receive with io_uring", error))
     }
 }
 

@@ -102,7 +102,8 @@ impl Kernel {
     }
 
     pub(super) fn receive_some(&mut self, number: usize) {
-        let &Connection { ref link, is_pausing, is_single, place, .. } = &self.connections[number];
+        let &Connection { ref link, is_pausing, is_single, piece, place, .. } =
+            &self.connections[number];
         let is_reset = link.is_failed();
         let mut available = link.receivable();
         let mut has_ended = link.has_peer_ended();
@@ -141,10 +142,14 @@ impl Kernel {
             return;
         }
         let mut bytes = available.min(self.buffers.room());
+        if piece > 0 {
+            bytes = bytes.min(piece);
+        }
         if self.random.one_in(self.scenario.cut) {
             bytes = 1 + self.random.below(bytes);
         }
-        let is_over = self.random.one_in(self.scenario.over) || is_pausing || is_single;
+        let is_over =
+            self.random.one_in(self.scenario.over) || is_pausing || is_single || piece > 0;
         let further = if is_over { Further::Over } else { Further::More };
         let received = self.fill(number, bytes);
         // The kernel looked at the socket once, for the bytes and for the reset after them.
@@ -166,7 +171,7 @@ impl Kernel {
                 self.buffers.fill(&program.socket_mut(place).receive(bytes))
             }
         };
-        connection.is_half_received = is_full;
+        connection.is_half_received = is_full || bytes == connection.piece;
         Received::Data { lease: filled.expect("one is ready"), bytes: bytes as u32 }
     }
 

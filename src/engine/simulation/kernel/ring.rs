@@ -66,7 +66,15 @@ impl Ring for Kernel {
         assert_eq!(connection.place, None, "a receive waits on an offloaded socket");
         connection.receive = Flight::Queued;
         connection.is_single = false;
+        connection.piece = 0;
         self.push(Submission::Receive(number));
+    }
+
+    fn receive_piece(&mut self, id: ConnectionId, socket: &Socket, bytes: usize) {
+        assert!(bytes > 0, "a receive of nothing");
+        self.receive(id, socket);
+        let number = self.find(id).expect("a connection with a slot");
+        self.connections[number].piece = bytes;
     }
 
     fn pause_receive(&mut self, id: ConnectionId) {
@@ -202,6 +210,7 @@ impl Ring for Kernel {
         assert!(connection.place.is_some(), "a single receive on a socket that is not offloaded");
         connection.receive = Flight::Queued;
         connection.is_single = true;
+        connection.piece = 0;
         connection.is_pausing = false;
         self.push(Submission::ReceiveOnce(number));
     }
