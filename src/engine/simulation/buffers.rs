@@ -1,6 +1,6 @@
 //! The pinned buffers: what they hold, and who owns it.
 //!
-//! A receive takes a part of a buffer, or all of it, as the kernel does before Linux 6.12. What it took is
+//! A receive takes a part of a buffer, or all of it, as the kernel does before Linux 6.15. What it took is
 //! in one [`Place`] at a time; every move names the place that it comes from, which is checked. A buffer is
 //! ready again when it is used up and nothing of it is elsewhere. This file does not know which operation a
 //! buffer serves.

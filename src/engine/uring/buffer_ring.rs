@@ -1,9 +1,11 @@
 //! The ring through which the kernel takes buffers to receive into.
 //!
-//! From Linux 6.12 on the kernel consumes a buffer incrementally: each receive takes the next part of
+//! From Linux 6.15 on the kernel consumes a buffer incrementally: each receive takes the next part of
 //! it, as long as the received bytes, until the buffer is used up. So a few large buffers take both
 //! many small messages and a few large ones. Before, each receive takes a whole buffer, and the same
-//! memory is divided into more of them ([`BufferConfig::divided`]).
+//! memory is divided into more of them ([`BufferConfig::divided`]). Linux 6.12 to 6.14 could do it too, but
+//! until commit 687b2bae0eff the completions of two receives may change places, and then nothing tells which of
+//! them took which part.
 //!
 //! Invariants that the unsafe blocks rely on:
 //!
@@ -30,10 +32,13 @@ use rustix::io::Errno;
 
 use crate::engine::BufferConfig;
 use crate::engine::reply::{Fill, Lease, Pinned};
+use crate::linux;
 use crate::memory::Mapping;
 
 /// The id of the only group of buffers.
 pub(super) const GROUP: u16 = 0;
+/// The first kernel that completes receives in the order in which they took parts of a buffer.
+const ORDERED_SINCE: (u32, u32) = (6, 15);
 /// `IOU_PBUF_RING_INC` (io_uring_register_buf_ring(3)).
 const INCREMENTAL: u16 = 2;
 
@@ -96,7 +101,7 @@ impl BufferRing {
         Ok(ring)
     }
 
-    /// A ring that is registered with the kernel, with incremental consumption if the kernel has it.
+    /// A ring that is registered with the kernel, with incremental consumption if the kernel is right about it.
     /// The kernel's ring must be gone before this one is dropped.
     ///
     /// # Errors
@@ -106,11 +111,13 @@ impl BufferRing {
         config: BufferConfig,
         submitter: &Submitter<'_>,
     ) -> io::Result<io::Result<BufferRing>> {
-        let ring = BufferRing::new(config, Consumption::Incremental)?;
-        match ring.register(submitter) {
-            Ok(()) => return Ok(Ok(ring)),
-            Err(error) if Errno::from_io_error(&error) == Some(Errno::INVAL) => drop(ring),
-            Err(error) => return Ok(Err(error)),
+        if linux::running_version().is_some_and(|version| version >= ORDERED_SINCE) {
+            let ring = BufferRing::new(config, Consumption::Incremental)?;
+            match ring.register(submitter) {
+                Ok(()) => return Ok(Ok(ring)),
+                Err(error) if Errno::from_io_error(&error) == Some(Errno::INVAL) => drop(ring),
+                Err(error) => return Ok(Err(error)),
+            }
         }
         let ring = BufferRing::new(config, Consumption::Whole)?;
         Ok(ring.register(submitter).map(|()| ring))
