@@ -298,7 +298,7 @@ text { font: 13px system-ui, sans-serif; fill: #1f2328; }
   .behind { fill: #f85149; stroke: #f85149; }
   .even { fill: #9198a1; stroke: #9198a1; }
 }"""
-WIDTH, ROW, TOP, LEFT, RIGHT = 720, 24, 52, 312, 20
+WIDTH, ROW, TOP, LEFT, RIGHT = 780, 24, 52, 312, 20
 LOWEST, HIGHEST = 0.5, 16
 
 
@@ -330,7 +330,7 @@ def picture(rows):
             parts.append(f'<circle cx="{place(ratio):.1f}" cy="{y}" r="5" class="{kind}"/>')
         label = f"{' or '.join(sorted({name for name, _, _ in best}))} {best_text(best).split(' (')[0]}"
         right = max(place(high), place(1)) + 10
-        is_left = right + 7 * len(label) > WIDTH
+        is_left = right + 6 * len(label) > WIDTH
         x, anchor = (min(place(low), WIDTH) - 10, "end") if is_left else (right, "start")
         parts.append(f'<text x="{x:.1f}" y="{y + 4}" text-anchor="{anchor}" class="small">{label}</text>')
     return "\n".join([*parts, "</svg>", ""])
