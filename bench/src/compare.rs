@@ -47,12 +47,12 @@ pub struct Compared {
     pub problem: Option<String>,
 }
 
-/// One server in one round: what was measured, and its usage before and after.
-type Turn = (Measurement, Option<(Usage, Usage)>);
+/// One server in one round: what was measured, and the server's usage before and after its messages.
+pub type Turn = (Measurement, Option<(Usage, Usage)>);
 
 /// Measures a candidate once, in the round of this number; nothing if it was interrupted.
-pub trait Measure: FnMut(&Candidate, usize) -> Result<Option<Measurement>, String> {}
-impl<F: FnMut(&Candidate, usize) -> Result<Option<Measurement>, String>> Measure for F {}
+pub trait Measure: FnMut(&Candidate, usize) -> Result<Option<Turn>, String> {}
+impl<F: FnMut(&Candidate, usize) -> Result<Option<Turn>, String>> Measure for F {}
 
 /// Runs rounds of `measure` on every candidate. A failure, or a signal, ends the comparison.
 pub fn run(candidates: &mut [Candidate], plan: &Plan<'_>, measure: &mut impl Measure) -> Compared {
@@ -121,16 +121,14 @@ fn turn(
         }
     }
     let began = begin.elapsed();
-    let before = candidate.usage();
     let measured = measure(candidate, number);
-    let after = candidate.usage();
     let measured = measured.map_err(|problem| candidate.blamed(&problem))?;
     candidate.end_turn(plan.between);
-    Ok(measured.map(|mut measurement| {
+    Ok(measured.map(|(mut measurement, usage)| {
         for round in &mut measurement.rounds {
             round.begin_s += began.as_secs_f64();
         }
-        (measurement, before.zip(after))
+        (measurement, usage)
     }))
 }
 
@@ -186,7 +184,7 @@ fn syscalls(candidate: &Candidate, measure: &mut impl Measure) -> Option<f64> {
         let _ = errors.read_to_string(&mut table);
     }
     let _ = strace.wait();
-    let messages = measured.ok()??.messages;
+    let messages = measured.ok()??.0.messages;
     (messages > 0).then_some(total_calls(&table)? as f64 / messages as f64)
 }
 
@@ -303,7 +301,7 @@ mod tests {
         let run = run(&mut candidates("a b c"), &plan, &mut |candidate: &Candidate, round| {
             let us = if round % 2 == 0 { 100 } else { 200 };
             let us = if candidate.name == "b" { us * 3 / 2 } else { us };
-            Ok(Some(measured(us)))
+            Ok(Some((measured(us), None)))
         });
         let Compared { measurements, ratios, warnings, .. } = run;
         assert_eq!(measurements.iter().map(|it| it.messages).collect::<Vec<u64>>(), [90; 3]);
@@ -328,7 +326,7 @@ mod tests {
         let stop = Stop::new().expect("a pipe");
         let run = run(&mut candidates("a b"), &plan(9, &stop), &mut |_: &Candidate, _| {
             turns += 1;
-            if turns < 8 { Ok(Some(measured(100))) } else { Err("broken".to_owned()) }
+            if turns < 8 { Ok(Some((measured(100), None))) } else { Err("broken".to_owned()) }
         });
         assert_eq!(run.measurements[0].rounds.len(), 2);
         assert_eq!(run.measurements[1].rounds.len(), 2);

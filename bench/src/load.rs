@@ -24,6 +24,7 @@ mod tally;
 mod warnings;
 mod worker;
 
+use std::convert::Infallible;
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 use std::time::{Duration, SystemTime};
@@ -79,6 +80,17 @@ pub struct Progress {
     pub errors: u64,
 }
 
+/// What the caller is told while a load runs.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Event {
+    /// All connections are open, and nothing was sent on them.
+    Opened,
+    /// About four times a second.
+    Progress(Progress),
+    /// Nothing is in flight any more, and no connection was closed because the load is over.
+    Drained,
+}
+
 /// What was measured.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Outcome {
@@ -120,18 +132,14 @@ impl Outcome {
     }
 }
 
-/// Loads a server as planned, until the time is over or `stop` is requested. Calls `progress` about
-/// four times a second, on the calling thread, which is confined to the CPUs of the plan meanwhile.
+/// Loads a server as planned, until the time is over or `stop` is requested. Calls `tell` on the calling
+/// thread, which is confined to the CPUs of the plan meanwhile. The load waits for `tell`, but for progress.
 ///
 /// # Errors
 ///
 /// When the plan cannot be carried out, or the first connection cannot be opened. Problems of some
 /// connections later are counted, and the others go on.
-pub fn run(
-    plan: &Plan,
-    stop: &Stop,
-    progress: &mut dyn FnMut(&Progress),
-) -> Result<Outcome, LoadError> {
+pub fn run(plan: &Plan, stop: &Stop, tell: &mut dyn FnMut(Event)) -> Result<Outcome, LoadError> {
     plan.check()?;
     provide_descriptors(plan)?;
     let _confined = Confined::to(plan.thread_cpus());
@@ -142,10 +150,11 @@ pub fn run(
             ..Run::new(plan, stop).outcome(Tally::default(), &[])
         });
     };
+    tell(Event::Opened);
     let tallies: Vec<Mutex<Tally>> = (0..plan.threads()).map(|_| Mutex::default()).collect();
     let mut run = Run::new(plan, stop);
     let assignments = run.assignments(&tallies, links, &openers)?;
-    let ended = run.work(assignments, &tallies, progress)?;
+    let ended = run.work(assignments, &tallies, tell)?;
     Ok(run.outcome(tally::total(tallies), &ended))
 }
 
@@ -263,23 +272,35 @@ impl<'a> Run<'a> {
         &mut self,
         assignments: Vec<Assignment<'_>>,
         tallies: &[Mutex<Tally>],
-        progress: &mut dyn FnMut(&Progress),
+        tell: &mut dyn FnMut(Event),
     ) -> Result<Vec<Ended>, LoadError> {
         let ended = thread::scope(|scope| {
-            let (alive, all) = mpsc::channel::<()>();
+            let (draining, all_drained) = mpsc::channel::<Infallible>();
+            let (alive, all_ended) = mpsc::channel::<Infallible>();
+            // Dropped to let the workers close.
+            let mut gates = Vec::with_capacity(assignments.len());
             let mut handles = Vec::with_capacity(assignments.len());
             for (at, assignment) in assignments.into_iter().enumerate() {
-                let alive = alive.clone();
+                let (gate, may_close) = mpsc::channel::<Infallible>();
+                gates.push(gate);
+                let (draining, alive) = (draining.clone(), alive.clone());
+                let drained = move || {
+                    drop(draining);
+                    let _ = may_close.recv();
+                };
                 let work = move || {
-                    let ended = worker::run(assignment);
+                    let ended = worker::run(assignment, drained);
                     drop(alive);
                     ended
                 };
                 let named = thread::Builder::new().name(format!("load-{at}"));
                 handles.push(named.spawn_scoped(scope, work).map_err(LoadError::no_thread)?);
             }
-            drop(alive);
-            self.watch(&all, tallies, progress);
+            drop((draining, alive));
+            self.watch(&all_drained, tallies, tell);
+            tell(Event::Drained);
+            drop(gates);
+            self.watch(&all_ended, tallies, tell);
             let ended = handles.into_iter().map(|handle| handle.join().expect("no worker panics"));
             ended.collect::<Result<Vec<Ended>, LoadError>>()
         })?;
@@ -287,25 +308,25 @@ impl<'a> Run<'a> {
         Ok(ended)
     }
 
-    /// Takes the sums and reports progress until all workers have ended.
+    /// Takes the sums and reports progress until all workers have dropped their sender.
     fn watch(
         &mut self,
-        all: &mpsc::Receiver<()>,
+        all: &mpsc::Receiver<Infallible>,
         tallies: &[Mutex<Tally>],
-        progress: &mut dyn FnMut(&Progress),
+        tell: &mut dyn FnMut(Event),
     ) {
         loop {
             let begin_ns = now_ns();
             match all.recv_timeout(COLLECTION) {
                 Err(mpsc::RecvTimeoutError::Timeout) => {}
-                Ok(()) | Err(mpsc::RecvTimeoutError::Disconnected) => return,
+                Err(mpsc::RecvTimeoutError::Disconnected) => return,
             }
             let late = Duration::from_nanos(now_ns() - begin_ns).saturating_sub(COLLECTION);
             if late >= PAUSE_MIN {
                 self.paused += late;
             }
             self.sums.collect(tallies);
-            progress(&self.sums.progress());
+            tell(Event::Progress(self.sums.progress()));
         }
     }
 

@@ -12,6 +12,8 @@ use testkit::{Ended, end, run_by, spawn, wait_until};
 /// An echo server: `MODE PORT LOG`. It logs that it started, and for each connection whether anything
 /// came on it. In the modes `threads` and `processes`, a new thread or process serves each connection
 /// and spends 1 ms of CPU time on each message. In the mode `slow`, it sleeps for 30 ms before each echo.
+/// In the mode `opening`, it spends 50 ms of CPU time on each connection when that begins, and again when
+/// it ends.
 const SERVER: &str = r#"
 import os, socket, sys, threading, time
 mode, port, log = sys.argv[1], int(sys.argv[2]), sys.argv[3]
@@ -22,11 +24,13 @@ def work(seconds):
     while time.thread_time() < end: pass
 def echo(connection):
     count = 0
+    if mode == "opening": work(0.05)
     while data := connection.recv(65536):
         if mode in ("threads", "processes"): work(0.001)
         if mode == "slow": time.sleep(0.03)
         connection.sendall(data)
         count += 1
+    if mode == "opening": work(0.05)
     connection.close()
     note("served" if count else "empty")
 address = "::1" if mode == "v6" else "127.0.0.1"
@@ -255,6 +259,20 @@ fn cpu_time_of_processes_that_have_ended_counts_or_is_left_out() {
     assert!(known.cpu_us.expect("a figure") >= 900.0, "{known:?}");
     let unknown = cost("few", "processes", "20");
     assert_eq!(unknown.cpu_us, None);
+}
+
+#[test]
+fn opening_and_closing_the_connections_of_a_load_costs_its_messages_nothing() {
+    let place = Place::new("opening");
+    let [a, b] = [place.target("a", "opening"), place.target("b", "plain")];
+    let output = place.path("out");
+    let load = ["--rounds", "1", "--load", "200ms", "--rate", "50", "--connections", "1", "-o"];
+    let output = output.to_str().expect("UTF-8");
+    assert_ended(&run_by(&mut ringbench(&[&[&*a, &b][..], &load, &[output]].concat())), 0, &[]);
+    let measured = &place.result("out").measurements[0];
+    // Ten messages a round, which would cost 10 ms each.
+    let cpu_us = measured.cost.expect("a cost").cpu_us.expect("a figure");
+    assert!(cpu_us < 5000.0, "{measured:?}");
 }
 
 #[test]

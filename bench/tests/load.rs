@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use ringbench::load::{Counts, LoadError, Outcome, Plan, Progress, Rate, run};
+use ringbench::load::{Counts, Event, LoadError, Outcome, Plan, Progress, Rate, run};
 use ringbench::problem::Problem;
 use ringbench::stop::Stop;
 use ringecho::cli;
@@ -79,6 +79,13 @@ fn load(plan: &Plan) -> Outcome {
     run(plan, &unstopped(), &mut |_| {}).expect("a load")
 }
 
+fn progress(event: Event) -> Option<Progress> {
+    match event {
+        Event::Progress(progress) => Some(progress),
+        Event::Opened | Event::Drained => None,
+    }
+}
+
 /// Checks what holds for every load without problems.
 fn assert_complete(outcome: &Outcome, messages: u64) {
     assert_eq!(outcome.problems, Vec::<String>::new());
@@ -103,6 +110,22 @@ fn assert_consistent(outcome: &Outcome) {
 }
 
 #[test]
+fn messages_are_sent_and_answered_between_two_events() {
+    let echo = Echo::start("ws");
+    let counted = || {
+        let total = echo.server.as_ref().expect("it runs").control().statistics().total;
+        (total.connections_open, total.messages)
+    };
+    let mut events = Vec::new();
+    let outcome = run(&echo.plan(), &unstopped(), &mut |event| match event {
+        Event::Opened | Event::Drained => events.push((event, counted())),
+        Event::Progress(_) => {}
+    });
+    assert_complete(&outcome.expect("a load"), 500);
+    assert_eq!(events, [(Event::Opened, (4, 0)), (Event::Drained, (4, 550))]);
+}
+
+#[test]
 fn an_open_loop_sends_all_that_is_scheduled_and_no_more() {
     let echo = Echo::start("ws");
     let outcome = load(&echo.plan());
@@ -118,7 +141,7 @@ fn a_second_is_a_round_and_progress_is_reported_meanwhile() {
     let echo = Echo::start("ws");
     let plan = Plan { duration: Duration::from_millis(2300), threads: 2, ..echo.plan() };
     let mut reported: Vec<Progress> = Vec::new();
-    let outcome = run(&plan, &unstopped(), &mut |progress| reported.push(*progress));
+    let outcome = run(&plan, &unstopped(), &mut |event| reported.extend(progress(event)));
     let outcome = outcome.expect("a load");
     assert_complete(&outcome, 2300);
     assert_eq!(outcome.measurement.rounds.len(), 2, "{:?}", outcome.measurement.rounds);
@@ -330,8 +353,8 @@ fn a_stop_keeps_what_was_measured() {
     let plan = Plan { duration: Duration::from_secs(60), ..echo.plan() };
     let stop = unstopped();
     let begin = Instant::now();
-    let outcome = run(&plan, &stop, &mut |progress| {
-        if progress.messages > 100 {
+    let outcome = run(&plan, &stop, &mut |event| {
+        if progress(event).is_some_and(|progress| progress.messages > 100) {
             stop.request();
         }
     });

@@ -10,11 +10,13 @@ use super::rtt::{add, cases};
 use super::{ENDED_BY_SIGNAL, Failure, Outcome, command_line};
 use crate::candidate::Candidate;
 use crate::cli::Compare;
-use crate::compare;
+use crate::compare::{self, Turn};
 use crate::environment::Environment;
+use crate::load::Event;
 use crate::results::{Kind, Measurement, Results, Round};
 use crate::rtt::{CLOSE_TIMEOUT, Case};
 use crate::stop::Stop;
+use crate::usage::Usage;
 use crate::verdict::{Farewell, Farewells};
 use crate::{load, rtt};
 
@@ -135,7 +137,7 @@ impl Turns<'_> {
         candidate: &Candidate,
         round: usize,
         noted: &mut Noted,
-    ) -> Result<Option<Measurement>, String> {
+    ) -> Result<Option<Turn>, String> {
         if self.stop.is_requested() {
             return Ok(None);
         }
@@ -152,12 +154,18 @@ impl Turns<'_> {
         duration: Duration,
         seed: u64,
         noted: &mut Noted,
-    ) -> Result<Option<Measurement>, String> {
+    ) -> Result<Option<Turn>, String> {
         let Turns { options, cpus, stop, .. } = self;
         let mut plan = plan(candidate.target()?, &options.traffic, cpus, &options.common);
         // The first round does not count, and is warm-up enough.
         (plan.duration, plan.warm_up, plan.seed) = (duration, Duration::ZERO, seed);
-        let outcome = load::run(&plan, stop, &mut |_| {}).map_err(|error| error.to_string())?;
+        let [mut before, mut after]: [Option<Usage>; 2] = [None, None];
+        let outcome = load::run(&plan, stop, &mut |event| match event {
+            Event::Opened => before = candidate.usage(),
+            Event::Progress(_) => {}
+            Event::Drained => after = candidate.usage(),
+        });
+        let outcome = outcome.map_err(|error| error.to_string())?;
         if stop.is_requested() {
             return Ok(None);
         }
@@ -167,7 +175,7 @@ impl Turns<'_> {
             return Err(problem);
         }
         outcome.warnings.into_iter().for_each(|warning| noted.warning(warning));
-        Ok(Some(as_one_round(outcome.measurement)))
+        Ok(Some((as_one_round(outcome.measurement), before.zip(after))))
     }
 
     fn round_trips(
@@ -175,8 +183,9 @@ impl Turns<'_> {
         candidate: &Candidate,
         seed: u64,
         noted: &mut Noted,
-    ) -> Result<Option<Measurement>, String> {
+    ) -> Result<Option<Turn>, String> {
         let Turns { options, case, stop, .. } = self;
+        let before = candidate.usage();
         let began = Instant::now();
         let target = candidate.target()?;
         let wait = options.messages.wait.wait();
@@ -186,6 +195,7 @@ impl Turns<'_> {
             Err(_) if stop.is_requested() => return Ok(None),
             Err(problem) => return Err(problem.to_string()),
         };
+        let after = candidate.usage();
         if stop.is_requested() {
             return Ok(None);
         }
@@ -198,7 +208,8 @@ impl Turns<'_> {
         let mut measurement =
             Measurement { description: case.description(), ..Measurement::default() };
         add(&mut measurement, case, &outcome, began.elapsed() - outcome.duration);
-        Ok((outcome.latencies.count() == case.messages).then_some(measurement))
+        let is_whole = outcome.latencies.count() == case.messages;
+        Ok(is_whole.then(|| (measurement, before.zip(after))))
     }
 }
 

@@ -10,7 +10,7 @@ use super::output::{Files, finish};
 use super::{ENDED_BY_SIGNAL, Failure, Outcome, command_line};
 use crate::cli::{Common, Load, Traffic};
 use crate::environment::Environment;
-use crate::load::{self, Counts, LoadError, Plan, Progress, Rate};
+use crate::load::{self, Counts, Event, LoadError, Plan, Progress, Rate};
 use crate::results::{Kind, Measurement, Results};
 use crate::stop::Stop;
 use crate::tables;
@@ -34,7 +34,11 @@ pub fn load(options: &Load, stop: &Stop, output: &mut impl Write) -> Outcome {
     plan.server_cpus = options.common.server_cpus.clone().map(|CpuList(cpus)| cpus);
     let mut results = Results::new(Kind::Load, command_line(), Environment::here());
     let live = LiveLine::on_terminal(plan.duration);
-    let outcome = load::run(&plan, stop, &mut |progress| live.show(progress));
+    let outcome = load::run(&plan, stop, &mut |event| {
+        if let Event::Progress(progress) = event {
+            live.show(&progress);
+        }
+    });
     live.clear();
     let outcome = match outcome {
         Ok(outcome) => outcome,

@@ -79,8 +79,8 @@ pub(super) struct Assignment<'a> {
     pub(super) cpu: Option<usize>,
 }
 
-/// Does a thread's work: exchanges messages, waits for echoes in flight, and closes.
-pub(super) fn run(assignment: Assignment<'_>) -> Result<Ended, LoadError> {
+/// Does a thread's work: exchanges messages, waits for echoes in flight, calls `drained`, and closes.
+pub(super) fn run(assignment: Assignment<'_>, drained: impl FnOnce()) -> Result<Ended, LoadError> {
     // First of all, so that its memory is near the CPU.
     if let Some(id) = assignment.cpu
         && cpus::pin(id).is_err()
@@ -91,6 +91,7 @@ pub(super) fn run(assignment: Assignment<'_>) -> Result<Ended, LoadError> {
     let (utilisation, end_ns) = worker.exchange()?;
     let has_failed = worker.left == 0;
     worker.drain()?;
+    drained();
     worker.close()?;
     let sent = worker.connections.iter().map(|it| (it.number, it.ledger.sent())).collect();
     Ok(Ended { lag: worker.lag, utilisation, end_ns, has_failed, sent })
