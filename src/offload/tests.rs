@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, BorrowedFd};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -19,8 +19,15 @@ use super::program::Program;
 use super::record::Record;
 use super::{PAYLOAD_BYTES_MAX, PLACES, Place};
 
-/// How long any wait may take before its test fails.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// How long nothing may happen before a test fails. The kernel's worker, which sends the echoes, has normal priority,
+/// so on busy CPUs they can be late by many seconds.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// What may wait to be received beyond the receive buffers, as `verdict.bpf.c` has it, and what may be in flight.
+const UNRECEIVED_BYTES_MAX: u64 = 32 << 20;
+const FLIGHT_BYTES_MAX: u64 = 32 << 10;
+/// TCP sends no longer packet over loopback.
+const PACKET_BYTES_MAX: u64 = 64 << 10;
 
 fn loaded() -> Option<Program> {
     match Program::load() {
@@ -65,14 +72,21 @@ fn ascii(random: &mut Random, count: usize) -> Vec<u8> {
 }
 
 fn connected() -> (TcpStream, TcpStream) {
-    connected_with(|_| ())
+    connected_with(|_| (), |_| ())
 }
 
-/// Client and server; the listener is set up first, as buffers must be.
-fn connected_with(set_up: impl Fn(&TcpListener)) -> (TcpStream, TcpStream) {
+/// Client and server. Their buffers are set up before they connect, because a window that was offered is not taken
+/// back; the server has those of the listener.
+fn connected_with(
+    set_up_listener: impl Fn(BorrowedFd<'_>),
+    set_up_client: impl Fn(BorrowedFd<'_>),
+) -> (TcpStream, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-    set_up(&listener);
-    let client = TcpStream::connect(listener.local_addr().expect("an address")).expect("a peer");
+    set_up_listener(listener.as_fd());
+    let client = socket(AddressFamily::INET, SocketType::STREAM, None).expect("a socket");
+    set_up_client(client.as_fd());
+    connect(&client, &listener.local_addr().expect("an address")).expect("a peer");
+    let client = TcpStream::from(client);
     let (server, _) = listener.accept().expect("a connection");
     for stream in [&client, &server] {
         set_options(stream);
@@ -96,6 +110,10 @@ struct Pair {
 
 impl Pair {
     fn new() -> Option<Pair> {
+        Pair::of(connected)
+    }
+
+    fn of(connected: impl Fn() -> (TcpStream, TcpStream)) -> Option<Pair> {
         let mut program = loaded()?;
         let (client, server) = connected();
         let place = program.attach(server.as_fd()).expect("a socket").expect("room");
@@ -141,13 +159,16 @@ impl Pair {
 /// The next `count` bytes. A socket under the program may look readable when it is not.
 fn taken(mut stream: &TcpStream, count: usize) -> Vec<u8> {
     let mut bytes = vec![0; count];
-    let (mut filled, start) = (0, Instant::now());
+    let (mut filled, mut last) = (0, Instant::now());
     while filled < count {
         match stream.read(&mut bytes[filled..]) {
             Ok(0) => panic!("the peer ended"),
-            Ok(more) => filled += more,
+            Ok(more) => {
+                filled += more;
+                last = Instant::now();
+            }
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                assert!(start.elapsed() < PATIENCE, "only {filled} of {count} bytes arrived");
+                assert!(last.elapsed() < PATIENCE, "only {filled} of {count} bytes arrived");
             }
             Err(error) => panic!("{error}"),
         }
@@ -410,14 +431,15 @@ impl Drop for Over<'_> {
 /// A client that writes without waiting; returns how many frames user space and the kernel answered.
 fn under_fire(seed: u64, bursts: usize, buffer_bytes: Option<usize>) -> Option<(u64, u64)> {
     let mut program = loaded()?;
-    let (client, server) = connected_with(|listener| {
+    let set_up_listener = |listener: BorrowedFd<'_>| {
         if let Some(bytes) = buffer_bytes {
             sockopt::set_socket_send_buffer_size(listener, bytes).expect("a size");
             // A smaller one is soon full of unread packets, which the kernel cannot join once the
             // program has passed them up; it drops those that follow.
             sockopt::set_socket_recv_buffer_size(listener, 64 << 10).expect("a size");
         }
-    });
+    };
+    let (client, server) = connected_with(set_up_listener, |_| ());
     if let Some(bytes) = buffer_bytes {
         sockopt::set_socket_recv_buffer_size(&client, bytes).expect("a size");
     }
@@ -440,7 +462,13 @@ fn under_fire(seed: u64, bursts: usize, buffer_bytes: Option<usize>) -> Option<(
                 // The gate opens when all is answered, so the client waits for that now and then.
                 match random.below(12) {
                     0 => {
-                        eventually("all is answered", || replies.load(Ordering::Relaxed) == number);
+                        // The reader knows when it has waited too long.
+                        while replies.load(Ordering::Relaxed) < number {
+                            if is_over.load(Ordering::Relaxed) {
+                                return;
+                            }
+                            thread::sleep(Duration::from_micros(100));
+                        }
                     }
                     1..4 => thread::sleep(Duration::from_micros(20)),
                     _ => (),
@@ -460,7 +488,10 @@ fn under_fire(seed: u64, bursts: usize, buffer_bytes: Option<usize>) -> Option<(
         });
         let opening = if seed % 2 == 1 { Opening::Early } else { Opening::Late };
         let answers = Server::serve(program, server, place, is_over, opening);
-        reading.join().expect("has compared all");
+        if reading.join().is_err() {
+            let written = Program::written(server.as_fd());
+            panic!("seed {seed}: {:?}, {written:?} bytes written", program.record(place));
+        }
         writing.join().expect("has written all");
         Some((answers, program.record(place).echoed_frames()))
     })
@@ -479,13 +510,15 @@ fn replies_come_in_order_under_fire() {
     assert!(by_user > 5000 && by_kernel > 5000, "{by_user} {by_kernel}");
 }
 
-/// Sends frames until the kernel takes none for half a second; returns how many bytes it took.
-fn stuck_after(client: &TcpStream, frame: &[u8], bytes_max: u64) -> u64 {
+/// Sends frames until the kernel has refused many times in a row, or gives the connection up; returns how many
+/// bytes it took.
+fn stuck_after(pair: &Pair, frame: &[u8], bytes_max: u64) -> u64 {
+    let record = pair.program.record(&pair.place);
     let chunk = frame.repeat((8192 / frame.len()).max(1));
-    let (mut taken, mut last) = (0, Instant::now());
+    let (mut taken, mut refusals) = (0, 0);
     let mut rest = frame;
-    while taken < bytes_max && last.elapsed() < Duration::from_millis(500) {
-        match send(client, rest, SendFlags::DONTWAIT) {
+    while taken < bytes_max && refusals < 500 && !record.is_overrun() {
+        match send(&pair.client, rest, SendFlags::DONTWAIT) {
             Ok(count) => {
                 taken += count as u64;
                 rest = &rest[count..];
@@ -493,9 +526,12 @@ fn stuck_after(client: &TcpStream, frame: &[u8], bytes_max: u64) -> u64 {
                     // One by one, so that they can be echoed, and then together, when they cannot.
                     rest = if taken.is_multiple_of(2) { frame } else { &chunk };
                 }
-                last = Instant::now();
+                refusals = 0;
             }
-            Err(_) => thread::sleep(Duration::from_millis(1)),
+            Err(_) => {
+                refusals += 1;
+                thread::sleep(Duration::from_millis(1));
+            }
         }
     }
     taken
@@ -504,21 +540,31 @@ fn stuck_after(client: &TcpStream, frame: &[u8], bytes_max: u64) -> u64 {
 #[test]
 fn a_peer_that_never_reads_is_stopped() {
     const OFFERED: u64 = 64 << 20;
-    const BOUND: u64 = 16 << 20;
+    // Left alone, the kernel lets buffers grow to what the machine allows (`tcp_rmem` and `tcp_wmem`).
+    let receiving = |socket: BorrowedFd<'_>| {
+        sockopt::set_socket_recv_buffer_size(socket, 64 << 10).expect("a size");
+    };
+    let both = |socket: BorrowedFd<'_>| {
+        receiving(socket);
+        sockopt::set_socket_send_buffer_size(socket, 64 << 10).expect("a size");
+    };
     for payload in [16, 1000, PAYLOAD_BYTES_MAX, 2 * PAYLOAD_BYTES_MAX] {
-        let Some(pair) = Pair::new() else { return };
-        let frame = request(BINARY, &vec![7; payload]);
-        let taken = stuck_after(&pair.client, &frame, OFFERED);
+        let Some(pair) = Pair::of(|| connected_with(receiving, both)) else { return };
+        // What the kernel made of the sizes. Each buffer takes packets until it is full, so one beyond that.
+        let size = |bytes: rustix::io::Result<usize>| bytes.expect("a size") as u64;
+        let server_receive = size(sockopt::socket_recv_buffer_size(&pair.server));
+        let client_receive =
+            size(sockopt::socket_recv_buffer_size(&pair.client)) + PACKET_BYTES_MAX;
+        let client_send = size(sockopt::socket_send_buffer_size(&pair.client)) + PACKET_BYTES_MAX;
+        let taken = stuck_after(&pair, &request(BINARY, &vec![7; payload]), OFFERED);
         let echoes = pair.program.totals().read();
-        eprintln!(
-            "{payload} bytes: stuck after {taken}, {} passed up, {} echoed in {} frames",
-            pair.passed(),
-            echoes.bytes_out,
-            echoes.frames
-        );
-        assert!(taken < BOUND, "{taken}");
-        // The peer's buffer, and 32 KiB in flight.
-        assert!(echoes.bytes_out < 8 << 20, "{echoes:?}");
+        let (kept, passed) = (taken - echoes.bytes_in, pair.passed());
+        eprintln!("{payload} bytes: stuck after {taken}, {passed} passed up, {echoes:?}");
+        assert!(echoes.bytes_out <= client_receive + FLIGHT_BYTES_MAX, "{echoes:?}");
+        // The receive buffer holds what is passed up, except behind echoes that the kernel's worker has not sent. On
+        // busy CPUs it may not run for so long that the program gives the connection up.
+        let unreceived = UNRECEIVED_BYTES_MAX + 2 * server_receive + PACKET_BYTES_MAX;
+        assert!(kept <= client_send + unreceived, "{kept} {passed}");
         let owed = Program::written(pair.server.as_fd()).expect("TCP");
         assert!(owed <= echoes.bytes_out, "{owed} {echoes:?}");
     }
@@ -690,31 +736,22 @@ fn slots_run_out_and_come_back() {
 /// A connection whose server has a small send buffer, on which the client has sent frames and read no
 /// echo; and the echoes that it must get.
 fn held_up(frames: u8) -> Option<(Pair, Vec<u8>)> {
-    let mut program = loaded()?;
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-    sockopt::set_socket_send_buffer_size(&listener, 4096).expect("a size");
-    let socket = socket(AddressFamily::INET, SocketType::STREAM, None).expect("a socket");
-    // Before connecting, because a window that was offered is not taken back.
-    sockopt::set_socket_recv_buffer_size(&socket, 8192).expect("a size");
-    connect(&socket, &listener.local_addr().expect("an address")).expect("a peer");
-    let mut client = TcpStream::from(socket);
-    let (server, _) = listener.accept().expect("a connection");
-    for stream in [&client, &server] {
-        set_options(stream);
-    }
-    let place = program.attach(server.as_fd()).expect("a socket").expect("room");
-    assert!(program.record(&place).open(0, 0));
+    let mut pair = Pair::of(|| {
+        connected_with(
+            |listener| sockopt::set_socket_send_buffer_size(listener, 4096).expect("a size"),
+            |client| sockopt::set_socket_recv_buffer_size(client, 8192).expect("a size"),
+        )
+    })?;
     let mut expected = Vec::new();
     for number in 0..frames {
         let payload: Vec<u8> = (0..4000).map(|byte| (byte % 251) as u8 ^ number).collect();
-        client.write_all(&request(BINARY, &payload)).expect("the kernel takes it");
+        pair.client.write_all(&request(BINARY, &payload)).expect("the kernel takes it");
         expected.extend(reply(BINARY, &payload));
-        let record = program.record(&place);
-        eventually("it is echoed", || record.echoed_frames() == u64::from(number) + 1);
+        eventually("it is echoed", || pair.frames() == u64::from(number) + 1);
     }
-    let written = Program::written(server.as_fd()).expect("TCP");
+    let written = Program::written(pair.server.as_fd()).expect("TCP");
     assert!(written < expected.len() as u64, "the kernel's worker was not delayed: {written}");
-    Some((Pair { program, client, server, place }, expected))
+    Some((pair, expected))
 }
 
 #[test]
