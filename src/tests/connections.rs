@@ -696,6 +696,24 @@ fn text_that_comes_in_pieces_is_held_and_comes_back_whole() {
 }
 
 #[test]
+fn behind_a_long_reply_that_waits_little_may_come_many_times() {
+    let server = Server::start(&["--workers", "1"]);
+    let mut client = Client::connect(server.address());
+    client.limit_receiving();
+    let payload = pattern(4 << 20);
+    client.send_frame(TEXT, &payload);
+    server.wait_for_count("messages", 1);
+    let before = server.count("frames_in");
+    for number in 0..300 {
+        client.send_frame(PING, b"little");
+        server.wait_for_count("frames_in", before + number + 1);
+    }
+    client.expect(TEXT, &payload);
+    (0..300).for_each(|_| client.expect(PONG, b"little"));
+    client.close();
+}
+
+#[test]
 fn garbage_is_answered_with_400() {
     let server = Server::start(&[]);
     let mut garbage: Vec<Vec<u8>> = (1..=50).map(|seed| Random::new(seed).bytes(4_096)).collect();

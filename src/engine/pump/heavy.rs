@@ -57,7 +57,7 @@ impl<R: Ring> Turn<'_, '_, R> {
         let is_much = bytes > piece / 2;
         let heavy = self.heavy();
         heavy.is_receive_due |= bytes >= piece || is_full;
-        heavy.little = if is_much || is_full { 0 } else { heavy.little + 1 };
+        heavy.little = if is_much || is_full { 0 } else { heavy.little.saturating_add(1) };
         if heavy.little >= LITTLE_MIN && !heavy.has_rest() && !heavy.is_receive_due {
             self.peer.heavy = None;
         }
