@@ -19,12 +19,19 @@
 //! answer to the opening handshake and a close frame, for which a spill begins with [`HEADROOM`] free
 //! bytes, and recompressed messages, for which its gap is widened ([`Spill::widen`]).
 //!
-//! This module does not know frames or sockets. Its file `pool` owns the memory of spills.
+//! A spill may have output in earlier blocks, a [`Chain`], in front of the block that its region is in. What is
+//! held may begin there, and is released or taken back with what the region holds. While any of it is held,
+//! nothing in the region may be sent.
+//!
+//! This module does not know frames or sockets. Its file `pool` owns the memory of spills, `chain` puts blocks in
+//! a row.
 
+mod chain;
 mod pool;
 
-use bytes::Bytes;
+use std::mem;
 
+pub use self::chain::Chain;
 pub use self::pool::{Block, SPILL_POOL_DEFAULT, SpillPool};
 
 /// Bytes that a spill keeps free before the first received byte, so that what the server adds of its own
@@ -52,6 +59,19 @@ impl Cursors {
     fn spill() -> Cursors {
         let start = HEADROOM as u32;
         Cursors { sent: start, ready: start, written: start, unread: start, end: start }
+    }
+
+    /// The cursors after all from `from` on has moved to where a spill begins.
+    fn moved(self, from: u32) -> Cursors {
+        let moved = |cursor: u32| HEADROOM as u32 + cursor.saturating_sub(from);
+        let Cursors { sent, ready, written, unread, end } = self;
+        Cursors {
+            sent: moved(sent),
+            ready: moved(ready),
+            written: moved(written),
+            unread: moved(unread),
+            end: moved(end),
+        }
     }
 
     /// The bytes that may be sent, as positions in the region.
@@ -90,6 +110,8 @@ impl Cursors {
 pub struct Region<'a> {
     bytes: &'a mut [u8],
     cursors: &'a mut Cursors,
+    /// The earlier output of a spill.
+    earlier: Option<&'a mut Chain>,
 }
 
 impl<'a> Region<'a> {
@@ -97,7 +119,7 @@ impl<'a> Region<'a> {
     #[inline]
     pub fn new(bytes: &'a mut [u8], cursors: &'a mut Cursors) -> Region<'a> {
         cursors.check(bytes.len());
-        Region { bytes, cursors }
+        Region { bytes, cursors, earlier: None }
     }
 
     /// The bytes received and not yet parsed.
@@ -112,7 +134,7 @@ impl<'a> Region<'a> {
         self.cursors.unread < self.cursors.end
     }
 
-    /// The output that waits for its frame to be whole.
+    /// The output that waits for its frame to be whole. Payload may also wait in earlier blocks of a spill.
     #[inline]
     pub fn held(&self) -> &[u8] {
         &self.bytes[self.cursors.ready as usize..self.cursors.written as usize]
@@ -193,19 +215,33 @@ impl<'a> Region<'a> {
     #[inline]
     pub fn release(&mut self) {
         self.cursors.ready = self.cursors.written;
+        if let Some(earlier) = &mut self.earlier {
+            earlier.release();
+        }
     }
 
     /// Takes back the output that waits for its frame to be whole.
     #[inline]
     pub fn retract(&mut self) {
         self.cursors.written = self.cursors.ready;
+        if let Some(earlier) = &mut self.earlier {
+            earlier.retract();
+        }
     }
 }
 
 /// A region on the heap, for what a pinned buffer cannot keep: a frame or a request that is not whole, or
 /// bytes that arrived while an earlier reply was still in flight. Its memory comes from a [`SpillPool`].
+///
+/// When its block is full, output stays where it is and goes out from there, and the region goes on in another
+/// block. So a step moves less output than a quarter of a large block has, however long a frame is.
+///
+/// Several methods are told that `expected` more bytes of the frame that is held are to come. Nobody reads what is
+/// held of such a frame; what else is held stays in one block with what follows it.
 #[derive(Debug)]
 pub struct Spill {
+    /// Output that goes out before that of the region.
+    earlier: Chain,
     block: Block,
     cursors: Cursors,
 }
@@ -213,7 +249,8 @@ pub struct Spill {
 impl Spill {
     /// A spill that holds nothing.
     pub fn new(pool: &SpillPool) -> Spill {
-        Spill { block: pool.take(2 * HEADROOM), cursors: Cursors::spill() }
+        let block = pool.take(2 * HEADROOM);
+        Spill { earlier: Chain::default(), block, cursors: Cursors::spill() }
     }
 
     /// A spill that holds nothing, with memory from where this one has it.
@@ -221,8 +258,7 @@ impl Spill {
         Spill::new(self.block.pool())
     }
 
-    /// Moves all that follows the reply into a spill, to which `expected` more bytes are likely to be
-    /// appended; the region keeps the reply.
+    /// Moves all that follows the reply into a spill; the region keeps the reply.
     pub fn leftover(
         bytes: &[u8],
         cursors: &mut Cursors,
@@ -232,8 +268,8 @@ impl Spill {
         let held = &bytes[cursors.ready as usize..cursors.written as usize];
         let unread = &bytes[cursors.unread as usize..cursors.end as usize];
         let needed = HEADROOM + held.len() + unread.len();
-        let mut spill =
-            Spill { block: pool.take_wanted(needed, needed + expected), cursors: Cursors::spill() };
+        let block = pool.take_wanted(needed, wanted(needed, expected, pool));
+        let mut spill = Spill { earlier: Chain::default(), block, cursors: Cursors::spill() };
         let target = &mut spill.block.bytes()[HEADROOM..needed];
         target[..held.len()].copy_from_slice(held);
         target[held.len()..].copy_from_slice(unread);
@@ -246,50 +282,78 @@ impl Spill {
         spill
     }
 
-    /// Appends received bytes, after which `expected` more are likely to be appended. Closes the gap
-    /// first, which would otherwise grow as long as something is left over; the unread bytes that this
-    /// moves are never more than a header or a request.
+    /// Appends received bytes. Closes the gap first, which would otherwise grow as long as something is left
+    /// over; the unread bytes that this moves are never more than a header or a request.
     pub fn append(&mut self, received: &[u8], expected: usize) {
         let Cursors { written, unread, end, .. } = self.cursors;
         if unread > written {
             self.block.bytes().copy_within(unread as usize..end as usize, written as usize);
         }
         self.cursors.unread = written;
-        let start = (end - (unread - written)) as usize;
-        self.cursors.end = start as u32;
+        self.cursors.end = end - (unread - written);
+        self.make_room(received.len(), expected);
+        let start = self.cursors.end as usize;
         let end = start + received.len();
-        self.make_room(end, expected);
         self.block.bytes()[start..end].copy_from_slice(received);
         self.cursors.end = end as u32;
     }
 
-    /// Extends what is written by `count` bytes, to be filled in by the caller, after which `expected` more
-    /// are likely to be appended. Nothing may be unread.
-    pub fn extend(&mut self, count: usize, expected: usize) -> &mut [u8] {
+    /// Extends what is written by at most `most` bytes, and by at least one, to be filled in by the caller.
+    /// Nothing may be unread.
+    pub fn extend(&mut self, most: usize, expected: usize) -> &mut [u8] {
         assert_eq!(self.unread_bytes(), 0, "output would overtake input");
-        let written = self.cursors.written as usize;
-        let end = written + count;
-        self.cursors.end = written as u32;
-        self.make_room(end, expected);
+        let Cursors { written, .. } = self.cursors;
+        self.cursors.unread = written;
+        self.cursors.end = written;
+        if written as usize == self.block.length() {
+            self.make_room(most, expected);
+        }
+        let start = self.cursors.written as usize;
+        let end = self.block.length().min(start + most);
         self.cursors.written = end as u32;
         self.cursors.unread = end as u32;
         self.cursors.end = end as u32;
-        &mut self.block.bytes()[written..end]
+        &mut self.block.bytes()[start..end]
     }
 
-    /// Takes a larger block if this one has fewer than `needed` bytes: for `expected` bytes more if the
-    /// pool has one, else at least twice as large, so that moving costs little in proportion.
-    fn make_room(&mut self, needed: usize, expected: usize) {
+    /// Makes room for `count` bytes after the last one.
+    fn make_room(&mut self, count: usize, expected: usize) {
+        let Cursors { sent, ready, written, end, .. } = self.cursors;
         let length = self.block.length();
-        if needed <= length {
+        if end as usize + count <= length {
             return;
         }
-        let kept = self.cursors.sent as usize..self.cursors.end as usize;
-        let needed_next = needed.max(2 * length);
-        let wanted = needed_next.max(needed + expected);
-        let mut block = self.block.pool().take_wanted(needed_next, wanted);
-        block.bytes()[kept.clone()].copy_from_slice(&self.block.bytes()[kept]);
-        self.block = block;
+        let output = if expected > 0 { written } else { ready };
+        if self.is_much(output - sent) {
+            let least = (2 * length).min(self.block.pool().block());
+            self.go_on(output, count, expected, least);
+        } else {
+            // Twice as large, so that moving costs little in proportion.
+            self.go_on(sent, count, expected, 2 * length);
+        }
+    }
+
+    /// Whether so much output of a block stays there: enough that few blocks are mostly empty.
+    fn is_much(&self, output: u32) -> bool {
+        4 * output as usize >= self.block.length().max(self.block.pool().block())
+    }
+
+    /// Goes on in a block of at least `least` bytes, which has room for `count` more, with all that follows
+    /// `output`. What is before stays in the present block.
+    fn go_on(&mut self, output: u32, count: usize, expected: usize, least: usize) {
+        let Cursors { sent, ready, end, .. } = self.cursors;
+        let moved = output as usize..end as usize;
+        let needed = HEADROOM + moved.len() + count;
+        let pool = self.block.pool();
+        let mut block = pool.take_wanted(needed.max(least), wanted(needed, expected, pool));
+        let target = &mut block.bytes()[HEADROOM..][..moved.len()];
+        target.copy_from_slice(&self.block.bytes()[moved]);
+        let full = mem::replace(&mut self.block, block);
+        if output > sent {
+            let ready = ready.min(output) - sent;
+            self.earlier.push(full.freeze().slice(sent as usize..output as usize), ready as usize);
+        }
+        self.cursors = self.cursors.moved(output);
     }
 
     /// Makes the gap at least `bytes` wide, and wider if much is unread: moving all unread bytes for each
@@ -299,9 +363,9 @@ impl Spill {
         if bytes <= gap {
             return;
         }
+        let missing = bytes.max(self.unread_bytes() / 2) - gap;
+        self.make_room(missing, 0);
         let Cursors { unread, end, .. } = self.cursors;
-        let missing = bytes.max((end - unread) as usize / 2) - gap;
-        self.make_room(end as usize + missing, 0);
         self.block.bytes().copy_within(unread as usize..end as usize, unread as usize + missing);
         self.cursors.unread += missing as u32;
         self.cursors.end += missing as u32;
@@ -309,24 +373,35 @@ impl Spill {
 
     /// The region in this spill.
     pub fn region(&mut self) -> Region<'_> {
-        Region::new(self.block.bytes(), &mut self.cursors)
+        debug_assert!(!self.earlier.has_held() || self.cursors.reply().is_empty(), "overtaken");
+        let earlier = Some(&mut self.earlier);
+        Region { earlier, ..Region::new(self.block.bytes(), &mut self.cursors) }
     }
 
-    /// Splits the bytes that may be sent from the rest, if there is a rest. The reply is not copied; the
-    /// rest moves to a spill of its own, to which `expected` more bytes are likely to be appended.
-    pub fn split_reply(mut self, expected: usize) -> (Bytes, Option<Spill>) {
-        let reply = self.cursors.reply();
+    /// Splits the bytes that may be sent from the rest, if there is a rest. The reply is not copied.
+    pub fn split_reply(mut self, expected: usize) -> (Chain, Option<Spill>) {
+        let Cursors { sent, ready, written, .. } = self.cursors;
+        if ready > sent && expected > 0 && self.is_much(written - ready) {
+            self.go_on(written, 0, expected, 0);
+        }
+        let mut reply = self.earlier.take_ready();
+        let in_region = self.cursors.reply();
+        if in_region.is_empty() {
+            return (reply, (!self.is_empty()).then_some(self));
+        }
         let pool = self.block.pool().clone();
         let rest = self
             .cursors
             .has_leftover()
             .then(|| Spill::leftover(self.block.bytes(), &mut self.cursors, expected, &pool));
-        (self.block.freeze().slice(reply), rest)
+        let bytes = in_region.len();
+        reply.push(self.block.freeze().slice(in_region), bytes);
+        (reply, rest)
     }
 
     /// How many bytes may be sent.
     pub fn reply_bytes(&self) -> usize {
-        self.cursors.reply().len()
+        self.earlier.ready() + self.cursors.reply().len()
     }
 
     /// How many bytes are received and not parsed.
@@ -336,22 +411,30 @@ impl Spill {
 
     /// Whether there is anything to send.
     pub fn has_reply(&self) -> bool {
-        self.cursors.sent < self.cursors.ready
+        self.reply_bytes() > 0
     }
 
     /// Bytes that this spill holds for the connection, not counting its headroom.
     pub fn bytes_kept(&self) -> usize {
-        self.cursors.end as usize - HEADROOM.min(self.cursors.end as usize)
+        self.earlier.bytes() + (self.cursors.end as usize).saturating_sub(HEADROOM)
     }
 
     /// Whether there is neither a reply nor anything left over.
     pub fn is_empty(&self) -> bool {
-        self.cursors.sent == self.cursors.ready && !self.cursors.has_leftover()
+        self.earlier.is_empty() && self.cursors.reply().is_empty() && !self.cursors.has_leftover()
     }
+}
+
+/// The size of a block in which `needed` bytes have room, and the `expected` ones if they fit into a large block.
+fn wanted(needed: usize, expected: usize, pool: &SpillPool) -> usize {
+    (needed + expected).min(pool.block()).max(needed)
 }
 
 #[cfg(test)]
 mod tests {
+    use testkit::Random;
+
+    use super::chain::tests::all_of;
     use super::*;
 
     fn pool() -> SpillPool {
@@ -360,6 +443,15 @@ mod tests {
 
     fn received(payload: &[u8]) -> (Vec<u8>, Cursors) {
         (payload.to_vec(), Cursors::received(payload.len()))
+    }
+
+    fn extend(spill: &mut Spill, mut payload: &[u8], expected: usize) {
+        while !payload.is_empty() {
+            let target = spill.extend(payload.len(), expected);
+            let (part, rest) = payload.split_at(target.len());
+            target.copy_from_slice(part);
+            payload = rest;
+        }
     }
 
     #[test]
@@ -383,7 +475,7 @@ mod tests {
         region.write(b"0123456789");
         assert_eq!((region.held(), region.unread()), (&b"0123456789"[..], &b"def"[..]));
         region.release();
-        assert_eq!(spill.split_reply(0).0, b"abc0123456789"[..]);
+        assert_eq!(all_of(spill.split_reply(0).0), b"abc0123456789");
     }
 
     #[test]
@@ -407,7 +499,7 @@ mod tests {
         region.release();
         region.write(b"!");
         let (reply, rest) = spill.split_reply(0);
-        assert_eq!(&reply[reply.len() - 6..], b"unread");
+        assert!(all_of(reply).ends_with(b"unread"));
         let mut rest = rest.expect("held and unread bytes");
         let rest = rest.region();
         assert_eq!((rest.held(), rest.unread()), (&b"!"[..], &b" more"[..]));
@@ -421,12 +513,12 @@ mod tests {
         region.moved(4);
         region.release();
         region.skip(5);
-        spill.extend(5000, 100).fill(b'x');
+        extend(&mut spill, &[b'x'; 5000], 100);
         assert_eq!(spill.region().held(), [b'x'; 5000]);
         spill.append(b"unread", 0);
         assert_eq!(spill.region().unread(), b"unread");
         spill.region().release();
-        let reply = spill.split_reply(0).0;
+        let reply = all_of(spill.split_reply(0).0);
         assert_eq!((&reply[..5], reply.len()), (&b"owedx"[..], 5004));
     }
 
@@ -447,7 +539,7 @@ mod tests {
         assert_eq!((region.gap(), region.unread()), (0, &b"next"[..]));
         region.release();
         let (reply, rest) = spill.split_reply(0);
-        assert_eq!(reply, [&b"owed."[..], &[b'x'; 300]].concat());
+        assert_eq!(all_of(reply), [&b"owed."[..], &[b'x'; 300]].concat());
         assert_eq!(rest.expect("the next request").region().unread(), b"next");
     }
 
@@ -476,6 +568,160 @@ mod tests {
     }
 
     #[test]
+    fn a_long_frame_is_moved_once_at_most() {
+        const LENGTH: usize = 10 << 20;
+        let pool = pool();
+        // Blocks that it can take at once.
+        drop((0..40).map(|_| pool.take(pool.block())).collect::<Vec<_>>());
+        let mut spill = Spill::new(&pool);
+        let begin = Random::new(1).bytes(LENGTH);
+        let mut left = LENGTH;
+        for part in begin.chunks(5000) {
+            left -= part.len();
+            let at = spill.block.as_ref().as_ptr();
+            let parts = spill.earlier.bytes();
+            extend(&mut spill, part, left + 1);
+            let has_moved = spill.block.as_ref().as_ptr() != at && spill.earlier.bytes() == parts;
+            assert!(!has_moved || spill.bytes_kept() <= 5000, "{} bytes", spill.bytes_kept());
+        }
+        assert_eq!((spill.bytes_kept(), spill.reply_bytes()), (LENGTH, 0));
+        spill.region().release();
+        assert_eq!((spill.bytes_kept(), spill.reply_bytes()), (LENGTH, LENGTH));
+        let (reply, rest) = spill.split_reply(0);
+        assert!(rest.is_none());
+        assert!(all_of(reply) == begin);
+    }
+
+    #[test]
+    fn what_is_held_of_a_long_frame_is_taken_back_whole_and_what_is_owed_is_not() {
+        let mut spill = Spill::new(&pool());
+        extend(&mut spill, &[b'o'; 600_000], 0);
+        spill.region().release();
+        extend(&mut spill, &[b'h'; 2_000_000], 1);
+        assert_eq!((spill.reply_bytes(), spill.bytes_kept()), (600_000, 2_600_000));
+        let mut region = spill.region();
+        region.retract();
+        region.write(b"close");
+        region.release();
+        assert_eq!(spill.reply_bytes(), 600_005);
+        let (reply, rest) = spill.split_reply(0);
+        assert!(rest.is_none());
+        assert_eq!(all_of(reply), [&[b'o'; 600_000][..], b"close"].concat());
+    }
+
+    #[test]
+    fn a_reply_is_split_from_a_long_frame_behind_it_without_moving_that() {
+        let mut spill = Spill::new(&pool());
+        extend(&mut spill, b"owed", 0);
+        spill.region().release();
+        extend(&mut spill, &[b'h'; 200_000], 100_000);
+        let held = spill.region().held().as_ptr();
+        let (reply, rest) = spill.split_reply(100_000);
+        assert_eq!(all_of(reply), b"owed");
+        let mut rest = rest.expect("what is held");
+        assert_eq!((rest.reply_bytes(), rest.bytes_kept()), (0, 200_000));
+        rest.region().release();
+        let (mut reply, rest) = rest.split_reply(0);
+        assert_eq!((reply.take_part(usize::MAX).as_ptr(), rest.is_none()), (held, true));
+    }
+
+    /// What a spill holds, in vectors.
+    #[derive(Default)]
+    struct Model {
+        owed: Vec<u8>,
+        held: Vec<u8>,
+        unread: Vec<u8>,
+        /// Whether more is expected of the frame that is held.
+        expected: usize,
+    }
+
+    impl Model {
+        fn step(&mut self, mut spill: Spill, random: &mut Random) -> Spill {
+            if self.held.is_empty() {
+                self.expected = 1000 * random.below(2);
+            }
+            let most = random.pick(&[10, 100, 2000]);
+            let count = random.below(most);
+            match random.below(9) {
+                0 => {
+                    let received = random.bytes(count);
+                    spill.append(&received, self.expected);
+                    self.unread.extend(received);
+                }
+                1 if self.unread.is_empty() => {
+                    let payload = random.bytes(count);
+                    extend(&mut spill, &payload, self.expected);
+                    self.held.extend(payload);
+                }
+                2 => {
+                    let count = count.min(self.unread.len());
+                    let mut region = spill.region();
+                    let (bytes, to, from) = region.parts();
+                    bytes.copy_within(from..from + count, to);
+                    region.moved(count);
+                    self.held.extend(self.unread.drain(..count));
+                }
+                3 => {
+                    let count = count.min(self.unread.len());
+                    spill.region().skip(count);
+                    self.unread.drain(..count);
+                }
+                4 => {
+                    spill.region().release();
+                    self.owed.append(&mut self.held);
+                }
+                5 => {
+                    spill.region().retract();
+                    self.held.clear();
+                }
+                6 => {
+                    spill.widen(count);
+                    let output = random.bytes(count);
+                    spill.region().write(&output);
+                    self.held.extend(output);
+                }
+                _ if random.one_in(3) => {
+                    let fresh = spill.successor();
+                    let (reply, rest) = spill.split_reply(self.expected);
+                    assert_eq!(all_of(reply), self.owed);
+                    self.owed.clear();
+                    assert_eq!(rest.is_none(), self.held.is_empty() && self.unread.is_empty());
+                    spill = rest.unwrap_or(fresh);
+                }
+                _ => {}
+            }
+            spill
+        }
+
+        fn check(&self, spill: &mut Spill) {
+            let Model { owed, held, unread, expected } = self;
+            assert_eq!((spill.reply_bytes(), spill.unread_bytes()), (owed.len(), unread.len()));
+            assert_eq!(spill.has_reply(), !owed.is_empty());
+            let gap = spill.region().gap();
+            assert_eq!(spill.bytes_kept(), owed.len() + held.len() + gap + unread.len());
+            assert_eq!(spill.region().unread(), unread);
+            assert!(held.ends_with(spill.region().held()));
+            assert!(*expected > 0 || spill.region().held().len() == held.len(), "held in pieces");
+        }
+    }
+
+    #[test]
+    fn however_many_blocks_a_spill_has_it_does_what_one_does() {
+        for seed in 0..3000 {
+            let mut random = Random::new(seed);
+            let block = random.pick(&[1024, 4096]);
+            let pool = SpillPool::with_block(1 << 20, block, Default::default());
+            let mut spill = Spill::new(&pool);
+            let mut model = Model::default();
+            println!("seed {seed}");
+            for _ in 0..random.below(60) {
+                spill = model.step(spill, &mut random);
+                model.check(&mut spill);
+            }
+        }
+    }
+
+    #[test]
     fn a_spill_that_is_all_reply_leaves_nothing_behind() {
         let mut spill = Spill::new(&pool());
         assert!(spill.is_empty());
@@ -484,7 +730,7 @@ mod tests {
         spill.region().release();
         assert_eq!(spill.reply_bytes(), 9);
         let (reply, rest) = spill.split_reply(0);
-        assert_eq!(&reply[..], b"all of it");
+        assert_eq!(all_of(reply), b"all of it");
         assert!(rest.is_none());
     }
 }

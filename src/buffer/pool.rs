@@ -3,22 +3,27 @@
 //! Memory that is mapped, touched and unmapped for each message costs a page fault for each 4 KiB. So a
 //! worker keeps what its spills have given back, up to a limit, and takes from there first.
 //!
+//! Blocks have few sizes, so that messages of all lengths share them: [`BLOCK`], halves of it, and multiples.
+//!
 //! Invariant: the blocks in `free` hold `kept` bytes, at most `limit`.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::mem;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 
+use super::HEADROOM;
 use crate::metrics::Counters;
 
 /// The most bytes that a pool keeps unless told otherwise: two of the largest messages of 64 MiB.
 pub const SPILL_POOL_DEFAULT: usize = 128 << 20;
+/// The size of a large block, in bytes. Beside the headroom, it has room for the larger piece that a heavy
+/// connection receives and sends at a time.
+const BLOCK: usize = (272 << 10) + HEADROOM;
 /// The smallest block that is kept, in bytes. The allocator recycles smaller ones without page faults.
 const KEPT_MIN: usize = 16 << 10;
-/// What the size of a block that can be kept is a multiple of: a page.
-const STEP_MIN: usize = 4 << 10;
 
 /// The memory that the spills of one worker have given back.
 ///
@@ -29,21 +34,33 @@ pub struct SpillPool(Arc<Shared>);
 
 struct Shared {
     limit: usize,
+    block: usize,
     free: Mutex<Free>,
     counters: Arc<Counters>,
 }
 
 #[derive(Default)]
 struct Free {
-    /// The latest last: it is the likeliest to be in the CPU's cache.
-    blocks: Vec<Vec<u8>>,
+    /// By size. The latest last: it is the likeliest to be in the CPU's cache.
+    blocks: BTreeMap<usize, Vec<Vec<u8>>>,
     kept: usize,
 }
 
 impl SpillPool {
     /// A pool that keeps at most `limit` bytes, and counts what it does.
     pub fn new(limit: usize, counters: Arc<Counters>) -> SpillPool {
-        SpillPool(Arc::new(Shared { limit, free: Mutex::default(), counters }))
+        SpillPool::with_block(limit, BLOCK, counters)
+    }
+
+    /// The same, but a large block has `block` bytes.
+    pub fn with_block(limit: usize, block: usize, counters: Arc<Counters>) -> SpillPool {
+        SpillPool(Arc::new(Shared { limit, block, free: Mutex::default(), counters }))
+    }
+
+    /// The size of a large block, in bytes.
+    #[inline]
+    pub fn block(&self) -> usize {
+        self.0.block
     }
 
     /// Takes a block of at least `bytes` bytes, whatever is in them.
@@ -53,7 +70,7 @@ impl SpillPool {
         }
         let memory = self.recycled(bytes).unwrap_or_else(|| {
             self.0.counters.spill_allocations.add(1);
-            vec![0; rounded(bytes)]
+            vec![0; self.0.rounded(bytes)]
         });
         Block { memory, pool: self.clone() }
     }
@@ -74,12 +91,11 @@ impl SpillPool {
         block.freeze().slice(..bytes.len())
     }
 
-    /// The latest block that fits without wasting too much.
+    /// A block that fits without wasting too much.
     fn recycled(&self, bytes: usize) -> Option<Vec<u8>> {
         let mut free = self.0.free();
-        let fits = |block: &Vec<u8>| (bytes..=2 * rounded(bytes)).contains(&block.len());
-        let at = free.blocks.iter().rposition(fits)?;
-        let block = free.blocks.remove(at);
+        let mut fitting = free.blocks.range_mut(bytes..=2 * self.0.rounded(bytes));
+        let block = fitting.find_map(|(_, blocks)| blocks.pop())?;
         free.kept -= block.len();
         self.0.counters.spill_bytes_kept.subtract(block.len() as u64);
         Some(block)
@@ -88,10 +104,11 @@ impl SpillPool {
     /// Keeps a block, or gives it back to the system.
     fn give_back(&self, block: Vec<u8>) {
         let mut free = self.0.free();
-        if block.len() >= KEPT_MIN && block.len() <= self.0.limit - free.kept {
-            free.kept += block.len();
-            self.0.counters.spill_bytes_kept.add(block.len() as u64);
-            free.blocks.push(block);
+        let size = block.len();
+        if size >= KEPT_MIN && size <= self.0.limit - free.kept {
+            free.kept += size;
+            self.0.counters.spill_bytes_kept.add(size as u64);
+            free.blocks.entry(size).or_default().push(block);
         }
     }
 }
@@ -101,17 +118,20 @@ impl Shared {
         // Nothing panics while it is held.
         self.free.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    /// The size of a block for `bytes` bytes: a large block, half of one and so on, or several of them.
+    fn rounded(&self, bytes: usize) -> usize {
+        match self.block / bytes.max(1) {
+            0 => bytes.next_multiple_of(self.block),
+            fits => self.block >> fits.ilog2(),
+        }
+    }
 }
 
 impl fmt::Debug for SpillPool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SpillPool").field("limit", &self.0.limit).finish_non_exhaustive()
     }
-}
-
-/// The size of a block for `bytes` bytes: at most a quarter more, so that similar messages share blocks.
-fn rounded(bytes: usize) -> usize {
-    bytes.next_multiple_of((bytes.next_power_of_two() / 8).max(STEP_MIN))
 }
 
 /// Memory on loan from a pool, which gets it back when this is dropped.
@@ -176,7 +196,7 @@ mod tests {
         drop(copy);
         assert_eq!(counters.spill_bytes_kept.value(), 0, "a part of it is in use");
         drop(part);
-        assert_eq!(counters.spill_bytes_kept.value(), rounded(300_000) as u64);
+        assert_eq!(counters.spill_bytes_kept.value(), 2 * BLOCK as u64);
         assert_eq!(pool.take(290_000).as_ref().as_ptr(), address);
         assert_eq!(counters.spill_allocations.value(), 1);
     }
@@ -212,10 +232,19 @@ mod tests {
     }
 
     #[test]
-    fn blocks_waste_at_most_a_quarter() {
-        for bytes in [KEPT_MIN, 100_000, (1 << 20) + 526, 16 << 20, 64 << 20] {
-            let size = rounded(bytes);
-            assert!((bytes..=bytes + bytes / 4).contains(&size), "{bytes}: {size}");
+    fn blocks_are_halves_or_multiples_of_a_large_one() {
+        let (pool, _) = pool(0);
+        for (bytes, size) in [
+            (KEPT_MIN, BLOCK / 16),
+            (BLOCK / 16 + 1, BLOCK / 8),
+            (64 << 10, BLOCK / 4),
+            (BLOCK / 2, BLOCK / 2),
+            (BLOCK / 2 + 1, BLOCK),
+            (BLOCK, BLOCK),
+            (BLOCK + 1, 2 * BLOCK),
+            ((16 << 20) + 10, 61 * BLOCK),
+        ] {
+            assert_eq!(pool.take(bytes).length(), size, "{bytes}");
         }
     }
 }

@@ -19,14 +19,12 @@
 
 use std::ops::Range;
 
-use bytes::Bytes;
-
 use super::close_code::CloseCode;
 use super::connection::{Connection, Next};
 use super::context::Context;
 use super::handshake::Admission;
 use super::violation::Violation;
-use crate::buffer::{Cursors, Region, Spill};
+use crate::buffer::{Chain, Cursors, Region, Spill};
 
 /// Where a reply may be written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -168,12 +166,14 @@ impl Dialogue {
 
     fn append_and_advance(&mut self, part: &mut [u8], context: &Context<'_>) -> Decision {
         let direct = self.connection.direct_bytes(part.len(), context);
-        let (payload, part) = part.split_at_mut(direct);
-        if !payload.is_empty() {
+        let (mut payload, part) = part.split_at_mut(direct);
+        while !payload.is_empty() {
             let expected = self.connection.held_left();
             let spill = spill_of(&mut self.spill, context);
             let target = spill.extend(payload.len(), expected);
-            if let Err(violation) = self.connection.payload_into(payload, target, context) {
+            let (received, rest) = payload.split_at_mut(target.len());
+            payload = rest;
+            if let Err(violation) = self.connection.payload_into(received, target, context) {
                 let next = self.connection.violated(violation, &mut spill.region(), context);
                 return self.follow(next, context);
             }
@@ -264,7 +264,7 @@ impl Dialogue {
     ///
     /// A dialogue that has yielded gives out a short reply only with what follows: what is still unread
     /// is copied each time.
-    pub fn take_reply(&mut self) -> Option<Bytes> {
+    pub fn take_reply(&mut self) -> Option<Chain> {
         let (has_yielded, needs_spill) = (self.has_yielded, self.needs_spill());
         let is_due = |spill: &mut Box<Spill>| {
             spill.has_reply() && (!has_yielded || spill.reply_bytes() >= spill.unread_bytes())
@@ -395,11 +395,19 @@ mod tests {
         buffer[answer.reply].to_vec()
     }
 
+    /// The reply that waits.
+    fn take(dialogue: &mut Dialogue) -> Option<Vec<u8>> {
+        let mut reply = dialogue.take_reply()?;
+        let bytes = reply.take_part(usize::MAX).to_vec();
+        assert!(reply.is_empty());
+        Some(bytes)
+    }
+
     fn open(offer: &str, context: &Context<'_>) -> Dialogue {
         let mut dialogue = Dialogue::new(Admission::Open);
         let request = [REQUEST, offer.as_bytes(), b"\r\n"].concat();
         assert_eq!(receive(&mut dialogue, &request, Output::InPlace, context), b"");
-        let response = dialogue.take_reply().expect("a response");
+        let response = take(&mut dialogue).expect("a response");
         assert!(response.starts_with(b"HTTP/1.1 101 "));
         dialogue
     }
@@ -422,7 +430,7 @@ mod tests {
         let mut buffer = *b"\x81\x82\0\0\0\0\xc3\x28";
         let answer = dialogue.received(&mut buffer, Output::InPlace, &context);
         assert_eq!((answer.reply.len(), answer.decision), (0, Decision::Close));
-        let reply = dialogue.take_reply().expect("a close frame");
+        let reply = take(&mut dialogue).expect("a close frame");
         assert_eq!(reply[2..4], [0x03, 0xef]);
         assert_eq!((counters.protocol_violations.value(), counters.messages.value()), (1, 0));
     }
@@ -446,7 +454,7 @@ mod tests {
             let part: Vec<u8> = rest.drain(..rest.len().min(7)).collect();
             assert_eq!(receive(&mut dialogue, &part, Output::InPlace, &context), b"");
         }
-        let echo = dialogue.take_reply().expect("an echo");
+        let echo = take(&mut dialogue).expect("an echo");
         assert_eq!(echo[4..], *text.as_bytes());
         assert!(!dialogue.has_spill());
     }
@@ -460,7 +468,7 @@ mod tests {
         rest[50] ^= 0x80;
         let answer = dialogue.received(&mut rest[..100], Output::InPlace, &context);
         assert_eq!((answer.reply.len(), answer.decision), (0, Decision::Close));
-        assert_eq!(dialogue.take_reply().expect("a close frame")[2..4], [0x03, 0xef]);
+        assert_eq!(take(&mut dialogue).expect("a close frame")[2..4], [0x03, 0xef]);
     }
 
     #[test]
@@ -473,8 +481,8 @@ mod tests {
         assert_eq!(receive(&mut dialogue, &both, Output::Queued, &context), b"");
         // The spill keeps what follows from overtaking, even if nothing is being sent.
         assert_eq!(receive(&mut dialogue, rest, Output::InPlace, &context), b"");
-        assert_eq!(dialogue.take_reply().as_deref(), Some(&[ECHO, ECHO].concat()[..]));
-        assert_eq!(dialogue.take_reply(), None);
+        assert_eq!(take(&mut dialogue).as_deref(), Some(&[ECHO, ECHO].concat()[..]));
+        assert_eq!(take(&mut dialogue), None);
         assert_eq!(receive(&mut dialogue, HELLO, Output::InPlace, &context), ECHO);
     }
 
@@ -486,7 +494,7 @@ mod tests {
         assert_eq!(receive(&mut dialogue, HELLO, Output::Queued, &context), b"");
         assert_eq!(dialogue.close(CloseCode::GOING_AWAY, &context), Decision::Continue);
         let owed = [ECHO, b"\x88\x02\x03\xe9"].concat();
-        assert_eq!(dialogue.take_reply().as_deref(), Some(&owed[..]));
+        assert_eq!(take(&mut dialogue).as_deref(), Some(&owed[..]));
         let mut buffer = *b"\x88\x82\0\0\0\0\x03\xe9";
         let answer = dialogue.received(&mut buffer, Output::InPlace, &context);
         assert_eq!((answer.reply.len(), answer.decision), (0, Decision::Close));
@@ -516,10 +524,10 @@ mod tests {
         assert!(dialogue.is_waiting_for_room() && dialogue.is_full(&context));
         assert_eq!(dialogue.make_room(&context), Decision::Continue);
         assert!(dialogue.is_waiting_for_room(), "no reply was taken");
-        assert!(dialogue.take_reply().is_some_and(|reply| reply.len() > 900));
+        assert!(take(&mut dialogue).is_some_and(|reply| reply.len() > 900));
         assert_eq!(dialogue.make_room(&context), Decision::Continue);
         assert!(!dialogue.is_waiting_for_room());
-        assert!(dialogue.take_reply().is_some_and(|reply| reply.len() > 900));
+        assert!(take(&mut dialogue).is_some_and(|reply| reply.len() > 900));
         assert!(!dialogue.has_spill());
     }
 }

@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each test target uses its own part")]
 
 use bytes::{Buf as _, Bytes};
+use ringecho::buffer::Chain;
 use ringecho::protocol::{Admission, CloseCode, Context, Decision, Dialogue, Limits, Output};
 use testkit::Random;
 
@@ -15,6 +16,8 @@ pub(crate) struct Peer<'a> {
     context: &'a Context<'a>,
     buffer: Vec<u8>,
     sending: Bytes,
+    /// What follows it.
+    rest: Chain,
     /// What was sent.
     pub(crate) sent: Vec<u8>,
     /// What was decided last.
@@ -32,6 +35,7 @@ impl<'a> Peer<'a> {
             context,
             buffer: vec![0xee; room],
             sending: Bytes::new(),
+            rest: Chain::default(),
             sent: Vec::new(),
             decision: Decision::Continue,
             received: 0,
@@ -102,13 +106,15 @@ impl<'a> Peer<'a> {
             self.sent.extend_from_slice(&self.sending[..sent]);
             self.sending.advance(sent);
             count -= sent;
+            self.go_on();
             self.settle();
         }
     }
 
     /// Bytes of the answer so far, sent or not.
     pub(crate) fn answered(&self) -> usize {
-        self.sent.len() + self.sending.len() + self.dialogue.reply_bytes()
+        let sending = self.sending.len() + self.rest.bytes();
+        self.sent.len() + sending + self.dialogue.reply_bytes()
     }
 
     /// Whether it keeps any bytes.
@@ -135,12 +141,20 @@ impl<'a> Peer<'a> {
         self.settle();
     }
 
+    /// Sends the next part of a reply.
+    fn go_on(&mut self) {
+        if self.sending.is_empty() {
+            self.sending = self.rest.take_part(usize::MAX);
+        }
+    }
+
     /// Sends what waits, as soon as nothing is being sent, and so makes room.
     fn settle(&mut self) {
         if self.sending.is_empty()
             && let Some(reply) = self.dialogue.take_reply()
         {
-            self.sending = reply;
+            self.rest = reply;
+            self.go_on();
         }
         if self.dialogue.is_waiting_for_room() {
             assert!(!self.sending.is_empty(), "it waits for room, and nothing is being sent");

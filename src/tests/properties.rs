@@ -24,6 +24,7 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use peer::{Peer, STEP};
+use ringecho::buffer::{SPILL_POOL_DEFAULT, SpillPool};
 use ringecho::metrics::Counters;
 use ringecho::protocol::violation::Violation;
 use ringecho::protocol::{Context, Decision, Limits, Policy, Protocol, Settings};
@@ -35,6 +36,9 @@ use testkit::{
 
 /// Bytes that a receive buffer has.
 const ROOMS: [usize; 4] = [16, 64, 1024, 16384];
+
+/// The size of a small block of memory, in bytes.
+const BLOCK: usize = 1024;
 
 /// The largest message that the server takes by default.
 const MESSAGE_MAX: u64 = 64 << 20;
@@ -159,14 +163,19 @@ impl Sends {
 }
 
 /// Feeds `stream` in this `way` and compares what is answered at each point with `verdict`, with one
-/// turn for each receive and with a turn for each step.
+/// turn for each receive and with a turn for each step. If it is long, it is also kept in small blocks of memory.
 fn check(stream: &Stream, verdict: &Verdict, way: Way<'_>) {
     for limits in [Limits::default(), STEP] {
-        check_within(limits, stream, verdict, way);
+        let pool = SpillPool::new(SPILL_POOL_DEFAULT, Default::default());
+        check_within(limits, pool, stream, verdict, way);
+        if stream.bytes.len() > BLOCK {
+            let pool = SpillPool::with_block(SPILL_POOL_DEFAULT, BLOCK, Default::default());
+            check_within(limits, pool, stream, verdict, way);
+        }
     }
 }
 
-fn check_within(limits: Limits, stream: &Stream, verdict: &Verdict, way: Way<'_>) {
+fn check_within(limits: Limits, pool: SpillPool, stream: &Stream, verdict: &Verdict, way: Way<'_>) {
     let counters = Counters::default();
     let settings = Settings {
         protocol: Protocol::WebSocket,
@@ -174,7 +183,7 @@ fn check_within(limits: Limits, stream: &Stream, verdict: &Verdict, way: Way<'_>
         policy: Policy::Mirror,
         level: 6,
     };
-    let context = Context::new(settings, &counters).with_limits(limits);
+    let context = Context::new(settings, &counters).with_limits(limits).with_spill_pool(pool);
     let mut peer = Peer::new(way.room, &context);
     let mut random = Random::new(if let Sends::Random(seed) = way.sends { seed } else { 0 });
     let end = stream.bytes.len();

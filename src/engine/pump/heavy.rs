@@ -12,11 +12,10 @@
 //! A connection is heavy until it has received little a number of times in a row. This file does not know in which
 //! order connections have their turns.
 
-use bytes::Bytes;
-
 use super::offloaded::OffloadProgress;
 use super::peer::{Receiving, Sending, Stage};
 use super::turn::Turn;
+use crate::buffer::Chain;
 use crate::engine::ring::{Reply, Ring};
 
 /// How often in a row a heavy connection has to receive little until it is heavy no more. Changing over costs a
@@ -32,7 +31,7 @@ const LARGER: usize = 4;
 #[derive(Debug, Default)]
 pub(super) struct Heavy {
     /// What follows the piece of a reply that is being sent.
-    rest: Bytes,
+    rest: Chain,
     /// The next receive waits for the connection's turn.
     is_receive_due: bool,
     /// Receives in a row that brought little.
@@ -45,7 +44,7 @@ impl Heavy {
     }
 
     pub(super) fn rest_bytes(&self) -> usize {
-        self.rest.len()
+        self.rest.bytes()
     }
 }
 
@@ -100,7 +99,7 @@ impl<R: Ring> Turn<'_, '_, R> {
             && let Some(heavy) = &mut self.peer.heavy
         {
             let rest = std::mem::take(&mut heavy.rest);
-            self.send(Reply::Heap(rest));
+            self.send_pieces(rest);
         }
         let has_yielded = self.peer.dialogue.has_yielded();
         let decision = self.peer.dialogue.proceed(&self.worker.context);
@@ -115,21 +114,14 @@ impl<R: Ring> Turn<'_, '_, R> {
         }
     }
 
-    /// The first piece of a reply; the rest waits. What is received at a time is sent at a time.
-    #[inline]
-    pub(super) fn first_piece(&mut self, reply: Reply) -> Reply {
-        match reply {
-            Reply::Heap(bytes) if bytes.len() > self.piece() => self.split(bytes),
-            reply => reply,
+    /// Sends the first piece of a reply; the rest waits. What is received at a time is sent at a time.
+    pub(super) fn send_pieces(&mut self, mut reply: Chain) {
+        let first = reply.take_part(self.piece());
+        if !reply.is_empty() {
+            self.worker.context.allowance.spend_copying(first.len());
+            self.heavy().rest = reply;
         }
-    }
-
-    #[cold]
-    fn split(&mut self, mut bytes: Bytes) -> Reply {
-        let first = bytes.split_to(self.piece());
-        self.worker.context.allowance.spend_copying(first.len());
-        self.heavy().rest = bytes;
-        Reply::Heap(first)
+        self.send(Reply::Heap(first));
     }
 
     /// A send is whole; if it was a piece, the next one waits for the connection's turn.

@@ -117,7 +117,6 @@ impl<R: Ring> Turn<'_, '_, R> {
     /// Sends the next reply; none is in flight.
     #[inline]
     pub(super) fn send(&mut self, reply: Reply) {
-        let reply = self.first_piece(reply);
         let Turn { id, peer, worker } = self;
         if let Some(offloaded) = &mut peer.offloaded {
             offloaded.gate.sent(reply.len() as u64);
@@ -213,7 +212,7 @@ impl<R: Ring> Turn<'_, '_, R> {
         if self.peer.sending == Sending::Nothing
             && let Some(reply) = self.peer.dialogue.take_reply()
         {
-            self.send(Reply::Heap(reply));
+            self.send_pieces(reply);
         }
     }
 

@@ -29,6 +29,7 @@ mod script;
 
 use std::env;
 use std::panic::{self, AssertUnwindSafe};
+use std::sync::Arc;
 use std::time::Instant;
 
 use testkit::Random;
@@ -37,6 +38,7 @@ use self::buffers::Place;
 use self::kernel::{Kernel, Totals};
 use self::scenario::Scenario;
 use super::pump::{Limit, Pump};
+use crate::buffer::SpillPool;
 use crate::metrics::Counters;
 use crate::offload::record::program;
 use crate::protocol::{Context, Policy, Protocol, Settings};
@@ -56,8 +58,10 @@ fn simulate(seed: u64) -> Totals {
         policy: Policy::Mirror,
         level: 6,
     };
-    let mut context =
-        Context::new(settings, &counters).with_limits(scenario.limits.unwrap_or_default());
+    let spill_pool = SpillPool::with_block(1 << 20, scenario.block, Arc::default());
+    let mut context = Context::new(settings, &counters)
+        .with_limits(scenario.limits.unwrap_or_default())
+        .with_spill_pool(spill_pool);
     context.allowance = context.allowance.with_piece(scenario.piece);
     let kernel = Kernel::new(scenario.clone(), random);
     let program = kernel.program();

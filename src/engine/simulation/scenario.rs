@@ -50,6 +50,8 @@ pub(super) struct Scenario {
     pub(super) limits: Option<Limits>,
     /// Bytes that heavy connections receive and send at a time.
     pub(super) piece: u32,
+    /// The size of a large block of a spill, in bytes.
+    pub(super) block: usize,
     /// How long the worker is kept from running, now and then.
     pub(super) stall_max: Duration,
     /// How connections are offloaded, and how many can be.
@@ -103,6 +105,7 @@ impl Scenario {
             breaks: random.pick(&[0, 0, 30, 500]),
             limits: None,
             piece: Limits::PIECE,
+            block: random.pick(&[1024, 8 << 10, 272 << 10]),
             stall_max: Duration::from_secs(random.pick(&[0, 0, 0, 40])),
             offload: offload::Policy::Off,
             auto_run: random.pick(&[1, 5, 20]),

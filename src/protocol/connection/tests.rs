@@ -61,9 +61,9 @@ impl Talk {
         if !self.spill.has_reply() {
             return Vec::new();
         }
-        let (reply, rest) = std::mem::replace(&mut self.spill, spill()).split_reply(0);
+        let (mut reply, rest) = std::mem::replace(&mut self.spill, spill()).split_reply(0);
         self.spill = rest.unwrap_or_else(spill);
-        reply.to_vec()
+        reply.take_part(usize::MAX).to_vec()
     }
 }
 

@@ -6,6 +6,7 @@ use std::sync::Mutex;
 use std::thread;
 use std::time::Duration;
 
+use ringecho::buffer::{SPILL_POOL_DEFAULT, SpillPool};
 use ringecho::metrics::Counters;
 use ringecho::protocol::{Context, Decision, Limits, Policy, Protocol, Settings};
 
@@ -39,7 +40,9 @@ fn every_combination(test: &'static str, policy: Policy) {
             Settings { protocol: Protocol::WebSocket, message_max: MESSAGE_MAX, policy, level };
         let backlog_max = random.pick(&[0, 100, 5000, 64 << 10]);
         let turn = random.pick(&[1, 200, 10_000]);
+        let block = random.pick(&[1024, 272 << 10]);
         let context = Context::new(settings, &counters)
+            .with_spill_pool(SpillPool::with_block(SPILL_POOL_DEFAULT, block, Default::default()))
             .with_backlog_max(backlog_max)
             .with_limits(Limits { cycle: 2 * turn, turn });
         let mut peer = Peer::new(random.pick(&ROOMS), &context);

@@ -5,7 +5,7 @@
 use std::io;
 use std::time::Duration;
 
-use super::{Flight, Kernel, Submission};
+use super::{Flight, Kernel, Scenario, Submission};
 use crate::engine::pump::REFUSED_MAX;
 use crate::engine::ring::{
     ADMISSIONS_MAX, Blocking, Completion, Lease, Patience, Reply, Ring, Socket, Wait,
@@ -13,6 +13,7 @@ use crate::engine::ring::{
 use crate::engine::simulation::buffers::Place;
 use crate::offload;
 use crate::offload::record::Record;
+use crate::protocol::Limits;
 use crate::slab::ConnectionId;
 
 impl Ring for Kernel {
@@ -261,7 +262,9 @@ impl Blocking for Kernel {
         self.check_accepting();
         let is_behind = self.unadmitted > 0;
         assert!(!is_behind || wait == Wait::Not, "the pump waits, and connections wait for it");
-        let may_yield = self.scenario.limits.is_some() || self.scenario.is_heavy;
+        let Scenario { limits, is_heavy, block, .. } = &self.scenario;
+        // A reply in several blocks goes out in several turns, as a long one does.
+        let may_yield = limits.is_some() || *is_heavy || *block < Limits::PIECE as usize;
         let may_hurry = is_behind || may_yield || !self.scenario.is_patient;
         assert!(wait != Wait::Not || may_hurry, "no send is over at once");
         self.admissions = 0;
