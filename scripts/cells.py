@@ -18,10 +18,16 @@ OURS = {
     "epoll": f"{RINGECHO} --engine epoll",
     "epoll-block": f"{RINGECHO} --engine epoll --wait block",
     "epoll-spin": f"{RINGECHO} --engine epoll --wait spin",
+    "tokio-uring": f"{RINGECHO} --engine tokio-uring",
+    "offload-on": f"{RINGECHO} --wait block --offload on",
+    "offload-auto": f"{RINGECHO} --wait block --offload auto",
     "deflate": f"{RINGECHO} --wait block --compression deflate",
     "ringecho-tcp": f"{RINGECHO_TCP} --wait block",
+    "epoll-tcp": f"{RINGECHO_TCP} --engine epoll --wait block",
 }
 # The libraries that are fastest somewhere, for `--quick`.
+# Those that `docs/offload.md` compares with an echo in the kernel.
+OFFLOAD_PEERS = ("uwebsockets", "fastwebsockets", "tungstenite", "ws")
 QUICK_PEERS = ("uwebsockets", "fastwebsockets", "tokio-tungstenite")
 
 # `reference` is the server that ratios are to. `quick` says whether `--quick` measures the cell too.
@@ -67,6 +73,19 @@ def deflated(size, pipeline=1, quick=True):
     return Cell(name, title, "deflate", "CPU time", "block", ("block", "deflate"), words, quick)
 
 
+def engines(connections):
+    """The engines against each other, and what their plain echoes cost."""
+    title = "one connection, 16 B" if connections == 1 else f"{connections:,} × 1 in flight, 16 B"
+    words = {"size": 16} if connections == 1 else {"connections": connections, "mix": 16}
+    ours = ("tokio-uring", "epoll-block", "ringecho-tcp", "epoll-tcp", "ringecho", "epoll")
+    return Cell(f"engines-{connections}", title, "engines", "CPU time", "block", ours, words, False)
+
+
+def offloading(name, title, **options):
+    """When it pays that the kernel echoes by itself."""
+    return Cell(f"offload-{name}", title, "offload", "p50", "block", ("offload-on", "offload-auto"), options, False)
+
+
 CELLS = (
     round_trip(16, quick=True),
     Cell("rtt-16-epoll", "round trip, 16 B, epoll engine", "epoll", "p50", "epoll", ("epoll", "epoll-block", "epoll-spin"), {"size": 16}, True),
@@ -104,6 +123,20 @@ CELLS = (
     deflated(64 * KIB),
     # Each message has a connection of its own: its handshake and its close cost more than the echo.
     Cell("handshakes", "handshakes, a message each, 16 at a time", "handshakes", "CPU time", "block", ("block",), {"connections": 16, "mix": 16, "reconnect-every": 1}, True),
+    engines(1),
+    engines(64),
+    engines(1000),
+    Cell("offloaded-16", "round trip, 16 B", "offloaded", "p50", "offload-on", ("block", "spin"), {"size": 16}, False),
+    offloading("16", "round trip, 16 B", size=16),
+    offloading("4096", "round trip, 4 KiB", size=4 * KIB),
+    offloading("16384", "round trip, 16 KiB", size=16 * KIB),
+    offloading("20000", "round trip, 20,000 B, too large for the program", size=20_000),
+    offloading("4x1", "4 × 1 in flight, 16 B", connections=4, mix=16),
+    offloading("64x1", "64 × 1 in flight, 16 B", connections=64, mix=16),
+    offloading("1x2", "1 × 2 in flight, 16 B", connections=1, pipeline=2, mix=16),
+    offloading("1x16", "1 × 16 in flight, 16 B", connections=1, pipeline=16, mix=16),
+    offloading("fragments", "1 × 1, one message in ten in fragments", connections=1, mix="16*9,1024:fragments=4"),
+    offloading("large", "1 × 1, one message in 31 too large", connections=1, mix="16*30,20000"),
     Cell("idle-memory", "memory per idle connection", "memory", "bytes", "block", ("block",), {"connections": 2000}, True),
 )
 
@@ -114,8 +147,10 @@ CAPACITY = "load-64x1-16"
 def servers(cell, peers, floors, compressing):
     """The servers of a cell as `NAME=COMMAND`, the reference first."""
     ours = {name: OURS[name] for name in (cell.reference, *cell.servers)}
-    if cell.group == "sparse":
+    if cell.group in ("sparse", "engines", "offload"):
         peers = []
+    if cell.group == "offloaded":
+        peers = [name for name in peers if name in OFFLOAD_PEERS]
     if cell.group == "deflate":
         peers = [name for name in peers if name in compressing]
     others = {name: f"target/peers/{name} {{port}}" for name in peers}
@@ -136,8 +171,8 @@ def servers(cell, peers, floors, compressing):
 def command(cell, peers, rounds, seconds, output):
     """The words of `ringbench compare` for a cell."""
     options = dict(cell.options)
-    if cell.group in ("rtt", "epoll"):
-        words = ["--messages", 3000 if options["size"] <= 4 * KIB else 500]
+    if "size" in options:
+        words = ["--messages", 3000 if options["size"] <= 20_000 else 500]
     else:
         words = ["--load", f"{int(seconds * 1000)}ms"]
         options.setdefault("rate", "max")

@@ -11,7 +11,9 @@ import re
 
 import cells
 
-DOCUMENTS = ("README.md", "docs/performance.md")
+DOCUMENTS = ("README.md", "docs/performance.md", "docs/engines.md", "docs/offload.md")
+# Groups whose cells have a table each, with a row for each server.
+BY_SERVER = ("engines", "offloaded")
 PICTURE = "docs/performance.svg"
 BLOCK = re.compile(r"(<!-- results: ([a-z]+) -->\n).*?(<!-- end of results -->)", re.DOTALL)
 
@@ -66,7 +68,8 @@ def shown(block, machines, folder):
         return machine_table(machines)
     if block == "targets":
         return target_table(machines)
-    tables = [group_table(block, machine, found, folder) for machine, found in machines.items()]
+    of_group = server_tables if block in BY_SERVER else group_table
+    tables = [of_group(block, machine, found, folder) for machine, found in machines.items()]
     return "\n" + "\n".join(filter(None, tables)) + "\n"
 
 
@@ -119,8 +122,7 @@ def number(value):
 def best_text(best):
     """The ratio with its interval, or the range over several machines."""
     if len(best) == 1:
-        _, ratio, interval = best[0]
-        return number(ratio) + (f" ({number(interval[0])} to {number(interval[1])})" if interval else "")
+        return with_interval(best[0][1:])
     values = [ratio for _, ratio, _ in best]
     return f"{number(min(values))} to {number(max(values))}"
 
@@ -199,7 +201,7 @@ def group_table(group, machine, found, folder):
     text = caption({machine: found})
     text += f"\n{FIGURES[figure][0].upper()}{FIGURES[figure][1:]} of others / that of {of}, median of paired rounds:\n\n"
     text += table(rows, names, found, folder, machine, lambda cell, result: ratios(cell, result), figure)
-    if group in ("load", "deflate", "handshakes"):
+    if group in ("load", "deflate", "handshakes", "offload"):
         text += f"\nMessages per second of others / those of {of}:\n\n"
         text += table(rows, names, found, folder, machine, lambda _, result: figure_ratios(result, "rate"), None)
     if group in ("rtt", "epoll", "open"):
@@ -208,6 +210,36 @@ def group_table(group, machine, found, folder):
         text += f"\nCPU time of others / that of {of}:\n\n"
         text += table(rows, names, found, folder, machine, lambda _, result: figure_ratios(result, "CPU time"), None)
     return text
+
+
+def server_tables(group, machine, found, folder):
+    """A table for each cell, with a row for each server: its own figures, and ratios with their intervals."""
+    rows = [cell for cell in cells.CELLS if cell.group == group and cell.name in found]
+    if not rows:
+        return ""
+    lines = [caption({machine: found})]
+    for cell in rows:
+        result = found[cell.name]
+        of = {figure: figure_ratios(result, figure) for figure in ("CPU time", "machine CPU", "p50", "p99")}
+        shown = [figure for figure, values in of.items() if values]
+        lines += [f"{linked(cell, machine, folder)}:", ""]
+        lines.append("| server | CPU µs | p50 µs | " + " | ".join(f"{figure} ratio" for figure in shown) + " |")
+        lines.append("|---|---|---|" + "---|" * len(shown))
+        for entry in result["measurements"]:
+            name = entry["name"]
+            cost = (entry["cost"] or {}).get("cpu_us")
+            values = [with_interval(of[figure].get(name)) if name != cell.reference else "1" for figure in shown]
+            own = f"{number(cost) if cost is not None else ''} | {entry['latency']['p50_ns'] / 1000:.1f}"
+            lines.append(f"| {name} | {own} | " + " | ".join(values) + " |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def with_interval(ratio):
+    if ratio is None:
+        return ""
+    value, interval = ratio
+    return number(value) + (f" ({number(interval[0])} to {number(interval[1])})" if interval else "")
 
 
 def table(rows, names, found, folder, machine, of, figure):
