@@ -7,7 +7,8 @@ use std::fs;
 use std::io::Write as _;
 use std::net::Shutdown;
 use std::process::{Command, Stdio};
-use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -194,8 +195,18 @@ fn a_stop_in_full_traffic_loses_no_echo() {
     for _ in 0..10 {
         let Some(server) = offloading("a_stop_in_full_traffic_loses_no_echo") else { return };
         let address = server.address();
+        let connected = Arc::new(AtomicUsize::new(0));
+        let connect = {
+            let connected = Arc::clone(&connected);
+            move || {
+                let client = Client::connect(address);
+                connected.fetch_add(1, Relaxed);
+                client
+            }
+        };
+        let to_write = connect.clone();
         let ping_pong = move || {
-            let mut client = Client::connect(address);
+            let mut client = connect();
             for number in 0u64.. {
                 client.send_frame(BINARY, &number.to_be_bytes());
                 let received = client.read_frame();
@@ -210,7 +221,7 @@ fn a_stop_in_full_traffic_loses_no_echo() {
             unreachable!()
         };
         let pipeline = move || {
-            let mut client = Client::connect(address);
+            let mut client = to_write();
             let mut stream = client.stream().try_clone().expect("a descriptor");
             let writer = thread::spawn(move || {
                 for number in 0u64.. {
@@ -227,9 +238,11 @@ fn a_stop_in_full_traffic_loses_no_echo() {
             writer.join().expect("a thread");
             count
         };
-        let mut clients: Vec<_> = (0..6).map(|_| thread::spawn(ping_pong)).collect();
-        clients.extend((0..3).map(|_| thread::spawn(pipeline)));
-        wait_until("all are talking", || server.count("messages") > 2_000);
+        let mut clients: Vec<_> = (0..6).map(|_| thread::spawn(ping_pong.clone())).collect();
+        clients.extend((0..3).map(|_| thread::spawn(pipeline.clone())));
+        wait_until("all are talking", || {
+            connected.load(Relaxed) == clients.len() && server.count("messages") > 2_000
+        });
         let ended = server.terminate();
         let echoes: u64 = clients.into_iter().map(|client| client.join().expect("echoes")).sum();
         assert_eq!(ended.status.code(), Some(0), "{ended:?}");
@@ -499,7 +512,7 @@ fn a_peer_that_fills_the_kernels_memory_is_given_up() {
     const TEST: &str = "a_peer_that_fills_the_kernels_memory_is_given_up";
     const OFFERED: usize = 256 << 20;
     let _memory = MEMORY.lock();
-    let mut taken = 0;
+    let (mut taken, mut overrun) = (0, 0);
     let hold = |_: &Server, client: &Client| {
         let (small, large) = (frame(BINARY, &[7; 16]), frame(BINARY, &[7; 20 << 10]));
         let mut rest = &small[..];
@@ -525,12 +538,14 @@ fn a_peer_that_fills_the_kernels_memory_is_given_up() {
         other.close();
         let ended = server.terminate();
         assert_eq!(ended.count("connections_open"), 0, "{ended:?}");
-        if ended.count("connections_overrun") == 0 {
+        overrun = ended.count("connections_overrun");
+        if overrun == 0 {
             say(&format!("SKIPPED {TEST}: the kernel's thread ran"));
         }
     });
     say(&format!("{taken} bytes were taken"));
-    assert!(taken < OFFERED, "all of it was taken");
+    // Once it is overrun, the kernel drops what comes until the server has had time to close.
+    assert!(taken < OFFERED || overrun > 0, "all of it was taken");
 }
 
 #[test]
