@@ -220,7 +220,8 @@ def server_tables(group, machine, found, folder):
     lines = [caption({machine: found})]
     for cell in rows:
         result = found[cell.name]
-        of = {figure: figure_ratios(result, figure) for figure in ("CPU time", "machine CPU", "p50", "p99")}
+        figures = ("p50", "p99") if group == "offloaded" else ("CPU time", "p50", "p99")
+        of = {figure: figure_ratios(result, figure) for figure in figures}
         shown = [figure for figure, values in of.items() if values]
         lines += [f"{linked(cell, machine, folder)}:", ""]
         lines.append("| server | CPU µs | p50 µs | " + " | ".join(f"{figure} ratio" for figure in shown) + " |")
