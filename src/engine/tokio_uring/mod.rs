@@ -71,7 +71,7 @@ use tracing::warn;
 
 use self::ring::TokioRing;
 use super::pump::Pump;
-use super::ring::{Ring as _, Wait};
+use super::ring::Wait;
 use super::{BufferConfig, EngineError, WorkerConfig};
 use crate::metrics::Counters;
 
@@ -169,20 +169,22 @@ async fn work(mut pump: Pump<'static, TokioRing>) {
     let mut alarmed = None;
     pump.start();
     while !pump.is_over() {
-        let until = match pump.wanted() {
-            // A time that has come makes the runtime park, and so submit.
-            Wait::Not => Some(pump.ring().now()),
-            Wait::Until(until) => until,
-        };
-        if until.is_some() && until != alarmed {
-            alarm.as_mut().reset((shared.epoch + until.unwrap_or_default()).into());
-            alarmed = until;
+        match pump.wanted() {
+            // It is over when the runtime submits, which it does before it sleeps. A time that has come would
+            // be noticed a millisecond later.
+            Wait::Not => tokio_uring::no_op().await.expect("nothing can fail"),
+            Wait::Until(until) => {
+                if until.is_some() && until != alarmed {
+                    alarm.as_mut().reset((shared.epoch + until.unwrap_or_default()).into());
+                    alarmed = until;
+                }
+                poll_fn(|cx| {
+                    let is_due = until.is_some() && alarm.as_mut().poll(cx).is_ready();
+                    if is_due { Poll::Ready(()) } else { shared.poll_events(cx) }
+                })
+                .await;
+            }
         }
-        poll_fn(|cx| {
-            let is_due = until.is_some() && alarm.as_mut().poll(cx).is_ready();
-            if is_due { Poll::Ready(()) } else { shared.poll_events(cx) }
-        })
-        .await;
         pump.ring().collect(&mut completions);
         pump.take(&mut completions);
         shared.go_on();
