@@ -165,7 +165,7 @@ impl Drop for Reservation {
 /// The heap memory of a unit without a compressor, in bytes.
 const INFLATER_BYTES: usize = 48 << 10;
 /// That of a compressor, apart from what depends on its window.
-const DEFLATER_BYTES: usize = 244 << 10;
+const DEFLATER_BYTES: usize = 160 << 10;
 /// Bytes of a compressor for each byte of its window: the window and as much after it, and two bytes for
 /// the earlier place with the same hash.
 const DEFLATER_BYTES_PER_WINDOW_BYTE: usize = 4;
@@ -235,7 +235,7 @@ mod tests {
         let policy = Policy::Deflate;
         let agreement = agree(&Offer::default(), policy).expect("an offer without parameters");
         let bytes = bytes_reserved(&agreement);
-        assert_eq!(RECOMPRESSION_MEMORY_DEFAULT / bytes, 155, "the document says so");
+        assert_eq!(RECOMPRESSION_MEMORY_DEFAULT / bytes, 194, "the document says so");
         let budget = Budget::new(2 * bytes - 1);
         let reservation = budget.reserve(&agreement);
         assert!(!budget.has_room_for(&agreement));

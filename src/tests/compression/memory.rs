@@ -254,6 +254,7 @@ fn a_connection_that_fails_or_closes_keeps_nothing() {
         let mut cursors = Cursors::received(begin.len());
         bare.pinned[..begin.len()].copy_from_slice(&begin);
         let mut region = Region::new(&mut bare.pinned, &mut cursors);
+        context.allowance.begin_cycle();
         assert_eq!(bare.connection.advance(&mut region, &context), Next::Receive);
         // It takes the place of the key.
         let next = bare.connection.close(CloseCode::GOING_AWAY, &mut region, &context);
@@ -298,7 +299,7 @@ fn recompression_beyond_its_memory_is_declined_and_counted() {
 #[test]
 fn the_option_bounds_the_memory_over_all_workers() {
     let arguments = |memory| ["--compression", "deflate", "--recompression-memory", memory];
-    for (memory, workers, agreed) in [("0", "1", 0), ("1MiB", "1", 2), ("1MiB", "4", 0)] {
+    for (memory, workers, agreed) in [("0", "1", 0), ("1MiB", "1", 3), ("1MiB", "4", 0)] {
         let server = Server::start(&[&arguments(memory)[..], &["--workers", workers]].concat());
         let mut clients: Vec<Client> = (0..6).map(|_| Client::open(server.address())).collect();
         let request = request("permessage-deflate");
