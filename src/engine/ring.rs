@@ -133,6 +133,9 @@ pub trait Ring {
     /// called.
     type Place: std::fmt::Debug;
 
+    /// Whether [`Ring::send`] itself sends, rather than the next submission.
+    const SENDS_AT_ONCE: bool = false;
+
     /// The time on the ring's clock, which never goes back.
     fn now(&self) -> Duration;
 

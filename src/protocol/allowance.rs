@@ -5,7 +5,8 @@
 //! how many units there are; an [`Allowance`] is what is left of them. It belongs to a worker, whose
 //! connections share it:
 //!
-//! - In one cycle of the worker, all connections together may use [`Limits::cycle`] units.
+//! - In one cycle of the worker, all connections together may use [`Limits::cycle`] units, or
+//!   some times as many while nobody else is waiting.
 //! - A connection whose turn comes later in the cycle, when less is left, may use [`Limits::turn`]
 //!   units nevertheless. So a small message is never put off because of what others did.
 //!
@@ -44,12 +45,11 @@ pub(super) const DEFLATER_RESET: i64 = 4000;
 /// the lowest level and texts of two to four different letters from level 6 on.
 const DEFLATED_BYTE: [i64; 9] = [25, 40, 45, 45, 45, 95, 190, 440, 1450];
 
-/// How many bytes are compressed again at a time, and what each costs. A step costs 25,000 units, half of
-/// what a cycle has, or that of 32 bytes if it is more.
-pub(super) fn recompression(level: u8) -> (usize, i64) {
-    let byte = DEFLATED_BYTE[usize::from(level) - 1];
-    ((25_000 / byte).max(32) as usize, byte)
-}
+/// Writing one byte of what was compressed: the compressor does that by blocks.
+pub(super) const DEFLATED_OUTPUT_BYTE: i64 = 5;
+
+/// How many times as many units a cycle has for which nobody else waits.
+const LONE: i64 = 8;
 
 /// Bytes that the kernel copies for one unit, to or from a socket, with all that TCP does for them.
 const COPIED_BYTES: i64 = 2;
@@ -70,11 +70,11 @@ impl Limits {
 }
 
 impl Default for Limits {
-    /// A cycle of some 50 µs, about as long as it takes to wake a sleeping thread, so that a neighbour
-    /// that does not wait for its wake-up has little more to wait for. A turn is some 10 µs: the whole of
-    /// a pipeline that fits one receive buffer.
+    /// A cycle of some 25 µs, half of what it takes to wake a sleeping thread, so that a neighbour that does
+    /// not wait for its wake-up has little more to wait for. A turn is some 10 µs: the whole of a pipeline
+    /// that fits one receive buffer.
     fn default() -> Limits {
-        Limits { cycle: 50_000, turn: 10_000 }
+        Limits { cycle: 25_000, turn: 10_000 }
     }
 }
 
@@ -84,17 +84,32 @@ pub struct Allowance {
     limits: Limits,
     piece: u32,
     left: Cell<i64>,
+    /// What is left is that of a lone cycle.
+    is_lone: Cell<bool>,
 }
 
 impl Allowance {
     pub(super) fn new(limits: Limits) -> Allowance {
-        Allowance { limits, piece: Limits::PIECE, left: Cell::new(limits.cycle.into()) }
+        Allowance {
+            limits,
+            piece: Limits::PIECE,
+            left: Cell::new(limits.cycle.into()),
+            is_lone: Cell::new(false),
+        }
     }
 
     /// Begins a cycle of the worker.
     #[inline]
     pub fn begin_cycle(&self) {
         self.left.set(self.limits.cycle.into());
+        self.is_lone.set(false);
+    }
+
+    /// Begins a cycle of the worker, for which nobody else waits.
+    #[inline]
+    pub fn begin_lone_cycle(&self) {
+        self.left.set(i64::from(self.limits.cycle) * LONE);
+        self.is_lone.set(true);
     }
 
     /// Begins the turn of one connection.
@@ -119,6 +134,15 @@ impl Allowance {
     /// Records that the kernel is asked to copy this many bytes.
     pub fn spend_copying(&self, bytes: usize) {
         self.spend(bytes as i64 / COPIED_BYTES);
+    }
+
+    /// How many bytes are compressed again at a time, and what each costs. Together they cost 10,000 units, as
+    /// much as a turn has, or four times that in a lone cycle, because inflating in small steps takes longer. But
+    /// they are at least 32.
+    pub(super) fn recompression(&self, level: u8) -> (usize, i64) {
+        let byte = DEFLATED_BYTE[usize::from(level) - 1];
+        let step = if self.is_lone.get() { 40_000 } else { 10_000 };
+        ((step / byte).max(32) as usize, byte)
     }
 
     /// Bytes that a heavy connection receives or sends at a time.
@@ -168,7 +192,8 @@ mod tests {
             assert!(allowance.is_spent());
         }
         allowance.begin_cycle();
-        allowance.spend(99);
-        assert!(!allowance.is_spent());
+        assert!(!allowance.is_spent_with(99) && allowance.is_spent_with(1));
+        allowance.begin_lone_cycle();
+        assert!(!allowance.is_spent_with(799) && allowance.is_spent_with(1));
     }
 }

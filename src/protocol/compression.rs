@@ -153,8 +153,10 @@ impl Compression {
         unit.is_finished = true;
         match &mut unit.deflater {
             Some(deflater) => {
+                let before = unit.output.len();
                 deflater.finish(&mut unit.output);
-                allowance.spend(allowance::TABLES);
+                let grown = (unit.output.len() - before) as i64;
+                allowance.spend(allowance::TABLES + allowance::DEFLATED_OUTPUT_BYTE * grown);
             }
             None => self.give_back(pool),
         }
@@ -219,7 +221,7 @@ impl State {
         scratch.resize(SCRATCH, 0);
         let (room, byte) = match unit.deflater {
             None => (SCRATCH, allowance::INFLATED_BYTE),
-            Some(_) => allowance::recompression(bounds.level),
+            Some(_) => bounds.allowance.recompression(bounds.level),
         };
         let mut bytes = 0;
         loop {
@@ -229,7 +231,10 @@ impl State {
             bounds.allowance.spend(allowance::INFLATE + tables + byte * step.written as i64);
             // These bytes come first, however the step ended.
             let inflated = &scratch[..step.written];
+            let before = unit.output.len();
             unit.accept(inflated, bounds.message_max, bounds.text.as_deref_mut())?;
+            let grown = (unit.output.len() - before) as i64;
+            bounds.allowance.spend(allowance::DEFLATED_OUTPUT_BYTE * grown);
             if let Some(size) = window_bytes {
                 self.window.push(inflated, size);
             }

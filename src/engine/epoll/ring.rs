@@ -180,6 +180,8 @@ impl<'a> EpollRing<'a> {
 impl Ring for EpollRing<'_> {
     type Place = Infallible;
 
+    const SENDS_AT_ONCE: bool = true;
+
     fn now(&self) -> Duration {
         self.waiter.now()
     }

@@ -6,8 +6,8 @@
 //! same is known to wait, the next piece waits for the connection's turn, and the kernel's copying is a part of the
 //! cycle's work. What a heavy connection has received is answered after what the others have.
 //!
-//! Larger pieces cost less, by a quarter of the CPU time. So they are larger while no other connection was served for
-//! some cycles: then nobody waits for them.
+//! Larger pieces cost less, by a quarter of the CPU time. So they are larger while connections have no neighbours: then
+//! nobody waits for them.
 //!
 //! A connection is heavy until it has received little a number of times in a row. This file does not know in which
 //! order connections have their turns.
@@ -18,14 +18,12 @@ use super::turn::Turn;
 use crate::buffer::Chain;
 use crate::engine::ring::{Reply, Ring};
 
+/// How many times as large pieces are while connections have no neighbours. Unmasking one must still be less than a
+/// cycle's work.
+const LARGER: usize = 4;
 /// How often in a row a heavy connection has to receive little until it is heavy no more. Changing over costs a
 /// cancellation, so it must not happen for each message.
 const LITTLE_MIN: u8 = 16;
-/// For how many cycles with turns pieces stay small after a connection was served that is not heavy.
-pub(super) const NEIGHBOURLY_CYCLES: u8 = 64;
-/// How many times as large pieces are while there are only heavy connections. Unmasking one must still be less than a
-/// cycle's work.
-const LARGER: usize = 4;
 
 /// What only a heavy connection has.
 #[derive(Debug, Default)]
@@ -82,12 +80,12 @@ impl<R: Ring> Turn<'_, '_, R> {
     /// Bytes that are received or sent at a time now.
     fn piece(&self) -> usize {
         let piece = self.worker.context.allowance.piece();
-        if self.worker.neighbourly > 0 { piece } else { LARGER * piece }
+        if self.worker.line.has_neighbours() { piece } else { LARGER * piece }
     }
 
     fn stand_in_line(&mut self) {
         if !std::mem::replace(&mut self.peer.is_in_line, true) {
-            self.worker.line.push_back(self.id);
+            self.worker.line.push(self.id);
         }
     }
 

@@ -14,12 +14,14 @@
 //!
 //! The pump does not look at frames and holds no unsafe code. It does not know whether its ring is the
 //! kernel's or the one simulated in the tests. Its files: `peer`, the state of a connection; `turn`,
-//! what an event means for it; `offloaded`, the same for connections that the kernel echoes;
+//! what an event means for it; `heavy`, those that receive and send by turns, and `line`, whose turn it
+//! is; `offloaded`, the same for connections that the kernel echoes;
 //! `admission`, how connections come in; `deadlines`.
 
 mod admission;
 mod deadlines;
 mod heavy;
+mod line;
 mod offloaded;
 mod peer;
 mod turn;
@@ -31,7 +33,7 @@ use self::admission::Admissions;
 pub use self::admission::{ACCEPT_PAUSE, FAILURES_MAX, Limit, REFUSED_MAX, WARNING_PAUSE};
 use self::deadlines::Deadlines;
 pub use self::deadlines::{DRAIN_MAX, FAREWELL_MAX, LINGER_MAX};
-use self::heavy::NEIGHBOURLY_CYCLES;
+use self::line::Line;
 pub use self::offloaded::{SECOND_LOOK, SECOND_LOOK_MAX};
 use self::peer::{Peer, Receiving};
 use self::turn::Turn;
@@ -60,10 +62,8 @@ struct Worker<'a, R> {
     deadlines: Deadlines,
     /// Connections whose receive found no buffer, in that order.
     starved: VecDeque<ConnectionId>,
-    /// Connections that wait for their turns, in that order.
-    line: VecDeque<ConnectionId>,
-    /// For how many more cycles with turns pieces are small.
-    neighbourly: u8,
+    /// Connections that wait for their turns.
+    line: Line,
     /// What heavy connections have received in this cycle, for after what is quickly answered.
     put_off: Vec<(ConnectionId, Received, Further)>,
     /// Connections that received bytes in this cycle and have not answered them; some twice.
@@ -91,8 +91,7 @@ impl<'a, R: Ring> Pump<'a, R> {
                 context,
                 deadlines: Deadlines::default(),
                 starved: VecDeque::new(),
-                line: VecDeque::new(),
-                neighbourly: 0,
+                line: Line::default(),
                 put_off: Vec::new(),
                 unanswered: Vec::new(),
                 connections: 0,
@@ -168,6 +167,7 @@ impl<'a, R: Ring> Pump<'a, R> {
     pub fn wanted(&mut self) -> Wait {
         let worker = &mut self.worker;
         worker.quick_sends = 0;
+        worker.line.submitted();
         if std::mem::take(&mut worker.is_eager) {
             Wait::Not
         } else {
@@ -178,7 +178,11 @@ impl<'a, R: Ring> Pump<'a, R> {
     /// Handles what has completed, then what is due, then the connections that came in.
     #[inline]
     pub fn take(&mut self, completions: &mut Vec<Completion>) {
-        self.worker.context.allowance.begin_cycle();
+        if self.worker.line.has_neighbours() {
+            self.worker.context.allowance.begin_cycle();
+        } else {
+            self.worker.context.allowance.begin_lone_cycle();
+        }
         for completion in completions.drain(..) {
             self.complete(completion);
         }
@@ -222,10 +226,11 @@ impl<'a, R: Ring> Pump<'a, R> {
         match completion {
             Completion::Received { id, received, further } => match self.turn(id) {
                 Some(turn) if turn.peer.heavy.is_some() => {
+                    turn.worker.line.served_heavy(id);
                     turn.worker.put_off.push((id, received, further));
                 }
                 Some(mut turn) => {
-                    turn.worker.neighbourly = NEIGHBOURLY_CYCLES;
+                    turn.worker.line.served(id);
                     turn.received(received, further);
                 }
                 // It belongs to an earlier tenant of the slot.
@@ -298,12 +303,11 @@ impl<'a, R: Ring> Pump<'a, R> {
     }
 
     /// Gives connections that wait for their turns their turns, until the work of this cycle is done. At least
-    /// one has its turn, none has two, and the next cycle does not wait while any is left.
+    /// one has its turn unless all are put off, none has two, and the next cycle does not wait while any is left.
     #[cold]
     fn serve_line(&mut self) {
-        self.worker.neighbourly = self.worker.neighbourly.saturating_sub(1);
-        for _ in 0..self.worker.line.len() {
-            let Some(id) = self.worker.line.pop_front() else { break };
+        for _ in 0..self.worker.line.begin_turns() {
+            let Some(id) = self.worker.line.pop() else { break };
             self.at(id, |mut turn| turn.take_turn());
             if self.worker.context.allowance.is_spent() {
                 break;

@@ -124,6 +124,9 @@ impl<R: Ring> Turn<'_, '_, R> {
         let patience = worker.ring.send(*id, &peer.socket, reply, Patience::None);
         peer.sending = Sending::of(patience);
         worker.quick_sends += usize::from(peer.sending == Sending::Quick);
+        if !R::SENDS_AT_ONCE && peer.heavy.is_none() {
+            worker.line.answered();
+        }
     }
 
     #[inline]

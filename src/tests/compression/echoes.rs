@@ -13,8 +13,9 @@ use ringecho::protocol::{Context, Decision, Limits, Policy, Protocol, Settings};
 use crate::agreement::{Offer, connect, request};
 use crate::peer::Peer;
 use crate::script::{Script, Size};
+use crate::sender::Sender;
 use crate::{MESSAGE_MAX, ROOMS};
-use testkit::{Server, cases};
+use testkit::{RSV1, Random, Server, TEXT, cases};
 
 #[test]
 fn every_combination_of_parameters_mirrored_where_they_allow_it() {
@@ -125,4 +126,26 @@ fn over_sockets(test: &'static str, compression: &str, arguments: &[&str]) {
     assert!(ended.status.success(), "{ended:?}");
     assert_eq!(ended.count("protocol_violations"), 0);
     assert_eq!(ended.count("connections_open"), 0);
+}
+
+/// A connection that yields lets the worker enter its ring once more.
+#[test]
+fn a_message_that_is_alone_is_recompressed_in_one_turn() {
+    const MESSAGES: u64 = 300;
+    let arguments = ["--compression", "deflate", "--workers", "1", "--wait", "block"];
+    let server = Server::start(&[&arguments[..], &["--engine", "uring"]].concat());
+    let (mut client, agreed) = connect(&server, Offer::NONE, Policy::Deflate);
+    let random = &mut Random::new(1);
+    let mut sender = Sender::new(agreed.expect("an agreement"), random);
+    for _ in 0..MESSAGES {
+        // Few letters take longest.
+        let text: Vec<u8> = random.bytes(1024).iter().map(|byte| b'a' + byte % 4).collect();
+        client.send_frame(TEXT | RSV1, &sender.compress(&text, random));
+        client.read_frame();
+    }
+    client.close();
+    let ended = server.terminate();
+    assert_eq!(ended.count("messages_recompressed"), MESSAGES);
+    let calls = ended.count("syscalls");
+    assert!(calls < MESSAGES + 50, "{calls} system calls");
 }
