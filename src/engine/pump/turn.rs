@@ -244,9 +244,10 @@ impl<R: Ring> Turn<'_, '_, R> {
         if is_farewell && is_answered && peer.sending == Sending::Nothing {
             self.finish_farewell();
         }
-        // What is still to be sent waits for the peer, or for the kernel to move on.
+        // What is still to be sent waits for the peer, or for the kernel to move on. What waits for the connection's
+        // turn does not.
         if self.peer.stage == Stage::Farewell
-            && self.peer.sending != Sending::Quick
+            && !matches!(self.peer.sending, Sending::Quick | Sending::Waiting)
             && self.peer.progress == Progress::Unwatched
         {
             self.peer.progress = Progress::None;
