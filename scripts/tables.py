@@ -331,7 +331,9 @@ text { font: 13px system-ui, sans-serif; fill: #1f2328; }
   .behind { fill: #f85149; stroke: #f85149; }
   .even { fill: #9198a1; stroke: #9198a1; }
 }"""
-WIDTH, ROW, TOP, LEFT, RIGHT = 780, 24, 52, 312, 20
+WIDTH, ROW, TOP, LEFT, RIGHT = 880, 24, 52, 312, 20
+# Of a small letter, at most.
+LETTER = 6
 LOWEST, HIGHEST = 0.5, 16
 
 
@@ -361,12 +363,21 @@ def picture(rows):
         parts.append(f'<line x1="{place(low):.1f}" x2="{place(high):.1f}" y1="{y}" y2="{y}" class="{kind}" stroke-width="3"/>')
         for _, ratio, _ in best:
             parts.append(f'<circle cx="{place(ratio):.1f}" cy="{y}" r="5" class="{kind}"/>')
-        label = f"{' or '.join(sorted({name for name, _, _ in best}))} {best_text(best).split(' (')[0]}"
-        right = max(place(high), place(1)) + 10
-        is_left = right + 6 * len(label) > WIDTH
-        x, anchor = (min(place(low), WIDTH) - 10, "end") if is_left else (right, "start")
+        names = " or ".join(sorted({name for name, _, _ in best}))
+        x, anchor, label = labelled(place(low), place(high), names, best_text(best).split(" (")[0])
         parts.append(f'<text x="{x:.1f}" y="{y + 4}" text-anchor="{anchor}" class="small">{label}</text>')
     return "\n".join([*parts, "</svg>", ""])
+
+
+def labelled(low, high, names, ratio):
+    """Where the label of a line that reaches from `low` to `high` fits; without names if it fits nowhere with them."""
+    right, left = max(high, place(1)) + 10, low - 10
+    for label in (f"{names} {ratio}", ratio):
+        if right + LETTER * len(label) <= WIDTH:
+            return right, "start", label
+        if left - LETTER * len(label) >= LEFT:
+            return left, "end", label
+    return right, "start", ""
 
 
 def place(ratio):
