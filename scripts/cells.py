@@ -26,9 +26,9 @@ OURS = {
     "epoll-tcp": f"{RINGECHO_TCP} --engine epoll --wait block",
 }
 # The libraries that are fastest somewhere, for `--quick`.
+QUICK_PEERS = ("uwebsockets", "fastwebsockets", "tokio-tungstenite")
 # Those that `docs/offload.md` compares with an echo in the kernel.
 OFFLOAD_PEERS = ("uwebsockets", "fastwebsockets", "tungstenite", "ws")
-QUICK_PEERS = ("uwebsockets", "fastwebsockets", "tokio-tungstenite")
 
 # `reference` is the server that ratios are to. `quick` says whether `--quick` measures the cell too.
 Cell = collections.namedtuple("Cell", "name title group figure reference servers options quick")

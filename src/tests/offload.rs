@@ -204,7 +204,7 @@ fn a_stop_in_full_traffic_loses_no_echo() {
                 client
             }
         };
-        let to_write = connect.clone();
+        let connect_pipeline = connect.clone();
         let ping_pong = move || {
             let mut client = connect();
             for number in 0u64.. {
@@ -221,7 +221,7 @@ fn a_stop_in_full_traffic_loses_no_echo() {
             unreachable!()
         };
         let pipeline = move || {
-            let mut client = to_write();
+            let mut client = connect_pipeline();
             let mut stream = client.stream().try_clone().expect("a descriptor");
             let writer = thread::spawn(move || {
                 for number in 0u64.. {
