@@ -10,6 +10,7 @@ pub mod deflate;
 pub mod fake;
 pub mod frame;
 pub mod inflate;
+pub mod loss;
 pub mod oracle;
 pub mod process;
 pub mod random;
@@ -19,6 +20,7 @@ pub mod server;
 
 pub use client::{Client, REQUEST, RESPONSE};
 pub use frame::{BINARY, CLOSE, FIN, Frame, KEY, PING, PONG, RSV1, TEXT, frame, reply};
+pub use loss::{deafen, hurry, lose};
 pub use process::{Ended, PAUSE, TIMEOUT, end, run_by, say, spawn, temporary_file, wait_until};
 pub use random::{Case, Random, cases};
 pub use seccomp::{IO_URING_REGISTER, without, without_io_uring};

@@ -3,14 +3,19 @@
 //! Every wait ends after [`TIMEOUT`] with a panic, and no process outlives its [`Server`].
 
 use std::fs;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{self, BufRead, BufReader, Read};
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::process::{Child, Command};
 use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::io::Errno;
+use rustix::net::sockopt;
+use rustix::process::{
+    Pid, PidfdFlags, PidfdGetfdFlags, Signal, kill_process, pidfd_getfd, pidfd_open,
+};
 use serde_json::Value;
 
 use crate::process::{
@@ -40,8 +45,13 @@ impl Server {
     /// `RINGECHO_TEST_ENGINE` names the engine of all servers whose arguments do not name one and do not
     /// need what only another has. `offload` stands for io_uring with `--offload on`.
     pub fn start(arguments: &[&str]) -> Server {
+        Server::start_with(arguments, &[])
+    }
+
+    /// Does the same, with further variables in its environment.
+    pub fn start_with(arguments: &[&str], environment: &[(&str, &str)]) -> Server {
         let mut command = Command::new(program());
-        command.args(arguments);
+        command.args(arguments).envs(environment.iter().copied());
         if !arguments.contains(&"--listen") {
             command.args(["--listen", "127.0.0.1:0"]);
         }
@@ -127,6 +137,27 @@ impl Server {
     /// How many descriptors it has open.
     pub fn descriptors(&self) -> usize {
         fs::read_dir(format!("/proc/{}/fd", self.pid().as_raw_pid())).expect("a process").count()
+    }
+
+    /// Its listening sockets, to set options of: until these are dropped, they are open here too.
+    ///
+    /// # Errors
+    ///
+    /// When this process may not trace its children (pidfd_getfd(2)).
+    pub fn listeners(&self) -> io::Result<Vec<OwnedFd>> {
+        let process = pidfd_open(self.pid(), PidfdFlags::empty())?;
+        let mut listeners = Vec::new();
+        for entry in fs::read_dir(format!("/proc/{}/fd", self.pid().as_raw_pid()))? {
+            let name = entry?.file_name();
+            let number = name.to_str().and_then(|name| name.parse().ok()).expect("a number");
+            match pidfd_getfd(&process, number, PidfdGetfdFlags::empty()) {
+                Ok(fd) if sockopt::socket_acceptconn(&fd).unwrap_or(false) => listeners.push(fd),
+                // Not a listener, or closed meanwhile.
+                Ok(_) | Err(Errno::BADF) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(listeners)
     }
 
     /// Whether it still runs.
