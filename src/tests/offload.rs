@@ -651,6 +651,7 @@ fn what_a_peer_sends_again_is_answered_once() {
     let Some(server) = offloading("what_a_peer_sends_again_is_answered_once") else { return };
     let hello = frame(TEXT, b"hello");
     let (payload, large) = (pattern(5000), pattern(12_000));
+    let mut bytes = 0;
     for (repeated, next, first) in [
         // Frames come again, with part of the next one and with all of it.
         (hello.len(), &payload, 1),
@@ -676,10 +677,16 @@ fn what_a_peer_sends_again_is_answered_once() {
         client.expect(BINARY, next);
         client.echo(TEXT, b"hello");
         client.close();
+        bytes += (REQUEST.len() + sent.len() + next_frame.len() + hello.len() + 8) as u64;
     }
+    server.wait_for_count("connections_open", 0);
     let ended = server.terminate();
-    assert_eq!(ended.count("protocol_violations"), 0, "{ended:?}");
-    assert_eq!(ended.count("messages"), 7 * 5, "{ended:?}");
+    // Each connection has sent five messages and a close frame, some of them twice.
+    for (name, expected) in
+        [("protocol_violations", 0), ("messages", 7 * 5), ("frames_in", 7 * 6), ("bytes_in", bytes)]
+    {
+        assert_eq!(ended.count(name), expected, "{name}: {ended:?}");
+    }
 }
 
 #[test]
