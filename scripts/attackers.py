@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
-"""Sixteen peers that send to a server as fast as it takes their bytes, until SIGTERM; for `scripts/neighbours`.
+"""Peers that send to a server as fast as it takes their bytes, until SIGTERM; for `scripts/neighbours`.
 
 `scripts/attackers.py ATTACK PORT` prints a line when all of them are connected, and at its end how many bytes they
-sent and received. They spend little CPU time of their own: what they send lies in one file in memory and leaves by
-sendfile(2), which does not copy it, and what they receive is discarded in the kernel (`MSG_TRUNC`, tcp(7)). They do
-not look at the echoes. An attack that is answered at its end, such as a refusal, fails.
+sent and received. Sixteen of them discard the echoes, a hundred never read. They spend little CPU time of their own:
+what they send lies in one file in memory and leaves by sendfile(2), which does not copy it, and what they receive is
+discarded in the kernel (`MSG_TRUNC`, tcp(7)). They do not look at the echoes. An attack that is answered at its end,
+such as a refusal, fails.
 """
 
 import contextlib
@@ -18,9 +19,12 @@ import sys
 import zlib
 
 PEERS = 16
+PEERS_UNREAD = 100
 KIB, MIB = 1 << 10, 1 << 20
 # How much of the file a peer sends before the next one has its turn, and discards of what it received.
 PART = 64 * KIB
+# The socket buffers of peers that never read.
+BUFFER_BYTES = 128 * KIB
 
 TEXT, BINARY, RSV1 = 0x81, 0x82, 0x40
 KEY = bytes(4)
@@ -62,6 +66,7 @@ ATTACKS = {
     "large": lambda: (None, frame(BINARY, bytes(16 * MIB))),
     "large-text": lambda: (None, frame(TEXT, b"a" * 16 * MIB)),
     "handshakes": lambda: (None, b""),
+    "unread": lambda: (None, frame(BINARY, bytes(64 * KIB))),
 }
 
 
@@ -91,18 +96,22 @@ def connected(port, offer):
     return peer
 
 
-def stream(port, offer, unit):
-    """Sends `unit` on all connections."""
+def stream(port, offer, unit, count, interest):
+    """Sends `unit` on `count` connections, as far as they take it, and discards what comes if that is of interest."""
     data = unit * max(1, MIB // len(unit))
     memory = os.memfd_create("attack")
     with open(memory, "wb", closefd=False) as file:
         file.write(data)
-    peers = [connected(port, offer) for _ in range(PEERS)]
+    peers = [connected(port, offer) for _ in range(count)]
     offsets = dict.fromkeys((peer.fileno() for peer in peers), 0)
     by_number = {peer.fileno(): peer for peer in peers}
     poll = select.epoll()
     for peer in peers:
-        poll.register(peer, select.EPOLLIN | select.EPOLLOUT)
+        if not interest & select.EPOLLIN:
+            # Left alone, the kernel's buffers would take gigabytes before the server has to wait.
+            for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
+                peer.setsockopt(socket.SOL_SOCKET, option, BUFFER_BYTES)
+        poll.register(peer, interest)
     nothing = bytearray(PART)
     print("ready", flush=True)
     while not over:
@@ -167,8 +176,10 @@ def main():
 
     signal.signal(signal.SIGTERM, end)
     offer, unit = ATTACKS[attack]()
-    if unit:
-        stream(port, offer, unit)
+    if attack == "unread":
+        stream(port, offer, unit, PEERS_UNREAD, select.EPOLLOUT)
+    elif unit:
+        stream(port, offer, unit, PEERS, select.EPOLLIN | select.EPOLLOUT)
     else:
         reconnect(port)
     print(json.dumps(counts))
