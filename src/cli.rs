@@ -4,6 +4,7 @@
 //! anything starts. This module prints nothing itself and does not end the process.
 
 mod choices;
+mod limits;
 mod output;
 mod rules;
 
@@ -20,15 +21,20 @@ use clap::parser::ValueSource;
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use self::choices::{COMPRESSIONS, ENGINES, OFFLOADS, PROTOCOLS, WAITS, parser};
+use self::limits::{connections_per_address, control_frames, memory_max, message_frames, timeout};
 use crate::cpus::CpuList;
+use crate::engine::pump::{MEMORY_MAX_DEFAULT, Timeouts};
 use crate::engine::wait::WaitStrategy;
 use crate::engine::{BufferConfig, Engine};
 use crate::listen::{Address, DualStack};
 use crate::offload;
-use crate::protocol::{Policy, Protocol, Settings, Subprotocol};
+use crate::protocol::{
+    Access, FrameLimits, Origin, Policy, Protocol, RequestPath, Settings, Subprotocol,
+};
 use crate::server::Config;
 
 pub use self::choices::EngineChoice;
+pub use self::limits::Limit;
 pub use self::output::summary;
 
 /// The largest `--message-max`, in bytes: 1 GiB.
@@ -41,7 +47,7 @@ pub const WORKERS_MAX: u16 = 1024;
 /// A WebSocket echo server for Linux on io_uring: one system call per message.
 ///
 /// Echoes every message as it was sent, text or binary, fragment by fragment. SIGINT or SIGTERM
-/// closes all connections with code 1001, waits up to 5 seconds for the peers and prints a summary;
+/// closes all connections with code 1001, waits --drain-timeout for the peers and prints a summary;
 /// another one, half a second later or more, ends the server at once. SIGUSR1 writes the statistics
 /// file.
 #[derive(Debug, Parser)]
@@ -120,6 +126,54 @@ pub struct Cli {
           value_parser = |text: &str| number(text, 1..=u32::MAX))]
     pub connections_max: u32,
 
+    /// Most connections open at a time from one IP address, or from one /64 of IPv6; further ones get
+    /// status 429. 0: any number.
+    #[arg(long, value_name = "N", default_value = "0", value_parser = connections_per_address)]
+    pub connections_per_address: Limit<usize>,
+
+    /// Serve only this path; others get status 404 [default: any].
+    #[arg(long, value_name = "PATH")]
+    pub path: Option<RequestPath>,
+
+    /// Accept web pages of this origin only, such as https://example.com; others get status 403. Repeat
+    /// the option for several [default: any].
+    #[arg(long, value_name = "ORIGIN")]
+    pub origin: Vec<Origin>,
+
+    /// Longest opening handshake, from the connection on; then the client gets status 408. 0: any time.
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = timeout)]
+    pub handshake_timeout: Limit<Duration>,
+
+    /// Longest silence of a client before the server sends it a ping. 0: no pings.
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = timeout)]
+    pub ping_after: Limit<Duration>,
+
+    /// Longest silence of a client; then the connection is closed with code 1001. 0: any time.
+    #[arg(long, value_name = "TIME", default_value = "150s", value_parser = timeout)]
+    pub idle_timeout: Limit<Duration>,
+
+    /// Longest time that a connection is open; then it is closed with code 1001. 0: any time.
+    #[arg(long, value_name = "TIME", default_value = "0", value_parser = timeout)]
+    pub lifetime: Limit<Duration>,
+
+    /// Most frames of a message; one more is refused with close code 1008. 0: any number.
+    #[arg(long, value_name = "N", default_value = "65536", value_parser = message_frames)]
+    pub message_frames_max: Limit<u32>,
+
+    /// Most pings and pongs from a client in a second; one more is refused with close code 1008. 0: any
+    /// number.
+    #[arg(long, value_name = "N", default_value = "100", value_parser = control_frames)]
+    pub control_frames_max: Limit<u16>,
+
+    /// Most heap memory for messages and compression, over all workers; see docs/server.md. 0: any
+    /// amount [default: 1GiB, or twice --message-max if that is more].
+    #[arg(long, value_name = "SIZE", value_parser = memory_max)]
+    pub memory_max: Option<Limit<u64>>,
+
+    /// Longest wait for connections to end after SIGINT or SIGTERM; then they are dropped. 0: any time.
+    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = timeout)]
+    pub drain_timeout: Limit<Duration>,
+
     /// Pinned buffers per worker: a power of two, at most 32768.
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = buffers)]
     pub buffers: u16,
@@ -185,12 +239,20 @@ impl Cli {
         self.wait.unwrap_or(default)
     }
 
+    /// The limit on memory, given or not.
+    fn named_memory_max(&self) -> Limit<u64> {
+        let default = (2 * self.message_max).max(MEMORY_MAX_DEFAULT as u64);
+        self.memory_max.unwrap_or(Limit(Some(default)))
+    }
+
     fn dual_stack(&self) -> DualStack {
         if self.ipv6_only { DualStack::Off } else { DualStack::On }
     }
 
     /// What the options ask for.
     pub fn config(&self) -> Config {
+        // Plain TCP has no handshake, and no pings.
+        let is_websocket = self.protocol == Protocol::WebSocket;
         Config {
             listen: self.listen.clone(),
             dual_stack: self.dual_stack(),
@@ -205,9 +267,23 @@ impl Cli {
                 message_max: self.message_max,
                 policy: self.compression,
                 level: self.compression_level,
+                frames: FrameLimits {
+                    message: self.message_frames_max.0.unwrap_or(FrameLimits::NONE.message),
+                    control: self.control_frames_max.0.unwrap_or(FrameLimits::NONE.control),
+                },
             },
             subprotocol: self.subprotocol.clone(),
+            access: Access { origins: self.origin.clone(), path: self.path.clone() },
             connections_max: self.connections_max as usize,
+            connections_per_address: self.connections_per_address.0,
+            memory_max: self.named_memory_max().0.map_or(usize::MAX, |bytes| bytes as usize),
+            timeouts: Timeouts {
+                handshake: self.handshake_timeout.0.filter(|_| is_websocket),
+                ping: self.ping_after.0.filter(|_| is_websocket),
+                idle: self.idle_timeout.0,
+                lifetime: self.lifetime.0,
+                drain: self.drain_timeout.0,
+            },
             buffers: BufferConfig { count: self.buffers, bytes: self.buffer_size },
             spill_pool: self.spill_pool as usize,
             recompression_memory: self.recompression_memory as usize,
@@ -311,6 +387,38 @@ mod tests {
         assert_eq!(config.buffers, BufferConfig { count: 4, bytes: 1 << 20 });
         assert_eq!(config.spill_pool, SPILL_POOL_DEFAULT);
         assert_eq!(config.recompression_memory, RECOMPRESSION_MEMORY_DEFAULT);
+        assert_eq!(config.timeouts, Timeouts::DEFAULT);
+        assert_eq!(config.settings.frames, FrameLimits::DEFAULT);
+        assert_eq!((config.connections_per_address, config.memory_max), (None, 1 << 30));
+        assert_eq!(config.access, Access::default());
+    }
+
+    #[test]
+    fn zero_switches_a_limit_off() {
+        let options = [
+            "--handshake-timeout",
+            "--ping-after",
+            "--idle-timeout",
+            "--lifetime",
+            "--drain-timeout",
+            "--message-frames-max",
+            "--control-frames-max",
+            "--connections-per-address",
+            "--memory-max",
+        ];
+        let arguments: Vec<&str> = options.iter().flat_map(|option| [*option, "0"]).collect();
+        let config = parse(&arguments).expect("no limits").config();
+        let Timeouts { handshake, ping, idle, lifetime, drain } = config.timeouts;
+        assert_eq!([handshake, ping, idle, lifetime, drain], [None; 5]);
+        assert_eq!(config.settings.frames, FrameLimits::NONE);
+        assert_eq!((config.connections_per_address, config.memory_max), (None, usize::MAX));
+    }
+
+    #[test]
+    fn memory_has_room_for_two_of_the_largest_messages() {
+        let memory = |arguments: &[&str]| parse(arguments).expect("a limit").config().memory_max;
+        assert_eq!(memory(&["--message-max", "1GiB"]), 2 << 30);
+        assert_eq!(memory(&["--message-max", "1GiB", "--memory-max", "3GiB"]), 3 << 30);
     }
 
     #[test]

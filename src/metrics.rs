@@ -29,6 +29,12 @@ impl Counter {
         self.0.store(self.0.load(Relaxed).wrapping_sub(amount), Relaxed);
     }
 
+    /// Sets a gauge. Only the owning worker may call this.
+    #[inline]
+    pub fn set(&self, value: u64) {
+        self.0.store(value, Relaxed);
+    }
+
     /// The count at this moment.
     #[inline]
     pub fn value(&self) -> u64 {
@@ -145,8 +151,34 @@ counters! {
     spill_bytes_kept,
     /// Blocks of 16 KiB and more that spills took from the allocator, because none was kept that fitted.
     spill_allocations,
+    /// Heap memory for messages and compression now, in bytes, to 64 KiB.
+    memory_bytes,
+    /// Times that memory was so short that connections were not read.
+    memory_shortages,
     /// Connections failed because the peer broke a rule of the protocol.
     protocol_violations,
+    /// Those of them with a message in too many frames.
+    messages_overfragmented,
+    /// Those of them with too many control frames in a second.
+    control_floods,
+    /// Connections refused because their address had too many.
+    addresses_refused,
+    /// Opening handshakes refused because of their origin.
+    origins_refused,
+    /// Opening handshakes refused because of their path.
+    paths_refused,
+    /// Opening handshakes that were not finished in time.
+    handshakes_timed_out,
+    /// Pings sent to silent peers.
+    pings_sent,
+    /// Connections closed because nothing was received for too long.
+    connections_timed_out,
+    /// Connections closed because they had been open for as long as one may.
+    connections_expired,
+    /// Connections closed for want of memory.
+    connections_shed,
+    /// Connections dropped because a stopping server had waited for them for long enough.
+    connections_cut,
     /// Polls of the completion queue that found nothing, made instead of sleeping.
     spins,
 }

@@ -15,14 +15,14 @@ use serde::Serialize;
 use tracing::warn;
 
 use crate::cpus;
-use crate::engine::pump::Limit;
+use crate::engine::pump::{Limit, MemoryLimit, Shared, Timeouts};
 use crate::engine::wait::{Pace, WaitStrategy, measure_wake_up};
 use crate::engine::{BufferConfig, Engine, EngineError, WorkerConfig};
 use crate::linux;
 use crate::listen::{self, Address, DualStack, ListenError, Listening, SocketFile};
 use crate::metrics::{Counters, Snapshot};
 use crate::offload::{self, program::Program};
-use crate::protocol::{Protocol, Settings, Subprotocol};
+use crate::protocol::{Access, Protocol, Settings, Subprotocol};
 use crate::retry::retry;
 use crate::workers::{self, Memory, Serving, Worker, Workers};
 
@@ -55,11 +55,20 @@ pub struct Config {
     pub settings: Settings,
     /// The subprotocol to accept.
     pub subprotocol: Subprotocol,
+    /// The requests to accept.
+    pub access: Access,
     /// The most connections open at a time, over all workers.
     pub connections_max: usize,
+    /// The most connections open at a time from one address, if there is a limit.
+    pub connections_per_address: Option<usize>,
+    /// The most heap memory for messages and compression, over all workers, in bytes; [`usize::MAX`] if there is no
+    /// limit.
+    pub memory_max: usize,
+    /// How long connections may take.
+    pub timeouts: Timeouts,
     /// The pinned memory of each worker.
     pub buffers: BufferConfig,
-    /// Bytes that each worker keeps for spills that are not in use.
+    /// Bytes that each worker keeps for spills that are not in use, at most its share of a quarter of `memory_max`.
     pub spill_pool: usize,
     /// The most bytes that recompression may take, over all workers, which have equal shares.
     pub recompression_memory: usize,
@@ -131,8 +140,7 @@ pub struct Control {
 }
 
 impl Control {
-    /// Asks all workers to stop. They close their connections and end within
-    /// [`crate::engine::pump::DRAIN_MAX`].
+    /// Asks all workers to stop. They close their connections and end within [`Timeouts::drain`].
     pub fn stop(&self) {
         workers::stop(&self.stop);
     }
@@ -317,21 +325,31 @@ fn prepare(
     offload: offload::Policy,
 ) -> Result<Workers, EngineError> {
     let &Wanted { config, pace, cpus, control } = wanted;
-    let limit = Arc::new(Limit::new(config.connections_max));
+    let limit = Limit::new(config.connections_max);
+    let shared = Arc::new(Shared {
+        connections: match config.connections_per_address {
+            Some(most) => limit.with_address_max(most),
+            None => limit,
+        },
+        memory: MemoryLimit::new(config.memory_max, cpus.len()),
+    });
     let workers = cpus.iter().zip(&*control.counters).map(|(&cpu, counters)| Worker {
         cpu,
         config: WorkerConfig {
             buffers: config.buffers,
-            spill_pool: config.spill_pool,
+            // So that what idle workers keep leaves room for messages of the others.
+            spill_pool: config.spill_pool.min(config.memory_max / 4 / cpus.len().max(1)),
             recompression_memory: config.recompression_memory / cpus.len().max(1),
             wait: config.wait,
             pace,
             offload,
             settings: config.settings,
             subprotocol: config.subprotocol.clone(),
+            access: config.access.clone(),
+            timeouts: config.timeouts,
             stop: control.stop.clone(),
             counters: counters.clone(),
-            limit: limit.clone(),
+            shared: shared.clone(),
         },
     });
     let workers = workers.collect::<Vec<Worker>>();

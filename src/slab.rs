@@ -94,6 +94,18 @@ impl<T> Slab<T> {
         self.length == 0
     }
 
+    /// How many slots there are, vacant ones included.
+    pub fn slots(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// The entry in this slot with its id, unless it is vacant.
+    pub fn at_slot(&mut self, number: usize) -> Option<(ConnectionId, &mut T)> {
+        let slot = self.slots.get_mut(number)?;
+        let id = ConnectionId { slot: number as u32, generation: slot.generation };
+        Some((id, slot.entry.as_mut()?))
+    }
+
     /// All entries with their ids, in the order of their slots.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = (ConnectionId, &mut T)> + '_ {
         self.slots.iter_mut().zip(0..).filter_map(|(slot, number)| {

@@ -4,7 +4,7 @@
 use ringecho::metrics::Counters;
 use ringecho::protocol::frame::{self, FINAL, Opcode};
 use ringecho::protocol::{
-    Admission, Context, Decision, Dialogue, Output, Policy, Protocol, Settings,
+    Admission, Context, Decision, Dialogue, FrameLimits, Output, Policy, Protocol, Settings,
 };
 
 pub mod candidate;
@@ -44,6 +44,7 @@ const SETTINGS: Settings = Settings {
     message_max: 64 << 20,
     policy: Policy::Mirror,
     level: 6,
+    frames: FrameLimits::DEFAULT,
 };
 
 /// The request of an opening handshake.

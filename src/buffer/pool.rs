@@ -10,6 +10,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::mem;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -36,6 +37,8 @@ struct Shared {
     limit: usize,
     block: usize,
     free: Mutex<Free>,
+    /// Bytes that were taken from the allocator and not given back to it.
+    taken: AtomicUsize,
     counters: Arc<Counters>,
 }
 
@@ -54,7 +57,8 @@ impl SpillPool {
 
     /// The same, but a large block has `block` bytes.
     pub fn with_block(limit: usize, block: usize, counters: Arc<Counters>) -> SpillPool {
-        SpillPool(Arc::new(Shared { limit, block, free: Mutex::default(), counters }))
+        let (free, taken) = (Mutex::default(), AtomicUsize::new(0));
+        SpillPool(Arc::new(Shared { limit, block, free, taken, counters }))
     }
 
     /// The size of a large block, in bytes.
@@ -66,11 +70,11 @@ impl SpillPool {
     /// Takes a block of at least `bytes` bytes, whatever is in them.
     pub fn take(&self, bytes: usize) -> Block {
         if bytes < KEPT_MIN {
-            return Block { memory: vec![0; bytes.next_power_of_two()], pool: self.clone() };
+            return Block { memory: self.allocated(bytes.next_power_of_two()), pool: self.clone() };
         }
         let memory = self.recycled(bytes).unwrap_or_else(|| {
             self.0.counters.spill_allocations.add(1);
-            vec![0; self.0.rounded(bytes)]
+            self.allocated(self.0.rounded(bytes))
         });
         Block { memory, pool: self.clone() }
     }
@@ -82,6 +86,25 @@ impl SpillPool {
             Some(memory) => Block { memory, pool: self.clone() },
             None => self.take(needed),
         }
+    }
+
+    /// All bytes that it has taken from the allocator: of blocks that are in use, and of those that are kept.
+    #[inline]
+    pub fn bytes(&self) -> usize {
+        self.0.taken.load(Relaxed)
+    }
+
+    /// Gives back all blocks that are kept.
+    pub fn trim(&self) {
+        let mut free = self.0.free();
+        let kept = mem::take(&mut *free).kept;
+        self.0.counters.spill_bytes_kept.subtract(kept as u64);
+        self.0.taken.fetch_sub(kept, Relaxed);
+    }
+
+    fn allocated(&self, bytes: usize) -> Vec<u8> {
+        self.0.taken.fetch_add(bytes, Relaxed);
+        vec![0; bytes]
     }
 
     /// A copy of `bytes`.
@@ -109,6 +132,8 @@ impl SpillPool {
             free.kept += size;
             self.0.counters.spill_bytes_kept.add(size as u64);
             free.blocks.entry(size).or_default().push(block);
+        } else {
+            self.0.taken.fetch_sub(size, Relaxed);
         }
     }
 }
@@ -211,6 +236,22 @@ mod tests {
         let (pool, counters) = self::pool(0);
         drop(pool.take(300_000));
         assert_eq!(counters.spill_bytes_kept.value(), 0);
+    }
+
+    #[test]
+    fn what_is_kept_counts_until_it_is_given_up() {
+        let (pool, counters) = pool(64 << 20);
+        let blocks = [pool.take(100), pool.take(300_000)];
+        assert_eq!(pool.bytes(), 128 + 2 * BLOCK);
+        drop(blocks);
+        assert_eq!(pool.bytes(), 2 * BLOCK);
+        let block = pool.take(300_000);
+        assert_eq!(pool.bytes(), 2 * BLOCK);
+        pool.trim();
+        assert_eq!(pool.bytes(), 2 * BLOCK, "it is in use");
+        drop(block);
+        pool.trim();
+        assert_eq!((pool.bytes(), counters.spill_bytes_kept.value()), (0, 0));
     }
 
     #[test]

@@ -59,7 +59,7 @@ pub fn summary(statistics: &Statistics) -> String {
         .map(|snapshot| serde_json::to_value(snapshot).expect("numbers"))
         .collect();
     let mut line = |name: &str, cells: Vec<String>| {
-        let _ = write!(text, "{name:<22}");
+        let _ = write!(text, "{name:<23}");
         for cell in cells {
             let _ = write!(text, " {cell:>14}");
         }

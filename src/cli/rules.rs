@@ -4,7 +4,7 @@
 //! would otherwise be a wish that nobody hears.
 
 use super::choices::{self, OFFLOADS, WAITS};
-use super::{Cli, EngineChoice};
+use super::{Cli, EngineChoice, Limit};
 use crate::engine::Engine;
 #[cfg(feature = "tokio-uring")]
 use crate::engine::tokio_uring::FIXED_MAX;
@@ -21,6 +21,7 @@ impl Cli {
             .or_else(|| self.waiting_rule(&is_given))
             .or_else(|| self.protocol_rule(&is_given))
             .or_else(|| self.offload_rule())
+            .or_else(|| self.limit_rule(&is_given))
     }
 
     fn listening_rule(&self) -> Option<String> {
@@ -85,6 +86,12 @@ impl Cli {
                 ("compression_level", "--compression-level"),
                 ("recompression_memory", "--recompression-memory"),
                 ("subprotocol", "--subprotocol"),
+                ("handshake_timeout", "--handshake-timeout"),
+                ("ping_after", "--ping-after"),
+                ("message_frames_max", "--message-frames-max"),
+                ("control_frames_max", "--control-frames-max"),
+                ("path", "--path"),
+                ("origin", "--origin"),
             ];
             let (_, option) = of_websocket.into_iter().find(|(id, _)| is_given(id))?;
             return Some(format!("{option} has no effect with --protocol tcp; leave it out"));
@@ -98,6 +105,29 @@ impl Cli {
             return Some(format!(
                 "{option} has no effect with --compression off; leave one of them out"
             ));
+        }
+        None
+    }
+
+    fn limit_rule(&self, is_given: impl Fn(&str) -> bool) -> Option<String> {
+        if let (Some(ping), Some(idle)) = (self.ping_after.0, self.idle_timeout.0)
+            && ping >= idle
+            && is_given("ping_after")
+        {
+            return Some(
+                "--ping-after has no effect unless it is shorter than --idle-timeout".into(),
+            );
+        }
+        // Plain TCP has no messages.
+        if let Limit(Some(most)) = self.named_memory_max()
+            && most < self.message_max
+            && self.protocol == Protocol::WebSocket
+        {
+            return Some("--memory-max is less than --message-max; lower that too".into());
+        }
+        let has_tcp = self.listen.iter().any(|address| matches!(address, Address::Tcp(_)));
+        if self.connections_per_address.0.is_some() && !has_tcp {
+            return Some("--connections-per-address needs TCP; add --listen 127.0.0.1:9001".into());
         }
         None
     }
@@ -162,6 +192,16 @@ mod tests {
         ("--message-max 16383 --offload on", "--message-max of at least 16KiB"),
         ("--message-max 16383 --offload auto", "--message-max of at least 16KiB"),
         ("--listen unix:/a --offload on", "--offload on needs TCP"),
+        ("--ping-after 150s", "shorter than --idle-timeout"),
+        ("--ping-after 5s --idle-timeout 5s", "shorter than --idle-timeout"),
+        ("--memory-max 63MiB", "--memory-max is less than --message-max"),
+        ("--listen unix:/a --connections-per-address 1", "--connections-per-address needs TCP"),
+        ("--protocol tcp --handshake-timeout 1s", "--handshake-timeout has no effect"),
+        ("--protocol tcp --ping-after 0", "--ping-after has no effect"),
+        ("--protocol tcp --message-frames-max 0", "--message-frames-max has no effect"),
+        ("--protocol tcp --control-frames-max 1", "--control-frames-max has no effect"),
+        ("--protocol tcp --path /", "--path has no effect"),
+        ("--protocol tcp --origin null", "--origin has no effect"),
         ("--listen unix:/a --listen unix:/b --offload auto", "--offload auto needs TCP"),
     ];
 
@@ -199,6 +239,13 @@ mod tests {
             "--compression deflate --compression-level 1 --recompression-memory 0",
             "--message-max 16KiB --offload on",
             "--engine uring --offload auto",
+            "--idle-timeout 30s",
+            "--ping-after 10s --idle-timeout 0",
+            "--memory-max 0 --message-max 1GiB",
+            "--memory-max 64MiB",
+            "--protocol tcp --memory-max 1MiB",
+            "--protocol tcp --idle-timeout 1s --lifetime 1h --drain-timeout 0 --memory-max 0",
+            "--path / --origin null --origin https://a --connections-per-address 1",
         ] {
             let arguments = ["ringecho"].into_iter().chain(arguments.split_whitespace());
             if let Err(error) = Cli::read(arguments.clone()) {

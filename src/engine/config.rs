@@ -3,12 +3,12 @@
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use super::pump::Limit;
+use super::pump::{Shared, Timeouts};
 use super::wait::{Pace, WaitStrategy};
 use crate::buffer::SpillPool;
 use crate::metrics::Counters;
 use crate::offload;
-use crate::protocol::{Context, Settings, Subprotocol};
+use crate::protocol::{Access, Context, Settings, Subprotocol};
 
 /// The size of a buffer, in bytes, where each receive takes a whole one.
 const PIECE: u32 = 16 << 10;
@@ -66,12 +66,16 @@ pub struct WorkerConfig {
     pub settings: Settings,
     /// Which subprotocol is accepted.
     pub subprotocol: Subprotocol,
+    /// Which requests are accepted.
+    pub access: Access,
+    /// How long connections may take.
+    pub timeouts: Timeouts,
     /// Becomes readable when the worker is to stop.
     pub stop: Arc<OwnedFd>,
     /// Where the worker counts.
     pub counters: Arc<Counters>,
-    /// The connections of all workers.
-    pub limit: Arc<Limit>,
+    /// What the connections of all workers may take.
+    pub shared: Arc<Shared>,
 }
 
 impl WorkerConfig {
@@ -79,6 +83,7 @@ impl WorkerConfig {
     pub(in crate::engine) fn context(&self) -> Context<'_> {
         Context::new(self.settings, &self.counters)
             .with_subprotocol(self.subprotocol.clone())
+            .with_access(self.access.clone())
             .with_spill_pool(SpillPool::new(self.spill_pool, self.counters.clone()))
             .with_recompression_memory(self.recompression_memory)
     }
@@ -88,7 +93,8 @@ impl WorkerConfig {
 impl WorkerConfig {
     /// A worker with two small buffers, for the tests of engines.
     pub(in crate::engine) fn for_test(wait: WaitStrategy) -> WorkerConfig {
-        use crate::protocol::{Policy, Protocol};
+        use crate::engine::pump::{Limit, MemoryLimit};
+        use crate::protocol::{FrameLimits, Policy, Protocol};
 
         let flags = rustix::event::EventfdFlags::CLOEXEC | rustix::event::EventfdFlags::NONBLOCK;
         WorkerConfig {
@@ -103,11 +109,17 @@ impl WorkerConfig {
                 message_max: 1 << 20,
                 policy: Policy::Off,
                 level: 1,
+                frames: FrameLimits::NONE,
             },
             subprotocol: Subprotocol::Any,
+            access: Access::default(),
+            timeouts: Timeouts::DEFAULT,
             stop: Arc::new(rustix::event::eventfd(0, flags).expect("an eventfd")),
             counters: Arc::default(),
-            limit: Arc::new(Limit::new(1)),
+            shared: Arc::new(Shared {
+                connections: Limit::new(1),
+                memory: MemoryLimit::new(usize::MAX, 1),
+            }),
         }
     }
 }

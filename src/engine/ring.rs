@@ -9,9 +9,11 @@
 //! one), except those that cancel or verify.
 
 use std::io;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use rustix::io::Errno;
+use rustix::net::SocketAddrAny;
 
 pub use super::reply::{Fill, Lease, Reply, Sent};
 use crate::offload::record::Record;
@@ -24,6 +26,11 @@ pub const ADMISSIONS_MAX: usize = 64;
 /// A connected socket. It is not closed when dropped: [`Ring::close`] does that.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Socket(pub(in crate::engine) i32);
+
+/// The address in the name of a socket, if it has one.
+pub(in crate::engine) fn address_of(name: &SocketAddrAny) -> Option<IpAddr> {
+    Some(SocketAddr::try_from(name.clone()).ok()?.ip())
+}
 
 /// What a send does when the socket takes no more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -136,8 +143,16 @@ pub trait Ring {
     /// Whether [`Ring::send`] itself sends, rather than the next submission.
     const SENDS_AT_ONCE: bool = false;
 
-    /// The time on the ring's clock, which never goes back.
+    /// The time on the ring's clock, `CLOCK_MONOTONIC`, which never goes back.
     fn now(&self) -> Duration;
+
+    /// The same time, but maybe some milliseconds ago, where that is cheaper to know.
+    fn recently(&self) -> Duration {
+        self.now()
+    }
+
+    /// The address of the client, if it has one.
+    fn peer_address(&self, socket: &Socket) -> Option<IpAddr>;
 
     /// How many listeners there are; they are numbered from 0.
     fn listeners(&self) -> u32;

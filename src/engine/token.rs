@@ -31,6 +31,8 @@ pub enum Op {
     HangUp = 8,
     /// A send of 0 bytes, which fails if the connection is broken.
     Verify = 9,
+    /// The alarm; the slot is 0.
+    Alarm = 10,
 }
 
 /// A `user_data` value.
@@ -61,6 +63,7 @@ impl Token {
             7 => Op::Notices,
             8 => Op::HangUp,
             9 => Op::Verify,
+            10 => Op::Alarm,
             other => unreachable!("no operation has the number {other}"),
         }
     }

@@ -11,6 +11,7 @@
 //! drops what comes, and the connection is given up.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
+use std::time::Duration;
 
 use crate::metrics::Echoed;
 
@@ -116,6 +117,12 @@ impl Record {
     pub fn echoed_out(&self) -> u64 {
         interleave();
         self.echoed_out.load(SeqCst)
+    }
+
+    /// When it has last echoed, on `CLOCK_MONOTONIC`, if it has.
+    pub fn echoed_at(&self) -> Option<Duration> {
+        let time = self.echoed_at_ns.load(Relaxed);
+        (time > 0).then_some(Duration::from_nanos(time))
     }
 
     /// Says that `bytes` bytes of those passed up are received.
@@ -225,7 +232,8 @@ pub mod program {
         }
 
         /// A frame is echoed with `echoed` bytes.
-        pub fn echo(&self, echoed: u64) {
+        pub fn echo(&self, echoed: u64, now: Duration) {
+            self.echoed_at_ns.store(now.as_nanos() as u64, Relaxed);
             self.echoed_frames.fetch_add(1, SeqCst);
             self.echoed_out.fetch_add(echoed, SeqCst);
         }

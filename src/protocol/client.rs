@@ -295,7 +295,7 @@ fn phrase(status: u16) -> Option<&'static str> {
 #[cfg(test)]
 mod tests {
     use super::super::extension::Policy;
-    use super::super::handshake::{self, Admission, Subprotocol, Terms};
+    use super::super::handshake::{self, Access, Admission, Subprotocol, Terms};
     use super::super::pool::Budget;
     use super::*;
 
@@ -310,6 +310,7 @@ mod tests {
             &Terms {
                 policy: Policy::Mirror,
                 subprotocol: &Subprotocol::Any,
+                access: &Access::default(),
                 recompression: &Budget::new(1 << 20),
             },
         );

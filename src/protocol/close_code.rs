@@ -13,8 +13,12 @@ impl CloseCode {
     pub const PROTOCOL_ERROR: CloseCode = CloseCode(1002);
     /// Data did not fit the type of its message: text that is not UTF-8.
     pub const INVALID_DATA: CloseCode = CloseCode(1007);
+    /// The peer does something that this endpoint does not tolerate.
+    pub const POLICY_VIOLATION: CloseCode = CloseCode(1008);
     /// The message is too big for this endpoint.
     pub const MESSAGE_TOO_BIG: CloseCode = CloseCode(1009);
+    /// The server is overloaded for now (registered by IANA).
+    pub const TRY_AGAIN_LATER: CloseCode = CloseCode(1013);
 
     /// The code as a number.
     pub fn value(self) -> u16 {

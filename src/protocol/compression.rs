@@ -16,7 +16,7 @@ use std::cell::RefCell;
 use super::allowance::{self, Allowance};
 use super::extension::{Agreement, Echo, WINDOW_BITS_MAX};
 use super::inflate::Outcome;
-use super::pool::{Pool, Reservation, Ticket, Unit};
+use super::pool::{Charge, Pool, Reservation, Ticket, Unit};
 use super::utf8::Utf8;
 use super::violation::Violation;
 use super::window::Window;
@@ -76,6 +76,8 @@ struct State {
     unit: Option<Box<Unit>>,
     /// Present if messages are recompressed.
     reservation: Option<Reservation>,
+    /// Of the window; present once there was a message.
+    charge: Option<Charge>,
 }
 
 impl Compression {
@@ -98,6 +100,7 @@ impl Compression {
     /// Starts a message. `level` is the compression level for recompressing, from 1 to 9.
     pub fn begin(&mut self, level: u8, pool: &Pool, allowance: &Allowance) {
         let state = self.state.get_or_insert_default();
+        state.charge.get_or_insert_with(|| pool.charge());
         let idle = || state.ticket.take().and_then(|ticket| pool.retake(ticket));
         let kept = state.unit.take().or_else(idle);
         let mut unit = match kept {
@@ -157,6 +160,7 @@ impl Compression {
                 deflater.finish(&mut unit.output);
                 let grown = (unit.output.len() - before) as i64;
                 allowance.spend(allowance::TABLES + allowance::DEFLATED_OUTPUT_BYTE * grown);
+                unit.count();
             }
             None => self.give_back(pool),
         }
@@ -174,10 +178,19 @@ impl Compression {
             return Vec::new();
         };
         let output = std::mem::take(&mut unit.output);
+        unit.count();
         if unit.is_finished {
             self.give_back(pool);
         }
         output
+    }
+
+    /// The heap memory that it holds, in bytes: of its window, and of its unit while it has one.
+    pub(super) fn memory_bytes(&self) -> usize {
+        self.state.as_ref().map_or(0, |state| {
+            let window = state.charge.as_ref().map_or(0, Charge::bytes);
+            window + state.unit.as_ref().map_or(0, |unit| unit.bytes())
+        })
     }
 
     /// Gives up all memory: no message follows.
@@ -237,6 +250,9 @@ impl State {
             bounds.allowance.spend(allowance::DEFLATED_OUTPUT_BYTE * grown);
             if let Some(size) = window_bytes {
                 self.window.push(inflated, size);
+                if let Some(charge) = &mut self.charge {
+                    charge.set(self.window.capacity());
+                }
             }
             match step.outcome {
                 Outcome::Invalid => return Err(Violation::CompressionInvalid),
@@ -274,6 +290,7 @@ impl Unit {
             && !piece.is_empty()
         {
             deflater.compress(piece, &mut self.output);
+            self.count();
         }
         Ok(())
     }

@@ -1,12 +1,14 @@
 //! What all connections of a server, and of one of its workers, have in common.
 
+use std::cell::Cell;
 use std::sync::Arc;
 
 use super::allowance::{Allowance, Limits};
 use super::compression::Scratch;
 use super::extension::Policy;
 use super::frame::CONTROL_PAYLOAD_MAX;
-use super::handshake::{Subprotocol, Terms};
+use super::handshake::{Access, Subprotocol, Terms};
+use super::moment::Moment;
 use super::pool::{Budget, Pool, RECOMPRESSION_MEMORY_DEFAULT};
 use crate::buffer::{SPILL_POOL_DEFAULT, SpillPool};
 use crate::metrics::Counters;
@@ -36,6 +38,26 @@ pub struct Settings {
     pub policy: Policy,
     /// The compression level for recompressed messages, from 1 (fastest) to 9 (smallest).
     pub level: u8,
+    /// How many frames a peer may send.
+    pub frames: FrameLimits,
+}
+
+/// How many frames a peer may send, so that none can occupy a worker with frames that carry nothing. More
+/// of them fail the connection with close code 1008.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FrameLimits {
+    /// The most frames of one message; [`u32::MAX`] if there is no limit.
+    pub message: u32,
+    /// The most control frames in a second of the worker's clock; [`u16::MAX`] if there is no limit.
+    pub control: u16,
+}
+
+impl FrameLimits {
+    /// The limits of a server without options.
+    pub const DEFAULT: FrameLimits = FrameLimits { message: 65_536, control: 100 };
+
+    /// Any number of frames.
+    pub const NONE: FrameLimits = FrameLimits { message: u32::MAX, control: u16::MAX };
 }
 
 /// What all connections of a worker have in common.
@@ -43,6 +65,7 @@ pub struct Settings {
 pub struct Context<'a> {
     pub(super) settings: Settings,
     subprotocol: Subprotocol,
+    access: Access,
     /// The longest payload that is echoed the short way, in bytes: see `connection/frames.rs`.
     pub(super) short_max: u8,
     backlog_max: usize,
@@ -57,6 +80,8 @@ pub struct Context<'a> {
     pub(super) recompression: Budget,
     /// The work that the connections may do now.
     pub allowance: Allowance,
+    /// The time, to some milliseconds.
+    pub now: Cell<Moment>,
 }
 
 impl<'a> Context<'a> {
@@ -66,6 +91,7 @@ impl<'a> Context<'a> {
         Context {
             settings,
             subprotocol: Subprotocol::Any,
+            access: Access::default(),
             short_max,
             backlog_max: BACKLOG_MAX,
             spill_pool: SpillPool::new(SPILL_POOL_DEFAULT, Arc::default()),
@@ -74,6 +100,7 @@ impl<'a> Context<'a> {
             pool: Pool::default(),
             recompression: Budget::new(RECOMPRESSION_MEMORY_DEFAULT),
             allowance: Allowance::new(Limits::default()),
+            now: Cell::default(),
         }
     }
 
@@ -81,6 +108,12 @@ impl<'a> Context<'a> {
     #[must_use]
     pub fn with_subprotocol(self, subprotocol: Subprotocol) -> Context<'a> {
         Context { subprotocol, ..self }
+    }
+
+    /// The same, but only the requests that `access` allows are accepted, instead of all.
+    #[must_use]
+    pub fn with_access(self, access: Access) -> Context<'a> {
+        Context { access, ..self }
     }
 
     /// The same, but this many reply bytes may wait to be sent to one peer, instead of
@@ -109,11 +142,24 @@ impl<'a> Context<'a> {
         Context { recompression: Budget::new(bytes), ..self }
     }
 
+    /// Heap memory for messages and compression, in bytes; what is kept for later ones included.
+    #[inline]
+    pub fn memory_bytes(&self) -> usize {
+        self.spill_pool.bytes() + self.pool.bytes()
+    }
+
+    /// Gives back the memory that is kept for later.
+    pub fn trim(&self) {
+        self.spill_pool.trim();
+        self.pool.trim();
+    }
+
     /// What opening handshakes are answered with.
     pub(super) fn terms(&self) -> Terms<'_> {
         Terms {
             policy: self.settings.policy,
             subprotocol: &self.subprotocol,
+            access: &self.access,
             recompression: &self.recompression,
         }
     }

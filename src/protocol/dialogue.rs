@@ -19,9 +19,9 @@
 
 use std::ops::Range;
 
-use super::close_code::CloseCode;
 use super::connection::{Connection, Next};
 use super::context::Context;
+use super::dismissal::Dismissal;
 use super::handshake::Admission;
 use super::violation::Violation;
 use crate::buffer::{Chain, Cursors, Region, Spill};
@@ -286,11 +286,11 @@ impl Dialogue {
         self.expand(0, context)
     }
 
-    /// Starts the closing handshake with `code`. The close frame is appended to what waits to be sent.
-    pub fn close(&mut self, code: CloseCode, context: &Context<'_>) -> Decision {
+    /// Starts the closing handshake. The close frame is appended to what waits to be sent.
+    pub fn dismiss(&mut self, dismissal: Dismissal, context: &Context<'_>) -> Decision {
         let was_waiting = self.is_waiting_for_room();
         let spill = spill_of(&mut self.spill, context);
-        let mut next = self.connection.close(code, &mut spill.region(), context);
+        let mut next = self.connection.dismiss(dismissal, &mut spill.region(), context);
         if self.has_yielded {
             // The rest of what was received is read in its own turns.
             return Decision::Continue;
@@ -301,6 +301,26 @@ impl Dialogue {
         }
         self.drop_empty_spill();
         self.follow(next, context)
+    }
+
+    /// Appends a ping to what waits to be sent, if no frame is unfinished. Returns whether it did.
+    pub fn ping(&mut self, context: &Context<'_>) -> bool {
+        if self.has_yielded {
+            return false;
+        }
+        let spill = spill_of(&mut self.spill, context);
+        let is_written = self.connection.ping(&mut spill.region(), context);
+        self.drop_empty_spill();
+        is_written
+    }
+
+    /// Refuses a peer that takes too long for its opening handshake: it gets what waits to be sent then.
+    /// Does nothing once the handshake is done.
+    pub fn refuse_late(&mut self, context: &Context<'_>) -> Decision {
+        let spill = spill_of(&mut self.spill, context);
+        let is_late = self.connection.refuse_late(&mut spill.region(), context);
+        self.drop_empty_spill();
+        if is_late { Decision::Close } else { Decision::Continue }
     }
 
     /// Drops all bytes that wait to be sent or parsed: the connection is over.
@@ -351,6 +371,11 @@ impl Dialogue {
         self.spill.as_ref().map_or(0, |spill| spill.bytes_kept())
     }
 
+    /// All heap memory for messages and compression that the connection holds, in bytes.
+    pub fn memory_bytes(&self) -> usize {
+        self.heap_bytes() + self.connection.compression_bytes()
+    }
+
     /// The state of the protocol.
     #[inline]
     pub fn connection(&self) -> &Connection {
@@ -367,13 +392,14 @@ fn spill_of<'s>(spill: &'s mut Option<Box<Spill>>, context: &Context<'_>) -> &'s
 mod tests {
     use super::*;
     use crate::metrics::Counters;
-    use crate::protocol::{Limits, Policy, Protocol, Settings};
+    use crate::protocol::{FrameLimits, Limits, Policy, Protocol, Settings};
 
     const SETTINGS: Settings = Settings {
         protocol: Protocol::WebSocket,
         message_max: 1000,
         policy: Policy::Deflate,
         level: 6,
+        frames: FrameLimits::NONE,
     };
     const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: test\r\nUpgrade: websocket\r\n\
         Connection: Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
@@ -492,7 +518,7 @@ mod tests {
         let context = Context::new(SETTINGS, &counters);
         let mut dialogue = open("", &context);
         assert_eq!(receive(&mut dialogue, HELLO, Output::Queued, &context), b"");
-        assert_eq!(dialogue.close(CloseCode::GOING_AWAY, &context), Decision::Continue);
+        assert_eq!(dialogue.dismiss(Dismissal::Stopping, &context), Decision::Continue);
         let owed = [ECHO, b"\x88\x02\x03\xe9"].concat();
         assert_eq!(take(&mut dialogue).as_deref(), Some(&owed[..]));
         let mut buffer = *b"\x88\x82\0\0\0\0\x03\xe9";

@@ -9,6 +9,8 @@
 //! A connection whose messages are compressed again reserves the most that it may need before it agrees to
 //! that, so that nothing has to be refused later.
 //!
+//! All memory of compression is counted, by a [`Charge`] with each part of it.
+//!
 //! Invariant: at most [`KEPT`] units are idle. This file does not know what is in a message.
 
 use std::cell::{Cell, RefCell};
@@ -26,6 +28,32 @@ pub const RECOMPRESSION_MEMORY_DEFAULT: usize = 64 << 20;
 /// The most units that a worker keeps while no message needs them.
 pub const KEPT: usize = 8;
 
+/// Bytes that count as taken for as long as this is there.
+#[derive(Debug)]
+pub(super) struct Charge {
+    taken: Rc<Cell<usize>>,
+    bytes: usize,
+}
+
+impl Charge {
+    /// How many they are.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Changes how many they are.
+    pub(super) fn set(&mut self, bytes: usize) {
+        self.taken.set(self.taken.get() - self.bytes + bytes);
+        self.bytes = bytes;
+    }
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        self.set(0);
+    }
+}
+
 /// What inflates a message and compresses it again.
 #[derive(Debug)]
 pub(super) struct Unit {
@@ -38,17 +66,32 @@ pub(super) struct Unit {
     pub(super) inflated_bytes: u64,
     /// The message has ended, and only its output is still needed.
     pub(super) is_finished: bool,
+    charge: Charge,
 }
 
 impl Unit {
-    fn new(level: u8, deflater_bits: Option<u8>) -> Unit {
-        Unit {
+    fn new(level: u8, deflater_bits: Option<u8>, charge: Charge) -> Unit {
+        let mut unit = Unit {
             inflater: Inflater::default(),
             deflater: deflater_bits.map(|bits| Deflater::new(level, bits)),
             output: Vec::new(),
             inflated_bytes: 0,
             is_finished: false,
-        }
+            charge,
+        };
+        unit.count();
+        unit
+    }
+
+    /// Counts its memory after its output has grown.
+    pub(super) fn count(&mut self) {
+        let deflater = self.deflater_bits().map_or(0, deflater_bytes);
+        self.charge.set(INFLATER_BYTES + deflater + self.output.capacity());
+    }
+
+    /// Its memory, as it was last counted.
+    pub(super) fn bytes(&self) -> usize {
+        self.charge.bytes()
     }
 
     fn deflater_bits(&self) -> Option<u8> {
@@ -66,9 +109,25 @@ pub struct Pool {
     /// The one that was given back last is last. With a ticket, it knows the window of a connection.
     idle: RefCell<Vec<(Option<Ticket>, Box<Unit>)>>,
     tickets: Cell<u64>,
+    taken: Rc<Cell<usize>>,
 }
 
 impl Pool {
+    /// All bytes of compression, of units and of the windows of connections.
+    pub(super) fn bytes(&self) -> usize {
+        self.taken.get()
+    }
+
+    /// Counts memory, none at first.
+    pub(super) fn charge(&self) -> Charge {
+        Charge { taken: self.taken.clone(), bytes: 0 }
+    }
+
+    /// Drops the units that no message needs.
+    pub(super) fn trim(&self) {
+        self.idle.borrow_mut().clear();
+    }
+
     /// The unit that was given back under `ticket`, if nobody has needed it since.
     pub(super) fn retake(&self, ticket: Ticket) -> Option<Box<Unit>> {
         let mut idle = self.idle.borrow_mut();
@@ -86,7 +145,8 @@ impl Pool {
             unit.deflater_bits() == deflater_bits && (ticket.is_none() || is_full)
         });
         let Some(at) = at else {
-            return (Box::new(Unit::new(level, deflater_bits)), allowance::UNIT_MADE);
+            let unit = Unit::new(level, deflater_bits, self.charge());
+            return (Box::new(unit), allowance::UNIT_MADE);
         };
         let (_, mut unit) = idle.remove(at);
         unit.inflater.reset();
@@ -179,10 +239,15 @@ pub fn bytes_reserved(agreement: &Agreement) -> usize {
         Echo::Mirrored => 0,
         Echo::Recompressed => {
             let bits = agreement.server_max_window_bits.unwrap_or(WINDOW_BITS_MAX);
-            let deflater = DEFLATER_BYTES + (DEFLATER_BYTES_PER_WINDOW_BYTE << bits);
-            INFLATER_BYTES + deflater + agreement.window_bytes().unwrap_or(0) + STATE_BYTES
+            let window = agreement.window_bytes().unwrap_or(0);
+            INFLATER_BYTES + deflater_bytes(bits) + window + STATE_BYTES
         }
     }
+}
+
+/// The heap memory of a compressor for a window of so many bits, in bytes.
+fn deflater_bytes(bits: u8) -> usize {
+    DEFLATER_BYTES + (DEFLATER_BYTES_PER_WINDOW_BYTE << bits)
 }
 
 #[cfg(test)]
@@ -228,6 +293,25 @@ mod tests {
         for _ in 0..2 * KEPT {
             assert_eq!(pool.take(6, Some(9)).0.deflater_bits(), Some(9));
         }
+    }
+
+    #[test]
+    fn all_memory_counts_until_it_is_given_up() {
+        let pool = Pool::default();
+        let (mut unit, _) = pool.take(6, Some(15));
+        let made = pool.bytes();
+        assert!(made > INFLATER_BYTES + DEFLATER_BYTES);
+        unit.output = Vec::with_capacity(1000);
+        unit.count();
+        assert_eq!(pool.bytes(), made + 1000);
+        let mut window = pool.charge();
+        window.set(512);
+        pool.give_back(unit);
+        assert_eq!(pool.bytes(), made + 1512, "an idle unit counts");
+        pool.trim();
+        assert_eq!(pool.bytes(), 512);
+        drop(window);
+        assert_eq!(pool.bytes(), 0);
     }
 
     #[test]

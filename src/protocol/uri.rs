@@ -69,6 +69,21 @@ pub(super) fn is_absolute(text: &str) -> bool {
     })
 }
 
+/// The path of a request target in origin form or in absolute form, in which an empty one stands for `/`
+/// (RFC 9112 section 3.2.1).
+pub(super) fn path_of(target: &[u8]) -> &[u8] {
+    let path = match target.windows(3).position(|window| window == b"://") {
+        Some(at) if !target.starts_with(b"/") => {
+            let rest = &target[at + 3..];
+            let end = rest.iter().position(|byte| b"/?".contains(byte)).unwrap_or(rest.len());
+            &rest[end..]
+        }
+        Some(_) | None => target,
+    };
+    let end = path.iter().position(|&byte| byte == b'?').unwrap_or(path.len());
+    if end == 0 { b"/" } else { &path[..end] }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

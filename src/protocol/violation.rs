@@ -39,6 +39,10 @@ pub enum Violation {
     CloseReasonNotUtf8,
     /// A message larger than the server accepts (section 7.4.1, code 1009).
     MessageTooBig,
+    /// A message in more frames than the server accepts (section 7.4.1, code 1008).
+    MessageFramesTooMany,
+    /// More control frames in one second than the server accepts (section 7.4.1, code 1008).
+    ControlFramesTooMany,
 }
 
 impl Violation {
@@ -61,6 +65,9 @@ impl Violation {
             | Violation::CompressionInvalid
             | Violation::CloseReasonNotUtf8 => CloseCode::INVALID_DATA,
             Violation::MessageTooBig => CloseCode::MESSAGE_TOO_BIG,
+            Violation::MessageFramesTooMany | Violation::ControlFramesTooMany => {
+                CloseCode::POLICY_VIOLATION
+            }
         }
     }
 
@@ -85,6 +92,10 @@ impl Violation {
             Violation::CloseCodeInvalid => "close code that must not be sent",
             Violation::CloseReasonNotUtf8 => "close reason is not UTF-8",
             Violation::MessageTooBig => "message exceeds this server's limit",
+            Violation::MessageFramesTooMany => "message in more frames than this server accepts",
+            Violation::ControlFramesTooMany => {
+                "more control frames in a second than this server accepts"
+            }
         }
     }
 }

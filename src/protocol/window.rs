@@ -19,6 +19,11 @@ impl Window {
         self.bytes.is_empty()
     }
 
+    /// The bytes that it takes on the heap.
+    pub(super) fn capacity(&self) -> usize {
+        self.bytes.capacity()
+    }
+
     /// Forgets all of it.
     pub(super) fn clear(&mut self) {
         self.bytes.clear();

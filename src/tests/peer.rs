@@ -4,7 +4,7 @@
 
 use bytes::{Buf as _, Bytes};
 use ringecho::buffer::Chain;
-use ringecho::protocol::{Admission, CloseCode, Context, Decision, Dialogue, Limits, Output};
+use ringecho::protocol::{Admission, Context, Decision, Dialogue, Dismissal, Limits, Output};
 use testkit::Random;
 
 /// The least that may be done in one turn: one frame, or one step of the inflater.
@@ -87,7 +87,7 @@ impl<'a> Peer<'a> {
 
     /// The server begins to close.
     pub(crate) fn close(&mut self) {
-        let decision = self.dialogue.close(CloseCode::GOING_AWAY, self.context);
+        let decision = self.dialogue.dismiss(Dismissal::Stopping, self.context);
         self.follow(decision);
         self.proceed(usize::MAX);
     }

@@ -27,7 +27,7 @@ use peer::{Peer, STEP};
 use ringecho::buffer::{SPILL_POOL_DEFAULT, SpillPool};
 use ringecho::metrics::Counters;
 use ringecho::protocol::violation::Violation;
-use ringecho::protocol::{Context, Decision, Limits, Policy, Protocol, Settings};
+use ringecho::protocol::{Context, Decision, FrameLimits, Limits, Policy, Protocol, Settings};
 use testkit::frame::{header, masked};
 use testkit::oracle::{self, Ending, Owed, Rule};
 use testkit::{
@@ -182,6 +182,7 @@ fn check_within(limits: Limits, pool: SpillPool, stream: &Stream, verdict: &Verd
         message_max: stream.message_max,
         policy: Policy::Mirror,
         level: 6,
+        frames: FrameLimits::NONE,
     };
     let context = Context::new(settings, &counters).with_limits(limits).with_spill_pool(pool);
     let mut peer = Peer::new(way.room, &context);

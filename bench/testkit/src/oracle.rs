@@ -6,7 +6,7 @@
 //! also knows how much must have arrived before each byte of the answer is due, and with which byte it is
 //! certain that the connection fails.
 //!
-//! It knows nothing of compression, whose rules depend on the agreed parameters.
+//! Of compression it knows what is owed for messages that are valid, not which ones are.
 
 use std::cmp::Ordering;
 use std::ops::Range;
@@ -15,7 +15,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 
 use crate::client::{ACCEPT, RESPONSE};
-use crate::frame::{CLOSE, FIN, PONG, header, reply};
+use crate::frame::{CLOSE, FIN, PONG, RSV1, header, reply};
+use crate::inflate::Inflater;
 
 /// The largest payload of a control frame (section 5.5).
 const CONTROL_MAX: usize = 125;
@@ -134,6 +135,16 @@ pub struct Stream<'a> {
     pub message_max: u64,
 }
 
+/// How a server echoes compressed messages, all of which are valid (RFC 7692).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Compressed {
+    /// Frame by frame, with the same compressed payload.
+    Mirrored,
+    /// Message by message, compressed anew. What is owed is the message itself, in one frame that is not
+    /// compressed, with its last byte.
+    Recompressed,
+}
+
 /// Everything that is owed to a client for everything that it ever sends.
 #[derive(Debug, Clone, Default)]
 pub struct Owed {
@@ -153,6 +164,8 @@ pub struct Owed {
     pub messages: u64,
     /// The ranges of binary payloads in the stream, whether they have come or not.
     binary: Vec<Range<usize>>,
+    /// The close frame of a server that closes of its own accord, if it is not [`GOING_AWAY`].
+    pub farewell: Option<Vec<u8>>,
 }
 
 /// Bytes that are due at once, or each with the byte of a binary payload that it echoes.
@@ -174,8 +187,13 @@ enum Pace {
 }
 
 impl Owed {
-    /// What is owed for `stream`.
+    /// What is owed for `stream`, without compression.
     pub fn for_stream(stream: &Stream<'_>) -> Owed {
+        Owed::for_stream_of(stream, None)
+    }
+
+    /// What is owed for `stream`, whose request offers `permessage-deflate` if messages are `compressed`.
+    pub fn for_stream_of(stream: &Stream<'_>, compressed: Option<Compressed>) -> Owed {
         let Stream { bytes, head, status, .. } = *stream;
         let mut owed = Owed { ending_from: usize::MAX, ending_by: usize::MAX, ..Owed::default() };
         if bytes.len() < head {
@@ -185,9 +203,9 @@ impl Owed {
             owed.end(Ending::Refused(status), 0, head);
             return owed;
         }
-        owed.say(head, &response(&bytes[..head]));
+        owed.say(head, &response(&bytes[..head], compressed));
         owed.boundaries.push((head, owed.bytes.len()));
-        owed.frames(stream);
+        owed.frames(stream, compressed);
         owed
     }
 
@@ -199,6 +217,19 @@ impl Owed {
             self.boundaries.clear();
             self.end(Ending::Refused(503), 0, head);
         }
+    }
+
+    /// What is owed if the server refuses the connection because its opening handshake takes too long.
+    pub fn time_out(&mut self) {
+        self.bytes.clear();
+        self.due.clear();
+        self.boundaries.clear();
+        self.end(Ending::Refused(408), 0, 0);
+    }
+
+    /// Whether a whole frame of the client, or its request, ends where so many bytes are owed.
+    pub fn is_boundary(&self, sent: usize) -> bool {
+        self.boundaries.iter().any(|&(_, owed)| owed == sent)
     }
 
     /// How many bytes are due once `input` bytes came, without those of the ending.
@@ -263,7 +294,7 @@ impl Owed {
         // From here on only the client's close frame matters, or what is no frame at all.
         let mut at = stream.head;
         loop {
-            let frame = match Arriving::read(&stream.bytes[at..]) {
+            let frame = match Arriving::read(&stream.bytes[at..], 0) {
                 Ok(Some(frame)) if frame.is_whole() => frame,
                 Ok(_) => return self,
                 Err((bytes, rule)) => {
@@ -306,10 +337,11 @@ impl Owed {
         if whole == 0 {
             return if sent.is_empty() { Fit::Whole } else { Fit::Not };
         }
+        let farewell = self.farewell.as_deref().unwrap_or(GOING_AWAY);
         let fit = |end: usize| match sent.get(end..) {
             None if matched == sent.len() => Fit::Part,
-            Some(rest) if matched >= end && rest == GOING_AWAY => Fit::Whole,
-            Some(rest) if matched >= end && GOING_AWAY.starts_with(rest) => Fit::Part,
+            Some(rest) if matched >= end && rest == farewell => Fit::Whole,
+            Some(rest) if matched >= end && farewell.starts_with(rest) => Fit::Part,
             None | Some(_) => Fit::Not,
         };
         let (begin, owed) = self.boundaries[whole - 1];
@@ -338,12 +370,14 @@ impl Owed {
         self.due.push(Due { owed: (before, self.bytes.len()), at, pace });
     }
 
-    fn frames(&mut self, stream: &Stream<'_>) {
+    fn frames(&mut self, stream: &Stream<'_>, compressed: Option<Compressed>) {
         let mut at = stream.head;
+        let mut inflater = Inflater::default();
         // The message that is arriving: its kind, and its payload so far.
         let mut message: Option<(Kind, Vec<u8>)> = None;
         loop {
-            let frame = match Arriving::read(&stream.bytes[at..]) {
+            let bits = if compressed.is_some() && message.is_none() { RSV1 } else { 0 };
+            let frame = match Arriving::read(&stream.bytes[at..], bits) {
                 Ok(Some(frame)) => frame,
                 Ok(None) => return,
                 Err((bytes, rule)) => return self.end(Ending::Failed(rule), at, at + bytes),
@@ -365,17 +399,30 @@ impl Owed {
                 9 => self.say(end, &reply(PONG, &frame.payload)),
                 10 => {}
                 opcode => {
-                    let kind = message.as_ref().map_or(Kind::of(opcode), |(kind, _)| *kind);
+                    let kind = match (&message, compressed) {
+                        (Some((kind, _)), _) => *kind,
+                        (None, Some(how)) if frame.is_compressed() => Kind::Compressed(how, opcode),
+                        (None, _) => Kind::of(opcode),
+                    };
                     match kind {
                         Kind::Binary => {
                             self.say(payload_at, &frame.header);
                             self.say_at(payload_at, &frame.payload, Pace::OneByOne);
                             self.binary.push(payload_at..end);
                         }
-                        Kind::Text if is_whole => {
+                        Kind::Text | Kind::Compressed(Compressed::Mirrored, _) if is_whole => {
                             self.say(end, &[&frame.header[..], &frame.payload].concat());
                         }
-                        Kind::Text => {}
+                        Kind::Compressed(Compressed::Recompressed, opcode)
+                            if is_whole && frame.is_final() =>
+                        {
+                            let before =
+                                message.as_ref().map_or(&[][..], |(_, before)| &before[..]);
+                            let payload = [before, &frame.payload].concat();
+                            let plain = inflater.message(&payload).expect("the tests compress");
+                            self.say(end, &reply(FIN | opcode, &plain));
+                        }
+                        Kind::Text | Kind::Compressed(..) => {}
                     }
                     if !is_whole {
                         return;
@@ -397,6 +444,8 @@ impl Owed {
 enum Kind {
     Text,
     Binary,
+    /// With the opcode of the message.
+    Compressed(Compressed, u8),
 }
 
 impl Kind {
@@ -417,10 +466,12 @@ struct Arriving {
 impl Arriving {
     /// Reads a frame; nothing if its header is not whole. An error says after how many bytes it is certain
     /// that this is no frame of a client.
-    fn read(bytes: &[u8]) -> Result<Option<Arriving>, (usize, Rule)> {
+    /// `bits` are the reserved bits that it may have if it begins a message.
+    fn read(bytes: &[u8], bits: u8) -> Result<Option<Arriving>, (usize, Rule)> {
         let Some(&first) = bytes.first() else { return Ok(None) };
         let opcode = first & 0x0f;
-        if first & 0x70 != 0 {
+        let allowed = if matches!(opcode, 1 | 2) { bits } else { 0 };
+        if first & 0x70 & !allowed != 0 {
             return Err((1, Rule::ReservedBit));
         }
         if ![0, 1, 2, 8, 9, 10].contains(&opcode) {
@@ -460,6 +511,10 @@ impl Arriving {
         self.header[0] & 0x0f
     }
 
+    fn is_compressed(&self) -> bool {
+        self.header[0] & RSV1 != 0
+    }
+
     fn is_final(&self) -> bool {
         self.header[0] & FIN != 0
     }
@@ -481,6 +536,8 @@ impl Arriving {
             (1 | 2, Some(_)) => return Some((header, Rule::ContinuationExpected)),
             (8, _) if self.is_whole() => return Some((self.length(), self.broken_close()?)),
             (8.., _) => return None,
+            (_, Some((Kind::Compressed(..), _))) => return None,
+            (1 | 2, None) if self.is_compressed() => return None,
             (opcode, None) => (Kind::of(opcode), &[][..]),
             (_, Some((kind, before))) => (*kind, &before[..]),
         };
@@ -517,11 +574,16 @@ impl Arriving {
 }
 
 /// The answer to a request that is right (section 4.2.2).
-fn response(request: &[u8]) -> Vec<u8> {
+fn response(request: &[u8], compressed: Option<Compressed>) -> Vec<u8> {
     let request = std::str::from_utf8(request).expect("the tests write ASCII");
     let (_, key) = request.split_once("Sec-WebSocket-Key: ").expect("a request has a key");
     let key = key.split("\r\n").next().expect("a line");
-    RESPONSE.replace(ACCEPT, &accept_of(key)).into_bytes()
+    let mut response = RESPONSE.replace(ACCEPT, &accept_of(key));
+    if compressed.is_some() {
+        let end = response.len() - 2;
+        response.insert_str(end, "Sec-WebSocket-Extensions: permessage-deflate\r\n");
+    }
+    response.into_bytes()
 }
 
 /// The `Sec-WebSocket-Accept` that answers a `Sec-WebSocket-Key` (section 1.3).

@@ -24,8 +24,9 @@ use std::os::fd::OwnedFd;
 
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::io::Errno;
+use rustix::time::{TimerfdClockId, TimerfdFlags, timerfd_create};
 
-use self::edges::STOP;
+use self::edges::{ALARM, STOP};
 use self::ring::EpollRing;
 use super::pump::Pump;
 use super::{EngineError, WorkerConfig};
@@ -34,6 +35,7 @@ use crate::memory::Mapping;
 /// The epoll instance and the memory of one worker.
 pub struct PreparedEpoll {
     epoll: OwnedFd,
+    timer: OwnedFd,
     memory: Mapping,
 }
 
@@ -47,8 +49,11 @@ impl PreparedEpoll {
         let epoll = epoll::create(CreateFlags::CLOEXEC).map_err(no_epoll)?;
         let readable = EventFlags::IN | EventFlags::ET;
         epoll::add(&epoll, &worker.stop, EventData::new_u64(STOP), readable).map_err(no_epoll)?;
+        let timer = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::CLOEXEC)
+            .map_err(|error| EngineError::new("make a timer", error))?;
+        epoll::add(&epoll, &timer, EventData::new_u64(ALARM), readable).map_err(no_epoll)?;
         let memory = Mapping::new(worker.buffers.memory_bytes()).map_err(EngineError::no_memory)?;
-        Ok(PreparedEpoll { epoll, memory })
+        Ok(PreparedEpoll { epoll, timer, memory })
     }
 
     /// Whether the memory for messages cannot be swapped out.
@@ -69,7 +74,7 @@ impl PreparedEpoll {
     ) -> Result<(), EngineError> {
         let context = worker.context();
         let ring = EpollRing::new(self, worker, listeners)?;
-        let pump = Pump::new(ring, context, &worker.limit);
+        let pump = Pump::new(ring, context, &worker.shared, worker.timeouts);
         started();
         pump.run().map_err(|error| EngineError::new("go on serving", error))
     }

@@ -5,6 +5,7 @@
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::io;
+use std::net::IpAddr;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::time::Duration;
 
@@ -13,13 +14,14 @@ use rustix::io::Errno;
 use rustix::net::{self, Shutdown};
 
 use super::buffers::Buffers;
-use super::edges::{CONNECTION, EVENTS, Edges, LISTENER};
+use super::edges::{CONNECTION, EVENTS, Edges, LISTENER, STOP};
 use super::sockets::{EmptyWhen, Entry, Listener, queue};
 use super::{PreparedEpoll, no_epoll};
 use crate::engine::ring::{
     Blocking, Completion, Further, Lease, Patience, Received, Reply, Ring, Sent, Socket, Wait,
+    address_of,
 };
-use crate::engine::wait::Waiter;
+use crate::engine::wait::{Alarm, Waiter};
 use crate::engine::{EngineError, WorkerConfig};
 use crate::metrics::Counters;
 use crate::offload::record::Record;
@@ -51,7 +53,7 @@ impl<'a> EpollRing<'a> {
         worker: &'a WorkerConfig,
         listeners: Vec<OwnedFd>,
     ) -> Result<EpollRing<'a>, EngineError> {
-        let PreparedEpoll { epoll, memory } = prepared;
+        let PreparedEpoll { epoll, timer, memory } = prepared;
         let listeners = listeners
             .into_iter()
             .zip(0..)
@@ -60,7 +62,13 @@ impl<'a> EpollRing<'a> {
             .map_err(no_epoll)?;
         let counters = &*worker.counters;
         Ok(EpollRing {
-            edges: Edges { epoll, events: Vec::with_capacity(EVENTS), counters },
+            edges: Edges {
+                epoll,
+                events: Vec::with_capacity(EVENTS),
+                alarm: Alarm::default(),
+                timer,
+                counters,
+            },
             waiter: Waiter::new(worker.wait, worker.pace, counters),
             listeners,
             entries: Vec::new(),
@@ -122,7 +130,8 @@ impl<'a> EpollRing<'a> {
                         listener.is_readable = true;
                     }
                 }
-                _ => self.urgent.push(Completion::StopRequested),
+                STOP => self.urgent.push(Completion::StopRequested),
+                _ => self.edges.alarm.clear(),
             }
         }
         self.edges.events = events;
@@ -184,6 +193,17 @@ impl Ring for EpollRing<'_> {
 
     fn now(&self) -> Duration {
         self.waiter.now()
+    }
+
+    #[inline]
+    fn recently(&self) -> Duration {
+        self.waiter.recently()
+    }
+
+    fn peer_address(&self, socket: &Socket) -> Option<IpAddr> {
+        self.counters.syscalls.add(1);
+        let entry = self.entries[socket.0 as usize].as_ref().expect("its socket is open");
+        address_of(&net::getpeername(&entry.fd).ok()??)
     }
 
     fn listeners(&self) -> u32 {

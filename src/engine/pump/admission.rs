@@ -4,11 +4,15 @@
 //! [`ADMISSIONS_MAX`] of them are admitted in one cycle. While more of them wait, nothing is accepted.
 //! So however many connections come in, those that are open get their turn.
 //!
+//! A connection over a limit is admitted too, to be told so, unless too many of them are being told.
+//!
 //! After every change [`Pump::settle_accepting`] compares what the listeners should be doing with what
 //! they do, as `turn` does for a connection.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rustix::io::Errno;
@@ -36,12 +40,32 @@ pub const REFUSED_MAX: usize = 64;
 pub struct Limit {
     open: AtomicUsize,
     max: usize,
+    per_address: Option<AddressLimit>,
+}
+
+/// The limit on the open connections from one address.
+#[derive(Debug)]
+struct AddressLimit {
+    open: Mutex<HashMap<IpAddr, usize>>,
+    max: usize,
 }
 
 impl Limit {
     /// A limit of `max` connections open at a time.
     pub fn new(max: usize) -> Limit {
-        Limit { open: AtomicUsize::new(0), max }
+        Limit { open: AtomicUsize::new(0), max, per_address: None }
+    }
+
+    /// The same, and at most `max` connections open at a time from one address. For IPv6 that is a network
+    /// of 64 bits, all of whose addresses one host may use (RFC 7421).
+    #[must_use]
+    pub fn with_address_max(self, max: usize) -> Limit {
+        Limit { per_address: Some(AddressLimit { open: Mutex::default(), max }), ..self }
+    }
+
+    /// Whether addresses matter.
+    fn counts_addresses(&self) -> bool {
+        self.per_address.is_some()
     }
 
     /// The most connections open at a time.
@@ -49,9 +73,26 @@ impl Limit {
         self.max
     }
 
-    /// Takes a place. The count never exceeds the limit, not even for a moment, or another worker
-    /// could find no place where there is one.
-    fn admit(&self) -> Admission {
+    /// Takes a place, of the address first: whoever is over the limit of an address takes none from others.
+    fn admit(&self, address: Option<IpAddr>) -> Admission {
+        let (Some(limit), Some(address)) = (&self.per_address, address) else {
+            return self.take_place();
+        };
+        let mut open = limit.open();
+        let count = open.get(&address).copied().unwrap_or(0);
+        if count >= limit.max {
+            return Admission::TooMany;
+        }
+        let admission = self.take_place();
+        if admission == Admission::Open {
+            open.insert(address, count + 1);
+        }
+        admission
+    }
+
+    /// The count never exceeds the limit, not even for a moment, or another worker could find no place
+    /// where there is one.
+    fn take_place(&self) -> Admission {
         let next = |open| (open < self.max).then_some(open + 1);
         match self.open.fetch_update(Relaxed, Relaxed, next) {
             Ok(_) => Admission::Open,
@@ -59,8 +100,34 @@ impl Limit {
         }
     }
 
-    fn release(&self) {
+    fn release(&self, address: Option<IpAddr>) {
         self.open.fetch_sub(1, Relaxed);
+        if let (Some(limit), Some(address)) = (&self.per_address, address) {
+            let mut open = limit.open();
+            if let Some(count) = open.get_mut(&address) {
+                *count -= 1;
+                if *count == 0 {
+                    open.remove(&address);
+                }
+            }
+        }
+    }
+}
+
+impl AddressLimit {
+    fn open(&self) -> MutexGuard<'_, HashMap<IpAddr, usize>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The address that a client with this address is counted with.
+fn counted(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => {
+            let [a, b, c, d, ..] = address.segments();
+            Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0).into()
+        }
+        address @ IpAddr::V4(_) => address,
     }
 }
 
@@ -115,8 +182,10 @@ pub(super) struct Admissions<'a> {
     listeners: Vec<Listener>,
     /// Accepted and not admitted.
     waiting: VecDeque<Socket>,
-    /// Open connections over the limit.
+    /// Open connections over a limit.
     refused: usize,
+    /// The addresses of open connections, if they are counted.
+    addresses: HashMap<ConnectionId, IpAddr>,
     warned_at: Option<Duration>,
     /// Something has changed since the listeners were settled.
     is_unsettled: bool,
@@ -129,6 +198,7 @@ impl<'a> Admissions<'a> {
             listeners: Vec::new(),
             waiting: VecDeque::new(),
             refused: 0,
+            addresses: HashMap::new(),
             warned_at: None,
             is_unsettled: false,
         }
@@ -167,10 +237,10 @@ impl<'a> Admissions<'a> {
     }
 
     /// Gives back what a connection has taken.
-    fn release(&mut self, admission: Admission) {
+    fn release(&mut self, id: ConnectionId, admission: Admission) {
         match admission {
-            Admission::Open => self.limit.release(),
-            Admission::Full => self.refused -= 1,
+            Admission::Open => self.limit.release(self.addresses.remove(&id)),
+            Admission::Full | Admission::TooMany => self.refused -= 1,
         }
     }
 }
@@ -272,24 +342,39 @@ impl<R: Ring> Pump<'_, R> {
         if worker.is_stopping {
             return worker.ring.discard(socket);
         }
-        let admission = admissions.limit.admit();
-        if admission == Admission::Full {
+        let address = if admissions.limit.counts_addresses() {
+            worker.ring.peer_address(&socket).map(counted)
+        } else {
+            None
+        };
+        let admission = admissions.limit.admit(address);
+        let is_refused = admission != Admission::Open;
+        if is_refused {
             worker.context.counters.connections_rejected.add(1);
+            if admission == Admission::TooMany {
+                worker.context.counters.addresses_refused.add(1);
+            }
             if admissions.refused == REFUSED_MAX {
                 return worker.ring.discard(socket);
             }
             admissions.refused += 1;
         }
         worker.context.counters.connections_open.add(1);
-        let id = peers.insert(Peer::new(socket, admission, worker.offload_progress()));
-        if admission == Admission::Full {
+        let now = worker.context.now.get();
+        let id = peers.insert(Peer::new(socket, admission, worker.offload_progress(), now));
+        if is_refused {
             let at = worker.ring.now() + LINGER_MAX;
             worker.deadlines.set(at, Due::End(id, Stage::Serving));
+        } else if let Some(address) = address {
+            admissions.addresses.insert(id, address);
         }
         let connections = peers.len();
         worker.connections = connections;
         if worker.is_crowded() && connections == FEW + 1 {
             self.at_each(|mut turn| turn.take_back());
+        }
+        if !is_refused {
+            self.start_timers(id);
         }
         self.at(id, |mut turn| turn.settle());
     }
@@ -300,7 +385,7 @@ impl<R: Ring> Pump<'_, R> {
         let Some(peer) = self.peers.remove(id) else { return };
         let Pump { admissions, worker, peers } = self;
         worker.context.counters.connections_open.subtract(1);
-        admissions.release(peer.admission);
+        admissions.release(id, peer.admission);
         worker.connections = peers.len();
         if worker.deadlines.is_littered(peers.len()) {
             worker.deadlines.sweep(|id| peers.get_mut(id).is_some());
@@ -319,7 +404,7 @@ mod tests {
         let limit = Limit::new(0);
         let attempts = || {
             for _ in 0..1_000_000 {
-                assert_eq!(limit.admit(), Admission::Full);
+                assert_eq!(limit.admit(None), Admission::Full);
             }
         };
         thread::scope(|scope| {
@@ -333,10 +418,36 @@ mod tests {
     #[test]
     fn a_place_that_is_given_back_is_there_for_the_next() {
         let limit = Limit::new(2);
-        let admissions = [limit.admit(), limit.admit(), limit.admit()];
+        let admissions = [limit.admit(None), limit.admit(None), limit.admit(None)];
         assert_eq!(admissions, [Admission::Open, Admission::Open, Admission::Full]);
-        limit.release();
-        assert_eq!([limit.admit(), limit.admit()], [Admission::Open, Admission::Full]);
+        limit.release(None);
+        assert_eq!([limit.admit(None), limit.admit(None)], [Admission::Open, Admission::Full]);
+    }
+
+    #[test]
+    fn an_address_has_a_limit_of_its_own() {
+        let limit = Limit::new(3).with_address_max(2);
+        let address = |text: &str| Some(counted(text.parse().expect("an address")));
+        let (one, other) = (address("192.0.2.1"), address("192.0.2.2"));
+        let admissions = [one, one, address("::ffff:192.0.2.1"), None, other];
+        use Admission::{Full, Open, TooMany};
+        assert_eq!(admissions.map(|it| limit.admit(it)), [Open, Open, TooMany, Open, Full]);
+        limit.release(one);
+        assert_eq!([other, one].map(|it| limit.admit(it)), [Open, Full]);
+        limit.release(None);
+        assert_eq!([one, one].map(|it| limit.admit(it)), [Open, TooMany]);
+        for address in [one, one, other] {
+            limit.release(address);
+        }
+        assert_eq!(format!("{limit:?}"), format!("{:?}", Limit::new(3).with_address_max(2)));
+    }
+
+    #[test]
+    fn addresses_of_ipv6_count_by_their_network() {
+        let counted = |text: &str| counted(text.parse().expect("an address"));
+        assert_eq!(counted("2001:db8:1:2:3:4:5:6"), counted("2001:db8:1:2::9"));
+        assert_ne!(counted("2001:db8:1:2::9"), counted("2001:db8:1:3::9"));
+        assert_ne!(counted("::ffff:192.0.2.1"), counted("::ffff:192.0.2.2"));
     }
 
     #[test]

@@ -10,14 +10,16 @@ use std::time::Duration;
 use super::Pump;
 use super::peer::Stage;
 use crate::engine::ring::Ring;
+use crate::protocol::Dismissal;
 use crate::slab::ConnectionId;
 
-/// How long a stopping worker waits for its peers to answer the close frame.
-pub const DRAIN_MAX: Duration = Duration::from_secs(5);
 /// How long a peer may go without reading anything of the last bytes that are sent to it.
 pub const FAREWELL_MAX: Duration = Duration::from_secs(30);
-/// How long the server, having sent everything, waits for the peer to close too.
+/// How long the server, having sent everything, waits for the peer to close too. How long it waits for the answer
+/// to a close frame, too.
 pub const LINGER_MAX: Duration = Duration::from_secs(5);
+/// How much later than the clock that is cheap to read the time may be.
+const LAG_MAX: Duration = Duration::from_millis(20);
 
 /// Entries of connections that are gone, before they are swept out.
 const SLACK: usize = 64;
@@ -29,8 +31,16 @@ pub(super) enum Due {
     End(ConnectionId, Stage),
     /// Look at an offloaded connection again.
     Look(ConnectionId),
-    /// Tell the peer of an offloaded connection that the server goes away.
-    GoAway(ConnectionId),
+    /// Close an offloaded connection.
+    Dismiss(ConnectionId, Dismissal),
+    /// Look for opening handshakes that take too long.
+    Handshakes,
+    /// Look for connections that have been open for too long.
+    Lifetimes,
+    /// Look for silent peers.
+    Round,
+    /// Look whether there is memory again.
+    Memory,
     /// Accept again on this listener.
     Accept(u32),
     /// End the connections that have not drained.
@@ -47,8 +57,10 @@ impl Deadlines {
         self.0.push(Reverse((at, due)));
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+    /// Whether something may be due, according to the clock that is cheap to read.
+    #[inline]
+    pub(super) fn may_be_due(&self, recently: Duration) -> bool {
+        self.first().is_some_and(|at| at <= recently + LAG_MAX)
     }
 
     /// The time of the first.
@@ -70,8 +82,13 @@ impl Deadlines {
     /// Removes the entries of connections that are gone.
     pub(super) fn sweep(&mut self, mut is_open: impl FnMut(ConnectionId) -> bool) {
         self.0.retain(|&Reverse((_, due))| match due {
-            Due::End(id, _) | Due::Look(id) | Due::GoAway(id) => is_open(id),
-            Due::Accept(_) | Due::Stop => true,
+            Due::End(id, _) | Due::Look(id) | Due::Dismiss(id, _) => is_open(id),
+            Due::Accept(_)
+            | Due::Handshakes
+            | Due::Lifetimes
+            | Due::Round
+            | Due::Memory
+            | Due::Stop => true,
         });
     }
 }
@@ -84,11 +101,27 @@ impl<R: Ring> Pump<'_, R> {
             match due {
                 Due::End(id, stage) => self.at(id, |mut turn| turn.end_unless_progressing(stage)),
                 Due::Look(id) => self.at(id, |mut turn| turn.look()),
-                Due::GoAway(id) => self.at(id, |mut turn| turn.go_away()),
+                Due::Dismiss(id, dismissal) => self.at(id, |mut turn| turn.dismiss(dismissal)),
+                Due::Handshakes => self.end_handshakes(now),
+                Due::Lifetimes => self.end_lifetimes(now),
+                Due::Round => self.go_round(now),
+                Due::Memory => self.look_at_memory(now),
                 Due::Accept(listener) => self.admissions.resume(listener),
-                Due::Stop => self.at_each(|mut turn| turn.drop_now()),
+                Due::Stop => self.cut(),
             }
         }
+    }
+}
+
+impl<R: Ring> Pump<'_, R> {
+    /// Drops the connections that have not drained in time.
+    fn cut(&mut self) {
+        self.at_each(|mut turn| {
+            if turn.peer.stage < Stage::Leaving {
+                turn.worker.context.counters.connections_cut.add(1);
+            }
+            turn.drop_now();
+        });
     }
 }
 

@@ -17,6 +17,7 @@ use super::peer::{Receiving, Sending, Stage};
 use super::turn::Turn;
 use crate::buffer::Chain;
 use crate::engine::ring::{Reply, Ring};
+use crate::protocol::Dismissal;
 
 /// How many times as large pieces are while connections have no neighbours. Unmasking one must still be less than a
 /// cycle's work.
@@ -106,7 +107,7 @@ impl<R: Ring> Turn<'_, '_, R> {
         }
         self.follow(decision);
         if has_yielded && self.worker.is_stopping {
-            self.go_away();
+            self.dismiss(Dismissal::Stopping);
         } else {
             self.settle();
         }

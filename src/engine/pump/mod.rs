@@ -16,14 +16,17 @@
 //! kernel's or the one simulated in the tests. Its files: `peer`, the state of a connection; `turn`,
 //! what an event means for it; `heavy`, those that receive and send by turns, and `line`, whose turn it
 //! is; `offloaded`, the same for connections that the kernel echoes;
-//! `admission`, how connections come in; `deadlines`.
+//! `admission`, how connections come in; `deadlines`, what is due when; `timeouts`, how long connections may
+//! take; `memory`, what happens when they have too much of it.
 
 mod admission;
 mod deadlines;
 mod heavy;
 mod line;
+mod memory;
 mod offloaded;
 mod peer;
+mod timeouts;
 mod turn;
 
 use std::collections::VecDeque;
@@ -32,19 +35,32 @@ use std::io;
 use self::admission::Admissions;
 pub use self::admission::{ACCEPT_PAUSE, FAILURES_MAX, Limit, REFUSED_MAX, WARNING_PAUSE};
 use self::deadlines::Deadlines;
-pub use self::deadlines::{DRAIN_MAX, FAREWELL_MAX, LINGER_MAX};
+pub use self::deadlines::{FAREWELL_MAX, LINGER_MAX};
 use self::line::Line;
+use self::memory::Memory;
+pub use self::memory::{MEMORY_MAX_DEFAULT, MemoryLimit};
 pub use self::offloaded::{SECOND_LOOK, SECOND_LOOK_MAX};
 use self::peer::{Peer, Receiving};
+pub use self::timeouts::Timeouts;
+use self::timeouts::Timers;
 use self::turn::Turn;
 use super::ring::{Blocking, Completion, Further, Received, Ring, Wait};
 use crate::offload;
-use crate::protocol::Context;
+use crate::protocol::{Context, Dismissal, Moment};
 use crate::slab::{ConnectionId, Slab};
 
 /// The most slots whose addresses a worker reserves. Memory is taken for those that are used: doubling
 /// the slots instead would move all connections at once, and leave behind as much memory as they take.
 const SLOTS_RESERVED: usize = 1 << 17;
+
+/// What the connections of a server may take in all, which its workers share.
+#[derive(Debug)]
+pub struct Shared {
+    /// The limit on open connections.
+    pub connections: Limit,
+    /// The limit on heap memory.
+    pub memory: MemoryLimit,
+}
 
 /// Serves the connections of one worker.
 #[derive(Debug)]
@@ -60,6 +76,8 @@ struct Worker<'a, R> {
     ring: R,
     context: Context<'a>,
     deadlines: Deadlines,
+    timers: Timers,
+    memory: Memory<'a>,
     /// Connections whose receive found no buffer, in that order.
     starved: VecDeque<ConnectionId>,
     /// Connections that wait for their turns.
@@ -82,14 +100,21 @@ struct Worker<'a, R> {
 
 impl<'a, R: Ring> Pump<'a, R> {
     /// A pump that serves the connections to the listeners of `ring`.
-    pub fn new(ring: R, context: Context<'a>, limit: &'a Limit) -> Pump<'a, R> {
+    pub fn new(
+        ring: R,
+        context: Context<'a>,
+        shared: &'a Shared,
+        timeouts: Timeouts,
+    ) -> Pump<'a, R> {
         Pump {
-            peers: Slab::with_capacity(limit.max().min(SLOTS_RESERVED)),
-            admissions: Admissions::new(limit),
+            peers: Slab::with_capacity(shared.connections.max().min(SLOTS_RESERVED)),
+            admissions: Admissions::new(&shared.connections),
             worker: Worker {
                 ring,
                 context,
                 deadlines: Deadlines::default(),
+                timers: Timers::new(timeouts),
+                memory: Memory::new(&shared.memory),
                 starved: VecDeque::new(),
                 line: Line::default(),
                 put_off: Vec::new(),
@@ -183,6 +208,8 @@ impl<'a, R: Ring> Pump<'a, R> {
         } else {
             self.worker.context.allowance.begin_lone_cycle();
         }
+        let recently = self.worker.ring.recently();
+        self.worker.context.now.set(Moment::at(recently));
         for completion in completions.drain(..) {
             self.complete(completion);
         }
@@ -192,7 +219,8 @@ impl<'a, R: Ring> Pump<'a, R> {
         if !self.worker.unanswered.is_empty() {
             self.verify_unanswered();
         }
-        if !self.worker.deadlines.is_empty() {
+        self.watch_memory();
+        if self.worker.deadlines.may_be_due(recently) {
             self.meet_deadlines();
         }
         if self.admissions.is_unsettled() {
@@ -322,10 +350,12 @@ impl<'a, R: Ring> Pump<'a, R> {
             return;
         }
         self.worker.is_stopping = true;
-        let at = self.worker.ring.now() + DRAIN_MAX;
-        self.worker.deadlines.set(at, deadlines::Due::Stop);
+        if let Some(drain) = self.worker.timers.timeouts.drain {
+            let at = self.worker.ring.now() + drain;
+            self.worker.deadlines.set(at, deadlines::Due::Stop);
+        }
         self.admissions.stop();
-        self.at_each(|mut turn| turn.go_away());
+        self.at_each(|mut turn| turn.dismiss(Dismissal::Stopping));
     }
 
     /// Starts as many starved receives as there are buffers for.

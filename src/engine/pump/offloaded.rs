@@ -138,7 +138,8 @@ impl<R: Ring> Turn<'_, '_, R> {
         if peer.offload_progress != OffloadProgress::Attaching {
             return;
         }
-        if worker.is_stopping || peer.has_ended || peer.stage != Stage::Serving {
+        let is_ending = peer.has_ended || peer.is_dismissed || peer.stage != Stage::Serving;
+        if worker.is_stopping || is_ending {
             peer.offload_progress = OffloadProgress::Done;
         } else if worker.is_crowded() || peer.sending == Sending::Patient {
             peer.offload_progress = OffloadProgress::Waiting(0);
@@ -167,6 +168,7 @@ impl<R: Ring> Turn<'_, '_, R> {
         let Some(offloaded) = &mut peer.offloaded else { return };
         let is_wanted = peer.stage == Stage::Serving
             && !peer.has_ended
+            && !peer.is_dismissed
             && !offloaded.has_hung_up
             && !worker.is_crowded()
             && !worker.is_stopping;
@@ -244,14 +246,20 @@ impl<R: Ring> Turn<'_, '_, R> {
 
     /// Looks at an offloaded connection again after a while.
     pub(super) fn look_again(&mut self) {
-        let Turn { id, peer, worker } = self;
-        let Some(offloaded) = &mut peer.offloaded else { return };
-        if offloaded.is_resting {
+        let Some(offloaded) = &mut self.peer.offloaded else { return };
+        if std::mem::replace(&mut offloaded.is_resting, true) {
             return;
         }
-        offloaded.is_resting = true;
-        worker.deadlines.set(worker.ring.now() + offloaded.rest, Due::Look(*id));
-        offloaded.rest = (offloaded.rest * 2).min(SECOND_LOOK_MAX);
+        let at = self.worker.ring.now() + self.rest();
+        self.worker.deadlines.set(at, Due::Look(self.id));
+    }
+
+    /// How long to leave the kernel alone until it may have moved on: twice as long each time.
+    pub(super) fn rest(&mut self) -> Duration {
+        let Some(offloaded) = &mut self.peer.offloaded else { return SECOND_LOOK };
+        let rest = offloaded.rest;
+        offloaded.rest = (rest * 2).min(SECOND_LOOK_MAX);
+        rest
     }
 
     /// The wait of [`Turn::look_again`] is over.

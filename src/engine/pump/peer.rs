@@ -6,7 +6,7 @@
 use super::heavy::Heavy;
 use super::offloaded::{OffloadProgress, Offloaded};
 use crate::engine::ring::{Patience, Socket};
-use crate::protocol::{Admission, Dialogue};
+use crate::protocol::{Admission, Dialogue, Moment};
 
 /// Where a connection is between its accept and its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -95,10 +95,23 @@ pub(super) struct Peer<P> {
     pub(super) heavy: Option<Box<Heavy>>,
     /// It is among those that wait for their turns.
     pub(super) is_in_line: bool,
+    /// The send in flight is the rest of one for which the socket had no room.
+    pub(super) is_resent: bool,
+    /// It was sent a ping, and nothing has come since.
+    pub(super) is_pinged: bool,
+    /// The server closes it, although it does not stop.
+    pub(super) is_dismissed: bool,
+    /// When something last came from it.
+    pub(super) heard_at: Moment,
 }
 
 impl<P> Peer<P> {
-    pub(super) fn new(socket: Socket, admission: Admission, progress: OffloadProgress) -> Peer<P> {
+    pub(super) fn new(
+        socket: Socket,
+        admission: Admission,
+        progress: OffloadProgress,
+        now: Moment,
+    ) -> Peer<P> {
         Peer {
             dialogue: Dialogue::new(admission),
             socket,
@@ -112,11 +125,24 @@ impl<P> Peer<P> {
             offloaded: None,
             heavy: None,
             is_in_line: false,
+            is_resent: false,
+            is_pinged: false,
+            is_dismissed: false,
+            heard_at: now,
         }
     }
 
     /// Heap bytes that wait, to be sent or for the rest of their frame.
     pub(super) fn heap_bytes(&self) -> usize {
-        self.dialogue.heap_bytes() + self.heavy.as_ref().map_or(0, |heavy| heavy.rest_bytes())
+        self.dialogue.heap_bytes() + self.rest_bytes()
+    }
+
+    /// All heap memory for its messages and their compression, in bytes, but for the reply that is being sent.
+    pub(super) fn memory_bytes(&self) -> usize {
+        self.dialogue.memory_bytes() + self.rest_bytes()
+    }
+
+    fn rest_bytes(&self) -> usize {
+        self.heavy.as_ref().map_or(0, |heavy| heavy.rest_bytes())
     }
 }

@@ -15,7 +15,7 @@ use super::peer::{Peer, Progress, Receiving, Sending, Stage};
 use crate::buffer::SpillPool;
 use crate::engine::ring::{Further, Lease, Patience, Received, Reply, Ring, Sent, Socket};
 use crate::offload;
-use crate::protocol::{CloseCode, Decision, Output};
+use crate::protocol::{Decision, Dismissal, Output};
 use crate::slab::ConnectionId;
 
 /// One connection at one event.
@@ -56,6 +56,7 @@ impl<R: Ring> Turn<'_, '_, R> {
     fn received_data(&mut self, lease: Lease, bytes: usize) {
         let Turn { peer, worker, .. } = self;
         worker.context.counters.bytes_in.add(bytes as u64);
+        peer.heard_at = worker.context.now.get();
         if bytes > worker.context.allowance.piece() / 2 || peer.heavy.is_some() {
             self.weigh(bytes, lease.is_full());
         }
@@ -133,9 +134,15 @@ impl<R: Ring> Turn<'_, '_, R> {
     pub(super) fn sent(&mut self, sent: Sent, bytes: u32) {
         let Turn { id, peer, worker } = self;
         worker.context.counters.bytes_out.add(u64::from(bytes));
+        let was_resent = std::mem::take(&mut peer.is_resent);
         peer.sending = Sending::Nothing;
         if bytes > 0 && peer.progress == Progress::None {
             peer.progress = Progress::Some;
+        }
+        if bytes > 0 && was_resent {
+            // The socket has room again, so the peer has read something: it is there, even if nothing is
+            // received from it.
+            peer.heard_at = worker.context.now.get();
         }
         match sent {
             Sent::Whole => self.wait_to_send(),
@@ -145,6 +152,7 @@ impl<R: Ring> Turn<'_, '_, R> {
                     let rest = Reply::Heap(rest);
                     let patience = worker.ring.send(*id, &peer.socket, rest, Patience::Unlimited);
                     peer.sending = Sending::of(patience);
+                    peer.is_resent = true;
                 }
             }
             Sent::Failed(_) => self.mark_broken(),
@@ -187,7 +195,7 @@ impl<R: Ring> Turn<'_, '_, R> {
     }
 
     #[cold]
-    fn settle_slowly(&mut self) {
+    pub(super) fn settle_slowly(&mut self) {
         if self.peer.stage == Stage::Serving && self.peer.has_ended {
             self.peer.stage = Stage::Farewell;
         }
@@ -275,8 +283,13 @@ impl<R: Ring> Turn<'_, '_, R> {
         let Turn { id, peer, worker } = self;
         let is_clogged = peer.sending != Sending::Nothing && peer.dialogue.is_full(&worker.context);
         let is_attaching = peer.offload_progress == OffloadProgress::Attaching;
-        let mut is_wanted =
-            !peer.has_ended && !is_clogged && !is_attaching && !peer.dialogue.has_yielded();
+        // What comes from a peer to which the server has said its last takes no memory.
+        let is_dropped = peer.stage != Stage::Serving || peer.dialogue.connection().is_closing();
+        let mut is_wanted = !peer.has_ended
+            && !is_clogged
+            && !is_attaching
+            && !peer.dialogue.has_yielded()
+            && (is_dropped || worker.memory.admits(|| peer.memory_bytes()));
         if let Some(offloaded) = &peer.offloaded {
             if peer.receiving == Receiving::Off
                 && is_wanted
@@ -365,23 +378,29 @@ impl<R: Ring> Turn<'_, '_, R> {
         self.settle();
     }
 
-    /// Tells the peer that the server goes away.
-    pub(super) fn go_away(&mut self) {
+    /// Closes the connection, on which the peer has broken no rule.
+    pub(super) fn dismiss(&mut self, dismissal: Dismissal) {
+        if dismissal != Dismissal::Stopping && !std::mem::replace(&mut self.peer.is_dismissed, true)
+        {
+            // Time to answer the close frame, or to finish the message that it follows. A stopping worker has
+            // a deadline for all of them.
+            self.end_after(LINGER_MAX, Stage::Serving);
+        }
         if !self.is_flushed() {
             // The close frame must follow all that the kernel has echoed.
-            let at = self.worker.ring.now() + SECOND_LOOK;
-            self.worker.deadlines.set(at, Due::GoAway(self.id));
+            let at = self.worker.ring.now() + self.rest();
+            self.worker.deadlines.set(at, Due::Dismiss(self.id, dismissal));
             return self.settle();
         }
         if self.peer.stage != Stage::Serving {
             return self.settle();
         }
         // What was received is answered first, and what comes from now on is not: so not by turns.
-        while self.peer.dialogue.has_yielded() {
+        while dismissal != Dismissal::Memory && self.peer.dialogue.has_yielded() {
             let decision = self.peer.dialogue.proceed(&self.worker.context);
             self.follow(decision);
         }
-        let decision = self.peer.dialogue.close(CloseCode::GOING_AWAY, &self.worker.context);
+        let decision = self.peer.dialogue.dismiss(dismissal, &self.worker.context);
         self.follow(decision);
         self.settle();
     }

@@ -71,6 +71,8 @@ enum Submission {
 struct Connection {
     link: Link,
     fd: Option<i32>,
+    /// The pump serves or refuses it, and with its first operation tells its id.
+    is_admitted: bool,
     id: Option<ConnectionId>,
     receive: Flight,
     /// The receive ends with what it brings next.
@@ -89,6 +91,8 @@ struct Connection {
     done: usize,
     /// The buffer of a reply that is sent; it is ready again once the pump gets the completion.
     spent: Option<Lease>,
+    /// Bytes of a ping in the reply that are not sent.
+    ping_left: usize,
     watch: Flight,
     close: Flight,
     /// Its place among the offloaded.
@@ -96,10 +100,11 @@ struct Connection {
 }
 
 impl Connection {
-    fn new(peer: Peer) -> Connection {
+    fn new(peer: Peer, scenario: &Scenario) -> Connection {
         Connection {
-            link: Link::new(peer),
+            link: Link::new(peer, scenario.timeouts, scenario.memory_max < usize::MAX),
             fd: None,
+            is_admitted: false,
             id: None,
             receive: Flight::Not,
             is_pausing: false,
@@ -111,6 +116,7 @@ impl Connection {
             reply: None,
             done: 0,
             spent: None,
+            ping_left: 0,
             watch: Flight::Not,
             close: Flight::Not,
             place: None,
@@ -139,6 +145,8 @@ pub(super) struct Totals {
     pub(super) bytes_out: u64,
     /// Connections that got all that was owed to them.
     pub(super) fulfilled: u64,
+    /// Completions handed over to the pump.
+    pub(super) completions: u64,
     pub(super) steps: u64,
     /// Whole frames of offloaded connections that left their sockets, and how many of them the program has echoed.
     pub(super) frames: u64,
@@ -150,6 +158,8 @@ pub(super) struct Totals {
     pub(super) chosen: u64,
     /// Connections of which the program has dropped something.
     pub(super) overrun: u64,
+    /// Pings that the server sent of its own accord.
+    pub(super) pings: u64,
 }
 
 /// The simulated kernel.
@@ -174,9 +184,9 @@ pub(super) struct Kernel {
     completed: VecDeque<Completion>,
     stop: Flight,
     stopped: Option<Duration>,
-    /// Accepted connections that the pump knows of and has not decided on, and those that it decided on
-    /// in this cycle.
-    unadmitted: usize,
+    /// Accepted connections that the pump knows of and has not decided on, in that order, and how many it
+    /// decided on in this cycle.
+    unadmitted: VecDeque<usize>,
     admissions: usize,
     /// Connections within the limit, and over it.
     admitted: usize,
@@ -194,7 +204,7 @@ pub(super) struct Kernel {
 impl Kernel {
     pub(super) fn new(scenario: Scenario, mut random: Random) -> Kernel {
         let connections = (0..scenario.connections)
-            .map(|_| Connection::new(Peer::new(&mut random, &scenario)))
+            .map(|_| Connection::new(Peer::new(&mut random, &scenario), &scenario))
             .collect();
         let listeners = 1 + random.below(3);
         let now = Duration::from_secs(random.below(1000) as u64);
@@ -215,7 +225,7 @@ impl Kernel {
             completed: VecDeque::new(),
             stop: Flight::Not,
             stopped: None,
-            unadmitted: 0,
+            unadmitted: VecDeque::new(),
             admissions: 0,
             admitted: 0,
             refused: 0,
@@ -242,7 +252,20 @@ impl Kernel {
 
     /// Connections that the pump must have a slot for.
     pub(super) fn slots_taken(&self) -> usize {
-        self.slots.iter().flatten().count()
+        let waits = |number: &&usize| {
+            let Connection { is_admitted, id, .. } = self.connections[**number];
+            is_admitted && id.is_none()
+        };
+        self.slots.iter().flatten().count() + self.active.iter().filter(waits).count()
+    }
+
+    /// The pump has this many connections, some of them without an operation while memory is short.
+    pub(super) fn expect_connections(&mut self, count: usize) {
+        while self.scenario.memory_max < usize::MAX && self.slots_taken() < count {
+            let &number = self.unadmitted.front().expect("one was accepted");
+            self.admit(number);
+        }
+        assert_eq!(count, self.slots_taken(), "slots of connections that are gone");
     }
 
     /// Bytes of heap memory in replies that are being sent.

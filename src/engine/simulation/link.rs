@@ -7,8 +7,10 @@
 use std::fmt;
 use std::time::Duration;
 
+use super::decoder::Decoder;
 use super::peer::{Act, Peer, View};
-use crate::engine::pump::{DRAIN_MAX, FAREWELL_MAX, LINGER_MAX};
+use crate::engine::pump::{FAREWELL_MAX, LINGER_MAX, Timeouts};
+use crate::protocol::{Dismissal, close};
 use testkit::Random;
 use testkit::oracle::{Fit, GOING_AWAY};
 
@@ -25,6 +27,11 @@ enum Stage {
     Gone,
 }
 
+/// By how much the pump's times are rounded.
+const TICK: Duration = Duration::from_millis(1);
+/// How the response begins to a peer that takes too long for its opening handshake.
+const LATE: &[u8] = b"HTTP/1.1 408 ";
+
 /// A connection, both ends of it.
 #[derive(Debug)]
 pub(super) struct Link {
@@ -35,8 +42,13 @@ pub(super) struct Link {
     /// Bytes that left the socket, and that the pump knows of, or the program in its stead.
     taken: usize,
     reported: usize,
-    /// All bytes sent, and how many of them are those that what is owed begins with.
+    /// All bytes sent, inflated if they are compressed anew, and how many of them are those that what is owed begins
+    /// with.
     sent: Vec<u8>,
+    decoder: Option<Decoder>,
+    /// Bytes that the socket has taken to send, but for pings, and those of pings.
+    taken_to_send: usize,
+    pinged: usize,
     matched: usize,
     /// Until `settles_at` the kernel reports only `settled` bytes as given to it for sending.
     settles_at: Duration,
@@ -60,11 +72,26 @@ pub(super) struct Link {
     went_on_to: usize,
     /// The peer's stream was over by then.
     had_ended: bool,
+    timeouts: Timeouts,
+    /// The server may close it for want of memory.
+    may_be_shed: bool,
+    /// When the pump last learned of bytes of the peer.
+    heard_at: Duration,
+    /// The peer has been silent for too long, or the connection open.
+    was_idle: bool,
+    has_expired: bool,
+    /// Bytes that the pump knew of when the time for the opening handshake was over.
+    late_at: Option<usize>,
+    /// Why the server has closed it of its own accord.
+    dismissal: Option<Dismissal>,
 }
 
 impl Link {
-    pub(super) fn new(peer: Peer) -> Link {
+    pub(super) fn new(peer: Peer, timeouts: Timeouts, may_be_shed: bool) -> Link {
         Link {
+            decoder: peer.is_recompressed.then(Decoder::default),
+            taken_to_send: 0,
+            pinged: 0,
             peer,
             stage: Stage::Waiting,
             arrived: 0,
@@ -86,6 +113,13 @@ impl Link {
             stopped_at: None,
             went_on_to: 0,
             had_ended: false,
+            timeouts,
+            may_be_shed,
+            heard_at: Duration::ZERO,
+            was_idle: false,
+            has_expired: false,
+            late_at: None,
+            dismissal: None,
         }
     }
 
@@ -101,11 +135,13 @@ impl Link {
     /// The pump learns of it and has to serve it.
     pub(super) fn admit(&mut self, now: Duration) {
         self.accepted_at = now;
+        self.heard_at = now;
     }
 
     /// The pump learns of it and has to refuse it.
     pub(super) fn refuse(&mut self, now: Duration) {
         self.accepted_at = now;
+        self.heard_at = now;
         self.is_refused = true;
         self.peer.owed.refuse();
     }
@@ -151,7 +187,7 @@ impl Link {
             sent: self.sent.len(),
             is_shut: self.shut_at.is_some() || self.stage == Stage::Closed,
             is_going_away: self.stopped_at.is_some()
-                && self.sent.ends_with(GOING_AWAY)
+                && self.sent.ends_with(self.peer.owed.farewell.as_deref().unwrap_or(GOING_AWAY))
                 && self.fit() == Fit::Whole,
         }
     }
@@ -202,8 +238,102 @@ impl Link {
     }
 
     /// The pump learns that these bytes were received.
-    pub(super) fn report(&mut self, bytes: usize) {
+    pub(super) fn report(&mut self, bytes: usize, now: Duration) {
+        self.note_time(now);
         self.reported += bytes;
+        if bytes > 0 {
+            self.heard_at = self.heard_at.max(now);
+        }
+    }
+
+    /// Notes which times are over.
+    fn note_time(&mut self, now: Duration) {
+        let Timeouts { handshake, idle, lifetime, .. } = self.timeouts;
+        let is_refused = self.is_refused;
+        let is_past = |since: Duration, most: Option<Duration>| {
+            most.is_some_and(|most| now + TICK >= since + most) && !is_refused
+        };
+        self.was_idle |= is_past(self.heard_at, idle);
+        self.has_expired |= is_past(self.accepted_at, lifetime);
+        if is_past(self.accepted_at, handshake) {
+            self.late_at.get_or_insert(self.reported);
+        }
+    }
+
+    /// Whether its opening handshake took too long.
+    fn is_late(&self) -> bool {
+        self.late_at.is_some_and(|known| known < self.peer.head)
+    }
+
+    /// Whether what was sent ends with whole frames.
+    pub(super) fn is_at_boundary(&self) -> bool {
+        self.peer.owed.is_boundary(self.sent.len()) && self.matched == self.sent.len()
+    }
+
+    /// Whether the server may send a ping now.
+    pub(super) fn may_be_pinged(&self, now: Duration) -> bool {
+        self.timeouts.ping.is_some_and(|after| now + TICK >= self.heard_at + after)
+    }
+
+    /// Finds the reason for which the server may have closed the connection of its own accord, so that what was sent
+    /// is what is owed.
+    fn explain(&mut self, now: Duration) -> bool {
+        self.note_time(now);
+        let common = self.sent.len().min(LATE.len());
+        if self.is_late() && common > 0 && self.sent[..common] == LATE[..common] {
+            self.peer.owed.time_out();
+            self.matched = 0;
+            self.ending_at.get_or_insert(now);
+            if self.fit() != Fit::Not {
+                return true;
+            }
+        }
+        for (dismissal, is_reason) in [
+            (Dismissal::Idle, self.was_idle),
+            (Dismissal::Expired, self.has_expired),
+            (Dismissal::Memory, self.may_be_shed),
+        ] {
+            if !is_reason {
+                continue;
+            }
+            self.dismissal = Some(dismissal);
+            self.peer.owed.farewell =
+                Some(close::frame(dismissal.close_code(), dismissal.reason()));
+            // What was received and waited for its turn is not answered.
+            self.stopped_at = Some(0);
+            self.went_on_to = self.reported;
+            self.had_ended |= self.has_ended;
+            if self.fit() != Fit::Not {
+                self.ending_at.get_or_insert(now);
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Whether the server has said that it closes the connection of its own accord.
+    pub(super) fn is_dismissed(&self) -> bool {
+        self.dismissal.is_some()
+    }
+
+    /// Whether the server should have said that it closes the connection, or have closed it if it cannot say so.
+    pub(super) fn is_overdue(&self, now: Duration) -> bool {
+        let Timeouts { handshake, idle, lifetime, ping, .. } = self.timeouts;
+        let silence = idle.into_iter().chain(ping).min().unwrap_or_default();
+        let slack = silence / 8 + LINGER_MAX + Duration::from_millis(100);
+        let is_past = |since: Duration, most: Option<Duration>| {
+            most.is_some_and(|most| now > since + most + slack)
+        };
+        let heard_at = self.heard_at.max(self.progressed_at.unwrap_or_default());
+        let is_in_handshake = self.reported < self.peer.head;
+        self.shut_at.is_none()
+            && self.dismissal.is_none()
+            && self.stopped_at.is_none()
+            && self.ending_at.is_none()
+            && !self.is_refused
+            && (is_past(heard_at, idle)
+                || is_past(self.accepted_at, lifetime)
+                || is_in_handshake && is_past(self.accepted_at, handshake))
     }
 
     /// The pump knows of all that was received.
@@ -232,6 +362,10 @@ impl Link {
 
     /// The pump learns that it is to stop.
     pub(super) fn stop(&mut self) {
+        // It has its close frame already.
+        if self.dismissal.is_some() {
+            return;
+        }
         self.stopped_at = Some(self.reported);
         self.had_ended = self.has_ended;
     }
@@ -260,16 +394,22 @@ impl Link {
 
     /// Bytes that the peer has acknowledged.
     pub(super) fn acknowledged(&self) -> usize {
-        self.peer.read
+        self.peer.read + self.pinged
     }
 
-    pub(super) fn sent(&self) -> usize {
-        self.sent.len()
+    /// Bytes that the socket has taken to send.
+    pub(super) fn taken_to_send(&self) -> usize {
+        self.taken_to_send + self.pinged
     }
 
     /// Bytes given to the kernel for sending, as it says itself.
     pub(super) fn written(&self, now: Duration) -> usize {
-        if now < self.settles_at { self.settled } else { self.sent.len() }
+        if now < self.settles_at { self.settled } else { self.taken_to_send() }
+    }
+
+    /// The socket takes these bytes of a ping, which the peer ignores.
+    pub(super) fn ping(&mut self, bytes: usize) {
+        self.pinged += bytes;
     }
 
     /// Bytes that the socket can take.
@@ -286,15 +426,19 @@ impl Link {
     ) -> Result<(), String> {
         let begin = self.sent.len();
         if now >= self.settles_at && random.one_in(4) {
-            self.settled = begin;
+            self.settled = self.taken_to_send();
             self.settles_at = now + Duration::from_micros(random.below(300) as u64);
         }
-        self.sent.extend_from_slice(bytes);
+        self.taken_to_send += bytes.len();
+        match &mut self.decoder {
+            Some(decoder) => decoder.push(bytes, &mut self.sent)?,
+            None => self.sent.extend_from_slice(bytes),
+        }
         if self.matched == begin {
             let owed = self.peer.owed.bytes[begin..].iter();
             self.matched += self.sent[begin..].iter().zip(owed).take_while(|(a, b)| a == b).count();
         }
-        if self.fit() != Fit::Not {
+        if self.fit() != Fit::Not || self.explain(now) {
             return Ok(());
         }
         let from = self.matched.min(begin);
@@ -326,7 +470,11 @@ impl Link {
     }
 
     /// Whether the server has said all, so that its stream may end.
-    pub(super) fn may_shut_down(&self) -> bool {
+    pub(super) fn may_shut_down(&mut self, now: Duration) -> bool {
+        self.is_all_said() || self.explain(now) && self.is_all_said()
+    }
+
+    fn is_all_said(&self) -> bool {
         let ends = self.peer.owed.ends_by(self.reported) || self.stopped_at.is_some();
         ends && self.fit() == Fit::Whole || self.is_lost()
     }
@@ -341,11 +489,17 @@ impl Link {
     }
 
     /// Whether the server may give the connection up without having said all.
-    pub(super) fn is_given_up(&self, now: Duration, stopped: Option<Duration>) -> bool {
+    pub(super) fn is_given_up(&mut self, now: Duration, stopped: Option<Duration>) -> bool {
+        self.note_time(now);
         let is_past = |since: Option<Duration>, most| since.is_some_and(|at| now >= at + most);
         self.was_given_up
             || self.is_lost()
-            || is_past(stopped, DRAIN_MAX)
+            || self.timeouts.drain.is_some_and(|drain| is_past(stopped, drain))
+            // Nothing of a close frame or of a response may have fitted, so nobody knows when it was due.
+            || self.was_idle
+            || self.has_expired
+            || self.is_late()
+            || self.may_be_shed
             || is_past(self.shut_at, LINGER_MAX)
             || self.shut_at.is_none()
                 && is_past(self.ending_at.max(self.progressed_at), FAREWELL_MAX)

@@ -6,6 +6,7 @@
 
 use std::collections::VecDeque;
 use std::rc::Rc;
+use std::time::Duration;
 
 use super::scenario::Scenario;
 use crate::offload::FRAME_BYTES_MAX;
@@ -188,6 +189,8 @@ pub(super) struct Program {
     pub(super) notices: VecDeque<usize>,
     flight_max: i64,
     unreceived_max: u64,
+    /// The time by which it goes.
+    pub(super) now: Duration,
 }
 
 impl Program {
@@ -199,6 +202,7 @@ impl Program {
             notices: VecDeque::new(),
             flight_max: scenario.flight_max,
             unreceived_max: scenario.unreceived_max,
+            now: Duration::ZERO,
         }
     }
 
@@ -279,7 +283,7 @@ impl Program {
                 let is_next = flight <= self.flight_max && record.is_clear(socket.written as u64);
                 match echo(&run.packet).filter(|_| is_next) {
                     Some(echo) => {
-                        record.echo(echo.len() as u64);
+                        record.echo(echo.len() as u64, self.now);
                         socket.eaten += run.packet.len();
                         socket.frames_eaten += 1;
                         run.packet = echo;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::scenario::Scenario;
 use super::script::Script;
 use testkit::Random;
-use testkit::oracle::{Fit, Owed, Stream};
+use testkit::oracle::{Compressed, Fit, Owed, Stream};
 
 /// When a peer reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,6 +66,10 @@ pub(super) struct View {
 pub(super) struct Peer {
     pub(super) input: Vec<u8>,
     pub(super) owed: Owed,
+    /// What it gets is compressed anew.
+    pub(super) is_recompressed: bool,
+    /// Bytes of the request.
+    pub(super) head: usize,
     /// Positions in the input at which messages end.
     message_ends: Vec<usize>,
     /// Bytes that the server's socket keeps for it until it reads.
@@ -110,12 +114,17 @@ impl Peer {
         ];
         let rooms = [3, 60, 500, 5000, 200_000, 10 << 20];
         Peer {
-            owed: Owed::for_stream(&Stream {
-                bytes: &script.input,
-                head: script.head,
-                status: script.status,
-                message_max: scenario.message_max as u64,
-            }),
+            owed: Owed::for_stream_of(
+                &Stream {
+                    bytes: &script.input,
+                    head: script.head,
+                    status: script.status,
+                    message_max: scenario.message_max as u64,
+                },
+                script.compressed,
+            ),
+            is_recompressed: script.compressed == Some(Compressed::Recompressed),
+            head: script.head,
             input: script.input,
             message_ends: script.message_ends,
             room: random.pick(match (script.is_flood, script.is_long) {

@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use testkit::Random;
 
+use crate::engine::pump::Timeouts;
 use crate::offload;
-use crate::protocol::Limits;
 use crate::protocol::context::BACKLOG_MAX;
+use crate::protocol::{Limits, Policy};
 
 /// Bytes that a request, headers and control frames may take in addition to a message.
 const SMALL_CHANGE: usize = 20 << 10;
@@ -62,6 +63,12 @@ pub(super) struct Scenario {
     pub(super) flight_max: i64,
     /// Bytes that the kernel passes up and that are not received, before it gives a connection up.
     pub(super) unreceived_max: u64,
+    /// The rate at which peers compress their messages, and how the server echoes those.
+    pub(super) compressed: usize,
+    pub(super) policy: Policy,
+    /// How long connections may take, and how much heap memory, in bytes.
+    pub(super) timeouts: Timeouts,
+    pub(super) memory_max: usize,
     /// Steps after which the pump has to stop, if it does not come to rest before.
     pub(super) stop_after: u64,
 }
@@ -112,6 +119,10 @@ impl Scenario {
             places: 0,
             flight_max: random.pick(&[300, 5000, 32 << 10]),
             unreceived_max: if random.one_in(8) { 300 } else { u64::MAX },
+            timeouts: Timeouts { handshake: None, ping: None, idle: None, ..Timeouts::DEFAULT },
+            memory_max: usize::MAX,
+            compressed: 0,
+            policy: Policy::Mirror,
             stop_after: if is_stopped_early { random.below(4000) as u64 } else { u64::MAX },
         };
         scenario.is_sqpoll &= !scenario.is_patient;
@@ -124,10 +135,33 @@ impl Scenario {
             scenario.piece = random.pick(&[2, 60, 500, 4096]);
             scenario.limits = Some(Limits { cycle, turn });
         }
+        if random.one_in(4) {
+            scenario.limit_times(random);
+        }
+        if random.one_in(10) && !scenario.is_heavy {
+            scenario.compressed = random.pick(&[1, 3]);
+            scenario.policy = random.pick(&[Policy::Mirror, Policy::Mirror, Policy::Deflate]);
+        }
+        if random.one_in(12) {
+            scenario.memory_max = random.pick(&[5000, 50_000, 500_000]);
+        }
         if random.one_in(50) {
             scenario = scenario.flooded();
         }
         scenario
+    }
+
+    /// Ends or pings connections after some time.
+    fn limit_times(&mut self, random: &mut Random) {
+        let mut time = |seconds: &[u64]| match random.pick(seconds) {
+            0 => None,
+            seconds => Some(Duration::from_secs(seconds)),
+        };
+        self.timeouts.handshake = time(&[0, 1, 10]);
+        self.timeouts.ping = time(&[0, 1, 3, 60]);
+        self.timeouts.idle = time(&[0, 2, 20, 150]);
+        self.timeouts.lifetime = time(&[0, 0, 1, 30]);
+        self.timeouts.drain = time(&[1, 5]);
     }
 
     /// Offloads connections.
@@ -161,6 +195,9 @@ impl Scenario {
             // With small pieces it would take forever.
             piece: self.piece.max(4096),
             stop_after: u64::MAX,
+            compressed: 0,
+            memory_max: usize::MAX,
+            timeouts: Timeouts { handshake: None, ping: None, idle: None, ..Timeouts::DEFAULT },
             ..self
         };
         scenario.flood = 3 * scenario.heap_max(scenario.connections, scenario.buffers);

@@ -3,11 +3,14 @@
 //! A script is complete before anything is sent. It does not know when each part is sent, nor what the
 //! server answers.
 
+use testkit::deflate::{Compressor, Place};
 use testkit::frame::masked;
-use testkit::{REQUEST, Random};
+use testkit::oracle::Compressed;
+use testkit::{REQUEST, RSV1, Random};
 
 use super::scenario::Scenario;
 use crate::offload;
+use crate::protocol::Policy;
 
 /// What makes a request unacceptable, and the status that it costs.
 const SPOILED: &[(&str, &str, u16)] = &[
@@ -47,6 +50,8 @@ pub(super) struct Script {
     pub(super) is_small: bool,
     /// Each message is sent when the echo of the last one has arrived.
     pub(super) is_ping_pong: bool,
+    /// How its messages are echoed, if they are compressed.
+    pub(super) compressed: Option<Compressed>,
 }
 
 impl Script {
@@ -63,6 +68,18 @@ impl Script {
             request = request.replacen("Host", &format!("X: {}\r\nHost", "x".repeat(room)), 1);
             script.status = if request.len() > 8192 { 431 } else { 101 };
         }
+        if script.status == 101 && !script.is_flood && random.one_in(scenario.compressed) {
+            let offer = "Sec-WebSocket-Extensions: permessage-deflate\r\nHost";
+            request = request.replacen("Host", offer, 1);
+            script.compressed = Some(match scenario.policy {
+                Policy::Mirror | Policy::Off => Compressed::Mirrored,
+                Policy::Deflate => Compressed::Recompressed,
+            });
+            if request.len() > 8192 {
+                script.status = 431;
+                script.compressed = None;
+            }
+        }
         script.input.extend(request.as_bytes());
         script.head = script.input.len();
         if script.status == 431 {
@@ -71,10 +88,13 @@ impl Script {
         }
         script.message_ends.push(script.input.len());
         script.is_small = !script.is_flood
+            && script.compressed.is_none()
             && scenario.offload != offload::Policy::Off
             && scenario.capacity > 100
             && random.one_in(2);
-        if script.is_flood {
+        if script.compressed.is_some() {
+            script.compressed_messages(random, scenario);
+        } else if script.is_flood {
             script.flood(random, scenario.flood);
         } else if script.is_small {
             script.is_ping_pong = random.below(3) > 0;
@@ -115,6 +135,41 @@ impl Script {
             let garbage = random.bytes(50);
             self.input.extend(garbage);
         }
+    }
+
+    /// Compressed messages that are valid, with others and control frames between them.
+    fn compressed_messages(&mut self, random: &mut Random, scenario: &Scenario) {
+        let mut compressor = Compressor::new(1 << 15);
+        for _ in 0..random.below(10) {
+            if self.input.len() > scenario.bytes_max {
+                break;
+            }
+            if random.one_in(4) {
+                self.text(random, scenario);
+            } else {
+                self.compressed_message(random, scenario, &mut compressor);
+            }
+            self.message_ends.push(self.input.len());
+        }
+        if random.one_in(2) {
+            self.close(random);
+        }
+    }
+
+    fn compressed_message(
+        &mut self,
+        random: &mut Random,
+        scenario: &Scenario,
+        compressor: &mut Compressor,
+    ) {
+        let length = Script::length(random, scenario);
+        let (opcode, payload) = match random.below(3) {
+            0 => (1, text(random, length)),
+            1 => (2, random.bytes(length)),
+            _ => (1, b"abcdefgh".iter().copied().cycle().take(length).collect()),
+        };
+        let payload = compressor.blocks(&payload, Place::Last, random);
+        self.message(random, RSV1 | opcode, &payload);
     }
 
     /// Small messages, most of which the kernel can echo, and something else at the end.

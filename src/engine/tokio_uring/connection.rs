@@ -2,7 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::future::{Future as _, poll_fn};
-use std::net::Shutdown;
+use std::net::{IpAddr, Shutdown};
 use std::pin::pin;
 use std::rc::Rc;
 use std::task::{Poll, Waker};
@@ -33,6 +33,8 @@ pub(super) enum Receiving {
 /// A connection, shared by the ring and the connection's task.
 pub(super) struct TaskConnection {
     pub(super) stream: TcpStream,
+    /// The client's, if it has one.
+    pub(super) address: Option<IpAddr>,
     pub(super) receiving: Cell<Receiving>,
     /// The receive is over when it has brought something.
     pub(super) is_single: Cell<bool>,
@@ -44,9 +46,10 @@ pub(super) struct TaskConnection {
 }
 
 impl TaskConnection {
-    pub(super) fn new(stream: TcpStream) -> TaskConnection {
+    pub(super) fn new(stream: TcpStream, address: Option<IpAddr>) -> TaskConnection {
         TaskConnection {
             stream,
+            address,
             receiving: Cell::new(Receiving::Off),
             is_single: Cell::new(false),
             outgoing: Cell::new(None),

@@ -15,12 +15,12 @@ use std::rc::Rc;
 use std::task::{Poll, Waker};
 
 use rustix::io::Errno;
-use rustix::net::SocketFlags;
+use rustix::net::{SocketAddrAny, SocketFlags};
 use tokio::io::unix::AsyncFd;
 
 use super::shared::{Event, Shared};
 use crate::engine::EngineError;
-use crate::engine::ring::{ADMISSIONS_MAX, Completion, Further, Socket};
+use crate::engine::ring::{ADMISSIONS_MAX, Completion, Further, Socket, address_of};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Accepting {
@@ -62,13 +62,16 @@ impl Listener {
                     break;
                 }
                 shared.counters.syscalls.add(1);
-                let result = rustix::net::accept_with(fd.get_ref(), SocketFlags::CLOEXEC);
+                let result = rustix::net::acceptfrom_with(fd.get_ref(), SocketFlags::CLOEXEC);
                 if result.as_ref().err() == Some(&Errno::AGAIN) {
                     guard.clear_ready();
                     break;
                 }
                 let further = if result.is_ok() { Further::More } else { Further::Over };
-                self.tell(result.map(|socket| shared.admit(socket)), further, &shared);
+                let admit = |(socket, name): (OwnedFd, Option<SocketAddrAny>)| {
+                    shared.admit(socket, name.as_ref().and_then(address_of))
+                };
+                self.tell(result.map(admit), further, &shared);
             }
             // Lets the pump and the open connections have their turn before more are accepted.
             tokio::task::yield_now().await;

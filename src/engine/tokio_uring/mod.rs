@@ -65,6 +65,7 @@ use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use tokio_uring::Runtime;
 use tokio_uring::buf::fixed::FixedBufRegistry;
 use tracing::warn;
@@ -72,6 +73,7 @@ use tracing::warn;
 use self::ring::TokioRing;
 use super::pump::Pump;
 use super::ring::Wait;
+use super::wait::monotonic;
 use super::{BufferConfig, EngineError, WorkerConfig};
 use crate::metrics::Counters;
 
@@ -133,7 +135,7 @@ impl PreparedRuntime {
         runtime.block_on(async {
             let ready = (0..count.into()).filter_map(|index| buffers.check_out(index)).collect();
             let ring = TokioRing::new(worker, listeners, ready)?;
-            let pump = Pump::new(ring, worker.context(), &worker.limit);
+            let pump = Pump::new(ring, worker.context(), &worker.shared, worker.timeouts);
             started();
             let serving = tokio_uring::spawn(work(pump));
             count_calls(&worker.counters, serving).await;
@@ -175,7 +177,8 @@ async fn work(mut pump: Pump<'static, TokioRing>) {
             Wait::Not => tokio_uring::no_op().await.expect("nothing can fail"),
             Wait::Until(until) => {
                 if until.is_some() && until != alarmed {
-                    alarm.as_mut().reset((shared.epoch + until.unwrap_or_default()).into());
+                    let left = until.unwrap_or_default().saturating_sub(monotonic());
+                    alarm.as_mut().reset(Instant::now() + left);
                     alarmed = until;
                 }
                 poll_fn(|cx| {

@@ -2,11 +2,11 @@
 
 use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
-use std::net::Shutdown;
+use std::net::{IpAddr, Shutdown};
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::io::Errno;
 use tokio::io::unix::AsyncFd;
@@ -19,6 +19,7 @@ use super::shared::{Event, Shared};
 use crate::engine::ring::{
     Completion, Fill, Further, Lease, Patience, Received, Reply, Ring, Socket,
 };
+use crate::engine::wait::{monotonic, monotonic_coarse};
 use crate::engine::{EngineError, WorkerConfig};
 use crate::offload::record::Record;
 use crate::slab::ConnectionId;
@@ -44,7 +45,6 @@ impl TokioRing {
         ready: Vec<FixedBuf>,
     ) -> Result<TokioRing, EngineError> {
         let shared = Rc::new(Shared {
-            epoch: Instant::now(),
             events: RefCell::default(),
             waker: Cell::default(),
             ready: RefCell::new(ready),
@@ -173,7 +173,15 @@ impl Ring for TokioRing {
     type Place = Infallible;
 
     fn now(&self) -> Duration {
-        self.shared.epoch.elapsed()
+        monotonic()
+    }
+
+    fn recently(&self) -> Duration {
+        monotonic_coarse()
+    }
+
+    fn peer_address(&self, socket: &Socket) -> Option<IpAddr> {
+        self.shared.connection(socket.0).address
     }
 
     fn listeners(&self) -> u32 {

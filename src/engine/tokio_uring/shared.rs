@@ -2,11 +2,10 @@
 
 use std::cell::{Cell, RefCell};
 use std::io;
-use std::net::TcpStream as StdStream;
+use std::net::{IpAddr, TcpStream as StdStream};
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::rc::Rc;
 use std::task::{Context as TaskContext, Poll, Waker};
-use std::time::Instant;
 
 use rustix::io::Errno;
 use tokio_uring::buf::fixed::FixedBuf;
@@ -39,7 +38,6 @@ pub(super) fn outcome(result: io::Result<usize>) -> Result<u32, Errno> {
 
 /// What the pump's ring and the tasks share.
 pub(super) struct Shared {
-    pub(super) epoch: Instant,
     /// Events that the pump has not taken yet.
     pub(super) events: RefCell<Vec<Event>>,
     /// The pump's waker, while it waits for events.
@@ -97,13 +95,13 @@ impl Shared {
         }
     }
 
-    pub(super) fn admit(&self, socket: OwnedFd) -> Socket {
+    pub(super) fn admit(&self, socket: OwnedFd, address: Option<IpAddr>) -> Socket {
         let stream = TcpStream::from_std(StdStream::from(socket));
         let number = stream.as_raw_fd();
         let mut connections = self.connections.borrow_mut();
         let length = connections.len().max(number as usize + 1);
         connections.resize(length, None);
-        connections[number as usize] = Some(Rc::new(TaskConnection::new(stream)));
+        connections[number as usize] = Some(Rc::new(TaskConnection::new(stream, address)));
         Socket(number)
     }
 

@@ -36,6 +36,7 @@ mod setup;
 
 use std::collections::HashMap;
 use std::io;
+use std::net::IpAddr;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::time::Duration;
 
@@ -43,7 +44,7 @@ use io_uring::squeue::{self, Flags};
 use io_uring::types::Fd;
 use io_uring::{cqueue, opcode};
 use rustix::io::Errno;
-use rustix::net::{SendFlags, Shutdown};
+use rustix::net::{SendFlags, Shutdown, getpeername};
 
 pub use self::abilities::{Ability, Feature, Purpose};
 use self::buffer_ring::{BufferRing, GROUP};
@@ -53,10 +54,10 @@ pub use self::setup::PreparedRing;
 use super::WorkerConfig;
 use super::reply::breaks_connection;
 use super::ring::{
-    Blocking, Completion, Further, Lease, Patience, Received, Reply, Ring, Socket, Wait,
+    Blocking, Completion, Further, Lease, Patience, Received, Reply, Ring, Socket, Wait, address_of,
 };
 use super::token::{Op, Token};
-use super::wait::{WaitStrategy, Waiter};
+use super::wait::{Alarm, WaitStrategy, Waiter};
 use crate::metrics::Counters;
 use crate::offload;
 use crate::offload::program::Program;
@@ -101,7 +102,14 @@ impl<'a> KernelRing<'a> {
         let _ = submitter.register_ring_fd();
         let is_sqpoll = matches!(worker.wait, WaitStrategy::Sqpoll);
         KernelRing {
-            queues: Queues { submitter, submissions, completions, is_sqpoll, counters },
+            queues: Queues {
+                submitter,
+                submissions,
+                completions,
+                is_sqpoll,
+                alarm: Alarm::default(),
+                counters,
+            },
             waiter: Waiter::new(worker.wait, worker.pace, counters),
             buffers: &mut prepared.buffers,
             receive_max: prepared.receive_max,
@@ -222,6 +230,10 @@ impl<'a> KernelRing<'a> {
             },
             // Taken by `take_notices`.
             Op::Notices => None,
+            Op::Alarm => {
+                self.queues.alarm.clear();
+                None
+            }
             // The cancelled operation has a completion of its own.
             Op::Cancel => None,
         }
@@ -288,6 +300,16 @@ impl Ring for KernelRing<'_> {
 
     fn now(&self) -> Duration {
         self.waiter.now()
+    }
+
+    #[inline]
+    fn recently(&self) -> Duration {
+        self.waiter.recently()
+    }
+
+    fn peer_address(&self, socket: &Socket) -> Option<IpAddr> {
+        self.counters.syscalls.add(1);
+        address_of(&getpeername(borrow(socket)).ok()??)
     }
 
     fn listeners(&self) -> u32 {

@@ -1,20 +1,23 @@
 //! The submission and the completion queue of a ring, and the one system call that serves both.
 //!
-//! This file knows nothing of operations. Invariant that the unsafe blocks rely on:
+//! This file knows no operation but the alarm. Invariant that the unsafe blocks rely on:
 //!
-//! 1. They pass no memory to the kernel but the argument of the call itself, which outlives the call.
+//! 1. They pass no memory to the kernel but the argument of the call itself, which outlives the call, and the time of
+//!    the alarm, which the kernel copies when the alarm is submitted, in the call that follows.
 
 #![expect(unsafe_code, reason = "io_uring_enter(2) takes a pointer; see the invariant above")]
 
 use std::io;
 use std::time::Duration;
 
-use io_uring::types::{SubmitArgs, Timespec};
-use io_uring::{CompletionQueue, SubmissionQueue, Submitter};
+use io_uring::types::{SubmitArgs, TimeoutFlags, Timespec};
+use io_uring::{CompletionQueue, SubmissionQueue, Submitter, opcode};
 use rustix::io::Errno;
 
-use crate::engine::wait::Source;
+use crate::engine::token::{Op, Token};
+use crate::engine::wait::{Alarm, Sleep, Source, monotonic};
 use crate::metrics::Counters;
+use crate::slab::ConnectionId;
 
 /// `IORING_ENTER_GETEVENTS` and its siblings (io_uring_enter(2)).
 const ENTER_GETEVENTS: u32 = 1;
@@ -28,6 +31,7 @@ pub(super) struct Queues<'a> {
     pub(super) submissions: SubmissionQueue<'a>,
     pub(super) completions: CompletionQueue<'a>,
     pub(super) is_sqpoll: bool,
+    pub(super) alarm: Alarm,
     pub(super) counters: &'a Counters,
 }
 
@@ -76,6 +80,27 @@ impl Queues<'_> {
     }
 }
 
+impl Queues<'_> {
+    /// Sets the alarm and sleeps.
+    #[cold]
+    fn set_alarm(&mut self, at: Duration) -> io::Result<()> {
+        let time = Timespec::from(at);
+        let alarm = opcode::Timeout::new(&time).flags(TimeoutFlags::ABS).build();
+        let alarm =
+            alarm.user_data(Token::new(Op::Alarm, ConnectionId { slot: 0, generation: 0 }).0);
+        // A kernel thread that submits might do so when the time is gone.
+        let is_set = !self.is_sqpoll && {
+            // SAFETY: invariant 1.
+            unsafe { self.submissions.push(&alarm) }.is_ok()
+        };
+        if !is_set {
+            self.alarm.clear();
+            return self.call(1, Some(at.saturating_sub(monotonic())));
+        }
+        self.call(1, None)
+    }
+}
+
 impl Source for Queues<'_> {
     /// With `IORING_SETUP_TASKRUN_FLAG` the kernel sets a flag in shared memory when completions are
     /// pending, so this makes no system call until there is something.
@@ -89,7 +114,11 @@ impl Source for Queues<'_> {
     }
 
     #[inline]
-    fn sleep(&mut self, most: Option<Duration>) -> io::Result<()> {
-        self.call(1, most)
+    fn sleep(&mut self, until: Option<Duration>) -> io::Result<()> {
+        match self.alarm.sleep(until, monotonic) {
+            Sleep::Untimed => self.call(1, None),
+            Sleep::For(time) => self.call(1, Some(time)),
+            Sleep::SetAlarm(at) => self.set_alarm(at),
+        }
     }
 }

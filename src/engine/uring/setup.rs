@@ -77,7 +77,8 @@ impl PreparedRing {
     ) -> Result<(), EngineError> {
         let context = worker.context();
         let ring = KernelRing::new(&mut self, worker, listeners);
-        let pump = Pump::new(ring, context, &worker.limit).with_offload(worker.offload, AUTO_RUN);
+        let pump = Pump::new(ring, context, &worker.shared, worker.timeouts)
+            .with_offload(worker.offload, AUTO_RUN);
         started();
         let outcome = pump.run().map_err(|error| EngineError::new("go on serving", error));
         if outcome.is_err() {

@@ -1,12 +1,38 @@
 //! What a worker knows about its own thread: the time, and how long it has waited for its CPU.
 
 use std::os::fd::OwnedFd;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use rustix::time::{ClockId, clock_gettime};
+
+/// The time on `CLOCK_MONOTONIC`, by which the kernel's program goes too.
+#[inline]
+pub fn monotonic() -> Duration {
+    time_on(ClockId::Monotonic)
+}
+
+/// The same, as it was at the last tick of the kernel, up to 10 ms ago. It takes a fifth of the time to read
+/// (clock_gettime(2), `CLOCK_MONOTONIC_COARSE`).
+#[inline]
+pub fn monotonic_coarse() -> Duration {
+    time_on(ClockId::MonotonicCoarse)
+}
+
+#[inline]
+fn time_on(clock: ClockId) -> Duration {
+    let time = clock_gettime(clock);
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+}
 
 /// A thread's view of time.
 pub trait Clock {
     /// The time since some fixed moment.
     fn now(&self) -> Duration;
+
+    /// The same time, but maybe some milliseconds ago, where that is cheaper to know.
+    fn recently(&self) -> Duration {
+        self.now()
+    }
 
     /// How long this thread has been ready to run while others had its CPU, since it was started;
     /// `None` if the kernel does not say. This may cost a system call.
@@ -16,7 +42,6 @@ pub trait Clock {
 /// The clock of the thread that made it.
 #[derive(Debug)]
 pub struct ThreadClock {
-    epoch: Instant,
     /// The scheduler's statistics of this thread, if the kernel keeps them and `/proc` is mounted.
     statistics: Option<OwnedFd>,
 }
@@ -24,7 +49,7 @@ pub struct ThreadClock {
 impl ThreadClock {
     /// A clock that tells only the time.
     pub fn without_statistics() -> ThreadClock {
-        ThreadClock { epoch: Instant::now(), statistics: None }
+        ThreadClock { statistics: None }
     }
 
     /// A clock that also reads the scheduler's statistics.
@@ -32,14 +57,19 @@ impl ThreadClock {
         let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC;
         let path = "/proc/thread-self/schedstat";
         let statistics = rustix::fs::open(path, flags, rustix::fs::Mode::empty()).ok();
-        ThreadClock { statistics, ..ThreadClock::without_statistics() }
+        ThreadClock { statistics }
     }
 }
 
 impl Clock for ThreadClock {
     #[inline]
     fn now(&self) -> Duration {
-        self.epoch.elapsed()
+        monotonic()
+    }
+
+    #[inline]
+    fn recently(&self) -> Duration {
+        monotonic_coarse()
     }
 
     #[cold]

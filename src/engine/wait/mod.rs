@@ -8,6 +8,7 @@
 //! applies its decisions to whatever an engine waits on. [`measure_wake_up`] says what a sleep costs
 //! on this machine. The tests drive both on simulated machines with simulated clients.
 
+mod alarm;
 mod clock;
 mod pacer;
 #[cfg(test)]
@@ -15,7 +16,8 @@ mod simulation;
 mod waiter;
 mod wake_up;
 
-pub use self::clock::{Clock, ThreadClock};
+pub use self::alarm::{Alarm, Sleep};
+pub use self::clock::{Clock, ThreadClock, monotonic, monotonic_coarse};
 pub use self::pacer::{Pace, Pacer, Waited};
 pub use self::waiter::{Source, Waiter};
 pub use self::wake_up::measure as measure_wake_up;

@@ -23,12 +23,12 @@ pub trait Source {
     /// When the engine is broken.
     fn look(&mut self) -> io::Result<bool>;
 
-    /// Sleeps until something completes, or for `most`.
+    /// Sleeps until something completes, or until a time on `CLOCK_MONOTONIC`; it may wake up earlier.
     ///
     /// # Errors
     ///
     /// When the engine is broken.
-    fn sleep(&mut self, most: Option<Duration>) -> io::Result<()>;
+    fn sleep(&mut self, until: Option<Duration>) -> io::Result<()>;
 }
 
 /// Waits as a strategy says. Its clock is the engine's.
@@ -81,7 +81,7 @@ impl<'a, C: Clock> Waiter<'a, C> {
         clock: C,
         counters: &'a Counters,
     ) -> Waiter<'a, C> {
-        let scheduled = (Duration::ZERO, Duration::ZERO);
+        let scheduled = (clock.now(), Duration::ZERO);
         Waiter { strategy, pacer: Pacer::new(pace), clock, scheduled, counters }
     }
 
@@ -89,6 +89,12 @@ impl<'a, C: Clock> Waiter<'a, C> {
     #[inline]
     pub fn now(&self) -> Duration {
         self.clock.now()
+    }
+
+    /// The same time, but maybe some milliseconds ago.
+    #[inline]
+    pub fn recently(&self) -> Duration {
+        self.clock.recently()
     }
 
     /// Waits until something completes, or until a time.
@@ -99,9 +105,7 @@ impl<'a, C: Clock> Waiter<'a, C> {
     #[inline]
     pub fn wait(&mut self, until: Option<Duration>, source: &mut impl Source) -> io::Result<()> {
         match self.strategy {
-            WaitStrategy::Block => {
-                source.sleep(until.map(|until| until.saturating_sub(self.now())))
-            }
+            WaitStrategy::Block => source.sleep(until),
             WaitStrategy::Spin => {
                 let begin = self.now();
                 self.spin(begin, until, None, source).map(drop)
@@ -114,7 +118,7 @@ impl<'a, C: Clock> Waiter<'a, C> {
     fn pace(&mut self, until: Option<Duration>, source: &mut impl Source) -> io::Result<()> {
         let begin = self.now();
         let Some(window) = self.pacer.window(begin) else {
-            if let Some(awake) = self.sleep(begin, until, source)? {
+            if let Some(awake) = self.sleep(until, source)? {
                 self.pacer.learn(Waited::Slept(awake - begin));
             }
             return Ok(());
@@ -128,7 +132,7 @@ impl<'a, C: Clock> Waiter<'a, C> {
                 }
             }
             Spin::InVain { until: asleep } => {
-                if let Some(awake) = self.sleep(asleep, until, source)? {
+                if let Some(awake) = self.sleep(until, source)? {
                     let (spun, slept) = (asleep - begin, awake - asleep);
                     self.pacer.learn(Waited::SpunInVain { spun, slept });
                     if self.is_cpu_shared(awake) {
@@ -140,14 +144,13 @@ impl<'a, C: Clock> Waiter<'a, C> {
         Ok(())
     }
 
-    /// Sleeps from `begin`; returns when the thread was awake again, unless the deadline woke it.
+    /// Sleeps; returns when the thread was awake again, unless the deadline woke it.
     fn sleep(
         &mut self,
-        begin: Duration,
         until: Option<Duration>,
         source: &mut impl Source,
     ) -> io::Result<Option<Duration>> {
-        source.sleep(until.map(|until| until.saturating_sub(begin)))?;
+        source.sleep(until)?;
         let awake = self.now();
         Ok(Some(awake).filter(|&awake| until.is_none_or(|until| awake < until)))
     }

@@ -144,6 +144,9 @@ impl Connection {
             context.counters.messages.add(1);
             context.counters.messages_recompressed.add(1);
         }
+        if let Some(dismissal) = self.close_wanted.take() {
+            self.send_close(dismissal, region, context);
+        }
     }
 
     /// The length of the recompressed frame that waits to be written, in bytes.

@@ -88,7 +88,10 @@ impl Connection {
             (Opcode::Continuation, Message::None) => {
                 return Err(Violation::ContinuationUnexpected);
             }
-            (Opcode::Continuation | Opcode::Ping | Opcode::Pong | Opcode::Close, _) => {}
+            (Opcode::Continuation, _) => self.count_fragment(header, context)?,
+            (Opcode::Ping | Opcode::Pong, _) => self.count_control(context)?,
+            // It is the last frame.
+            (Opcode::Close, _) => {}
         }
         self.frame = match (header.opcode, self.message) {
             (Opcode::Ping, _) => Frame::Ping,
@@ -111,6 +114,31 @@ impl Connection {
             return Ok(());
         }
         self.echo_header(header, region);
+        Ok(())
+    }
+
+    /// Counts a frame that continues a message. The first frame of the message counts too.
+    fn count_fragment(&mut self, header: &Header, context: &Context<'_>) -> Result<(), Violation> {
+        // Senders that cut a message into equal parts may end it with an empty frame.
+        let is_counted = !header.is_final || header.payload_length > 0;
+        if is_counted && self.fragments.saturating_add(2) > context.settings.frames.message {
+            return Err(Violation::MessageFramesTooMany);
+        }
+        self.fragments = if header.is_final { 0 } else { self.fragments.saturating_add(1) };
+        Ok(())
+    }
+
+    /// Counts a ping or a pong.
+    fn count_control(&mut self, context: &Context<'_>) -> Result<(), Violation> {
+        let second = context.now.get().second();
+        if second != self.controls_second {
+            self.controls_second = second;
+            self.controls = 0;
+        }
+        self.controls = self.controls.saturating_add(1);
+        if self.controls > context.settings.frames.control {
+            return Err(Violation::ControlFramesTooMany);
+        }
         Ok(())
     }
 
@@ -222,8 +250,8 @@ impl Connection {
                 }
                 region.release();
                 context.counters.frames_out.add(1);
-                if let Some(code) = self.close_wanted.take() {
-                    self.send_close(code, region, context);
+                if let Some(dismissal) = self.close_wanted.take() {
+                    self.send_close(dismissal, region, context);
                 }
             }
             Frame::Mirrored | Frame::Recompressed => self.finish_compressed(region, context)?,

@@ -23,11 +23,12 @@ mod tests;
 
 use super::allowance;
 use super::close;
-use super::close_code::CloseCode;
 use super::compression::Compression;
 use super::context::{Context, Protocol};
+use super::dismissal::Dismissal;
 use super::extension::Echo;
-use super::handshake::{self, Admission};
+use super::frame::{FINAL, Opcode};
+use super::handshake::{self, Admission, Rejection};
 use super::mask::Mask;
 use super::utf8::Utf8;
 use super::violation::Violation;
@@ -128,8 +129,13 @@ pub struct Connection {
     /// Bytes at the end of what the region holds that are unmasked but not inflated yet. More than none
     /// only in [`Phase::Inflating`].
     uninflated: u32,
-    /// The code of the close frame that follows the current frame, of which a part is already sent.
-    close_wanted: Option<CloseCode>,
+    /// Why a close frame follows the current frame, of which a part is already sent.
+    close_wanted: Option<Dismissal>,
+    /// Pings and pongs in the second `controls_second`.
+    controls: u16,
+    controls_second: u16,
+    /// Frames that have continued the unfinished message.
+    fragments: u32,
     mask: Mask,
     utf8: Utf8,
     /// Bytes of the frame's payload still to arrive.
@@ -151,6 +157,9 @@ impl Connection {
             first: 0,
             uninflated: 0,
             close_wanted: None,
+            controls: 0,
+            controls_second: 0,
+            fragments: 0,
             mask: Mask::default(),
             utf8: Utf8::default(),
             payload_left: 0,
@@ -214,6 +223,16 @@ impl Connection {
         self.close_wanted.is_some()
     }
 
+    /// Whether the server has sent its close frame, so that it drops what comes until the peer's.
+    pub fn is_closing(&self) -> bool {
+        self.phase == Phase::Closing
+    }
+
+    /// Heap memory for compression, in bytes.
+    pub fn compression_bytes(&self) -> usize {
+        self.compression.as_ref().map_or(0, Compression::memory_bytes)
+    }
+
     /// Whether a recompressed frame waits for room in the region: see [`Next::Expand`].
     #[inline]
     pub fn is_expanding(&self) -> bool {
@@ -250,11 +269,11 @@ impl Connection {
         }
     }
 
-    /// Starts the closing handshake with `code`. If a part of a frame is already sent, the close frame
-    /// follows that frame.
-    pub fn close(
+    /// Starts the closing handshake. If a part of a frame is already sent, the close frame follows that
+    /// frame. A peer that has not finished its opening handshake is told nothing.
+    pub fn dismiss(
         &mut self,
-        code: CloseCode,
+        dismissal: Dismissal,
         region: &mut Region<'_>,
         context: &Context<'_>,
     ) -> Next {
@@ -263,7 +282,9 @@ impl Connection {
                 region.skip_all();
                 self.phase = Phase::Closed;
             }
-            (Phase::Open, Frame::Binary) => self.close_wanted = Some(code),
+            (Phase::Open, Frame::Binary) => {
+                self.close_wanted.get_or_insert(dismissal);
+            }
             (Phase::Open, frame) => {
                 region.retract();
                 self.frame = match frame {
@@ -276,7 +297,7 @@ impl Connection {
                     | Frame::Ping
                     | Frame::Ignored => Frame::Ignored,
                 };
-                self.send_close(code, region, context);
+                self.send_close(dismissal, region, context);
             }
             // Nothing of the frame is released yet, so it is left out.
             (Phase::Inflating, _) => {
@@ -284,12 +305,39 @@ impl Connection {
                 self.uninflated = 0;
                 let is_whole = self.payload_left == 0;
                 self.frame = if is_whole { Frame::None } else { Frame::Ignored };
-                self.send_close(code, region, context);
+                self.send_close(dismissal, region, context);
             }
-            (Phase::Expanding, _) => self.send_close(code, region, context),
+            // The message was received whole, so it is echoed first, unless there is no memory for that.
+            (Phase::Expanding, _) if dismissal != Dismissal::Memory => {
+                self.close_wanted.get_or_insert(dismissal);
+            }
+            (Phase::Expanding, _) => self.send_close(dismissal, region, context),
             (Phase::Closing | Phase::Closed, _) => {}
         }
         self.next(Pause::Drained)
+    }
+
+    /// Writes a ping, unless that would stand within another frame. Returns whether it is written.
+    pub fn ping(&mut self, region: &mut Region<'_>, context: &Context<'_>) -> bool {
+        if self.phase != Phase::Open || self.frame != Frame::None {
+            return false;
+        }
+        region.write(&[FINAL | Opcode::Ping as u8, 0]);
+        region.release();
+        context.counters.frames_out.add(1);
+        context.counters.pings_sent.add(1);
+        true
+    }
+
+    /// Refuses a peer that takes too long for its opening handshake. Returns whether it was still in it.
+    pub fn refuse_late(&mut self, region: &mut Region<'_>, context: &Context<'_>) -> bool {
+        let Phase::Handshake(admission) = self.phase else { return false };
+        if context.settings.protocol == Protocol::WebSocket {
+            self.reject(Rejection::TooSlow, admission, region, context);
+        } else {
+            self.phase = Phase::Closed;
+        }
+        true
     }
 
     #[cold]
@@ -310,7 +358,7 @@ impl Connection {
             match (context.settings.protocol, admission) {
                 (Protocol::WebSocket, _) => self.handshake(admission, region, context),
                 (Protocol::Tcp, Admission::Open) => self.phase = Phase::Plain,
-                (Protocol::Tcp, Admission::Full) => self.phase = Phase::Closed,
+                (Protocol::Tcp, Admission::Full | Admission::TooMany) => self.phase = Phase::Closed,
             }
         }
         if self.phase == Phase::Plain {
@@ -365,16 +413,33 @@ impl Connection {
                 });
                 self.phase = Phase::Open;
             }
-            Err(rejection) => {
-                region.skip_all();
-                region.write(&rejection.response());
-                region.release();
-                self.phase = Phase::Closed;
-                // A connection over the limit was counted when it was accepted.
-                if admission == Admission::Open {
-                    context.counters.connections_rejected.add(1);
-                }
-            }
+            Err(rejection) => self.reject(rejection, admission, region, context),
+        }
+    }
+
+    #[cold]
+    fn reject(
+        &mut self,
+        rejection: Rejection,
+        admission: Admission,
+        region: &mut Region<'_>,
+        context: &Context<'_>,
+    ) {
+        region.skip_all();
+        region.write(&rejection.response());
+        region.release();
+        self.phase = Phase::Closed;
+        let counters = context.counters;
+        // A connection over a limit was counted when it was accepted.
+        if admission == Admission::Open {
+            counters.connections_rejected.add(1);
+        }
+        for (other, counter) in [
+            (Rejection::TooSlow, &counters.handshakes_timed_out),
+            (Rejection::OriginForbidden, &counters.origins_refused),
+            (Rejection::PathUnknown, &counters.paths_refused),
+        ] {
+            counter.add(u64::from(rejection == other));
         }
     }
 
@@ -386,7 +451,14 @@ impl Connection {
         region: &mut Region<'_>,
         context: &Context<'_>,
     ) -> Next {
-        context.counters.protocol_violations.add(1);
+        let counters = context.counters;
+        counters.protocol_violations.add(1);
+        for (other, counter) in [
+            (Violation::MessageFramesTooMany, &counters.messages_overfragmented),
+            (Violation::ControlFramesTooMany, &counters.control_floods),
+        ] {
+            counter.add(u64::from(violation == other));
+        }
         self.end_compression();
         region.retract();
         region.skip_all();
@@ -410,8 +482,8 @@ impl Connection {
         context.counters.frames_out.add(1);
     }
 
-    fn send_close(&mut self, code: CloseCode, region: &mut Region<'_>, context: &Context<'_>) {
-        region.write(&close::frame(code, ""));
+    fn send_close(&mut self, dismissal: Dismissal, region: &mut Region<'_>, context: &Context<'_>) {
+        region.write(&close::frame(dismissal.close_code(), dismissal.reason()));
         context.counters.frames_out.add(1);
         region.release();
         self.phase = Phase::Closing;

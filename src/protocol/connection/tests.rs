@@ -3,12 +3,18 @@
 use super::*;
 use crate::buffer::{Cursors, Spill, SpillPool};
 use crate::metrics::Counters;
-use crate::protocol::context::Settings;
+use crate::protocol::context::{FrameLimits, Settings};
 use crate::protocol::extension::Policy;
 use crate::protocol::frame::MASKED;
+use crate::protocol::moment::Moment;
 
-const SETTINGS: Settings =
-    Settings { protocol: Protocol::WebSocket, message_max: 1000, policy: Policy::Mirror, level: 6 };
+const SETTINGS: Settings = Settings {
+    protocol: Protocol::WebSocket,
+    message_max: 1000,
+    policy: Policy::Mirror,
+    level: 6,
+    frames: FrameLimits::NONE,
+};
 const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: test\r\nUpgrade: websocket\r\n\
     Connection: Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
     Sec-WebSocket-Version: 13\r\n\r\n";
@@ -22,6 +28,8 @@ struct Talk {
     connection: Connection,
     spill: Spill,
     counters: Counters,
+    frames: FrameLimits,
+    now: Moment,
 }
 
 impl Talk {
@@ -30,6 +38,8 @@ impl Talk {
             connection: Connection::new(Admission::Open),
             spill: spill(),
             counters: Counters::default(),
+            frames: FrameLimits::NONE,
+            now: Moment::default(),
         };
         let (answer, next) = talk.hear(REQUEST);
         assert!(answer.starts_with(b"HTTP/1.1 101 "));
@@ -40,7 +50,9 @@ impl Talk {
     /// The answer to `bytes`, and what follows.
     fn hear(&mut self, received: &[u8]) -> (Vec<u8>, Next) {
         self.spill.append(received, 0);
-        let context = Context::new(SETTINGS, &self.counters);
+        let settings = Settings { frames: self.frames, ..SETTINGS };
+        let context = Context::new(settings, &self.counters);
+        context.now.set(self.now);
         let region = &mut self.spill.region();
         let mut next = self.connection.advance(region, &context);
         if let Next::Fail(violation) = next {
@@ -53,7 +65,7 @@ impl Talk {
     fn close(&mut self) -> (Vec<u8>, Next) {
         let context = Context::new(SETTINGS, &self.counters);
         let region = &mut self.spill.region();
-        let next = self.connection.close(CloseCode::GOING_AWAY, region, &context);
+        let next = self.connection.dismiss(Dismissal::Stopping, region, &context);
         (self.reply(), next)
     }
 
@@ -94,6 +106,42 @@ fn a_ping_between_two_fragments_is_answered_between_them() {
     assert_eq!(talk.hear(&frame(0x80, b"two")).0, b"\x80\x03two");
     assert_eq!(talk.counters.messages.value(), 1);
     assert_eq!(talk.counters.frames_in.value(), 3);
+}
+
+#[test]
+fn a_message_may_have_the_most_frames_and_not_one_more() {
+    let mut talk = Talk::open();
+    talk.frames = FrameLimits { message: 3, ..FrameLimits::NONE };
+    let fragments = [frame(0x01, b"a"), frame(0x00, b"b"), frame(0x80, b"c")].concat();
+    for _ in 0..2 {
+        let echo = b"\x01\x01a\x00\x01b\x80\x01c".to_vec();
+        assert_eq!(talk.hear(&fragments), (echo, Next::Receive));
+    }
+    let begin = [frame(0x01, b"a"), frame(0x00, b"b"), frame(0x89, b""), frame(0x00, b"c")];
+    let echo = b"\x01\x01a\x00\x01b\x8a\x00\x00\x01c".to_vec();
+    assert_eq!(talk.hear(&begin.concat()), (echo, Next::Receive), "a ping does not count");
+    let close = close_of(Violation::MessageFramesTooMany);
+    assert_eq!(talk.hear(&frame(0x80, b"d")), (close, Next::Close));
+    assert_eq!(talk.counters.messages_overfragmented.value(), 1);
+}
+
+#[test]
+fn pings_and_pongs_have_a_rate_and_a_close_frame_has_none() {
+    let mut talk = Talk::open();
+    talk.frames = FrameLimits { control: 2, ..FrameLimits::NONE };
+    let at = |millis| Moment::at(std::time::Duration::from_millis(millis));
+    let both = [frame(0x89, b"?"), frame(0x8a, b"")].concat();
+    for millis in [900, 1000, 2999] {
+        talk.now = at(millis);
+        assert_eq!(talk.hear(&both), (b"\x8a\x01?".to_vec(), Next::Receive), "{millis} ms");
+    }
+    let mut other = Talk::open();
+    (other.frames, other.now) = (talk.frames, at(2999));
+    assert_eq!(other.hear(&both).1, Next::Receive);
+    assert_eq!(other.hear(&frame(0x88, b"")), (b"\x88\x00".to_vec(), Next::Close));
+    let close = close_of(Violation::ControlFramesTooMany);
+    assert_eq!(talk.hear(&frame(0x8a, b"")), (close, Next::Close));
+    assert_eq!(talk.counters.control_floods.value(), 1);
 }
 
 #[test]

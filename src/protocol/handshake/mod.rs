@@ -6,10 +6,11 @@
 //! client can cause is 8192 calls that parse 32 MiB in all, and each call costs it a segment.
 //! That bound makes a resumable parser unnecessary.
 //!
-//! `request` reads and checks the head, `rejection` is the table of refusals, and `subprotocol` chooses a
-//! subprotocol. Nothing here knows frames, sockets or time, so a slow client is not noticed here. Every
-//! resource name is the same echo.
+//! `request` reads and checks the head, `access` says which requests are accepted, `rejection` is the table
+//! of refusals, and `subprotocol` chooses a subprotocol. Nothing here knows frames, sockets or time, so a
+//! slow client is not noticed here. Every path is the same echo, unless only one is served.
 
+mod access;
 mod rejection;
 mod request;
 mod subprotocol;
@@ -19,6 +20,7 @@ mod tests;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 
+pub use access::{Access, Origin, OriginInvalid, PathInvalid, RequestPath};
 pub use rejection::Rejection;
 use request::Head;
 pub use subprotocol::{NotToken, Subprotocol};
@@ -48,6 +50,8 @@ pub enum Admission {
     Open,
     /// The server is at its connection limit: [`Rejection::Full`].
     Full,
+    /// The client's address is at its connection limit: [`Rejection::TooMany`].
+    TooMany,
 }
 
 /// What the server agrees to.
@@ -57,6 +61,8 @@ pub struct Terms<'a> {
     pub policy: Policy,
     /// Which subprotocol is accepted.
     pub subprotocol: &'a Subprotocol,
+    /// Which requests are accepted.
+    pub access: &'a Access,
     /// The memory for agreements that need recompression.
     pub recompression: &'a Budget,
 }
@@ -86,7 +92,9 @@ pub fn answer(
 ) -> Result<Option<Accepted>, Rejection> {
     let mut fields = [httparse::EMPTY_HEADER; HEADERS_MAX];
     let Some(head) = Head::read(received, &mut fields)? else { return Ok(None) };
+    terms.access.check_path(head.target())?;
     let key = head.check()?;
+    terms.access.check_origin(head.fields)?;
     let subprotocol = terms.subprotocol.choose(head.fields)?;
     let offers = fields::values(head.fields, "Sec-WebSocket-Extensions");
     let is_affordable = |agreement: &Agreement| terms.recompression.has_room_for(agreement);
@@ -104,6 +112,7 @@ pub fn answer(
             Ok(Some(Accepted { head_bytes, response, agreement, compression_declined }))
         }
         Admission::Full => Err(Rejection::Full),
+        Admission::TooMany => Err(Rejection::TooMany),
     }
 }
 

@@ -52,10 +52,23 @@ pub enum Rejection {
     SubprotocolInvalid,
     /// A Sec-WebSocket-Extensions field breaks its grammar (RFC 6455 section 9.1).
     ExtensionsInvalid,
+    /// The request target has another path than the one that is served ([`super::Access::path`]).
+    PathUnknown,
+    /// The page that opens the connection is from an origin that is not allowed
+    /// ([`super::Access::origins`]).
+    OriginForbidden,
+    /// The handshake was not finished in time.
+    TooSlow,
     /// The handshake is acceptable, but the server is at its connection limit
     /// ([`super::Admission::Full`]).
     Full,
+    /// The handshake is acceptable, but its address is at its connection limit
+    /// ([`super::Admission::TooMany`]).
+    TooMany,
 }
+
+/// When a client that is refused because of a limit may try again, in seconds.
+const RETRY_AFTER: u32 = 10;
 
 impl Rejection {
     /// The status code of the response.
@@ -77,12 +90,16 @@ impl Rejection {
             | Rejection::KeyInvalid
             | Rejection::SubprotocolInvalid
             | Rejection::ExtensionsInvalid => (400, "Bad Request"),
+            Rejection::OriginForbidden => (403, "Forbidden"),
+            Rejection::PathUnknown => (404, "Not Found"),
             Rejection::Method | Rejection::MethodHead => (405, "Method Not Allowed"),
+            Rejection::TooSlow => (408, "Request Timeout"),
             Rejection::TargetTooLong => (414, "URI Too Long"),
             Rejection::UpgradeMissing
             | Rejection::VersionMissing
             | Rejection::VersionRepeated
             | Rejection::VersionUnsupported => (426, "Upgrade Required"),
+            Rejection::TooMany => (429, "Too Many Requests"),
             Rejection::HeadTooLong | Rejection::FieldsTooMany => {
                 (431, "Request Header Fields Too Large")
             }
@@ -138,13 +155,18 @@ impl Rejection {
                 "Send Sec-WebSocket-Extensions as RFC 6455 section 9.1 has it, such as \
                  permessage-deflate; client_max_window_bits=15."
             }
+            Rejection::PathUnknown => "Nothing is served at this path.",
+            Rejection::OriginForbidden => "Pages of this origin may not connect to this server.",
+            Rejection::TooSlow => "The opening handshake was not finished in time: try again.",
             Rejection::Full => "The server is at its connection limit: try again later.",
+            Rejection::TooMany => "Too many connections from your address: close some of them.",
         }
     }
 
     /// The whole response.
     pub fn response(self) -> Vec<u8> {
         let (status, phrase) = self.status_and_phrase();
+        let retry: String;
         let demanded = match status {
             // RFC 9110 section 15.5.6.
             405 => "Connection: close\r\nAllow: GET\r\n",
@@ -153,8 +175,11 @@ impl Rejection {
             426 => {
                 "Connection: close, Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
             }
-            // No Retry-After with a 503 (RFC 9110 section 15.6.4 leaves the choice): the server cannot
-            // know when a client will leave.
+            // RFC 9110 section 10.2.3, RFC 6585 section 4. The server cannot know when a client will leave.
+            429 | 503 => {
+                retry = format!("Connection: close\r\nRetry-After: {RETRY_AFTER}\r\n");
+                retry.as_str()
+            }
             _ => "Connection: close\r\n",
         };
         let reason = self.reason();
@@ -213,8 +238,12 @@ mod tests {
             KeyRepeated => KeyInvalid,
             KeyInvalid => SubprotocolInvalid,
             SubprotocolInvalid => ExtensionsInvalid,
-            ExtensionsInvalid => Full,
-            Full => return None,
+            ExtensionsInvalid => PathUnknown,
+            PathUnknown => OriginForbidden,
+            OriginForbidden => TooSlow,
+            TooSlow => Full,
+            Full => TooMany,
+            TooMany => return None,
         })
     }
 
@@ -224,7 +253,7 @@ mod tests {
 
     #[test]
     fn every_refusal_fits_the_headroom_however_little_was_received() {
-        assert_eq!(all().count(), 24);
+        assert_eq!(all().count(), 28);
         for rejection in all() {
             let response = rejection.response();
             assert!(response.is_ascii() && response.len() <= HEADROOM, "{rejection:?}");
@@ -238,17 +267,22 @@ mod tests {
     #[test]
     fn responses_have_what_their_status_demands() {
         let close = "Connection: close";
+        let retry = "Connection: close\r\nRetry-After: 10";
         let upgrade =
             "Connection: close, Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13";
         for rejection in all() {
             let (status_line, demanded) = match rejection.status() {
                 400 => ("400 Bad Request", close),
+                403 => ("403 Forbidden", close),
+                404 => ("404 Not Found", close),
                 405 => ("405 Method Not Allowed", "Connection: close\r\nAllow: GET"),
+                408 => ("408 Request Timeout", close),
                 414 => ("414 URI Too Long", close),
                 426 => ("426 Upgrade Required", upgrade),
+                429 => ("429 Too Many Requests", retry),
                 431 => ("431 Request Header Fields Too Large", close),
                 501 => ("501 Not Implemented", close),
-                503 => ("503 Service Unavailable", close),
+                503 => ("503 Service Unavailable", retry),
                 505 => ("505 HTTP Version Not Supported", close),
                 status => panic!("{status} of {rejection:?}"),
             };

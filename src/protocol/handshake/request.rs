@@ -87,6 +87,11 @@ impl<'h, 'b> Head<'h, 'b> {
         }
     }
 
+    /// The request target.
+    pub(super) fn target(&self) -> &'b [u8] {
+        self.line.target
+    }
+
     /// Checks the head against the list in RFC 6455 section 4.2.1, and returns the key. If several
     /// things are wrong, the first in this order is reported.
     pub(super) fn check(&self) -> Result<&'b [u8], Rejection> {

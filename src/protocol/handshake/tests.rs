@@ -21,8 +21,8 @@ fn open_with(
     policy: Policy,
     subprotocol: &Subprotocol,
 ) -> Result<Option<Accepted>, Rejection> {
-    let recompression = &Budget::new(1 << 20);
-    let terms = Terms { policy, subprotocol, recompression };
+    let (access, recompression) = (&Access::default(), &Budget::new(1 << 20));
+    let terms = Terms { policy, subprotocol, access, recompression };
     answer(received.as_ref(), Admission::Open, &terms)
 }
 
@@ -246,10 +246,16 @@ fn what_is_refused() {
         assert_eq!(changed(from, to), Err(rejection), "{to:?} for {from:?}");
         assert_eq!(rejection.status(), status, "{rejection:?}");
     }
-    let recompression = &Budget::new(0);
-    let terms = Terms { policy: Policy::Mirror, subprotocol: &Subprotocol::Any, recompression };
+    let terms = Terms {
+        policy: Policy::Mirror,
+        subprotocol: &Subprotocol::Any,
+        access: &Access::default(),
+        recompression: &Budget::new(0),
+    };
     assert_eq!(answer(REQUEST.as_bytes(), Admission::Full, &terms), Err(Full));
     assert_eq!(Full.status(), 503);
+    assert_eq!(answer(REQUEST.as_bytes(), Admission::TooMany, &terms), Err(TooMany));
+    assert_eq!(TooMany.status(), 429);
     let page = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
     assert_eq!(answer(page, Admission::Full, &terms), Err(UpgradeMissing));
 }

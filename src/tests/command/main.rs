@@ -9,7 +9,7 @@ mod stopping;
 use testkit::{Client, Ended, TEXT, frame};
 
 /// The counters, in the order of the statistics file and of the summary.
-const COUNTERS: [&str; 20] = [
+const COUNTERS: [&str; 33] = [
     "connections_accepted",
     "connections_open",
     "connections_rejected",
@@ -28,7 +28,20 @@ const COUNTERS: [&str; 20] = [
     "buffers_exhausted",
     "spill_bytes_kept",
     "spill_allocations",
+    "memory_bytes",
+    "memory_shortages",
     "protocol_violations",
+    "messages_overfragmented",
+    "control_floods",
+    "addresses_refused",
+    "origins_refused",
+    "paths_refused",
+    "handshakes_timed_out",
+    "pings_sent",
+    "connections_timed_out",
+    "connections_expired",
+    "connections_shed",
+    "connections_cut",
     "spins",
 ];
 

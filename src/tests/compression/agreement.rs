@@ -2,13 +2,19 @@
 
 use std::collections::HashMap;
 
-use ringecho::protocol::{Policy, Protocol, Settings};
+use ringecho::protocol::{FrameLimits, Policy, Protocol, Settings};
 
 use crate::{BITS_MAX, MESSAGE_MAX};
 use testkit::{Client, REQUEST, Server};
 
 pub(crate) fn settings(policy: Policy) -> Settings {
-    Settings { protocol: Protocol::WebSocket, message_max: MESSAGE_MAX, policy, level: 6 }
+    Settings {
+        protocol: Protocol::WebSocket,
+        message_max: MESSAGE_MAX,
+        policy,
+        level: 6,
+        frames: FrameLimits::NONE,
+    }
 }
 
 pub(crate) fn request(offer: &str) -> String {

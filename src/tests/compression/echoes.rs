@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use ringecho::buffer::{SPILL_POOL_DEFAULT, SpillPool};
 use ringecho::metrics::Counters;
-use ringecho::protocol::{Context, Decision, Limits, Policy, Protocol, Settings};
+use ringecho::protocol::{Context, Decision, FrameLimits, Limits, Policy, Protocol, Settings};
 
 use crate::agreement::{Offer, connect, request};
 use crate::peer::Peer;
@@ -37,8 +37,13 @@ fn every_combination(test: &'static str, policy: Policy) {
         let random = &mut case.random;
         let counters = Counters::default();
         let level = 1 + random.below(9) as u8;
-        let settings =
-            Settings { protocol: Protocol::WebSocket, message_max: MESSAGE_MAX, policy, level };
+        let settings = Settings {
+            protocol: Protocol::WebSocket,
+            message_max: MESSAGE_MAX,
+            policy,
+            level,
+            frames: FrameLimits::NONE,
+        };
         let backlog_max = random.pick(&[0, 100, 5000, 64 << 10]);
         let turn = random.pick(&[1, 200, 10_000]);
         let block = random.pick(&[1024, 272 << 10]);

@@ -7,7 +7,8 @@ use ringecho::protocol::extension::{Negotiated, Offer, agree, negotiate};
 use ringecho::protocol::pool::bytes_reserved;
 use ringecho::protocol::violation::Violation;
 use ringecho::protocol::{
-    Admission, CloseCode, Connection, Context, Decision, Next, Policy, Protocol, Settings,
+    Admission, Connection, Context, Decision, Dismissal, FrameLimits, Next, Policy, Protocol,
+    Settings,
 };
 
 use crate::POLICIES;
@@ -45,8 +46,13 @@ fn a_bomb_goes_off_at_the_limit_and_costs_little() {
         (Policy::Deflate, together, 4, 768 << 10),
     ] {
         let counters = Counters::default();
-        let settings =
-            Settings { protocol: Protocol::WebSocket, message_max: LIMIT, policy, level: 6 };
+        let settings = Settings {
+            protocol: Protocol::WebSocket,
+            message_max: LIMIT,
+            policy,
+            level: 6,
+            frames: FrameLimits::NONE,
+        };
         let before = heap::held();
         let context = Context::new(settings, &counters);
         let mut peer = Peer::new(16384, &context);
@@ -183,7 +189,7 @@ fn each_agreement_costs_what_the_document_says() {
             }
             let window = 1 << bits;
             if policy == Policy::Mirror {
-                let most = if parameters(bits).contains("no_context") { 0 } else { window + 64 };
+                let most = if parameters(bits).contains("no_context") { 0 } else { window + 80 };
                 assert!(costs[0] <= most, "{costs:?} bytes for {offer}");
                 assert!(bits < 15 || costs[0] <= 34 << 10, "{costs:?} bytes for {offer}");
             } else {
@@ -257,7 +263,7 @@ fn a_connection_that_fails_or_closes_keeps_nothing() {
         context.allowance.begin_cycle();
         assert_eq!(bare.connection.advance(&mut region, &context), Next::Receive);
         // It takes the place of the key.
-        let next = bare.connection.close(CloseCode::GOING_AWAY, &mut region, &context);
+        let next = bare.connection.dismiss(Dismissal::Stopping, &mut region, &context);
         assert_eq!((next, bare.bytes()), (Next::Receive, 0));
     }
 }

@@ -2,7 +2,7 @@
 //! compresses their messages.
 
 use ringecho::metrics::Counters;
-use ringecho::protocol::{Context, Decision, Limits, Policy, Protocol, Settings};
+use ringecho::protocol::{Context, Decision, FrameLimits, Limits, Policy, Protocol, Settings};
 
 use crate::agreement::{Offer, request, settings};
 use crate::answer::every_cut;
@@ -112,8 +112,13 @@ fn connections_that_take_turns_do_not_disturb_each_other() {
         let random = &mut case.random;
         let policy = random.pick(&POLICIES);
         let level = 1 + random.below(9) as u8;
-        let settings =
-            Settings { protocol: Protocol::WebSocket, message_max: MESSAGE_MAX, policy, level };
+        let settings = Settings {
+            protocol: Protocol::WebSocket,
+            message_max: MESSAGE_MAX,
+            policy,
+            level,
+            frames: FrameLimits::NONE,
+        };
         let counters = Counters::default();
         let turn = random.pick(&[1, 200, 10_000]);
         let context = Context::new(settings, &counters).with_limits(Limits { cycle: turn, turn });

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use super::{Connection, Flight, Kernel};
-use crate::engine::pump::{DRAIN_MAX, SECOND_LOOK_MAX};
+use super::{Connection, Flight, Kernel, Link};
+use crate::engine::pump::SECOND_LOOK_MAX;
 
 /// A state in which no step is possible.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,11 +22,13 @@ impl Kernel {
         assert_eq!(self.totals.accepted, self.totals.closed, "sockets are left open");
         assert!(self.listeners.iter().all(|listener| !listener.is_open), "a listener is open");
         assert!(self.completed.is_empty() && self.active.is_empty(), "operations are left");
-        let sent: usize = self.connections.iter().map(|connection| connection.link.sent()).sum();
+        let links = self.connections.iter().map(|connection| &connection.link);
+        let sent: usize = links.map(Link::taken_to_send).sum();
         assert_eq!(sent as u64, self.totals.bytes_out + self.totals.bytes_echoed);
         let stopped = self.stopped.expect("the pump had to stop");
         let slack = Duration::from_millis(100);
-        let is_late = self.now > stopped + DRAIN_MAX + slack;
+        let drain = self.scenario.timeouts.drain.expect("it is bounded");
+        let is_late = self.now > stopped + drain + slack;
         assert!(!is_late || self.scenario.stall_max > Duration::ZERO, "stopping took too long");
     }
 
@@ -43,6 +45,16 @@ impl Kernel {
                 continue;
             }
             assert!(link.is_open(), "connection {number} is not served: {connection}");
+            let is_told = self.scenario.stall_max > Duration::ZERO || send != Flight::Not;
+            assert!(is_told || !link.is_overdue(self.now), "{number} is overdue: {connection}");
+            // It may have to wait for memory.
+            if self.scenario.memory_max < usize::MAX && until.is_some() {
+                continue;
+            }
+            // It waits for the answer to its close frame.
+            if link.is_dismissed() && until.is_some() {
+                continue;
+            }
             // The pump goes by its deadline then.
             if connection.is_deaf && link.is_shut() && until.is_some() {
                 continue;

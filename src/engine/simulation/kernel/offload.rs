@@ -73,6 +73,8 @@ impl Kernel {
     /// Takes over what the program has done.
     pub(super) fn catch_up(&mut self) {
         let mut program = self.program.borrow_mut();
+        // Until now it has run at the time of the last call.
+        let before = std::mem::replace(&mut program.now, self.now);
         for &number in &self.active {
             let connection = &mut self.connections[number];
             let Some(place) = connection.place else { continue };
@@ -82,7 +84,7 @@ impl Kernel {
             }
             let eaten = std::mem::take(&mut socket.eaten);
             connection.link.receive(eaten);
-            connection.link.report(eaten);
+            connection.link.report(eaten, before);
             connection.link.go_on();
             self.totals.frames_echoed += std::mem::take(&mut socket.frames_eaten);
             assert!(

@@ -212,7 +212,13 @@ impl Kernel {
         };
         let bytes = all[connection.done..connection.done + count].to_vec();
         connection.done += count;
-        self.put(number, &bytes);
+        if connection.ping_left > 0 {
+            connection.ping_left -= count;
+            connection.link.ping(count);
+            self.note_written(number);
+        } else {
+            self.put(number, &bytes);
+        }
     }
 
     /// The socket takes these bytes, for which it has room.
@@ -223,8 +229,17 @@ impl Kernel {
         if let Err(wrong) = outcome {
             panic!("connection {number} got {wrong}: {connection}");
         }
-        if let Some(place) = connection.place {
-            self.program.borrow_mut().socket_mut(place).written = connection.link.sent();
+        self.note_written(number);
+    }
+
+    /// Shows the program what was given to the socket.
+    fn note_written(&self, number: usize) {
+        let Connection { link, place, .. } = &self.connections[number];
+        if let &Some(place) = place {
+            let mut program = self.program.borrow_mut();
+            let socket = program.socket_mut(place);
+            socket.written = link.taken_to_send();
+            socket.acknowledged = link.acknowledged();
         }
     }
 

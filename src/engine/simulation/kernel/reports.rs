@@ -19,6 +19,7 @@ impl Kernel {
         completions.extend(self.completed.drain(..count));
         for completion in &completions[begin..] {
             self.trace(completion);
+            self.totals.completions += 1;
             self.hand_over(completion);
         }
     }
@@ -79,10 +80,11 @@ impl Kernel {
             listener.accept = Flight::Not;
         }
         match result {
-            Ok(_) => {
+            Ok(Socket(fd)) => {
                 listener.failures = 0;
                 self.totals.accepted += 1;
-                self.unadmitted += 1;
+                let number = self.descriptors[*fd as usize].expect("an open socket");
+                self.unadmitted.push_back(number);
             }
             Err(Errno::CANCELED) if listener.is_cancelled => {}
             Err(errno) => listener.fail(*errno, self.now),
@@ -103,7 +105,7 @@ impl Kernel {
         match received {
             Received::Data { lease, bytes } => {
                 self.buffers.pass(lease, Place::Completion, Place::Lease);
-                link.report(*bytes as usize);
+                link.report(*bytes as usize, self.now);
                 if place.is_some() {
                     link.go_on();
                 }

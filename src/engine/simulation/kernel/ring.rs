@@ -3,6 +3,7 @@
 //! Each rule of [`Ring`] is checked here, where the pump calls it.
 
 use std::io;
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use super::{Flight, Kernel, Scenario, Submission};
@@ -16,11 +17,19 @@ use crate::offload::record::Record;
 use crate::protocol::Limits;
 use crate::slab::ConnectionId;
 
+/// The ping that the server sends of its own accord.
+const PING: [u8; 2] = *b"\x89\0";
+
 impl Ring for Kernel {
     type Place = offload::Place;
 
     fn now(&self) -> Duration {
         self.now
+    }
+
+    fn peer_address(&self, socket: &Socket) -> Option<IpAddr> {
+        let number = self.descriptors[socket.0 as usize].expect("an open socket");
+        Some(Ipv4Addr::from_bits(number as u32 % 3).into())
     }
 
     fn listeners(&self) -> u32 {
@@ -113,6 +122,16 @@ impl Ring for Kernel {
         }
         assert!(!connection.link.is_shut(), "a send after the end of the stream");
         assert!(!reply.is_empty(), "a send of nothing");
+        if connection.ping_left > 0 {
+            assert_eq!(reply.len(), connection.ping_left, "something else than the rest of a ping");
+        } else if let Reply::Heap(bytes) = &reply
+            && bytes[..] == PING
+            && connection.link.is_at_boundary()
+        {
+            assert!(connection.link.may_be_pinged(self.now), "an early ping: {connection}");
+            connection.ping_left = PING.len();
+            self.totals.pings += 1;
+        }
         let patience = if self.scenario.is_patient { Patience::Unlimited } else { patience };
         connection.send = Flight::Queued;
         connection.reply = Some((reply, patience));
@@ -132,7 +151,7 @@ impl Ring for Kernel {
         assert_eq!(connection.send, Flight::Not, "a shutdown with a send in flight");
         assert!(!connection.link.is_shut(), "a second shutdown");
         assert!(
-            connection.link.may_shut_down(),
+            connection.link.may_shut_down(self.now),
             "connection {number} is shut down before all is said: {connection}"
         );
         connection.link.shut_down(self.now);
@@ -165,8 +184,9 @@ impl Ring for Kernel {
 
     fn discard(&mut self, socket: Socket) {
         let number = self.descriptors[socket.0 as usize].take().expect("an open socket");
+        self.admit_before(number);
         let is_unwanted = self.is_unwanted();
-        self.count_admission();
+        self.count_admission(number);
         let connection = &mut self.connections[number];
         assert!(is_unwanted, "connection {number} is discarded: {connection}");
         assert_eq!(connection.id, None, "a connection with operations is discarded");
@@ -193,8 +213,8 @@ impl Ring for Kernel {
         let mut program = self.program.borrow_mut();
         let socket = program.socket_mut(place);
         socket.acknowledged = link.acknowledged();
-        socket.written = link.sent();
-        Some((offload::Place(place as u32), link.sent() as u64))
+        socket.written = link.taken_to_send();
+        Some((offload::Place(place as u32), link.taken_to_send() as u64))
     }
 
     fn detach(&mut self, place: offload::Place, socket: &Socket) {
@@ -260,11 +280,12 @@ impl Blocking for Kernel {
     fn enter(&mut self, wait: Wait, completions: &mut Vec<Completion>) -> io::Result<()> {
         assert!(completions.is_empty(), "the pump has not looked at all completions");
         self.check_accepting();
-        let is_behind = self.unadmitted > 0;
+        let is_behind = !self.unadmitted.is_empty();
         assert!(!is_behind || wait == Wait::Not, "the pump waits, and connections wait for it");
-        let Scenario { limits, is_heavy, block, .. } = &self.scenario;
+        let Scenario { limits, is_heavy, block, compressed, .. } = &self.scenario;
         // A reply in several blocks goes out in several turns, as a long one does.
-        let may_yield = limits.is_some() || *is_heavy || *block < Limits::PIECE as usize;
+        let may_yield =
+            limits.is_some() || *is_heavy || *compressed > 0 || *block < Limits::PIECE as usize;
         let may_hurry = is_behind || may_yield || !self.scenario.is_patient;
         assert!(wait != Wait::Not || may_hurry, "no send is over at once");
         self.admissions = 0;
@@ -290,9 +311,9 @@ impl Blocking for Kernel {
 }
 
 impl Kernel {
-    /// The pump serves, refuses or discards a connection that waited for it.
-    fn count_admission(&mut self) {
-        self.unadmitted -= 1;
+    /// The pump serves, refuses or discards the connection that has waited for longest.
+    fn count_admission(&mut self, number: usize) {
+        assert_eq!(self.unadmitted.pop_front(), Some(number), "a connection is served out of turn");
         self.admissions += 1;
         let is_bounded = self.admissions <= ADMISSIONS_MAX || self.stopped.is_some();
         assert!(is_bounded, "connections that come in keep the others waiting");
@@ -304,10 +325,22 @@ impl Kernel {
         self.stopped.is_some() || is_full
     }
 
-    /// The pump serves a connection, or refuses it, with its first operation.
-    fn admit(&mut self, number: usize) {
+    /// While memory is short, the pump serves connections without an operation. It did so with those that came
+    /// before this one.
+    fn admit_before(&mut self, number: usize) {
+        while self.scenario.memory_max < usize::MAX
+            && let Some(&first) = self.unadmitted.front()
+            && first != number
+        {
+            self.admit(first);
+        }
+    }
+
+    /// The pump serves a connection, or refuses it.
+    pub(super) fn admit(&mut self, number: usize) {
         assert!(!self.is_unwanted(), "connection {number} is served, and must not be");
-        self.count_admission();
+        self.count_admission(number);
+        self.connections[number].is_admitted = true;
         let link = &mut self.connections[number].link;
         if self.admitted < self.scenario.limit {
             link.admit(self.now);
@@ -321,7 +354,7 @@ impl Kernel {
     /// Checks that each listener accepts, unless it may rest. Under `sqpoll`, an accept that was cancelled
     /// may take a while to end, also when no connection waits any more.
     fn check_accepting(&self) {
-        if self.stopped.is_some() || self.unadmitted > 0 {
+        if self.stopped.is_some() || !self.unadmitted.is_empty() {
             return;
         }
         for listener in &self.listeners {
@@ -353,7 +386,10 @@ impl Kernel {
         self.slots.resize(self.slots.len().max(slot + 1), None);
         if self.connections[number].id.is_none() {
             assert!(self.slots[slot].is_none(), "a slot for two connections: {id:?}");
-            self.admit(number);
+            if !self.connections[number].is_admitted {
+                self.admit_before(number);
+                self.admit(number);
+            }
             self.connections[number].id = Some(id);
             self.slots[slot] = Some(number);
         }

@@ -272,8 +272,8 @@ impl Source for Machine {
         Ok(world.has_message())
     }
 
-    fn sleep(&mut self, most: Option<Duration>) -> io::Result<()> {
-        assert_eq!(most, None, "the simulation has no deadlines");
+    fn sleep(&mut self, until: Option<Duration>) -> io::Result<()> {
+        assert_eq!(until, None, "the simulation has no deadlines");
         let mut world = self.0.borrow_mut();
         if world.has_message() {
             return Ok(());
