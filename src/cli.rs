@@ -135,7 +135,7 @@ pub struct Cli {
     #[arg(long, value_name = "PATH")]
     pub path: Option<RequestPath>,
 
-    /// Accept web pages of this origin only, such as https://example.com; others get status 403. Repeat
+    /// Accept web pages of this origin only, such as `https://example.com`; others get status 403. Repeat
     /// the option for several [default: any].
     #[arg(long, value_name = "ORIGIN")]
     pub origin: Vec<Origin>,
