@@ -48,11 +48,11 @@ impl Edges<'_> {
 impl Edges<'_> {
     /// Sets the timer. What it did before is forgotten, so nobody needs to read it (timerfd_settime(2)).
     #[cold]
-    fn set_timer(&mut self, at: Duration) -> io::Result<()> {
+    fn set_timer(&mut self, left: Duration) -> io::Result<()> {
         let never = Timespec { tv_sec: 0, tv_nsec: 0 };
-        let time = Itimerspec { it_interval: never, it_value: timespec(at) };
+        let time = Itimerspec { it_interval: never, it_value: timespec(left) };
         self.counters.syscalls.add(1);
-        timerfd_settime(&self.timer, TimerfdTimerFlags::ABSTIME, &time)?;
+        timerfd_settime(&self.timer, TimerfdTimerFlags::empty(), &time)?;
         Ok(())
     }
 }
@@ -75,8 +75,8 @@ impl Source for Edges<'_> {
         match self.alarm.sleep(until, monotonic) {
             Sleep::Untimed => self.call(None),
             Sleep::For(time) => self.call(Some(time)),
-            Sleep::SetAlarm(at) => {
-                self.set_timer(at)?;
+            Sleep::SetAlarm(left) => {
+                self.set_timer(left)?;
                 self.call(None)
             }
         }

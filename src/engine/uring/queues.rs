@@ -10,7 +10,7 @@
 use std::io;
 use std::time::Duration;
 
-use io_uring::types::{SubmitArgs, TimeoutFlags, Timespec};
+use io_uring::types::{SubmitArgs, Timespec};
 use io_uring::{CompletionQueue, SubmissionQueue, Submitter, opcode};
 use rustix::io::Errno;
 
@@ -83,9 +83,9 @@ impl Queues<'_> {
 impl Queues<'_> {
     /// Sets the alarm and sleeps.
     #[cold]
-    fn set_alarm(&mut self, at: Duration) -> io::Result<()> {
-        let time = Timespec::from(at);
-        let alarm = opcode::Timeout::new(&time).flags(TimeoutFlags::ABS).build();
+    fn set_alarm(&mut self, left: Duration) -> io::Result<()> {
+        let time = Timespec::from(left);
+        let alarm = opcode::Timeout::new(&time).build();
         let alarm =
             alarm.user_data(Token::new(Op::Alarm, ConnectionId { slot: 0, generation: 0 }).0);
         // A kernel thread that submits might do so when the time is gone.
@@ -95,7 +95,7 @@ impl Queues<'_> {
         };
         if !is_set {
             self.alarm.clear();
-            return self.call(1, Some(at.saturating_sub(monotonic())));
+            return self.call(1, Some(left));
         }
         self.call(1, None)
     }
@@ -118,7 +118,7 @@ impl Source for Queues<'_> {
         match self.alarm.sleep(until, monotonic) {
             Sleep::Untimed => self.call(1, None),
             Sleep::For(time) => self.call(1, Some(time)),
-            Sleep::SetAlarm(at) => self.set_alarm(at),
+            Sleep::SetAlarm(left) => self.set_alarm(left),
         }
     }
 }

@@ -20,7 +20,8 @@ pub enum Sleep {
     Untimed,
     /// With a timer of its own, for so long.
     For(Duration),
-    /// Without a timer, once the alarm is set for this time.
+    /// Without a timer, once the alarm is set to ring after so long. Not at a time: io_uring takes that for one of
+    /// the host, which differs from the time in a time namespace (time_namespaces(7)).
     SetAlarm(Duration),
 }
 
@@ -37,7 +38,7 @@ impl Alarm {
             return Sleep::For(left);
         }
         self.0 = Some(until);
-        Sleep::SetAlarm(until)
+        Sleep::SetAlarm(left)
     }
 
     /// It has rung, or could not be set.
@@ -55,13 +56,13 @@ mod tests {
         let second = Duration::from_secs;
         let mut alarm = Alarm::default();
         assert_eq!(alarm.sleep(None, || unreachable!()), Sleep::Untimed);
-        assert_eq!(alarm.sleep(Some(second(9)), || second(5)), Sleep::SetAlarm(second(9)));
+        assert_eq!(alarm.sleep(Some(second(9)), || second(5)), Sleep::SetAlarm(second(4)));
         for until in [9, 10] {
             assert_eq!(alarm.sleep(Some(second(until)), || unreachable!()), Sleep::Untimed);
         }
         assert_eq!(alarm.sleep(Some(second(8)), || second(6)), Sleep::For(second(2)));
         alarm.clear();
-        assert_eq!(alarm.sleep(Some(second(10)), || second(9)), Sleep::SetAlarm(second(10)));
+        assert_eq!(alarm.sleep(Some(second(10)), || second(9)), Sleep::SetAlarm(second(1)));
     }
 
     #[test]
@@ -70,6 +71,6 @@ mod tests {
         let mut alarm = Alarm::default();
         assert_eq!(alarm.sleep(Some(millis(149)), || millis(100)), Sleep::For(millis(49)));
         assert_eq!(alarm.sleep(Some(millis(99)), || millis(100)), Sleep::For(millis(0)));
-        assert_eq!(alarm.sleep(Some(millis(150)), || millis(100)), Sleep::SetAlarm(millis(150)));
+        assert_eq!(alarm.sleep(Some(millis(150)), || millis(100)), Sleep::SetAlarm(millis(50)));
     }
 }
