@@ -20,7 +20,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::parser::ValueSource;
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
-use self::choices::{COMPRESSIONS, ENGINES, OFFLOADS, PROTOCOLS, WAITS, parser};
+use self::choices::{COMPRESSIONS, ENGINES, OFFLOADS, PROTOCOLS, SANDBOXES, WAITS, parser};
 use self::limits::{connections_per_address, control_frames, memory_max, message_frames, timeout};
 use crate::cpus::CpuList;
 use crate::engine::pump::{MEMORY_MAX_DEFAULT, Timeouts};
@@ -31,6 +31,7 @@ use crate::offload;
 use crate::protocol::{
     Access, FrameLimits, Origin, Policy, Protocol, RequestPath, Settings, Subprotocol,
 };
+use crate::sandbox;
 use crate::server::Config;
 
 pub use self::choices::EngineChoice;
@@ -186,6 +187,10 @@ pub struct Cli {
     #[arg(long, value_name = "SIZE", default_value = "128MiB", value_parser = pool_size)]
     pub spill_pool: u64,
 
+    /// Whether the process gives up the rights that it no longer needs once it serves.
+    #[arg(long, default_value = "on", value_parser = parser(SANDBOXES))]
+    pub sandbox: sandbox::Policy,
+
     /// Write the counters to this file as JSON, at the end and on SIGUSR1.
     #[arg(long, value_name = "PATH")]
     pub stats_file: Option<PathBuf>,
@@ -288,6 +293,7 @@ impl Cli {
             spill_pool: self.spill_pool as usize,
             recompression_memory: self.recompression_memory as usize,
             offload: self.offload,
+            sandbox: self.sandbox,
         }
     }
 }
@@ -385,6 +391,7 @@ mod tests {
         assert_eq!((config.settings.policy, config.settings.level), (Policy::Mirror, 6));
         assert_eq!((config.workers, config.cpus), (None, None));
         assert_eq!(config.buffers, BufferConfig { count: 4, bytes: 1 << 20 });
+        assert_eq!(config.sandbox, sandbox::Policy::On);
         assert_eq!(config.spill_pool, SPILL_POOL_DEFAULT);
         assert_eq!(config.recompression_memory, RECOMPRESSION_MEMORY_DEFAULT);
         assert_eq!(config.timeouts, Timeouts::DEFAULT);

@@ -16,6 +16,7 @@ mod network;
 pub mod report;
 
 use std::path::Path;
+use std::thread;
 use std::time::Duration;
 
 use rustix::io::Errno;
@@ -27,6 +28,7 @@ use crate::engine::BufferConfig;
 use crate::engine::uring::Ability;
 use crate::engine::wait;
 use crate::offload::program::{OffloadError, Program};
+use crate::sandbox::{self, Enforced, Needs};
 use crate::server::Config;
 
 /// A resource limit of the process; `None` is unlimited.
@@ -58,6 +60,8 @@ pub struct Facts {
     pub abilities: Vec<(Ability, Result<(), Errno>)>,
     /// The result of loading the program that echoes in the kernel.
     pub offload: Result<(), OffloadError>,
+    /// What the kernel enforces of a sandbox.
+    pub sandbox: Enforced,
     /// Bytes of memory that may be locked.
     pub locked_bytes: Limit,
     /// Descriptors.
@@ -81,6 +85,10 @@ impl Facts {
             allowed,
             abilities: Ability::ALL.map(probe).to_vec(),
             offload: Program::load().map(drop),
+            // It holds for the thread that enters it.
+            sandbox: thread::spawn(|| sandbox::enter(&Needs::default()))
+                .join()
+                .expect("a panic ends the process"),
             locked_bytes: Limit::of(Resource::Memlock),
             descriptors: Limit::of(Resource::Nofile),
             wake_up,
@@ -114,7 +122,7 @@ mod tests {
         for (facts, allowed) in [(nothing, Unknown), (facts(), Fine)] {
             for check in examine(tree.root(), &facts).checks {
                 let verdict = match check.heading {
-                    Heading::Limits | Heading::Offload => Fine,
+                    Heading::Limits | Heading::Offload | Heading::Sandbox => Fine,
                     Heading::IoUring if check.found == "works" => Fine,
                     Heading::Cpus if matches!(check.name, "CPUs allowed" | "wake-up") => allowed,
                     Heading::Kernel
@@ -141,7 +149,7 @@ mod tests {
         let tree = Tree::new(&[("proc/sys/kernel/osrelease/directory", "")]);
         assert_eq!(examine(tree.root(), &facts()).checks[0].verdict, Unknown);
         fs::write(tree.root().join("proc/meminfo"), [0xFF, 0xFE, 0x00]).expect("a file");
-        assert_eq!(examine(tree.root(), &facts()).checks.len(), Ability::ALL.len() + 21);
+        assert_eq!(examine(tree.root(), &facts()).checks.len(), Ability::ALL.len() + 22);
     }
 
     #[test]
@@ -154,6 +162,6 @@ mod tests {
         assert_eq!(names.len(), report.checks.len(), "no two have the same name");
         let headings: Vec<Heading> = report.checks.iter().map(|check| check.heading).collect();
         let changes = headings.windows(2).filter(|pair| pair[0] != pair[1]).count();
-        assert_eq!(changes, 6, "the checks of a heading are adjacent");
+        assert_eq!(changes, 7, "the checks of a heading are adjacent");
     }
 }

@@ -18,6 +18,7 @@ pub mod metrics;
 pub mod offload;
 pub mod protocol;
 pub mod retry;
+pub mod sandbox;
 pub mod server;
 pub mod slab;
 pub mod statistics_file;

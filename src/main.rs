@@ -11,21 +11,26 @@ use std::env;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{ExitCode, exit};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use ringecho::cli::{self, Cli, Command, summary};
 use ringecho::doctor::{self, Facts};
 use ringecho::linux;
+use ringecho::sandbox::{self, Call, Needs};
 use ringecho::server::{Control, Server, Statistics};
 use ringecho::statistics_file::StatisticsFile;
 use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::{Handle, Signals};
+use tracing::warn;
 
 /// How long after a signal to stop another one is taken for the same: `timeout` and other wrappers pass
 /// a signal on that the process has already had as one of their group.
 const SAME_SIGNAL: Duration = Duration::from_millis(100);
+
+/// With what the thread that obeys signals waits for them: signal handlers wake it through a socket.
+const SIGNAL_CALLS: &[Call] = &[Call::Any(libc::SYS_recvfrom)];
 
 fn main() -> ExitCode {
     tracing_subscriber::fmt()
@@ -69,9 +74,16 @@ fn examine(as_json: bool) -> Result<(), String> {
 fn serve(cli: &Cli) -> Result<(), String> {
     let output = cli.stats_file.as_deref().map(Output::open).transpose()?;
     raise_descriptor_limit();
-    let watcher = Watcher::start(output)?;
+    let is_sandboxed = cli.sandbox == sandbox::Policy::On;
+    let of_output = output.as_ref().map(|output| output.file.needs()).unwrap_or_default();
+    let watcher = Watcher::start(output, is_sandboxed.then(|| of_output.clone()))?;
     let server = Server::start(&cli.config()).map_err(|error| error.to_string())?;
     watcher.control.get_or_init(|| server.control());
+    if is_sandboxed {
+        for missing in sandbox::enter(&of_output.and(server.needs())).missing {
+            warn!("the sandbox is incomplete: {missing}");
+        }
+    }
     print(&format!("{}\n", cli.greeting(&server)))?;
     let statistics = server.join().map_err(|error| error.to_string())?;
     let output = watcher.end();
@@ -109,7 +121,8 @@ struct Watcher {
 }
 
 impl Watcher {
-    fn start(output: Option<Output>) -> Result<Watcher, String> {
+    /// Starts it, in a sandbox if it is said what it needs.
+    fn start(output: Option<Output>, needs: Option<Needs>) -> Result<Watcher, String> {
         let refused = |step: &str, error: io::Error| match linux::remedy(&error) {
             "" => format!("cannot {step}: {error}"),
             remedy => format!("cannot {step}: {error}; {remedy}"),
@@ -119,10 +132,20 @@ impl Watcher {
         let handle = signals.handle();
         let control = Arc::new(OnceLock::new());
         let started = control.clone();
+        let (is_entering, has_entered) = mpsc::channel::<()>();
         let thread = thread::Builder::new()
             .name("signals".into())
-            .spawn(move || obey(signals, &started, output))
+            .spawn(move || {
+                if let Some(needs) = needs.map(|needs| needs.calling(SIGNAL_CALLS)) {
+                    // The main thread says what this kernel cannot enforce.
+                    sandbox::enter(&needs);
+                }
+                drop(is_entering);
+                obey(signals, &started, output)
+            })
             .map_err(|error| refused("start a thread", error))?;
+        // It ends when the sender is dropped.
+        let _ = has_entered.recv();
         Ok(Watcher { control, signals: handle, thread })
     }
 

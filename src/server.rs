@@ -24,6 +24,7 @@ use crate::metrics::{Counters, Snapshot};
 use crate::offload::{self, program::Program};
 use crate::protocol::{Access, Protocol, Settings, Subprotocol};
 use crate::retry::retry;
+use crate::sandbox::{self, Needs};
 use crate::workers::{self, Memory, Serving, Worker, Workers};
 
 /// How long to try again when the kernel refuses memory: the rings of a killed server count against the
@@ -74,6 +75,8 @@ pub struct Config {
     pub recompression_memory: usize,
     /// Which connections the kernel echoes by itself.
     pub offload: offload::Policy,
+    /// Whether the workers lock themselves down before they serve.
+    pub sandbox: sandbox::Policy,
 }
 
 /// Why the server cannot start, or why it ended.
@@ -230,6 +233,11 @@ impl Server {
         self.control.clone()
     }
 
+    /// What a thread needs that only calls [`Server::join`] from now on.
+    pub fn needs(&self) -> Needs {
+        self.files.iter().map(SocketFile::needs).fold(Needs::default(), Needs::and)
+    }
+
     /// Waits until all workers have ended.
     ///
     /// # Errors
@@ -343,6 +351,7 @@ fn prepare(
             wait: config.wait,
             pace,
             offload,
+            sandbox: config.sandbox,
             settings: config.settings,
             subprotocol: config.subprotocol.clone(),
             access: config.access.clone(),

@@ -21,12 +21,54 @@ use rustix::fs::OFlags;
 use rustix::io::Errno;
 use tempfile::{Builder, NamedTempFile};
 
+use crate::sandbox::{Call, Needs};
+
 /// How long one write may wait for the reader of a FIFO, pipe or terminal.
 pub const STREAM_WAIT_MAX: Duration = Duration::from_secs(1);
 /// Bytes that a pipe with any room takes without waiting: `PIPE_BUF` (pipe(7)).
 const PIPE_BYTES: usize = 4096;
 /// The mode of a new file, before the umask.
 const NEW_FILE_MODE: u32 = 0o666;
+
+/// The system calls of [`StatisticsFile::write`], those that the standard library and rustix use and those with which
+/// C libraries stand in for them.
+const CALLS: &[Call] = &[
+    Call::Any(libc::SYS_openat),
+    Call::Any(libc::SYS_statx),
+    Call::Any(libc::SYS_fstat),
+    Call::Any(libc::SYS_newfstatat),
+    Call::Any(libc::SYS_lseek),
+    Call::Any(libc::SYS_ftruncate),
+    Call::Any(libc::SYS_fchown),
+    Call::Any(libc::SYS_fchmod),
+    Call::Any(libc::SYS_getxattr),
+    Call::Any(libc::SYS_getcwd),
+    Call::Any(libc::SYS_readlinkat),
+    Call::Any(libc::SYS_renameat),
+    Call::Any(libc::SYS_renameat2),
+    Call::Any(libc::SYS_unlinkat),
+    Call::Any(libc::SYS_ppoll),
+    // Duplicates of standard output.
+    Call::With(
+        libc::SYS_fcntl,
+        1,
+        &[libc::F_DUPFD_CLOEXEC as u32, libc::F_GETFL as u32, libc::F_SETFD as u32],
+    ),
+    #[cfg(target_arch = "x86_64")]
+    Call::Any(libc::SYS_open),
+    #[cfg(target_arch = "x86_64")]
+    Call::Any(libc::SYS_stat),
+    #[cfg(target_arch = "x86_64")]
+    Call::Any(libc::SYS_lstat),
+    #[cfg(target_arch = "x86_64")]
+    Call::Any(libc::SYS_readlink),
+    #[cfg(target_arch = "x86_64")]
+    Call::Any(libc::SYS_rename),
+    #[cfg(target_arch = "x86_64")]
+    Call::Any(libc::SYS_unlink),
+    #[cfg(target_arch = "x86_64")]
+    Call::Any(libc::SYS_poll),
+];
 
 /// A place that can be written, found out when it was opened.
 #[derive(Debug)]
@@ -70,6 +112,26 @@ impl StatisticsFile {
             }
         };
         Ok(StatisticsFile { path: path.to_owned(), stream })
+    }
+
+    /// What a thread needs that only calls [`StatisticsFile::write`] from now on. What takes the place of the file
+    /// later is written if it is in the same directory, and a link is followed if it leads to where it does now.
+    pub fn needs(&self) -> Needs {
+        let needs = Needs::default().calling(CALLS);
+        let is_stream = |found: &Metadata| matches!(standard_stream(found), Ok(Some(_)));
+        match fs::metadata(&self.path) {
+            // It is open.
+            Ok(found) if is_stream(&found) => needs,
+            Ok(found) if !found.is_file() && !found.file_type().is_fifo() => {
+                needs.writing(&self.path)
+            }
+            // Or nothing is there yet.
+            Ok(_) | Err(_) => match fs::canonicalize(&self.path) {
+                Ok(target) => needs.managing(directory_of(&target)),
+                Err(_) => needs,
+            }
+            .managing(directory_of(&self.path)),
+        }
     }
 
     /// Writes `text`: as all that a file contains, or as the next of a stream. What is at the path may
@@ -190,12 +252,14 @@ fn new_file_beside(path: &Path) -> io::Result<NamedTempFile> {
     if !path.as_os_str().as_bytes().ends_with(name.as_bytes()) {
         return Err(Errno::ISDIR.into());
     }
-    let directory = path.parent().filter(|directory| !directory.as_os_str().is_empty());
     let mut options = OpenOptions::new();
     options.write(true).create_new(true).mode(NEW_FILE_MODE);
-    Builder::new()
-        .prefix(".ringecho-")
-        .make_in(directory.unwrap_or(Path::new(".")), |path| options.open(path))
+    Builder::new().prefix(".ringecho-").make_in(directory_of(path), |path| options.open(path))
+}
+
+fn directory_of(path: &Path) -> &Path {
+    let directory = path.parent().filter(|directory| !directory.as_os_str().is_empty());
+    directory.unwrap_or(Path::new("."))
 }
 
 /// Writes to a pipe, terminal or device, whether or not its descriptor waits by itself.

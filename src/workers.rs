@@ -16,6 +16,7 @@ use tracing::warn;
 
 use crate::cpus;
 use crate::engine::{Engine, EngineError, WorkerConfig};
+use crate::sandbox;
 
 /// A worker that is to be started.
 #[derive(Debug, Clone)]
@@ -195,6 +196,10 @@ fn run(
     let memory = if prepared.is_locked() { Memory::Locked } else { Memory::Swappable };
     report(Report::Prepared(Ok(memory)));
     let Ok(listeners) = listeners.recv() else { return Ok(()) };
+    if config.sandbox == sandbox::Policy::On {
+        // What this kernel cannot enforce is the same for every thread; the main thread says it.
+        sandbox::enter(&engine.needs(config.offload));
+    }
     let stopped = config.stop.clone();
     let outcome = prepared.serve(config, listeners, || report(Report::Started));
     if outcome.is_err() {

@@ -8,6 +8,7 @@ use crate::engine::Engine;
 use crate::engine::wait::WaitStrategy;
 use crate::offload;
 use crate::protocol::{Policy, Protocol};
+use crate::sandbox;
 
 /// A value of an option.
 pub(super) struct Choice<T> {
@@ -71,6 +72,16 @@ pub(super) const OFFLOADS: &[Choice<offload::Policy>] = &[
         "As many connections as there is room for; an error where the kernel does not allow it",
     ),
     choice("off", offload::Policy::Off, "No connection"),
+];
+
+pub(super) const SANDBOXES: &[Choice<sandbox::Policy>] = &[
+    choice(
+        "on",
+        sandbox::Policy::On,
+        "seccomp, Landlock, no capabilities, restricted rings: as far as the kernel can enforce \
+         it, with a warning that says what is missing",
+    ),
+    choice("off", sandbox::Policy::Off, "It keeps all its rights"),
 ];
 
 pub(super) const PROTOCOLS: &[Choice<Protocol>] = &[

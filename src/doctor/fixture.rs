@@ -9,6 +9,7 @@ use super::report::{Check, Verdict};
 use super::{Facts, Limit, examine};
 use crate::engine::BufferConfig;
 use crate::engine::uring::Ability;
+use crate::sandbox::Enforced;
 
 /// A directory with a few files that stands for `/`. It is gone when dropped.
 pub(super) struct Tree(PathBuf);
@@ -51,6 +52,7 @@ pub(super) fn facts() -> Facts {
         allowed: vec![0, 1, 2, 3],
         abilities: Ability::ALL.map(|ability| (ability, Ok(()))).to_vec(),
         offload: Ok(()),
+        sandbox: Enforced { landlock: Some("V7".into()), missing: Vec::new() },
         locked_bytes: UNLIMITED,
         descriptors: UNLIMITED,
         wake_up: Some(Duration::from_micros(20)),

@@ -1,5 +1,5 @@
-//! What the kernel can do and lets this process do: its version, io_uring, and the BPF program that
-//! echoes in the kernel.
+//! What the kernel can do and lets this process do: its version, io_uring, the BPF program that echoes in
+//! the kernel, and what it enforces of a sandbox.
 
 use std::fmt::Display;
 
@@ -11,6 +11,7 @@ use crate::engine::uring::{Ability, Purpose};
 use crate::linux::{self, field};
 use crate::offload;
 use crate::offload::program::OffloadError;
+use crate::sandbox::Enforced;
 
 /// The oldest version of Linux on which the uring engine runs.
 const LINUX_MIN: (u32, u32) = (6, 1);
@@ -20,6 +21,7 @@ pub(super) fn checks(machine: Machine<'_>) -> Vec<Check> {
     let mut checks = vec![version(machine)];
     checks.extend(abilities.map(|&(ability, used)| io_uring(machine, ability, used)));
     checks.extend([io_uring_disabled(machine), seccomp(machine), program(machine)]);
+    checks.push(sandbox(machine));
     checks
 }
 
@@ -153,6 +155,15 @@ fn program(machine: Machine<'_>) -> Check {
     }
 }
 
+fn sandbox(machine: Machine<'_>) -> Check {
+    let row = Row::new(Heading::Sandbox, "sandbox", "seccomp and Landlock");
+    let Enforced { landlock, missing } = &machine.facts.sandbox;
+    match landlock {
+        Some(version) if missing.is_empty() => row.fine(format!("seccomp, Landlock {version}")),
+        Some(_) | None => row.warn(missing.join("; "), None),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -280,6 +291,19 @@ mod tests {
         let row = check_with(&facts, "seccomp", &[(STATUS, "Seccomp:\t2\n")]);
         expect(&row, Fine, "through", None);
         expect(&check("seccomp", &[]), Unknown, "no mode", None);
+    }
+
+    #[test]
+    fn what_is_missing_of_a_sandbox() {
+        let row = |landlock: Option<&str>, missing: &[&str]| {
+            let landlock = landlock.map(str::to_owned);
+            let missing = missing.iter().map(|&reason| reason.to_owned()).collect();
+            let sandbox = Enforced { landlock, missing };
+            check_with(&Facts { sandbox, ..facts() }, "sandbox", &[])
+        };
+        expect(&row(Some("V7"), &[]), Fine, "seccomp, Landlock V7", None);
+        expect(&row(Some("V7"), &["no filter"]), Warn, "no filter", None);
+        expect(&row(None, &["no Landlock", "no filter"]), Warn, "no Landlock; no filter", None);
     }
 
     #[test]

@@ -32,6 +32,8 @@ pub enum Heading {
     IoUring,
     /// Whether the kernel can echo by itself.
     Offload,
+    /// What the server can give up once it serves.
+    Sandbox,
     /// Resource limits of the process.
     Limits,
     /// CPUs: which may be used, and how fast they wake up.
@@ -48,6 +50,7 @@ impl fmt::Display for Heading {
             Heading::Kernel => "kernel",
             Heading::IoUring => "io_uring",
             Heading::Offload => "offload",
+            Heading::Sandbox => "sandbox",
             Heading::Limits => "limits",
             Heading::Cpus => "CPUs",
             Heading::Network => "network",

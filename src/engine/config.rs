@@ -9,6 +9,7 @@ use crate::buffer::SpillPool;
 use crate::metrics::Counters;
 use crate::offload;
 use crate::protocol::{Access, Context, Settings, Subprotocol};
+use crate::sandbox;
 
 /// The size of a buffer, in bytes, where each receive takes a whole one.
 const PIECE: u32 = 16 << 10;
@@ -62,6 +63,8 @@ pub struct WorkerConfig {
     pub pace: Pace,
     /// Which connections are left to the kernel; only [`super::Engine::Uring`] can do that.
     pub offload: offload::Policy,
+    /// Whether the worker locks itself down before it serves.
+    pub sandbox: sandbox::Policy,
     /// The protocol's settings, the same for every connection.
     pub settings: Settings,
     /// Which subprotocol is accepted.
@@ -104,6 +107,7 @@ impl WorkerConfig {
             wait,
             pace: Pace::new(None, None),
             offload: offload::Policy::Off,
+            sandbox: sandbox::Policy::On,
             settings: Settings {
                 protocol: Protocol::WebSocket,
                 message_max: 1 << 20,

@@ -26,6 +26,10 @@ pub mod wait;
 
 use std::os::fd::OwnedFd;
 
+use self::wait::ThreadClock;
+use crate::offload::{self, program::Program};
+use crate::sandbox::Needs;
+
 pub use self::config::{BufferConfig, WorkerConfig};
 pub use self::error::EngineError;
 
@@ -49,6 +53,20 @@ impl Engine {
             Engine::Epoll => "epoll",
             #[cfg(feature = "tokio-uring")]
             Engine::TokioUring => "tokio-uring",
+        }
+    }
+
+    /// What the thread of a worker needs once it is prepared.
+    pub fn needs(self, offload: offload::Policy) -> Needs {
+        let needs = Needs::default().calling(ThreadClock::CALLS).calling(match self {
+            Engine::Uring => uring::CALLS,
+            Engine::Epoll => epoll::CALLS,
+            #[cfg(feature = "tokio-uring")]
+            Engine::TokioUring => tokio_uring::CALLS,
+        });
+        match offload {
+            offload::Policy::Off => needs,
+            offload::Policy::On | offload::Policy::Auto => needs.calling(Program::CALLS),
         }
     }
 

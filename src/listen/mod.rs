@@ -21,6 +21,7 @@ use rustix::net::{self, AddressFamily, SocketAddrUnix, SocketFlags, SocketType, 
 
 use crate::linux;
 use crate::retry::retry;
+use crate::sandbox::{Call, Needs};
 
 pub use self::address::{Address, AddressError, DualStack, Overlap, overlap};
 pub use self::holder::Holder;
@@ -207,7 +208,24 @@ pub struct SocketFile {
     identity: (u64, u64),
 }
 
+/// The system calls with which a [`SocketFile`] is dropped.
+const CALLS: &[Call] = &[
+    Call::Any(libc::SYS_statx),
+    Call::Any(libc::SYS_newfstatat),
+    Call::Any(libc::SYS_unlinkat),
+    #[cfg(target_arch = "x86_64")]
+    Call::Any(libc::SYS_lstat),
+    #[cfg(target_arch = "x86_64")]
+    Call::Any(libc::SYS_unlink),
+];
+
 impl SocketFile {
+    /// What a thread needs that drops it.
+    pub fn needs(&self) -> Needs {
+        let directory = self.path.parent().filter(|directory| !directory.as_os_str().is_empty());
+        Needs::default().calling(CALLS).removing_in(directory.unwrap_or(Path::new(".")))
+    }
+
     fn at(path: &Path) -> io::Result<SocketFile> {
         Ok(SocketFile { path: path.to_owned(), identity: identity(path)? })
     }

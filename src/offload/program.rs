@@ -31,6 +31,7 @@ use rustix::mm::{self, MapFlags, ProtFlags};
 use super::record::{Record, Totals};
 use super::{PLACES, Place};
 use crate::metrics::{EchoCounts, Echoed};
+use crate::sandbox::Call;
 
 /// The size of a notice in the ring: a header of 8 bytes, and the slot rounded up to 8 bytes.
 const NOTICE_BYTES: u32 = 16;
@@ -144,7 +145,20 @@ pub struct Program {
     _program: Ebpf,
 }
 
+/// Commands of bpf(2): a program is only loaded and attached before.
+const MAP_LOOKUP: u32 = 1;
+const MAP_UPDATE: u32 = 2;
+const MAP_DELETE: u32 = 3;
+const PROGRAM_DETACH: u32 = 9;
+
 impl Program {
+    /// What a thread calls that has loaded a program.
+    pub const CALLS: &'static [Call] = &[
+        Call::With(libc::SYS_bpf, 0, &[MAP_LOOKUP, MAP_UPDATE, MAP_DELETE, PROGRAM_DETACH]),
+        Call::Any(libc::SYS_getsockopt),
+        Call::With(libc::SYS_ioctl, 1, &[libc::TIOCOUTQ as u32]),
+    ];
+
     /// System calls of [`Program::attach`], of [`Program::detach`], of [`Program::written`] and of
     /// [`Program::written_exactly`].
     pub const ATTACH_CALLS: u64 = 6;

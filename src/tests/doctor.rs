@@ -9,7 +9,7 @@ use serde_json::Value;
 use testkit::{Ended, end, program, run, run_by, say, without_io_uring};
 
 /// Every check, in the order of the table.
-const CHECKS: [&str; 30] = [
+const CHECKS: [&str; 31] = [
     "kernel version",
     "IORING_SETUP_SQPOLL",
     "IORING_SETUP_SUBMIT_ALL",
@@ -23,6 +23,7 @@ const CHECKS: [&str; 30] = [
     "kernel.io_uring_disabled",
     "seccomp",
     "BPF program",
+    "sandbox",
     "locked memory",
     "descriptors",
     "CPUs allowed",
@@ -87,7 +88,9 @@ fn expect_table(table: &str) {
             |line: &&str| line.strip_prefix("  ").is_some_and(|line| line.starts_with(name));
         assert_eq!(table.lines().filter(begins).count(), 1, "{name}\n{table}");
     }
-    for heading in ["kernel", "io_uring", "offload", "limits", "CPUs", "network", "memory"] {
+    for heading in
+        ["kernel", "io_uring", "offload", "sandbox", "limits", "CPUs", "network", "memory"]
+    {
         assert_eq!(table.lines().filter(|line| *line == heading).count(), 1, "{heading}\n{table}");
     }
 }

@@ -133,7 +133,7 @@ fn auto_serves_where_epoll_does(limit: &str, values: impl Iterator<Item = u64>) 
 
 #[test]
 fn with_few_descriptors_it_serves_where_epoll_does() {
-    auto_serves_where_epoll_does("-n", 4..16);
+    auto_serves_where_epoll_does("-n", 4..20);
 }
 
 #[test]

@@ -24,6 +24,7 @@ const LAYERS: &[&[&str]] = &[
     &["buffer"],
     &["listen"],
     &["cpus", "linux", "memory", "metrics", "retry", "slab", "statistics_file"],
+    &["sandbox"],
 ];
 /// In the folder of the engines, nothing but `engine/mod.rs` imports these.
 const ENGINES: [&str; 3] = ["epoll", "tokio_uring", "uring"];

@@ -10,6 +10,7 @@ pub mod deflate;
 pub mod fake;
 pub mod frame;
 pub mod inflate;
+pub mod injection;
 pub mod loss;
 pub mod oracle;
 pub mod process;

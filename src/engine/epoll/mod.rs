@@ -29,14 +29,35 @@ use rustix::time::{TimerfdClockId, TimerfdFlags, timerfd_create};
 use self::edges::{ALARM, STOP};
 use self::ring::EpollRing;
 use super::pump::Pump;
+use super::wait::{ThreadClock, Waiter};
 use super::{EngineError, WorkerConfig};
 use crate::memory::Mapping;
+use crate::sandbox::Call;
+
+/// What a worker calls once it is prepared.
+pub(super) const CALLS: &[Call] = &[
+    Call::Any(libc::SYS_epoll_ctl),
+    Call::Any(libc::SYS_epoll_pwait),
+    Call::Any(libc::SYS_epoll_pwait2),
+    Call::Any(libc::SYS_accept4),
+    Call::Any(libc::SYS_recvfrom),
+    Call::Any(libc::SYS_sendto),
+    Call::Any(libc::SYS_shutdown),
+    Call::Any(libc::SYS_getpeername),
+    Call::Any(libc::SYS_timerfd_settime),
+    // Whether a listener is TCP, and that it does not block.
+    Call::Any(libc::SYS_getsockopt),
+    Call::With(libc::SYS_ioctl, 1, &[libc::FIONBIO as u32]),
+    #[cfg(target_arch = "x86_64")]
+    Call::Any(libc::SYS_epoll_wait),
+];
 
 /// The epoll instance and the memory of one worker.
 pub struct PreparedEpoll {
     epoll: OwnedFd,
     timer: OwnedFd,
     memory: Mapping,
+    clock: ThreadClock,
 }
 
 impl PreparedEpoll {
@@ -53,7 +74,8 @@ impl PreparedEpoll {
             .map_err(|error| EngineError::new("make a timer", error))?;
         epoll::add(&epoll, &timer, EventData::new_u64(ALARM), readable).map_err(no_epoll)?;
         let memory = Mapping::new(worker.buffers.memory_bytes()).map_err(EngineError::no_memory)?;
-        Ok(PreparedEpoll { epoll, timer, memory })
+        let clock = Waiter::clock(worker.wait);
+        Ok(PreparedEpoll { epoll, timer, memory, clock })
     }
 
     /// Whether the memory for messages cannot be swapped out.

@@ -53,7 +53,7 @@ impl<'a> EpollRing<'a> {
         worker: &'a WorkerConfig,
         listeners: Vec<OwnedFd>,
     ) -> Result<EpollRing<'a>, EngineError> {
-        let PreparedEpoll { epoll, timer, memory } = prepared;
+        let PreparedEpoll { epoll, timer, memory, clock } = prepared;
         let listeners = listeners
             .into_iter()
             .zip(0..)
@@ -69,7 +69,7 @@ impl<'a> EpollRing<'a> {
                 timer,
                 counters,
             },
-            waiter: Waiter::new(worker.wait, worker.pace, counters),
+            waiter: Waiter::new(worker.wait, worker.pace, clock, counters),
             listeners,
             entries: Vec::new(),
             vacant: Vec::new(),

@@ -76,6 +76,7 @@ use super::ring::Wait;
 use super::wait::monotonic;
 use super::{BufferConfig, EngineError, WorkerConfig};
 use crate::metrics::Counters;
+use crate::sandbox::Call;
 
 /// Entries of the submission queue. When it is full, it is submitted.
 const SUBMISSIONS: u32 = 1024;
@@ -83,6 +84,19 @@ const SUBMISSIONS: u32 = 1024;
 const COMPLETIONS: u32 = 4096;
 /// The most buffers that tokio-uring registers (`UIO_MAXIOV`); it drops further ones silently.
 pub const FIXED_MAX: u16 = 1024;
+/// What a worker calls once it is prepared. The runtime's ring itself cannot be restricted: it is enabled when the
+/// runtime hands it out.
+pub(super) const CALLS: &[Call] = &[
+    Call::Any(libc::SYS_io_uring_enter),
+    Call::Any(libc::SYS_epoll_ctl),
+    Call::Any(libc::SYS_epoll_pwait),
+    Call::Any(libc::SYS_accept4),
+    Call::Any(libc::SYS_shutdown),
+    Call::Any(libc::SYS_getpeername),
+    Call::With(libc::SYS_ioctl, 1, &[libc::FIONBIO as u32]),
+    #[cfg(target_arch = "x86_64")]
+    Call::Any(libc::SYS_epoll_wait),
+];
 /// The runtime of one worker, with its registered memory.
 pub struct PreparedRuntime {
     runtime: Runtime,

@@ -230,7 +230,7 @@ fn probe_multishot_accept() -> io::Result<()> {
     uring.completion().next().map_or(Ok(()), |entry| outcome(entry.result()))
 }
 
-fn push_alone(uring: &mut IoUring, entry: &squeue::Entry) {
+pub(super) fn push_alone(uring: &mut IoUring, entry: &squeue::Entry) {
     // SAFETY: invariant 1.
     let pushed = unsafe { uring.submission().push(entry) };
     pushed.expect("there is room for one");

@@ -62,7 +62,20 @@ use crate::metrics::Counters;
 use crate::offload;
 use crate::offload::program::Program;
 use crate::offload::record::Record;
+use crate::sandbox::Call;
 use crate::slab::ConnectionId;
+
+/// `IORING_REGISTER_RING_FDS` (io_uring_register(2)): all else is registered before the ring is used.
+const REGISTER_RING_FDS: u8 = 20;
+
+/// What a worker calls once it is prepared. A filter of system calls does not see what the ring is asked for; that is
+/// restricted when the ring is set up.
+pub(super) const CALLS: &[Call] = &[
+    Call::Any(libc::SYS_io_uring_enter),
+    Call::With(libc::SYS_io_uring_register, 1, &[REGISTER_RING_FDS as u32]),
+    Call::Any(libc::SYS_shutdown),
+    Call::Any(libc::SYS_getpeername),
+];
 
 /// The kernel's ring, in the hands of the worker's thread.
 struct KernelRing<'a> {
@@ -97,6 +110,7 @@ impl<'a> KernelRing<'a> {
         listeners: Vec<OwnedFd>,
     ) -> KernelRing<'a> {
         let counters = &*worker.counters;
+        let clock = prepared.clock.take().unwrap_or_else(|| Waiter::clock(worker.wait));
         let (mut submitter, submissions, completions) = prepared.uring.split();
         // This only saves a look-up of the descriptor in each call, so a refusal does not matter.
         let _ = submitter.register_ring_fd();
@@ -110,7 +124,7 @@ impl<'a> KernelRing<'a> {
                 alarm: Alarm::default(),
                 counters,
             },
-            waiter: Waiter::new(worker.wait, worker.pace, counters),
+            waiter: Waiter::new(worker.wait, worker.pace, clock, counters),
             buffers: &mut prepared.buffers,
             receive_max: prepared.receive_max,
             listeners: listeners.into_iter().map(Some).collect(),

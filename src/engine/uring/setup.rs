@@ -8,23 +8,40 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 
-use io_uring::IoUring;
+use io_uring::register::Restriction;
+use io_uring::squeue::Flags;
+use io_uring::{IoUring, opcode};
 use rustix::io::Errno;
+use tracing::warn;
 
-use super::KernelRing;
 use super::abilities::{Feature, NEEDED, NEEDED_SQPOLL, WELCOME, receive_to_the_end};
 use super::buffer_ring::BufferRing;
+use super::{KernelRing, REGISTER_RING_FDS};
 use crate::engine::pump::Pump;
-use crate::engine::wait::WaitStrategy;
+use crate::engine::wait::{ThreadClock, WaitStrategy, Waiter};
 use crate::engine::{EngineError, WorkerConfig};
 use crate::offload::program::Program;
 use crate::offload::{self, AUTO_RUN};
 use crate::protocol::Limits;
+use crate::sandbox;
 
 /// Entries of the submission queue. When it is full, it is submitted without waiting.
 const SUBMISSIONS: u32 = 1024;
 /// Entries of the completion queue. When it is full, the kernel keeps further completions.
 const COMPLETIONS: u32 = 4 * SUBMISSIONS;
+
+/// All that the server asks of a ring.
+const OPERATIONS: [u8; 7] = [
+    opcode::Accept::CODE,
+    opcode::AsyncCancel::CODE,
+    opcode::Close::CODE,
+    opcode::PollAdd::CODE,
+    opcode::Recv::CODE,
+    opcode::Send::CODE,
+    opcode::Timeout::CODE,
+];
+/// The flags that it sets.
+const FLAGS: Flags = Flags::SKIP_SUCCESS.union(Flags::BUFFER_SELECT);
 
 /// The kernel's ring of one worker, and the memory that it uses.
 pub struct PreparedRing {
@@ -32,6 +49,8 @@ pub struct PreparedRing {
     pub(super) uring: IoUring,
     pub(super) buffers: BufferRing,
     pub(super) program: Option<Program>,
+    /// Until it is used.
+    pub(super) clock: Option<ThreadClock>,
     /// How much a multishot receive takes before other operations have their turns, in bytes; 0 if the kernel
     /// decides that.
     pub(super) receive_max: u32,
@@ -45,17 +64,21 @@ impl PreparedRing {
     ///
     /// When the kernel refuses a step: the error names it, and says what to do.
     pub fn new(worker: &WorkerConfig) -> Result<PreparedRing, EngineError> {
-        let uring = set_up(worker.wait)?;
+        let uring = set_up(worker.wait, worker.sandbox)?;
         let buffers = BufferRing::registered(worker.buffers, &uring.submitter())
             .map_err(EngineError::no_memory)?
             .map_err(|error| EngineError::io_uring("register the buffer ring", error))?;
+        if worker.sandbox == sandbox::Policy::On {
+            restrict(&uring)?;
+        }
         let mut prepared =
-            PreparedRing { uring, buffers, program: None, receive_max: Limits::PIECE };
+            PreparedRing { uring, buffers, program: None, clock: None, receive_max: Limits::PIECE };
         prepared.try_receiving()?;
         prepared.program = match worker.offload {
             offload::Policy::Off => None,
             offload::Policy::On | offload::Policy::Auto => Some(load_program()?),
         };
+        prepared.clock = Some(Waiter::clock(worker.wait));
         Ok(prepared)
     }
 
@@ -110,12 +133,32 @@ fn load_program() -> Result<Program, EngineError> {
     Program::load().map_err(|error| EngineError::new("offload echoes", io::Error::other(error)))
 }
 
-fn set_up(wait: WaitStrategy) -> Result<IoUring, EngineError> {
+/// Lets a ring do only what the server asks of it, and enables it.
+fn restrict(uring: &IoUring) -> Result<(), EngineError> {
+    let operations = OPERATIONS.map(Restriction::sqe_op);
+    let others =
+        [Restriction::sqe_flags_allowed(FLAGS.bits()), Restriction::register_op(REGISTER_RING_FDS)];
+    let mut all: Vec<Restriction> = operations.into_iter().chain(others).collect();
+    let submitter = uring.submitter();
+    // A ring without restrictions serves just as well.
+    if let Err(error) = submitter.register_restrictions(&mut all) {
+        warn!("the ring is not restricted to what the server asks of it: {error}");
+    }
+    submitter
+        .register_enable_rings()
+        .map_err(|error| EngineError::io_uring("enable the ring", error))
+}
+
+/// Sets a ring up. If it is to be restricted, it does nothing before it is enabled.
+fn set_up(wait: WaitStrategy, sandbox: sandbox::Policy) -> Result<IoUring, EngineError> {
     let is_sqpoll = matches!(wait, WaitStrategy::Sqpoll);
     let needed = if is_sqpoll { NEEDED_SQPOLL } else { NEEDED };
     negotiate(needed, WELCOME, |features| {
         let mut builder = IoUring::builder();
         builder.setup_cqsize(COMPLETIONS);
+        if sandbox == sandbox::Policy::On {
+            builder.setup_r_disabled();
+        }
         for feature in features {
             feature.add_to(&mut builder);
         }
@@ -156,8 +199,11 @@ fn negotiate<T>(
 
 #[cfg(test)]
 mod tests {
+    use io_uring::squeue::Entry;
+    use io_uring::types::Fd;
     use testkit::seccomp::{Calls, IO_URING_ENTER, IO_URING_REGISTER, IO_URING_SETUP, refusing};
 
+    use super::super::abilities::push_alone;
     use super::*;
 
     /// A kernel that knows only `known`.
@@ -201,9 +247,11 @@ mod tests {
     const SUBMISSIONS_OFFSET: u64 = 0x1000_0000;
     /// `MAP_SHARED | MAP_POPULATE`: only a ring is mapped with these.
     const RING_FLAGS: u64 = (libc::MAP_SHARED | libc::MAP_POPULATE) as u64;
-    /// `IORING_REGISTER_PBUF_RING` and `IORING_REGISTER_RING_FDS` (io_uring_register(2)).
+    /// `IORING_REGISTER_PBUF_RING`, `IORING_REGISTER_RESTRICTIONS` and `IORING_REGISTER_ENABLE_RINGS`
+    /// (io_uring_register(2)).
     const REGISTER_BUFFER_RING: u64 = 22;
-    const REGISTER_RING_FDS: u64 = 20;
+    const REGISTER_RESTRICTIONS: u64 = 11;
+    const REGISTER_ENABLE_RINGS: u64 = 12;
 
     /// Prepares a worker while `calls` fail with `errno`; the text of the error, if it cannot.
     fn prepare(calls: Calls, errno: Errno) -> Result<(), String> {
@@ -234,6 +282,12 @@ mod tests {
             (register, Errno::PERM, "register the buffer ring", "seccomp"),
             (register, Errno::NOMEM, "register the buffer ring", "ulimit -l"),
             (register, Errno::INVAL, "register the buffer ring", "Linux 6.1 or newer"),
+            (
+                Calls::with(IO_URING_REGISTER, 1, REGISTER_ENABLE_RINGS),
+                Errno::PERM,
+                "enable the ring",
+                "seccomp",
+            ),
             (Calls::all(IO_URING_ENTER), Errno::PERM, "receive with io_uring", "seccomp"),
             (Calls::all(libc::SYS_socketpair), Errno::MFILE, "a pair of Unix sockets", "ulimit -n"),
         ] {
@@ -243,13 +297,48 @@ mod tests {
     }
 
     #[test]
-    fn what_only_saves_time_may_be_refused() {
+    fn what_serving_does_not_need_may_be_refused() {
         for (calls, errno) in [
             (Calls::all(libc::SYS_mlock), Errno::PERM),
             (Calls::all(libc::SYS_madvise), Errno::INVAL),
-            (Calls::with(IO_URING_REGISTER, 1, REGISTER_RING_FDS), Errno::PERM),
+            (Calls::with(IO_URING_REGISTER, 1, REGISTER_RING_FDS.into()), Errno::PERM),
+            (Calls::with(IO_URING_REGISTER, 1, REGISTER_RESTRICTIONS), Errno::PERM),
         ] {
             prepare(calls, errno).unwrap_or_else(|error| panic!("{calls:?}: {error}"));
         }
+    }
+
+    /// The result of an operation that a worker's ring is asked for.
+    fn result_of(wait: WaitStrategy, sandbox: sandbox::Policy, entry: &Entry) -> i32 {
+        let worker = WorkerConfig { sandbox, ..WorkerConfig::for_test(wait) };
+        let mut prepared = PreparedRing::new(&worker).expect("a ring");
+        push_alone(&mut prepared.uring, entry);
+        prepared.uring.submit_and_wait(1).expect("it is submitted");
+        prepared.uring.completion().next().expect("a completion").result()
+    }
+
+    #[test]
+    fn a_ring_does_nothing_that_the_server_does_not_ask_of_it() {
+        use sandbox::Policy::{Off, On};
+        let socket = || opcode::Socket::new(libc::AF_INET, libc::SOCK_DGRAM, 0).build();
+        let open = || opcode::OpenAt::new(Fd(libc::AT_FDCWD), c"/".as_ptr()).build();
+        let receive = || opcode::Recv::new(Fd(-1), std::ptr::null_mut(), 0).build();
+        let drained = || receive().flags(Flags::IO_DRAIN);
+        for wait in [WaitStrategy::Block, WaitStrategy::Sqpoll] {
+            for entry in [socket(), open(), drained()] {
+                assert_eq!(result_of(wait, On, &entry), -libc::EACCES, "{wait:?} {entry:?}");
+                assert_ne!(result_of(wait, Off, &entry), -libc::EACCES, "{wait:?} {entry:?}");
+            }
+            assert_eq!(result_of(wait, On, &receive()), -libc::EBADF, "{wait:?}");
+        }
+    }
+
+    #[test]
+    fn nothing_more_can_be_registered_with_a_ring() {
+        let worker = WorkerConfig::for_test(WaitStrategy::Block);
+        let prepared = PreparedRing::new(&worker).expect("a ring");
+        let submitter = prepared.uring.submitter();
+        let error = submitter.register_files(&[0]).expect_err("it is refused");
+        assert_eq!(Errno::from_io_error(&error), Some(Errno::ACCESS));
     }
 }

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use nix::time::{ClockId, clock_gettime};
 
+use crate::sandbox::Call;
+
 /// The time on `CLOCK_MONOTONIC`, by which the kernel's program goes too.
 #[inline]
 pub fn monotonic() -> Duration {
@@ -46,6 +48,9 @@ pub struct ThreadClock {
 }
 
 impl ThreadClock {
+    /// What a thread calls that uses one.
+    pub const CALLS: &'static [Call] = &[Call::Any(libc::SYS_pread64)];
+
     /// A clock that tells only the time.
     pub fn without_statistics() -> ThreadClock {
         ThreadClock { statistics: None }

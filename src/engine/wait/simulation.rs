@@ -27,7 +27,7 @@ fn run(row: &Row, random: Random) -> Vec<String> {
     let machine = Machine::new(micros(row.wake_up_us), random);
     let counters = Counters::default();
     let strategy = WaitStrategy::Adaptive;
-    let mut waiter = Waiter::with_clock(strategy, pace, machine.clone(), &counters);
+    let mut waiter = Waiter::new(strategy, pace, machine.clone(), &counters);
     let phases = row.phases.iter().filter_map(|phase| {
         machine.begin(phase.client, phase.neighbour);
         let measured = machine.serve(&mut waiter, phase.length(), phase.settled_after);

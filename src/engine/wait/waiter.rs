@@ -63,19 +63,18 @@ enum Pause {
 }
 
 impl<'a> Waiter<'a> {
-    /// A waiter for the thread that calls this. `counters` gets its spins and system calls.
-    pub fn new(strategy: WaitStrategy, pace: Pace, counters: &'a Counters) -> Waiter<'a> {
-        let clock = match strategy.is_paced() {
+    /// The clock that a waiter of this thread needs. A thread in a sandbox can no longer make one.
+    pub fn clock(strategy: WaitStrategy) -> ThreadClock {
+        match strategy.is_paced() {
             true => ThreadClock::with_statistics(),
             false => ThreadClock::without_statistics(),
-        };
-        Waiter::with_clock(strategy, pace, clock, counters)
+        }
     }
 }
 
 impl<'a, C: Clock> Waiter<'a, C> {
-    /// A waiter with a clock of its own.
-    pub fn with_clock(
+    /// A waiter for the thread that the clock is of. `counters` gets its spins and system calls.
+    pub fn new(
         strategy: WaitStrategy,
         pace: Pace,
         clock: C,
