@@ -7,9 +7,11 @@
 use std::fmt;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytesize::ByteSize;
 use rustix::event::EventfdFlags;
 use serde::Serialize;
 use tracing::warn;
@@ -86,6 +88,13 @@ pub enum ServerError {
     Listen(ListenError),
     /// The kernel refuses to run a thread on a CPU that was asked for.
     CpuRefused(usize, io::Error),
+    /// The control group of the process may have less memory than the buffers take.
+    Memory {
+        /// The bytes of all buffers.
+        needed: u64,
+        /// The bytes that the group may have.
+        allowed: u64,
+    },
     /// A worker could not start, or its engine broke.
     Engine(EngineError),
     /// Offload was demanded and is not possible.
@@ -105,6 +114,13 @@ impl fmt::Display for ServerError {
                     None => Ok(()),
                 }
             }
+            ServerError::Memory { needed, allowed } => write!(
+                f,
+                "the buffers take {}, and the control group may have {}; lower --buffers, \
+                 --buffer-size or --workers",
+                ByteSize(*needed),
+                ByteSize(*allowed),
+            ),
             ServerError::Engine(error) => error.fmt(f),
             ServerError::Offload(reason) => write!(f, "cannot offload echoes: {reason}"),
             ServerError::System(step, source) => {
@@ -177,6 +193,7 @@ impl Server {
     /// When an address, a CPU, memory, io_uring or offload was asked for and is refused.
     pub fn start(config: &Config) -> Result<Server, ServerError> {
         let cpus = assign_cpus(config)?;
+        check_memory(config, cpus.len())?;
         let stop = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
             .map_err(|error| ServerError::System("make an eventfd", error.into()))?;
         let control = Control {
@@ -400,6 +417,18 @@ fn choose_offload(
         return Err(ServerError::Offload(reason));
     }
     Ok((offload::Policy::Off, Some(reason)))
+}
+
+/// Refuses buffers for which the kernel would not refuse the memory, but end the process when it touches it.
+fn check_memory(config: &Config, workers: usize) -> Result<(), ServerError> {
+    let root = Path::new("/");
+    let needed = (workers * config.buffers.memory_bytes()) as u64;
+    match linux::memory_max(root) {
+        Some(allowed) if allowed < needed && linux::huge_bytes_free(root) < needed => {
+            Err(ServerError::Memory { needed, allowed })
+        }
+        Some(_) | None => Ok(()),
+    }
 }
 
 /// The CPU of each worker.

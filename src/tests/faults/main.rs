@@ -2,6 +2,7 @@
 //!
 //! What this machine does not allow a test to arrange is said as `SKIPPED`, with the reason.
 
+mod cgroups;
 mod sandbox;
 
 use std::io::{BufRead as _, BufReader, Read as _};
