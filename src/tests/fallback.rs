@@ -217,7 +217,8 @@ fn without_proc_and_sys_it_serves() {
     if !unshare(&["true"]).status().is_ok_and(|status| status.success()) {
         return say("SKIPPED: without_proc_and_sys_it_serves: no mount namespaces here");
     }
-    for engine in ["auto", "epoll"] {
+    let runtime = if cfg!(feature = "tokio-uring") { &["tokio-uring"][..] } else { &[] };
+    for engine in ["auto", "epoll"].iter().chain(runtime) {
         let inner = command(engine, 2);
         let mut outer = unshare(&[]);
         outer.arg(inner.get_program()).args(inner.get_args());

@@ -536,6 +536,20 @@ fn places(tree: &Tree) -> Vec<String> {
     findings
 }
 
+/// The server does not look at the wall clock, which may be set at any time.
+fn wall_clocks(tree: &Tree) -> Vec<String> {
+    let mut findings = Vec::new();
+    let names = ["SystemTime", "UNIX_EPOCH", "CLOCK_REALTIME", "ClockId::Realtime"];
+    for (path, text) in modules(tree).into_values() {
+        for (number, line) in code(text) {
+            for name in names.iter().filter(|name| line.contains(*name)) {
+                findings.push(format!("{path}:{number}: {name} is the wall clock"));
+            }
+        }
+    }
+    findings
+}
+
 fn programs() -> [(&'static str, Vec<String>); 2] {
     [
         ("ringecho", options(&ringecho::cli::Cli::command())),
@@ -700,6 +714,18 @@ fn a_command_that_cannot_be_given_is_found() {
     let expected =
         ["README.md:3: there is no scripts/gone", "README.md:4: ringecho has no option --gone"];
     assert_found(&real_commands(&tree, &programs), &expected);
+}
+
+#[test]
+fn the_server_does_not_look_at_the_wall_clock() {
+    assert_none(&wall_clocks(&Tree::here()));
+}
+
+#[test]
+fn a_wall_clock_is_found() {
+    let text = "//! No SystemTime.\nuse std::time::SystemTime;\n#[cfg(test)]\nmod tests {\n    use std::time::UNIX_EPOCH;\n}\n";
+    let tree = Tree::of(&[("src/engine/wait.rs", text), ("bench/src/main.rs", text)]);
+    assert_found(&wall_clocks(&tree), &["src/engine/wait.rs:2: SystemTime"]);
 }
 
 #[test]

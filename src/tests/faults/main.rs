@@ -3,6 +3,11 @@
 //! What this machine does not allow a test to arrange is said as `SKIPPED`, with the reason.
 
 mod cgroups;
+mod clocks;
+mod cpus;
+mod interfaces;
+mod outputs;
+mod queues;
 mod sandbox;
 
 use std::io::{BufRead as _, BufReader, Read as _};
