@@ -242,9 +242,10 @@ def dawdles(peer):
 
 def reads_slowly(peer):
     """Reads so slowly that the server has to wait, and gets every byte in the end."""
-    peer.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16 * KIB)
+    # With much less, the server's kernel would wait for timers instead of the peer.
+    peer.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 256 * KIB)
     yield from peer.handshake()
-    messages = [(BINARY, payload(BINARY, 32 * KIB)) for _ in range(40)]
+    messages = [(BINARY, payload(BINARY, 32 * KIB)) for _ in range(80)]
     data = b"".join(frame(*each) for each in messages)
     expected = b"".join(reply(*each) for each in messages)
     sent = got = 0
@@ -271,12 +272,12 @@ def never_reads(peer):
     for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
         peer.socket.setsockopt(socket.SOL_SOCKET, option, 64 * KIB)
     yield from peer.handshake()
-    first, size = random.choice(((BINARY, 16 * KIB), (BINARY, 100_000), (TEXT, 30_000)))
+    first, size = random.choice(((BINARY, 300_000), (BINARY, 100_000), (TEXT, 100_000)))
     message = frame(first, payload(first, size))
     data = message * max(1, 64 * KIB // len(message))
     sent, refusals = 0, 0
     try:
-        while refusals < 20 and sent < 32 << 20:
+        while refusals < 20 and sent < 16 << 20:
             try:
                 sent += peer.socket.send(data[sent % len(message) :])
                 refusals = 0
