@@ -358,10 +358,13 @@ impl Cli {
         complaint(&mut command(), name, ErrorKind::ValueValidation, message)
     }
 
+    /// Reads the arguments, the program's name first.
+    ///
     /// # Errors
     ///
-    /// A usage error, also for options of `compare` that have no effect.
-    fn of(
+    /// A usage error, also for options of `compare` that have no effect; or the help or version that was
+    /// asked for.
+    pub fn of(
         words: impl IntoIterator<Item = impl Into<OsString> + Clone>,
     ) -> Result<Cli, clap::Error> {
         let words: Vec<OsString> = words.into_iter().map(Into::into).collect();

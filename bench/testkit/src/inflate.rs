@@ -137,6 +137,11 @@ impl Inflater {
         output
     }
 
+    /// Forgets what is further back than `bytes`, so that the next message may not refer to it.
+    pub fn keep_last(&mut self, bytes: usize) {
+        self.history.drain(..self.history.len().saturating_sub(bytes));
+    }
+
     /// The greatest distance of a reference so far.
     pub fn greatest_distance(&self) -> usize {
         self.greatest
@@ -275,5 +280,16 @@ mod tests {
             Ok(&b"Hello"[..])
         );
         assert_eq!(inflater.message(b"\xf2\x00\x11\x00\x00"), Err(End::Invalid));
+    }
+
+    #[test]
+    fn what_was_forgotten_is_not_referred_to() {
+        for (bytes, outcome) in [(5, Ok(&b"Hello"[..])), (4, Err(End::Invalid))] {
+            let mut inflater = Inflater::default();
+            inflater.message(b"\xf2\x48\xcd\xc9\xc9\x07\x00").expect("a message");
+            inflater.keep_last(bytes);
+            let message = inflater.message(b"\xf2\x00\x11\x00\x00");
+            assert_eq!(message.as_deref(), outcome.as_ref().map(|message| *message), "{bytes}");
+        }
     }
 }
