@@ -66,6 +66,8 @@ impl<'h, 'b> Head<'h, 'b> {
             Err(Missing::Version) => return Err(Rejection::HeadTooLong),
         };
         let rest = &window[line.end..];
+        // What follows a lone LF does not change the answer: see `check_line_ends`.
+        let rest = &rest[..lone_line_feed(rest).map_or(rest.len(), |place| place + 1)];
         let parsed = httparse::parse_headers(rest, fields).map_err(|error| match error {
             httparse::Error::TooManyHeaders => Rejection::FieldsTooMany,
             httparse::Error::HeaderName
@@ -216,7 +218,14 @@ fn up_to_space(
 /// parsers that disagree about it can be played off against each other, and only with CR LF is every
 /// acceptable request as long as its response.
 fn check_line_ends(fields: &[u8]) -> Result<(), Rejection> {
-    let is_lone = fields.starts_with(b"\n")
-        || fields.windows(2).any(|pair| pair[1] == b'\n' && pair[0] != b'\r');
-    if is_lone { Err(Rejection::Malformed) } else { Ok(()) }
+    if lone_line_feed(fields).is_some() { Err(Rejection::Malformed) } else { Ok(()) }
+}
+
+/// Where the first LF is that follows no CR.
+fn lone_line_feed(fields: &[u8]) -> Option<usize> {
+    if fields.starts_with(b"\n") {
+        return Some(0);
+    }
+    let pair = fields.windows(2).position(|pair| pair[1] == b'\n' && pair[0] != b'\r');
+    pair.map(|place| place + 1)
 }

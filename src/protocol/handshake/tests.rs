@@ -320,3 +320,16 @@ fn limits_are_exact() {
     assert!(matches!(fields(HEADERS_MAX - 5), Ok(Some(_))));
     assert_eq!(fields(HEADERS_MAX - 4), Err(Rejection::FieldsTooMany));
 }
+
+/// A line that ends wrongly is refused at that byte, so no later fault may change what is said about it.
+#[test]
+fn what_follows_a_lone_line_feed_changes_nothing() {
+    let wrong = "GET / HTTP/1.1\r\nA: b\n";
+    let many = "X: y\r\n".repeat(HEADERS_MAX + 1);
+    for rest in ["", "\r\n", " b\r\n", &many, &REQUEST[16..]] {
+        assert_eq!(open(format!("{wrong}{rest}")), Err(Rejection::Malformed), "{rest:?}");
+    }
+    // One that comes after the last field that may be there is too late.
+    let late = format!("GET / HTTP/1.1\r\n{many}A: b\n");
+    assert_eq!(open(late), Err(Rejection::FieldsTooMany));
+}
