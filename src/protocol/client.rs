@@ -61,8 +61,10 @@ impl Request<'_> {
     /// Why this opens no WebSocket connection.
     pub fn check(&self, received: &[u8]) -> Result<Option<Accepted>, Refusal> {
         // A TLS record: an alert or a handshake, of any version (RFC 8446 section 5.1).
-        if let [0x15 | 0x16, 0x03, ..] = received {
-            return Err(Refusal::Tls);
+        match received {
+            [0x15 | 0x16, 0x03, ..] => return Err(Refusal::Tls),
+            [0x15 | 0x16] => return Ok(None),
+            _ => {}
         }
         let window = &received[..received.len().min(RESPONSE_BYTES_MAX)];
         let mut start = 0;
@@ -429,6 +431,8 @@ mod tests {
         // What echoes plain bytes sends the request back.
         assert_eq!(check(request(None).to_bytes()), Err(NotHttp));
         assert_eq!(check(b"\x15\x03\x01\0\x02"), Err(Tls));
+        // Whether it is TLS, the second byte tells.
+        assert_eq!((check(b"\x16"), check(b"\x16\x01")), (Ok(None), Err(NotHttp)));
         assert_eq!(check([b'a'; RESPONSE_BYTES_MAX]), Err(NotHttp));
         let endless = [right.trim_end().as_bytes(), &[b'a'; RESPONSE_BYTES_MAX]].concat();
         assert_eq!(check(&endless), Err(HeadTooLong));
