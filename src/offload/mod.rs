@@ -6,6 +6,8 @@
 //! `docs/offload.md` describes the design, and argues why the order of bytes is kept.
 
 pub mod gate;
+#[cfg(test)]
+mod interleavings;
 pub mod program;
 pub mod record;
 #[cfg(test)]
