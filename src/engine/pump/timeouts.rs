@@ -37,7 +37,8 @@ pub struct Timeouts {
     pub handshake: Option<Duration>,
     /// Without a byte from the peer. Then it gets a ping.
     pub ping: Option<Duration>,
-    /// Without a byte from the peer, pinged or not. Then the connection is closed.
+    /// Without a byte from the peer, pinged or not. Then the connection is closed; in the opening handshake, the client
+    /// gets status 408.
     pub idle: Option<Duration>,
     /// From the accept on. Then the connection is closed.
     pub lifetime: Option<Duration>,
@@ -234,6 +235,9 @@ impl<R: Ring> Turn<'_, '_, R> {
         let silence = self.worker.context.now.get().since(self.heard_at());
         let Timeouts { ping, idle, .. } = self.worker.timers.timeouts;
         if idle.is_some_and(|most| silence >= most) {
+            if self.peer.dialogue.connection().is_in_handshake() {
+                return self.refuse_late();
+            }
             self.worker.context.counters.connections_timed_out.add(1);
             self.dismiss(Dismissal::Idle);
         } else if ping.is_some_and(|most| silence >= most) {
@@ -258,7 +262,7 @@ impl<R: Ring> Turn<'_, '_, R> {
         self.settle();
     }
 
-    /// The opening handshake should be done.
+    /// The opening handshake should be done, or go on.
     fn refuse_late(&mut self) {
         if self.peer.stage == Stage::Serving && self.peer.dialogue.connection().is_in_handshake() {
             let decision = self.peer.dialogue.refuse_late(&self.worker.context);

@@ -38,6 +38,20 @@ fn a_handshake_that_takes_too_long_is_refused_however_it_is_drawn_out() {
     });
 }
 
+#[test]
+fn silence_in_the_handshake_is_answered_like_a_late_one() {
+    let options = ["--handshake-timeout", "0", "--ping-after", "500ms", "--idle-timeout", "1s"];
+    on_every_engine(&options, |server| {
+        let mut client = Client::open(server.address());
+        client.write(&REQUEST.as_bytes()[..50]);
+        let answer = client.read_to_end().expect("an answer, and FIN");
+        assert_eq!(status(&answer), "HTTP/1.1 408 Request Timeout");
+        assert_eq!(server.count("handshakes_timed_out"), 1);
+        assert_eq!(server.count("connections_timed_out"), 0);
+        assert_eq!(server.count("pings_sent"), 0);
+    });
+}
+
 /// Sends a text and reads its echo. Pings may come before it.
 fn echo_after_pings(client: &mut Client) {
     client.send_frame(TEXT, b"hello");
