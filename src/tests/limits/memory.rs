@@ -3,8 +3,8 @@
 use std::io::Write as _;
 use std::thread;
 
-use testkit::frame::header;
-use testkit::{Client, FIN, Server, TEXT, frame, wait_until};
+use testkit::frame::{header, parse};
+use testkit::{CLOSE, Client, FIN, REQUEST, RSV1, Server, TEXT, frame, wait_until};
 
 use crate::on_every_engine;
 
@@ -72,5 +72,64 @@ fn what_an_idle_worker_keeps_takes_nothing_from_the_others() {
         assert!(server.count("spill_bytes_kept") <= 12 << 20);
         assert_eq!(server.count("connections_shed"), 0);
         assert_eq!(server.count("memory_shortages"), 0);
+    });
+}
+
+/// A message of `bytes` bytes as a client with permessage-deflate sends it, in a block that is not compressed (RFC 7692
+/// section 7.2.3.3). The server then keeps up to 32 KiB of it, because the next one may refer to them.
+fn stored(bytes: u16) -> Vec<u8> {
+    let [low, high] = bytes.to_le_bytes();
+    let mut payload = vec![0, low, high, !low, !high];
+    payload.resize(payload.len() + usize::from(bytes), b'x');
+    // The beginning of an empty block, which ends the message.
+    payload.push(0);
+    payload
+}
+
+#[test]
+fn memory_for_compression_counts_and_nobody_is_read_when_it_is_exceeded_by_an_eighth() {
+    const LIMIT: u64 = 4 << 20;
+    const DIRE: u64 = LIMIT + LIMIT / 8;
+    let request =
+        REQUEST.replace("\r\n\r\n", "\r\nSec-WebSocket-Extensions: permessage-deflate\r\n\r\n");
+    let message = stored(32 << 10);
+    on_every_engine(&["--memory-max", "4MiB", "--message-max", "1MiB"], |server| {
+        let connect = |_| {
+            let mut client = Client::open(server.address());
+            assert!(client.handshake_by(&request).contains("permessage-deflate"));
+            client
+        };
+        let mut clients: Vec<Client> = (0..150).map(connect).collect();
+        // Each has less than what is much, so all are read until the limit is exceeded by an eighth.
+        let (mut served, mut most) = (0, 0);
+        loop {
+            clients[served].send_frame(TEXT | RSV1, &message);
+            wait_until("its message is echoed, or some are closed", || {
+                most = most.max(server.count("memory_bytes"));
+                server.count("messages") > served as u64 || server.count("connections_shed") > 0
+            });
+            if server.count("connections_shed") > 0 {
+                break;
+            }
+            served += 1;
+        }
+        assert!((LIMIT..DIRE + (128 << 10)).contains(&most), "{most}");
+        assert_eq!(server.count("memory_shortages"), 1);
+        let mut closed = 0;
+        for (number, client) in clients[..=served].iter_mut().enumerate() {
+            client.stream().shutdown(std::net::Shutdown::Write).expect("still connected");
+            let frames = parse(&client.read_to_end().expect("FIN and not RST"));
+            let (echoes, close) = frames.split_at(frames.len().min(1));
+            // What was received of the last message may be more than what others have.
+            let is_refused = number == served && echoes[0].first == CLOSE;
+            if let Some(close) = if is_refused { echoes.first() } else { close.first() } {
+                assert_eq!(close.close_code(), Some(1013), "{number}: {close:?}");
+                closed += 1;
+            }
+            assert!(is_refused || echoes[0].first == TEXT | RSV1, "{number}: {frames:?}");
+        }
+        assert_eq!(closed, server.count("connections_shed"));
+        wait_until("memory is there again", || server.count("memory_bytes") < LIMIT * 7 / 8);
+        clients[served + 1].echo(TEXT | RSV1, &message);
     });
 }
