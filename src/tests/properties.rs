@@ -40,65 +40,74 @@ const MESSAGE_MAX: u64 = 64 << 20;
 const ILL_FORMED: [&[u8]; 6] =
     [b"\x80", b"\xc0\x80", b"\xe6\xb0", b"\xed\xa0\x80", b"\xf0\x9f\xa6", b"\xf4\x90\x80\x80"];
 
-#[test]
-fn every_chunking_of_short_streams() {
-    for mut case in cases("every_chunking_of_short_streams", 90) {
-        let stream = Stream::short(&mut case.random, 100);
-        let verdict = stream.verdict();
-        let end = stream.bytes.len();
-        let room = case.random.pick(&ROOMS);
-        for sends in [Sends::Whole, Sends::Never] {
-            for first in 0..end {
-                check(&stream, &verdict, Way { room, cuts: &[first], sends, close_at: None });
-            }
-            for first in stream.head..end {
-                for second in first + 1..end {
-                    let cuts = &[stream.head, first, second];
-                    check(&stream, &verdict, Way { room, cuts, sends, close_at: None });
+/// In this process, whatever engine carries it.
+mod dialogue {
+    use super::*;
+
+    #[test]
+    fn every_chunking_of_short_streams() {
+        for mut case in cases("every_chunking_of_short_streams", 90) {
+            let stream = Stream::short(&mut case.random, 100);
+            let verdict = stream.verdict();
+            let end = stream.bytes.len();
+            let room = case.random.pick(&ROOMS);
+            for sends in [Sends::Whole, Sends::Never] {
+                for first in 0..end {
+                    check(&stream, &verdict, Way { room, cuts: &[first], sends, close_at: None });
+                }
+                for first in stream.head..end {
+                    for second in first + 1..end {
+                        let cuts = &[stream.head, first, second];
+                        check(&stream, &verdict, Way { room, cuts, sends, close_at: None });
+                    }
                 }
             }
         }
     }
-}
 
-#[test]
-fn byte_by_byte_all_is_said_as_soon_as_it_is_certain() {
-    let mut seen = HashSet::new();
-    for mut case in cases("byte_by_byte", 2500) {
-        let stream = Stream::any(&mut case.random, Size::Short);
-        let verdict = stream.verdict();
-        let cuts: Vec<usize> = (1..stream.bytes.len()).collect();
-        let (room, sends) = (case.random.pick(&ROOMS), Sends::random(&mut case.random));
-        check(&stream, &verdict, Way { room, cuts: &cuts, sends, close_at: None });
-        seen.extend(verdict.owed.broken());
-    }
-    assert_eq!(seen.len(), Rule::ALL.len(), "the generator broke only {seen:?}");
-}
-
-#[test]
-fn random_chunkings_of_long_streams() {
-    for mut case in cases("random_chunkings", 350) {
-        let stream = Stream::any(&mut case.random, Size::Long);
-        let verdict = stream.verdict();
-        for room in ROOMS {
-            let cuts = case.random.cuts(stream.bytes.len());
-            let sends = Sends::random(&mut case.random);
+    #[test]
+    fn byte_by_byte_all_is_said_as_soon_as_it_is_certain() {
+        let mut seen = HashSet::new();
+        for mut case in cases("byte_by_byte", 2500) {
+            let stream = Stream::any(&mut case.random, Size::Short);
+            let verdict = stream.verdict();
+            let cuts: Vec<usize> = (1..stream.bytes.len()).collect();
+            let (room, sends) = (case.random.pick(&ROOMS), Sends::random(&mut case.random));
             check(&stream, &verdict, Way { room, cuts: &cuts, sends, close_at: None });
+            seen.extend(verdict.owed.broken());
+        }
+        assert_eq!(seen.len(), Rule::ALL.len(), "the generator broke only {seen:?}");
+    }
+
+    #[test]
+    fn random_chunkings_of_long_streams() {
+        for mut case in cases("random_chunkings", 350) {
+            let stream = Stream::any(&mut case.random, Size::Long);
+            let verdict = stream.verdict();
+            for room in ROOMS {
+                let cuts = case.random.cuts(stream.bytes.len());
+                let sends = Sends::random(&mut case.random);
+                check(&stream, &verdict, Way { room, cuts: &cuts, sends, close_at: None });
+            }
         }
     }
-}
 
-#[test]
-fn the_server_may_close_at_any_byte() {
-    for mut case in cases("the_server_may_close", 250) {
-        let stream = Stream::short(&mut case.random, 400);
-        for close_at in stream.head - 1..=stream.bytes.len() {
-            let verdict = stream.verdict_with_close(close_at);
-            let mut cuts = case.random.cuts(stream.bytes.len());
-            cuts.push(close_at);
-            cuts.sort_unstable();
-            let (room, sends) = (case.random.pick(&ROOMS), Sends::random(&mut case.random));
-            check(&stream, &verdict, Way { room, cuts: &cuts, sends, close_at: Some(close_at) });
+    #[test]
+    fn the_server_may_close_at_any_byte() {
+        for mut case in cases("the_server_may_close", 250) {
+            let stream = Stream::short(&mut case.random, 400);
+            for close_at in stream.head - 1..=stream.bytes.len() {
+                let verdict = stream.verdict_with_close(close_at);
+                let mut cuts = case.random.cuts(stream.bytes.len());
+                cuts.push(close_at);
+                cuts.sort_unstable();
+                let (room, sends) = (case.random.pick(&ROOMS), Sends::random(&mut case.random));
+                check(
+                    &stream,
+                    &verdict,
+                    Way { room, cuts: &cuts, sends, close_at: Some(close_at) },
+                );
+            }
         }
     }
 }

@@ -18,12 +18,8 @@ mod receiver;
 mod script;
 mod sender;
 
-mod echoes;
-mod frames;
-mod limits;
-mod memory;
-mod streams;
-mod takeover;
+mod dialogue;
+mod sockets;
 mod waiting;
 
 use ringecho::protocol::Policy;

@@ -72,7 +72,7 @@ fn stalled(server: &Server) -> u64 {
 
 #[test]
 fn replies_far_longer_than_their_requests_wait_until_they_are_read() {
-    const MESSAGES: u32 = 2500;
+    const MESSAGES: u32 = 1500;
     const GROWTH_MAX: u64 = 10 << 20;
     let server = Server::start(&["--compression", "deflate", "--workers", "1"]);
     let (mut other, agreed) = connect(&server, Offer::NONE, Policy::Deflate);

@@ -18,7 +18,7 @@ use crate::peer::Peer;
 use crate::sender::deflate;
 use testkit::RSV1;
 use testkit::frame::parse;
-use testkit::{BINARY, CLOSE, Client, FIN, PING, Server, TEXT, frame, say};
+use testkit::{BINARY, CLOSE, FIN, PING, TEXT, frame, say};
 
 #[test]
 fn a_bomb_goes_off_at_the_limit_and_costs_little() {
@@ -82,7 +82,7 @@ fn a_bomb_goes_off_at_the_limit_and_costs_little() {
 }
 
 /// The document whose tables are measured here.
-const DOCUMENT: &str = include_str!("../../../docs/internals/compression.md");
+const DOCUMENT: &str = include_str!("../../../../docs/internals/compression.md");
 
 /// One connection, without anything around it.
 struct Bare<'a> {
@@ -300,24 +300,4 @@ fn recompression_beyond_its_memory_is_declined_and_counted() {
     peers[0].0.close();
     assert!(is_agreed(OFFER).1);
     assert_eq!(counters.compression_declined.value(), 2);
-}
-
-#[test]
-fn the_option_bounds_the_memory_over_all_workers() {
-    let arguments = |memory| ["--compression", "deflate", "--recompression-memory", memory];
-    for (memory, workers, agreed) in [("0", "1", 0), ("1MiB", "1", 3), ("1MiB", "4", 0)] {
-        let server = Server::start(&[&arguments(memory)[..], &["--workers", workers]].concat());
-        let mut clients: Vec<Client> = (0..6).map(|_| Client::open(server.address())).collect();
-        let request = request("permessage-deflate");
-        let count = clients
-            .iter_mut()
-            .filter_map(|client| client.handshake_by(&request).contains("permessage").then_some(()))
-            .count();
-        assert_eq!(count, agreed, "{memory} {workers}");
-        for client in &mut clients[count..] {
-            client.echo(TEXT, b"without compression");
-        }
-        let ended = server.terminate();
-        assert_eq!(ended.count("compression_declined"), 6 - agreed as u64);
-    }
 }
