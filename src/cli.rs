@@ -50,7 +50,7 @@ pub const WORKERS_MAX: u16 = 1024;
 /// Echoes every message as it was sent, text or binary, fragment by fragment. SIGINT or SIGTERM
 /// closes all connections with code 1001, waits --drain-timeout for the peers and prints a summary;
 /// another one, half a second later or more, ends the server at once. SIGUSR1 writes the statistics
-/// file.
+/// file. SIGHUP has no effect. Sockets that systemd passes are listened on instead of the default address.
 #[derive(Debug, Parser)]
 #[command(version, max_term_width = 100, args_conflicts_with_subcommands = true)]
 pub struct Cli {
@@ -63,6 +63,18 @@ pub struct Cli {
     /// Port 0 stands for a free port. The address :: takes IPv4 connections too, unless --ipv6-only is given.
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9001")]
     pub listen: Vec<Address>,
+
+    /// Whether `listen` is the default.
+    #[arg(skip)]
+    pub listens_by_default: bool,
+
+    /// Take over from the server that was started with the same option and path, without refusing a client.
+    ///
+    /// This server takes the listening sockets of the other one over a Unix socket, accepts connections,
+    /// and lets the other one stop as after SIGTERM. Then it waits there for the server that takes over from
+    /// it. If no server is there, it starts as usual.
+    #[arg(long, value_name = "unix:/PATH", value_parser = unix_path)]
+    pub takeover: Option<PathBuf>,
 
     /// Take only IPv6 connections on the address ::.
     #[arg(long)]
@@ -226,8 +238,10 @@ impl Cli {
     ) -> Result<Cli, clap::Error> {
         let mut command = command();
         let matches = command.try_get_matches_from_mut(arguments).map_err(with_tip)?;
-        let cli = Cli::from_arg_matches(&matches).map_err(|error| error.format(&mut command))?;
+        let mut cli =
+            Cli::from_arg_matches(&matches).map_err(|error| error.format(&mut command))?;
         let is_given = |id: &str| matches.value_source(id) == Some(ValueSource::CommandLine);
+        cli.listens_by_default = !is_given("listen");
         match cli.broken_rule(is_given) {
             Some(text) => Err(command.error(ErrorKind::ArgumentConflict, text)),
             None => Ok(cli),
@@ -263,6 +277,7 @@ impl Cli {
             dual_stack: self.dual_stack(),
             workers: self.workers.map(usize::from),
             cpus: self.cpus.clone().map(|CpuList(cpus)| cpus),
+            takeover: self.takeover.clone(),
             unix_mode: self.unix_mode,
             engine: self.engine.0,
             wait: self.named_wait(),
@@ -320,6 +335,16 @@ fn number<T: Copy + Display + FromStr + PartialOrd>(
 ) -> Result<T, String> {
     let number = text.parse().ok().filter(|number| range.contains(number));
     number.ok_or_else(|| format!("write a whole number from {} to {}", range.start(), range.end()))
+}
+
+fn unix_path(text: &str) -> Result<PathBuf, String> {
+    match Address::from_str(text) {
+        Ok(Address::Unix(path)) => Ok(path),
+        Err(error) if text.starts_with("unix:") => Err(error.to_string()),
+        Ok(Address::Tcp(_)) | Err(_) => {
+            Err("write unix: and a path, such as unix:/run/ringecho.takeover".into())
+        }
+    }
 }
 
 fn unix_mode(text: &str) -> Result<u32, &'static str> {
@@ -507,6 +532,9 @@ mod tests {
             ["--compression-level", "0"],
             ["--compression-level", "10"],
             ["--listen", "9001"],
+            ["--takeover", "/run/door"],
+            ["--takeover", "127.0.0.1:9001"],
+            ["--takeover", "unix:"],
             ["--cpus", "1-"],
             ["--cpus", ""],
         ] {

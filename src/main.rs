@@ -10,18 +10,21 @@
 use std::env;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
-use std::process::{ExitCode, exit};
+use std::process::{self, ExitCode, exit};
 use std::sync::{Arc, OnceLock, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use listenfd::ListenFd;
 use ringecho::cli::{self, Cli, Command, summary};
 use ringecho::doctor::{self, Facts};
 use ringecho::linux;
+use ringecho::listen::Listening;
+use ringecho::listen::passed::{self, Environment, PassedError};
 use ringecho::sandbox::{self, Call, Needs};
 use ringecho::server::{Control, Server, Statistics};
 use ringecho::statistics_file::StatisticsFile;
-use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::{Handle, Signals};
 use tracing::warn;
 
@@ -72,12 +75,17 @@ fn examine(as_json: bool) -> Result<(), String> {
 }
 
 fn serve(cli: &Cli) -> Result<(), String> {
+    let passed = passed_sockets().map_err(|error| error.to_string())?;
+    let mut config = cli.config();
+    if !passed.is_empty() && cli.listens_by_default {
+        config.listen.clear();
+    }
     let output = cli.stats_file.as_deref().map(Output::open).transpose()?;
     raise_descriptor_limit();
     let is_sandboxed = cli.sandbox == sandbox::Policy::On;
     let of_output = output.as_ref().map(|output| output.file.needs()).unwrap_or_default();
     let watcher = Watcher::start(output, is_sandboxed.then(|| of_output.clone()))?;
-    let server = Server::start(&cli.config()).map_err(|error| error.to_string())?;
+    let server = Server::start(&config, passed).map_err(|error| error.to_string())?;
     watcher.control.get_or_init(|| server.control());
     if is_sandboxed {
         for missing in sandbox::enter(&of_output.and(server.needs())).missing {
@@ -89,6 +97,20 @@ fn serve(cli: &Cli) -> Result<(), String> {
     let output = watcher.end();
     print(&summary(&statistics))?;
     output.map_or(Ok(()), |mut output| output.write(&statistics))
+}
+
+/// The sockets that a service manager has passed. No other thread runs yet, because the variables that
+/// announce them are taken away.
+fn passed_sockets() -> Result<Vec<Listening>, PassedError> {
+    let environment = Environment {
+        pid: env::var_os("LISTEN_PID"),
+        fds: env::var_os("LISTEN_FDS"),
+        names: env::var_os("LISTEN_FDNAMES"),
+    };
+    match environment.count(process::id())? {
+        0 => Ok(Vec::new()),
+        _ => passed::take(ListenFd::from_env(), &environment),
+    }
 }
 
 /// Prints to standard output. A reader that has gone away is not an error.
@@ -127,7 +149,7 @@ impl Watcher {
             "" => format!("cannot {step}: {error}"),
             remedy => format!("cannot {step}: {error}; {remedy}"),
         };
-        let signals = Signals::new([SIGINT, SIGTERM, SIGUSR1])
+        let signals = Signals::new([SIGHUP, SIGINT, SIGTERM, SIGUSR1])
             .map_err(|error| refused("watch for signals", error))?;
         let handle = signals.handle();
         let control = Arc::new(OnceLock::new());
@@ -165,6 +187,8 @@ fn obey(
     let mut stopped_at: Option<Instant> = None;
     for signal in signals.forever() {
         match (control.get(), signal) {
+            // The terminal is gone, or somebody means to reload: neither is a reason to end.
+            (_, SIGHUP) => {}
             (Some(control), SIGUSR1) => {
                 let outcome = output.as_mut().map(|output| output.write(&control.statistics()));
                 if let Some(Err(problem)) = outcome {

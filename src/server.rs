@@ -2,13 +2,15 @@
 //!
 //! Workers share only the request to stop and the count of open connections; their counters can be
 //! read from outside. This module decides what the workers are made of and starts and ends them; it
-//! does not know what they do with a byte.
+//! does not know what they do with a byte. What is kept for the server that takes over is in [`estate`].
+
+mod estate;
 
 use std::fmt;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::Path;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use bytesize::ByteSize;
@@ -16,12 +18,14 @@ use rustix::event::EventfdFlags;
 use serde::Serialize;
 use tracing::warn;
 
+use self::estate::{Entrance, Estate};
 use crate::cpus;
 use crate::engine::pump::{Limit, MemoryLimit, Shared, Timeouts};
 use crate::engine::wait::{Pace, WaitStrategy, measure_wake_up};
 use crate::engine::{BufferConfig, Engine, EngineError, WorkerConfig};
 use crate::linux;
-use crate::listen::{self, Address, DualStack, ListenError, Listening, SocketFile};
+use crate::listen::takeover::{self, TakeoverError};
+use crate::listen::{self, Address, DualStack, ListenError, Listening};
 use crate::metrics::{Counters, Snapshot};
 use crate::offload::{self, program::Program};
 use crate::protocol::{Access, Protocol, Settings, Subprotocol};
@@ -40,6 +44,9 @@ pub struct Config {
     pub listen: Vec<Address>,
     /// Whether `[::]` takes IPv4 too.
     pub dual_stack: DualStack,
+    /// The path of the Unix socket at which this server takes over from an older one, and at which it waits for
+    /// the one that takes over from it.
+    pub takeover: Option<PathBuf>,
     /// The file mode of Unix sockets; if not given, the umask decides.
     pub unix_mode: Option<u32>,
     /// The number of workers; if not given, one for each of `cpus`.
@@ -86,6 +93,8 @@ pub struct Config {
 pub enum ServerError {
     /// An address cannot be listened on.
     Listen(ListenError),
+    /// An older server cannot be taken over from.
+    Takeover(TakeoverError),
     /// The kernel refuses to run a thread on a CPU that was asked for.
     CpuRefused(usize, io::Error),
     /// The control group of the process may have less memory than the buffers take.
@@ -95,7 +104,7 @@ pub enum ServerError {
         /// The bytes that the group may have.
         allowed: u64,
     },
-    /// A worker could not start, or its engine broke.
+    /// A worker could not start, its engine broke, or the kernel has ended its thread.
     Engine(EngineError),
     /// Offload was demanded and is not possible.
     Offload(String),
@@ -114,6 +123,7 @@ impl fmt::Display for ServerError {
                     None => Ok(()),
                 }
             }
+            ServerError::Takeover(error) => error.fmt(f),
             ServerError::Memory { needed, allowed } => write!(
                 f,
                 "the buffers take {}, and the control group may have {}; lower --buffers, \
@@ -136,6 +146,12 @@ impl fmt::Display for ServerError {
 
 impl std::error::Error for ServerError {}
 
+impl From<ListenError> for ServerError {
+    fn from(error: ListenError) -> Self {
+        ServerError::Listen(error)
+    }
+}
+
 impl From<EngineError> for ServerError {
     fn from(error: EngineError) -> Self {
         ServerError::Engine(error)
@@ -156,12 +172,19 @@ pub struct Statistics {
 pub struct Control {
     stop: Arc<OwnedFd>,
     counters: Arc<[Arc<Counters>]>,
+    estate: Arc<Mutex<Estate>>,
 }
 
 impl Control {
     /// Asks all workers to stop. They close their connections and end within [`Timeouts::drain`].
     pub fn stop(&self) {
+        // Else connections would wait for a server that does not accept them any more.
+        self.estate().close();
         workers::stop(&self.stop);
+    }
+
+    fn estate(&self) -> MutexGuard<'_, Estate> {
+        self.estate.lock().expect("a panic ends the process")
     }
 
     /// The counts at this moment.
@@ -178,20 +201,20 @@ pub struct Server {
     engine: Engine,
     offload: offload::Policy,
     addresses: Vec<Address>,
-    /// Removed from the file system when the server has ended.
-    files: Vec<SocketFile>,
     cpus: Vec<usize>,
     serving: Serving,
     control: Control,
 }
 
 impl Server {
-    /// Starts the workers, and returns when all of them accept.
+    /// Starts the workers, and returns when all of them accept, on the configured addresses and on the sockets
+    /// that were `passed`. An older server, if one is to be taken over from, stops then.
     ///
     /// # Errors
     ///
-    /// When an address, a CPU, memory, io_uring or offload was asked for and is refused.
-    pub fn start(config: &Config) -> Result<Server, ServerError> {
+    /// When an address, a CPU, memory, io_uring or offload was asked for and is refused, or the older server
+    /// does not answer. Then that server goes on.
+    pub fn start(config: &Config, passed: Vec<Listening>) -> Result<Server, ServerError> {
         let cpus = assign_cpus(config)?;
         check_memory(config, cpus.len())?;
         let stop = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
@@ -199,11 +222,12 @@ impl Server {
         let control = Control {
             stop: Arc::new(stop),
             counters: cpus.iter().map(|_| Arc::default()).collect(),
+            estate: Arc::default(),
         };
         let chosen =
             choose(&Wanted { config, pace: pace(config, &cpus), cpus: &cpus, control: &control })?;
-        let listening = match listen(config, cpus.len()) {
-            Ok(opened) => opened,
+        let Listeners { listening, shares, entrance } = match listen(config, passed, cpus.len()) {
+            Ok(listeners) => listeners,
             Err(error) => {
                 chosen.workers.give_up();
                 return Err(error);
@@ -211,18 +235,10 @@ impl Server {
         };
         chosen.say_what_is_missing();
         let Chosen { engine, offload, workers, .. } = chosen;
-        let mut addresses = Vec::new();
-        let mut files = Vec::new();
-        let mut listeners: Vec<Vec<OwnedFd>> = cpus.iter().map(|_| Vec::new()).collect();
-        for opened in listening {
-            addresses.push(opened.address);
-            files.extend(opened.file);
-            for (listeners, listener) in listeners.iter_mut().zip(opened.listeners) {
-                listeners.push(listener);
-            }
-        }
-        let serving = workers.serve(listeners)?;
-        Ok(Server { engine, offload, addresses, files, cpus, serving, control })
+        let addresses = listening.iter().map(|opened| opened.address.clone()).collect();
+        let serving = workers.serve(shares)?;
+        estate::keep(&control, listening, entrance);
+        Ok(Server { engine, offload, addresses, cpus, serving, control })
     }
 
     /// Where it listens, with real ports.
@@ -252,28 +268,61 @@ impl Server {
 
     /// What a thread needs that only calls [`Server::join`] from now on.
     pub fn needs(&self) -> Needs {
-        self.files.iter().map(SocketFile::needs).fold(Needs::default(), Needs::and)
+        self.control.estate().needs().calling(workers::CALLS)
     }
 
-    /// Waits until all workers have ended.
+    /// Waits until all workers have ended, or one of them has failed.
     ///
     /// # Errors
     ///
-    /// When a worker's engine broke.
+    /// When a worker's engine broke, or the kernel has ended its thread. In the latter case others may still
+    /// serve, and the process should end.
     pub fn join(self) -> Result<Statistics, ServerError> {
         let outcome = self.serving.join();
-        drop(self.files);
+        drop(std::mem::take(&mut *self.control.estate()));
         outcome?;
         Ok(self.control.statistics())
     }
 }
 
-/// Opens the listeners on every address.
-fn listen(config: &Config, workers: usize) -> Result<Vec<Listening>, ServerError> {
+/// Everything that is listened on.
+struct Listeners {
+    /// By their addresses; with sockets only if they are kept for another server.
+    listening: Vec<Listening>,
+    /// The sockets of each worker.
+    shares: Vec<Vec<OwnedFd>>,
+    entrance: Option<Entrance>,
+}
+
+/// Takes the sockets for every address from those that were passed, then from an older server, and opens the
+/// others.
+fn listen(
+    config: &Config,
+    mut passed: Vec<Listening>,
+    workers: usize,
+) -> Result<Listeners, ServerError> {
     let options =
         listen::Options { workers, dual_stack: config.dual_stack, unix_mode: config.unix_mode };
-    let opened = config.listen.iter().map(|address| listen::open(address, options));
-    opened.collect::<Result<Vec<Listening>, ListenError>>().map_err(ServerError::Listen)
+    let mut entrance = match &config.takeover {
+        Some(path) => Some(match takeover::take(path).map_err(ServerError::Takeover)? {
+            Some(inheritance) => Entrance::Inherited(inheritance),
+            None => Entrance::open(path)?,
+        }),
+        None => None,
+    };
+    let mut listening = Vec::new();
+    for address in &config.listen {
+        let was_passed = passed.iter().position(|it| listen::is_same(&it.address, address));
+        let taken = was_passed.map(|place| passed.remove(place));
+        let taken = taken.or_else(|| entrance.as_mut()?.claim(address));
+        listening.push(match taken {
+            Some(taken) => taken,
+            None => listen::open(address, options)?,
+        });
+    }
+    listening.append(&mut passed);
+    let shares = estate::distribute(&mut listening, workers, entrance.as_ref())?;
+    Ok(Listeners { listening, shares, entrance })
 }
 
 /// What all workers have in common, whatever their engine.

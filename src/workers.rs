@@ -5,18 +5,33 @@
 //! does anybody listen, so if one cannot have what it needs, all of them give up what they took, and
 //! the server is free to try another engine.
 //!
+//! A panic ends the process. But the kernel may end a thread alone, as a seccomp filter can demand, and
+//! the connections that are the thread's would hang while new ones still go to it. So whoever waits for the
+//! threads watches each of them, and gives up at once when one is gone without having said so.
+//!
 //! This module does not know what a worker does with a byte.
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, pidfd_open, test_kill_process};
 use tracing::warn;
 
 use crate::cpus;
 use crate::engine::{Engine, EngineError, WorkerConfig};
 use crate::sandbox;
+
+/// How often to look whether a thread is still there, where the kernel does not tell.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// `PIDFD_THREAD` (pidfd_open(2)): for a thread, not for its process. It came with Linux 6.9.
+const PIDFD_THREAD: PidfdFlags = PidfdFlags::from_bits_retain(libc::O_EXCL as u32);
 
 /// A worker that is to be started.
 #[derive(Debug, Clone)]
@@ -55,9 +70,16 @@ pub struct Workers {
 
 #[derive(Debug)]
 struct Thread {
+    number: usize,
     handle: JoinHandle<Result<(), EngineError>>,
+    id: Pid,
+    /// Tells when it ends, from the time on at which it serves. None if the kernel is older, or no descriptor is
+    /// left: then somebody has to look from time to time.
+    pidfd: Option<OwnedFd>,
+    /// It has come to its end by itself.
+    is_done: Arc<AtomicBool>,
     /// Takes the listeners once. When it is dropped unused, the thread ends.
-    listeners: Sender<Vec<OwnedFd>>,
+    listeners: Option<Sender<Vec<OwnedFd>>>,
 }
 
 impl Workers {
@@ -81,14 +103,14 @@ impl Workers {
             }
         }
         for _ in workers {
-            match prepared.reports.recv().expect("a thread reports before it ends") {
-                Report::Prepared(Ok(Memory::Locked)) => {}
-                Report::Prepared(Ok(Memory::Swappable)) => prepared.memory = Memory::Swappable,
-                Report::Prepared(Err(error)) => {
+            match prepared.next_report() {
+                Ok(Report::Prepared(Ok(Memory::Locked))) => {}
+                Ok(Report::Prepared(Ok(Memory::Swappable))) => prepared.memory = Memory::Swappable,
+                Ok(Report::Prepared(Err(error))) | Err(error) => {
                     prepared.give_up();
                     return Err(error);
                 }
-                Report::Started => unreachable!("no thread has its listeners yet"),
+                Ok(Report::Started) => unreachable!("no thread has its listeners yet"),
             }
         }
         Ok(prepared)
@@ -100,11 +122,29 @@ impl Workers {
     }
 
     /// Ends the threads, none of which serves yet.
-    pub fn give_up(self) {
-        for Thread { handle, listeners } in self.threads {
-            drop(listeners);
-            // What it could not prepare, it has reported.
-            let _ = handle.join().expect("a panic ends the process");
+    pub fn give_up(mut self) {
+        for thread in &mut self.threads {
+            thread.listeners = None;
+        }
+        // What one could not prepare, it has reported.
+        let _ = join(self.threads);
+    }
+
+    /// The next report of a thread; an error if there is none, because a thread has ended.
+    fn next_report(&self) -> Result<Report, EngineError> {
+        loop {
+            match self.reports.recv_timeout(LOOK_AGAIN) {
+                Ok(report) => return Ok(report),
+                Err(RecvTimeoutError::Timeout) => {
+                    let is_lost = |thread: &&Thread| thread.is_gone() && !thread.is_done();
+                    if let Some(thread) = self.threads.iter().find(is_lost) {
+                        return Err(lost(thread.number));
+                    }
+                }
+                Err(RecvTimeoutError::Disconnected) => {
+                    return Err(EngineError::new("start", io::Error::other("no worker is left")));
+                }
+            }
         }
     }
 
@@ -113,41 +153,97 @@ impl Workers {
     /// # Errors
     ///
     /// When one cannot; then all of them have been told to stop, and have ended.
-    pub fn serve(self, listeners: Vec<Vec<OwnedFd>>) -> Result<Serving, EngineError> {
-        let mut handles = Vec::new();
-        for (thread, listeners) in self.threads.into_iter().zip(listeners) {
-            // It waits for them, and for nothing else.
-            let _ = thread.listeners.send(listeners);
-            handles.push(thread.handle);
+    pub fn serve(mut self, listeners: Vec<Vec<OwnedFd>>) -> Result<Serving, EngineError> {
+        for (thread, listeners) in self.threads.iter_mut().zip(listeners) {
+            if let Some(sender) = thread.listeners.take() {
+                // It waits for them, and for nothing else.
+                let _ = sender.send(listeners);
+            }
         }
-        let serving = Serving { handles };
-        let started = self.reports.iter().take(serving.handles.len()).count();
-        if started == serving.handles.len() {
-            return Ok(serving);
+        let failed = self.threads.iter().find_map(|_| self.next_report().err());
+        for thread in &mut self.threads {
+            thread.pidfd = pidfd_open(thread.id, PIDFD_THREAD).ok();
         }
-        Err(serving.join().expect_err("a worker that did not start says why"))
+        let serving = Serving { threads: self.threads };
+        match failed {
+            None => Ok(serving),
+            // A worker that did not start says why.
+            Some(error) => serving.join().and(Err(error)),
+        }
     }
 }
 
 /// The threads of workers that serve.
 #[derive(Debug)]
 pub struct Serving {
-    handles: Vec<JoinHandle<Result<(), EngineError>>>,
+    threads: Vec<Thread>,
 }
 
 impl Serving {
-    /// Waits until all of them have ended.
+    /// Waits until all of them have ended, or until the kernel has ended one alone: then the others still
+    /// serve.
     ///
     /// # Errors
     ///
     /// The first of theirs.
     pub fn join(self) -> Result<(), EngineError> {
-        let mut outcome = Ok(());
-        for thread in self.handles {
-            outcome = outcome.and(thread.join().expect("a panic ends the process"));
-        }
-        outcome
+        join(self.threads)
     }
+}
+
+impl Thread {
+    fn is_done(&self) -> bool {
+        self.is_done.load(Ordering::Acquire)
+    }
+
+    /// Whether the kernel has ended it, in whatever way.
+    fn is_gone(&self) -> bool {
+        match &self.pidfd {
+            Some(pidfd) => {
+                let mut ends = [PollFd::new(pidfd, PollFlags::IN)];
+                poll(&mut ends, Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
+            }
+            // kill(2) finds a thread of this process by its own id, too.
+            None => test_kill_process(self.id) == Err(Errno::SRCH),
+        }
+    }
+}
+
+/// Waits until all threads have ended, or until one has that did not come to its end.
+fn join(mut threads: Vec<Thread>) -> Result<(), EngineError> {
+    let mut outcome = Ok(());
+    while !threads.is_empty() {
+        let pidfds: Option<Vec<&OwnedFd>> = threads.iter().map(|it| it.pidfd.as_ref()).collect();
+        match pidfds {
+            Some(pidfds) => {
+                let ends = pidfds.into_iter().map(|pidfd| PollFd::new(pidfd, PollFlags::IN));
+                let mut ends: Vec<PollFd<'_>> = ends.collect();
+                // It fails only if a signal comes.
+                let _ = poll(&mut ends, None);
+            }
+            // A thread that comes to its end by itself ends the wait.
+            None => thread::park_timeout(LOOK_AGAIN),
+        }
+        for thread in std::mem::take(&mut threads) {
+            // It is done before it is gone, so the order matters.
+            let is_gone = thread.is_gone();
+            if thread.is_done() {
+                outcome = outcome.and(thread.handle.join().expect("a panic ends the process"));
+            } else if is_gone {
+                return Err(lost(thread.number));
+            } else {
+                threads.push(thread);
+            }
+        }
+    }
+    outcome
+}
+
+/// The kernel has ended the thread of this worker.
+fn lost(number: usize) -> EngineError {
+    let source = io::Error::other(format!("the kernel has ended the thread of worker {number}"));
+    EngineError::new("go on", source)
+        .with_remedy("see the kernel's log (dmesg) for the reason, such as a seccomp filter")
 }
 
 /// Asks all workers to stop whose [`WorkerConfig::stop`] this is.
@@ -163,10 +259,30 @@ fn start(
     reports: Sender<Report>,
 ) -> io::Result<Thread> {
     let (listeners, handed) = mpsc::channel();
-    let handle = thread::Builder::new()
-        .name(format!("worker-{number}"))
-        .spawn(move || run(number, engine, worker, &reports, &handed))?;
-    Ok(Thread { handle, listeners })
+    let (id, begun) = mpsc::channel();
+    let is_done = Arc::new(AtomicBool::new(false));
+    let end = End { is_done: is_done.clone(), waiting: thread::current() };
+    let handle = thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
+        let _end = end;
+        let _ = id.send(rustix::thread::gettid());
+        run(number, engine, worker, &reports, &handed)
+    })?;
+    let id = begun.recv().expect("it says who it is first");
+    Ok(Thread { number, handle, id, pidfd: None, is_done, listeners: Some(listeners) })
+}
+
+/// Says, when it is dropped, that its thread has come to its end.
+struct End {
+    is_done: Arc<AtomicBool>,
+    /// The thread that waits for it.
+    waiting: thread::Thread,
+}
+
+impl Drop for End {
+    fn drop(&mut self) {
+        self.is_done.store(true, Ordering::Release);
+        self.waiting.unpark();
+    }
 }
 
 /// The life of a worker's thread.

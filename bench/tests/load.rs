@@ -38,7 +38,7 @@ impl Echo {
         if scheme == "tcp" {
             config.settings.protocol = Protocol::Tcp;
         }
-        let server = Server::start(&config).expect("a server");
+        let server = Server::start(&config, Vec::new()).expect("a server");
         let target = match &server.addresses()[0] {
             Address::Tcp(address) => format!("{scheme}://{address}"),
             Address::Unix(path) => format!("unix:{}", path.display()),

@@ -28,6 +28,11 @@ impl Cli {
         if let Some(overlap) = listen::overlap(&self.listen, self.dual_stack()) {
             return Some(format!("--listen: {overlap}; leave one of them out"));
         }
+        let door = self.takeover.iter().map(|path| Address::Unix(path.clone()));
+        let all: Vec<Address> = self.listen.iter().cloned().chain(door).collect();
+        if let Some(overlap) = listen::overlap(&all, self.dual_stack()) {
+            return Some(format!("--takeover: {overlap}; choose another path"));
+        }
         let has_unix = self.listen.iter().any(|address| matches!(address, Address::Unix(_)));
         if self.unix_mode.is_some() && !has_unix {
             return Some("--unix-mode needs a Unix socket; add --listen unix:/PATH".into());
@@ -172,6 +177,7 @@ mod tests {
         ("--listen 127.0.0.1:1 --listen 127.0.0.1:1", "--listen: 127.0.0.1:1 is given twice"),
         ("--listen [::]:1 --listen 0.0.0.0:1", "already takes the connections to 0.0.0.0:1"),
         ("--listen unix:/a --listen unix:/a", "unix:/a is given twice"),
+        ("--listen unix:/a --takeover unix:/a", "--takeover: unix:/a is given twice"),
         ("--unix-mode 600", "--listen unix:/PATH"),
         ("--ipv6-only", "--listen [::]:9001"),
         ("--ipv6-only --listen [::1]:1", "--listen [::]:9001"),
@@ -235,6 +241,8 @@ mod tests {
             "--wait sqpoll --spin-us 20",
             "--spin-us 20",
             "--engine epoll --wait spin",
+            "--takeover unix:/a",
+            "--listen unix:/a --takeover unix:/b",
             "--protocol tcp --connections-max 1 --offload off",
             "--compression deflate --compression-level 1 --recompression-memory 0",
             "--message-max 16KiB --offload on",

@@ -8,6 +8,7 @@
 //! Every operation ends with exactly one last completion ([`Further::Over`], where there can be more than
 //! one), except those that cancel or verify.
 
+use std::collections::VecDeque;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -22,6 +23,10 @@ use crate::slab::ConnectionId;
 /// The most connections that the pump admits in one cycle. A ring that makes a system call for each accept
 /// reports no more of them at a time, so that the open connections get their turn.
 pub const ADMISSIONS_MAX: usize = 64;
+
+/// The most connections that a ring accepts when it closes a listener: as many as wait in the kernel's queue
+/// at most, unless further ones come meanwhile.
+pub const LAST_ADMISSIONS_MAX: usize = 4096;
 
 /// A connected socket. It is not closed when dropped: [`Ring::close`] does that.
 #[derive(Debug, PartialEq, Eq)]
@@ -163,8 +168,12 @@ pub trait Ring {
     /// Stops accepting. The accept ends with a completion of its own.
     fn cancel_accept(&mut self, listener: u32);
 
-    /// Closes a listener whose accept is over.
-    fn close_listener(&mut self, listener: u32);
+    /// Closes a listener whose accept is over, and appends the connections to `waiting` that were in its queue.
+    ///
+    /// They have to be accepted. Nobody would serve them if this is the last descriptor of the socket, and
+    /// otherwise nobody might learn of them: the kernel wakes one of the processes that share a socket, and that
+    /// was perhaps this one.
+    fn close_listener(&mut self, listener: u32, waiting: &mut VecDeque<Socket>);
 
     /// Asks for one [`Completion::StopRequested`] when the worker is to stop.
     fn watch_stop(&mut self);

@@ -202,6 +202,12 @@ pub(super) fn covers(outer: &Address, inner: &Address, dual_stack: DualStack) ->
     }
 }
 
+/// Whether a listener on one of the addresses gets just the connections of the other: they are one address, and
+/// not port 0, which is another one each time.
+pub fn is_same(one: &Address, other: &Address) -> bool {
+    covers(one, other, DualStack::On) && covers(other, one, DualStack::On)
+}
+
 /// The path without links in its directory; as it stands where the directory does not exist.
 fn real(path: &Path) -> PathBuf {
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());

@@ -2,10 +2,13 @@
 //!
 //! An address is opened for all workers at once, or not at all. One that is in use is tried again for
 //! a moment, since the kernel closes the sockets of an io_uring server only 20 to 30 ms after the
-//! process was killed. This module accepts nothing and does not know who will.
+//! process was killed. Sockets may also come from outside: [`passed`] takes them from a service manager,
+//! [`takeover`] from an older server. This module accepts no client and does not know who will.
 
 mod address;
 mod holder;
+pub mod passed;
+pub mod takeover;
 
 use std::fmt;
 use std::fs;
@@ -23,7 +26,7 @@ use crate::linux;
 use crate::retry::retry;
 use crate::sandbox::{Call, Needs};
 
-pub use self::address::{Address, AddressError, DualStack, Overlap, overlap};
+pub use self::address::{Address, AddressError, DualStack, Overlap, is_same, overlap};
 pub use self::holder::Holder;
 
 /// How long to try an address that is in use.
@@ -48,10 +51,28 @@ pub struct Options {
 pub struct Listening {
     /// The address, with its real port.
     pub address: Address,
-    /// A listener for each worker.
-    pub listeners: Vec<OwnedFd>,
-    /// The file of a Unix socket.
+    /// At least one socket. Among several the kernel distributes the connections.
+    pub sockets: Vec<OwnedFd>,
+    /// The file of a Unix socket, if it goes with this server.
     pub file: Option<SocketFile>,
+}
+
+/// Distributes the sockets of one address over `workers` workers. Each gets at least one socket, and none is
+/// left over, because the kernel gives connections to each of them. Workers may share one.
+///
+/// # Errors
+///
+/// When descriptors run out.
+pub fn share(sockets: Vec<OwnedFd>, workers: usize) -> io::Result<Vec<Vec<OwnedFd>>> {
+    let count = sockets.len();
+    let mut shares: Vec<Vec<OwnedFd>> = (0..workers).map(|_| Vec::new()).collect();
+    for (number, socket) in sockets.into_iter().enumerate() {
+        for further in (number + count..workers).step_by(count) {
+            shares[further].push(socket.try_clone()?);
+        }
+        shares[number % workers].push(socket);
+    }
+    Ok(shares)
 }
 
 /// Why an address cannot be listened on.
@@ -104,19 +125,34 @@ impl std::error::Error for ListenError {
     }
 }
 
+impl ListenError {
+    /// An address on which no socket could be opened, or kept.
+    pub fn new(address: &Address, source: io::Error) -> ListenError {
+        ListenError { address: address.clone(), source, holder: None }
+    }
+}
+
 /// Opens the listeners of one address. Waits for at most [`ADDRESS_WAIT_MAX`] while it is in use.
 ///
 /// # Errors
 ///
 /// When the address is in use, even by a process that would share it, or the kernel refuses it.
 pub fn open(address: &Address, options: Options) -> Result<Listening, ListenError> {
-    let is_in_use = |error: &io::Error| error.kind() == io::ErrorKind::AddrInUse;
-    let attempt = || match address {
+    open_retrying(address, options.dual_stack, || match address {
         Address::Tcp(address) => open_tcp(*address, options),
         Address::Unix(path) => open_unix(path, options),
-    };
+    })
+}
+
+/// What `attempt` opens at `address`, again and again for [`ADDRESS_WAIT_MAX`] while it is in use.
+fn open_retrying<T>(
+    address: &Address,
+    dual_stack: DualStack,
+    attempt: impl FnMut() -> io::Result<T>,
+) -> Result<T, ListenError> {
+    let is_in_use = |error: &io::Error| error.kind() == io::ErrorKind::AddrInUse;
     retry(ADDRESS_WAIT_MAX, is_in_use, attempt).map_err(|source| {
-        let holder = is_in_use(&source).then(|| Holder::of(address, options.dual_stack));
+        let holder = is_in_use(&source).then(|| Holder::of(address, dual_stack));
         ListenError { address: address.clone(), source, holder }
     })
 }
@@ -131,7 +167,7 @@ fn open_tcp(address: SocketAddr, options: Options) -> io::Result<Listening> {
     net::bind(&probe, &address)?;
     let address = local_address(&probe)?;
     drop(probe);
-    let listeners = (0..options.workers)
+    let sockets = (0..options.workers)
         .map(|_| {
             let listener = tcp_socket(address, options.dual_stack)?;
             sockopt::set_socket_reuseport(&listener, true)?;
@@ -142,7 +178,7 @@ fn open_tcp(address: SocketAddr, options: Options) -> io::Result<Listening> {
             Ok(listener)
         })
         .collect::<io::Result<Vec<OwnedFd>>>()?;
-    Ok(Listening { address: Address::Tcp(address), listeners, file: None })
+    Ok(Listening { address: Address::Tcp(address), sockets, file: None })
 }
 
 fn tcp_socket(address: SocketAddr, dual_stack: DualStack) -> io::Result<OwnedFd> {
@@ -164,24 +200,31 @@ fn local_address(socket: &OwnedFd) -> io::Result<SocketAddr> {
 /// Opens one listener on a Unix socket, which all workers share. A file on which nobody listens is
 /// replaced; whoever may write to the file may connect.
 fn open_unix(path: &Path, options: Options) -> io::Result<Listening> {
-    remove_stale(path)?;
-    let flags = SocketFlags::CLOEXEC;
-    let listener = net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    let (listener, file) = bind_unix(path, SocketType::STREAM, options.unix_mode)?;
+    let address = Address::Unix(path.to_owned());
+    Ok(Listening { address, sockets: vec![listener], file: Some(file) })
+}
+
+/// A socket of this type that listens at `path`, and its file.
+fn bind_unix(
+    path: &Path,
+    kind: SocketType,
+    mode: Option<u32>,
+) -> io::Result<(OwnedFd, SocketFile)> {
+    remove_stale(path, kind)?;
+    let listener = net::socket_with(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None)?;
     net::bind(&listener, &SocketAddrUnix::new(path)?)?;
     let file = SocketFile::at(path)?;
-    if let Some(mode) = options.unix_mode {
+    if let Some(mode) = mode {
         // Nobody can connect before the socket listens.
         fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
     }
     net::listen(&listener, BACKLOG)?;
-    let shared = (1..options.workers).map(|_| listener.try_clone());
-    let shared = shared.collect::<io::Result<Vec<OwnedFd>>>()?;
-    let listeners = std::iter::once(listener).chain(shared).collect();
-    Ok(Listening { address: Address::Unix(path.to_owned()), listeners, file: Some(file) })
+    Ok((listener, file))
 }
 
 /// Removes the file of a socket on which nobody listens any more.
-fn remove_stale(path: &Path) -> io::Result<()> {
+fn remove_stale(path: &Path, kind: SocketType) -> io::Result<()> {
     let found = match fs::symlink_metadata(path) {
         Ok(found) => found,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -192,10 +235,11 @@ fn remove_stale(path: &Path) -> io::Result<()> {
     }
     // A blocking connect would wait for as long as the listener's queue is full.
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let probe = net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    let probe = net::socket_with(AddressFamily::UNIX, kind, flags, None)?;
     match net::connect(&probe, &SocketAddrUnix::new(path)?) {
         Err(Errno::CONNREFUSED) => fs::remove_file(path),
-        Ok(()) | Err(Errno::AGAIN) => Err(Errno::ADDRINUSE.into()),
+        // One of another type may listen too.
+        Ok(()) | Err(Errno::AGAIN | Errno::PROTOTYPE) => Err(Errno::ADDRINUSE.into()),
         Err(error) => Err(error.into()),
     }
 }
@@ -229,6 +273,16 @@ impl SocketFile {
     fn at(path: &Path) -> io::Result<SocketFile> {
         Ok(SocketFile { path: path.to_owned(), identity: identity(path)? })
     }
+
+    /// Whether it is still the one at its path.
+    fn is_there(&self) -> bool {
+        identity(&self.path).is_ok_and(|found| found == self.identity)
+    }
+
+    /// Leaves it where it is: it goes with another server now.
+    pub fn leave(mut self) {
+        self.path.clear();
+    }
 }
 
 fn identity(path: &Path) -> io::Result<(u64, u64)> {
@@ -238,7 +292,7 @@ fn identity(path: &Path) -> io::Result<(u64, u64)> {
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        if identity(&self.path).is_ok_and(|found| found == self.identity) {
+        if self.is_there() {
             // If it is refused, the next server finds that nobody listens on the file.
             let _ = fs::remove_file(&self.path);
         }
@@ -267,9 +321,25 @@ mod tests {
     #[test]
     fn all_listeners_share_one_free_port() {
         let listening = listen("127.0.0.1:0", 3, DualStack::On);
-        assert_eq!(listening.listeners.len(), 3);
+        assert_eq!(listening.sockets.len(), 3);
         assert_ne!(port(&listening), 0);
         TcpStream::connect(("127.0.0.1", port(&listening))).expect("a listener");
+    }
+
+    #[test]
+    fn every_worker_has_a_socket_and_every_socket_a_worker() {
+        for (count, workers) in [(1, 1), (1, 3), (2, 3), (3, 3), (5, 3), (3, 1), (2, 7)] {
+            let sockets: Vec<OwnedFd> = (0..count)
+                .map(|_| TcpListener::bind("127.0.0.1:0").expect("a port").into())
+                .collect();
+            let ports: Vec<_> = sockets.iter().map(|socket| local_address(socket).ok()).collect();
+            let shares = share(sockets, workers).expect("descriptors");
+            assert_eq!(shares.len(), workers);
+            assert!(shares.iter().all(|share| !share.is_empty()), "{count} for {workers}");
+            let shared: Vec<_> = shares.iter().flatten().map(|it| local_address(it).ok()).collect();
+            assert!(ports.iter().all(|port| shared.contains(port)), "{count} for {workers}");
+            assert_eq!(shared.len(), count.max(workers));
+        }
     }
 
     #[test]

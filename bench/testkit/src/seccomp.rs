@@ -1,4 +1,5 @@
-//! Makes system calls fail, for a thread and the processes it starts, with seccomp(2) filters.
+//! Makes system calls fail, or end the thread that makes them, for a thread and the processes it starts, with
+//! seccomp(2) filters.
 
 use std::thread;
 
@@ -56,10 +57,20 @@ pub fn without<T: Send>(number: i64, errno: Errno, call: impl FnOnce() -> T + Se
 
 /// Runs `call` on a thread on which, and in whose children, `calls` fail with `errno`.
 pub fn refusing<T: Send>(calls: Calls, errno: Errno, call: impl FnOnce() -> T + Send) -> T {
+    filtering(calls, SeccompAction::Errno(errno.raw_os_error() as u32), call)
+}
+
+/// Runs `call` on a thread on which, and in whose children, `calls` end the thread that makes them and no
+/// other.
+pub fn killing<T: Send>(calls: Calls, call: impl FnOnce() -> T + Send) -> T {
+    filtering(calls, SeccompAction::KillThread, call)
+}
+
+fn filtering<T: Send>(calls: Calls, action: SeccompAction, call: impl FnOnce() -> T + Send) -> T {
     let filter: BpfProgram = SeccompFilter::new(
         [(calls.number, calls.rules())].into_iter().collect(),
         SeccompAction::Allow,
-        SeccompAction::Errno(errno.raw_os_error() as u32),
+        action,
         std::env::consts::ARCH.try_into().expect("an architecture with seccomp"),
     )
     .and_then(TryInto::try_into)

@@ -3,6 +3,7 @@
 //!
 //! This file does not decide when a call is made; `ring` does.
 
+use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
 
 use rustix::event::epoll::{self, EventData, EventFlags};
@@ -11,8 +12,10 @@ use rustix::net::{self, RecvFlags, SendFlags, SocketFlags};
 
 use super::edges::CONNECTION;
 use super::ring::EpollRing;
-use super::sockets::{EmptyWhen, Entry, queue};
-use crate::engine::ring::{ADMISSIONS_MAX, Completion, Further, Received, Reply, Sent, Socket};
+use super::sockets::{EmptyWhen, Entry, Listener, queue};
+use crate::engine::ring::{
+    ADMISSIONS_MAX, Completion, Further, LAST_ADMISSIONS_MAX, Received, Reply, Sent, Socket,
+};
 use crate::slab::ConnectionId;
 
 impl EpollRing<'_> {
@@ -121,6 +124,23 @@ impl EpollRing<'_> {
             listener.is_accepting = false;
         }
         Some((result, Further::Over))
+    }
+
+    /// Closes a listener, after accepting the connections that wait on it.
+    pub(super) fn accept_last(&mut self, number: usize, waiting: &mut VecDeque<Socket>) {
+        let Some(Listener { fd, empty_when, .. }) = self.listeners[number].take() else { return };
+        self.counters.syscalls.add(2);
+        // Closing it would not do that: another process may have a descriptor of the same socket.
+        let _ = epoll::delete(&self.edges.epoll, &fd);
+        for _ in 0..LAST_ADMISSIONS_MAX {
+            self.counters.syscalls.add(1);
+            let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+            let accepted = net::accept_with(&fd, flags);
+            let Ok(socket) = accepted.and_then(|socket| self.add(socket, empty_when)) else {
+                break;
+            };
+            waiting.push_back(socket);
+        }
     }
 
     /// Watches a socket. Edges that come before its first receive are remembered.

@@ -225,10 +225,8 @@ impl Ring for EpollRing<'_> {
         }
     }
 
-    fn close_listener(&mut self, listener: u32) {
-        if self.listeners[listener as usize].take().is_some() {
-            self.counters.syscalls.add(1);
-        }
+    fn close_listener(&mut self, listener: u32, waiting: &mut VecDeque<Socket>) {
+        self.accept_last(listener as usize, waiting);
     }
 
     /// The stop is watched from the beginning.

@@ -305,6 +305,9 @@ impl<R: Ring> Pump<'_, R> {
     #[cold]
     pub(super) fn settle_accepting(&mut self) {
         let is_stopping = self.worker.is_stopping;
+        if is_stopping {
+            self.close_listeners();
+        }
         let most = if is_stopping { usize::MAX } else { ADMISSIONS_MAX };
         for _ in 0..most {
             let Some(socket) = self.admissions.waiting.pop_front() else { break };
@@ -314,15 +317,11 @@ impl<R: Ring> Pump<'_, R> {
         let ring = &mut self.worker.ring;
         for (listener, number) in self.admissions.listeners.iter_mut().zip(0..) {
             match listener.accepting {
-                Accepting::On if is_stopping || is_behind => {
+                Accepting::On if is_behind => {
                     ring.cancel_accept(number);
                     listener.accepting = Accepting::Stopping;
                 }
-                Accepting::Off | Accepting::Paused if is_stopping => {
-                    ring.close_listener(number);
-                    listener.accepting = Accepting::Closed;
-                }
-                Accepting::Off if !is_behind => {
+                Accepting::Off if !is_behind && !is_stopping => {
                     ring.accept(number);
                     listener.accepting = Accepting::On;
                 }
@@ -337,11 +336,29 @@ impl<R: Ring> Pump<'_, R> {
         self.worker.is_eager |= is_behind;
     }
 
+    /// Ends all accepts, then closes their listeners. Connections that still wait on one are accepted.
+    fn close_listeners(&mut self) {
+        let Pump { admissions: Admissions { listeners, waiting, .. }, worker, .. } = self;
+        let before = waiting.len();
+        for (listener, number) in listeners.iter_mut().zip(0..) {
+            match listener.accepting {
+                Accepting::On => {
+                    worker.ring.cancel_accept(number);
+                    listener.accepting = Accepting::Stopping;
+                }
+                Accepting::Off | Accepting::Paused => {
+                    worker.ring.close_listener(number, waiting);
+                    listener.accepting = Accepting::Closed;
+                }
+                Accepting::Stopping | Accepting::Closed => {}
+            }
+        }
+        let accepted = waiting.len() - before;
+        worker.context.counters.connections_accepted.add(accepted as u64);
+    }
+
     fn admit(&mut self, socket: Socket) {
         let Pump { admissions, worker, peers } = self;
-        if worker.is_stopping {
-            return worker.ring.discard(socket);
-        }
         let address = if admissions.limit.counts_addresses() {
             worker.ring.peer_address(&socket).map(counted)
         } else {
@@ -376,7 +393,13 @@ impl<R: Ring> Pump<'_, R> {
         if !is_refused {
             self.start_timers(id);
         }
-        self.at(id, |mut turn| turn.settle());
+        let is_stopping = self.worker.is_stopping;
+        self.at(id, |mut turn| {
+            turn.settle();
+            if is_stopping {
+                turn.stop();
+            }
+        });
     }
 
     /// A socket is closed: its slot is free.

@@ -13,6 +13,9 @@ use crate::engine::ring::Ring;
 use crate::protocol::Dismissal;
 use crate::slab::ConnectionId;
 
+/// How long a stopping worker waits for the rest of an opening handshake, to answer it before it closes the
+/// connection. The connection may be so new that its request is still on the way.
+pub const HANDSHAKE_GRACE: Duration = Duration::from_secs(1);
 /// How long a peer may go without reading anything of the last bytes that are sent to it.
 pub const FAREWELL_MAX: Duration = Duration::from_secs(30);
 /// How long the server, having sent everything, waits for the peer to close too. How long it waits for the answer
@@ -31,7 +34,7 @@ pub(super) enum Due {
     End(ConnectionId, Stage),
     /// Look at an offloaded connection again.
     Look(ConnectionId),
-    /// Close an offloaded connection.
+    /// Close an offloaded connection, or one whose opening handshake the stop has found in progress.
     Dismiss(ConnectionId, Dismissal),
     /// Look for opening handshakes that take too long.
     Handshakes,
@@ -43,8 +46,10 @@ pub(super) enum Due {
     Memory,
     /// Accept again on this listener.
     Accept(u32),
-    /// End the connections that have not drained.
+    /// Stop, after everything that came before.
     Stop,
+    /// End the connections that have not drained.
+    Drained,
 }
 
 /// What is to be done, ordered by time.
@@ -88,7 +93,8 @@ impl Deadlines {
             | Due::Lifetimes
             | Due::Round
             | Due::Memory
-            | Due::Stop => true,
+            | Due::Stop
+            | Due::Drained => true,
         });
     }
 }
@@ -107,7 +113,8 @@ impl<R: Ring> Pump<'_, R> {
                 Due::Round => self.go_round(now),
                 Due::Memory => self.look_at_memory(now),
                 Due::Accept(listener) => self.admissions.resume(listener),
-                Due::Stop => self.cut(),
+                Due::Stop => self.stop(),
+                Due::Drained => self.cut(),
             }
         }
     }

@@ -31,11 +31,12 @@ mod turn;
 
 use std::collections::VecDeque;
 use std::io;
+use std::time::Duration;
 
 use self::admission::Admissions;
 pub use self::admission::{ACCEPT_PAUSE, FAILURES_MAX, Limit, REFUSED_MAX, WARNING_PAUSE};
 use self::deadlines::Deadlines;
-pub use self::deadlines::{FAREWELL_MAX, LINGER_MAX};
+pub use self::deadlines::{FAREWELL_MAX, HANDSHAKE_GRACE, LINGER_MAX};
 use self::line::Line;
 use self::memory::Memory;
 pub use self::memory::{MEMORY_MAX_DEFAULT, MemoryLimit};
@@ -92,6 +93,8 @@ struct Worker<'a, R> {
     /// Messages in a row that the kernel could have echoed, before it may echo those of a connection.
     run_wanted: u8,
     is_stopping: bool,
+    /// Connections that the stop found in their opening handshake.
+    latecomers: Vec<ConnectionId>,
     /// Sends that end with the next submission.
     quick_sends: usize,
     /// The next cycle must not wait.
@@ -123,6 +126,7 @@ impl<'a, R: Ring> Pump<'a, R> {
                 offload: offload::Policy::Off,
                 run_wanted: 0,
                 is_stopping: false,
+                latecomers: Vec::new(),
                 quick_sends: 0,
                 is_eager: false,
             },
@@ -232,6 +236,9 @@ impl<'a, R: Ring> Pump<'a, R> {
         if !self.worker.line.is_empty() {
             self.serve_line();
         }
+        if !self.worker.latecomers.is_empty() {
+            self.see_latecomers_off();
+        }
     }
 
     /// The ring, for the tests to look at.
@@ -279,9 +286,8 @@ impl<'a, R: Ring> Pump<'a, R> {
             Completion::Broken { id } => self.at(id, |mut turn| turn.broken()),
             Completion::Closed { id } => self.closed(id),
             Completion::StopRequested => {
-                // What came before it is answered first.
-                self.complete_put_off();
-                self.stop();
+                // Everything that was received by now is answered first, whatever came first.
+                self.worker.deadlines.set(Duration::ZERO, deadlines::Due::Stop);
             }
         }
     }
@@ -352,10 +358,25 @@ impl<'a, R: Ring> Pump<'a, R> {
         self.worker.is_stopping = true;
         if let Some(drain) = self.worker.timers.timeouts.drain {
             let at = self.worker.ring.now() + drain;
-            self.worker.deadlines.set(at, deadlines::Due::Stop);
+            self.worker.deadlines.set(at, deadlines::Due::Drained);
         }
         self.admissions.stop();
-        self.at_each(|mut turn| turn.dismiss(Dismissal::Stopping));
+        self.at_each(|mut turn| turn.stop());
+    }
+
+    /// Tells those that are open by now that the server goes away, and forgets those that are over.
+    #[cold]
+    fn see_latecomers_off(&mut self) {
+        let mut latecomers = std::mem::take(&mut self.worker.latecomers);
+        latecomers.retain(|&id| {
+            let Some(mut turn) = self.turn(id) else { return false };
+            let is_late = turn.is_in_handshake();
+            if !is_late {
+                turn.dismiss(Dismissal::Stopping);
+            }
+            is_late
+        });
+        self.worker.latecomers = latecomers;
     }
 
     /// Starts as many starved receives as there are buffers for.

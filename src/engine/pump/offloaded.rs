@@ -64,6 +64,9 @@ pub(super) struct Offloaded<P> {
     pub(super) is_unread: bool,
     /// Nothing is received until a deadline, as the kernel has to move on first.
     is_resting: bool,
+    /// Nothing is received until all echoes of the kernel are sent, which the close frame has to follow. A peer that
+    /// never pauses would always be owed another reply first.
+    pub(super) is_leaving: bool,
     /// How long that is the next time.
     pub(super) rest: Duration,
     /// The peer has hung up: the kernel has nothing more to echo.
@@ -74,7 +77,7 @@ impl<P> Offloaded<P> {
     /// Whether a receive could bring something.
     pub(super) fn is_readable(&self, record: &Record) -> bool {
         let has_more = self.gate.has_more(record);
-        !self.is_resting && (has_more || self.has_hung_up || self.is_unread)
+        !self.is_resting && !self.is_leaving && (has_more || self.has_hung_up || self.is_unread)
     }
 }
 
@@ -156,6 +159,7 @@ impl<R: Ring> Turn<'_, '_, R> {
                 watching: Watching::On,
                 is_unread: true,
                 is_resting: false,
+                is_leaving: false,
                 rest: SECOND_LOOK,
                 has_hung_up: false,
             }));

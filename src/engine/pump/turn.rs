@@ -9,7 +9,7 @@ use bytes::Bytes;
 use rustix::io::Errno;
 
 use super::Worker;
-use super::deadlines::{Due, FAREWELL_MAX, LINGER_MAX};
+use super::deadlines::{Due, FAREWELL_MAX, HANDSHAKE_GRACE, LINGER_MAX};
 use super::offloaded::{Arrival, OffloadProgress, SECOND_LOOK};
 use super::peer::{Peer, Progress, Receiving, Sending, Stage};
 use crate::buffer::SpillPool;
@@ -378,6 +378,23 @@ impl<R: Ring> Turn<'_, '_, R> {
         self.settle();
     }
 
+    /// The worker is to stop. A handshake that is in progress is answered first: the peer cannot know that it
+    /// came too late.
+    pub(super) fn stop(&mut self) {
+        if !self.is_in_handshake() {
+            return self.dismiss(Dismissal::Stopping);
+        }
+        let at = self.worker.ring.now() + HANDSHAKE_GRACE;
+        self.worker.deadlines.set(at, Due::Dismiss(self.id, Dismissal::Stopping));
+        self.worker.latecomers.push(self.id);
+    }
+
+    /// Whether the opening handshake is in progress.
+    pub(super) fn is_in_handshake(&self) -> bool {
+        let Peer { stage, dialogue, .. } = &*self.peer;
+        *stage == Stage::Serving && dialogue.connection().is_in_handshake()
+    }
+
     /// Closes the connection, on which the peer has broken no rule.
     pub(super) fn dismiss(&mut self, dismissal: Dismissal) {
         if dismissal != Dismissal::Stopping && !std::mem::replace(&mut self.peer.is_dismissed, true)
@@ -386,7 +403,11 @@ impl<R: Ring> Turn<'_, '_, R> {
             // a deadline for all of them.
             self.end_after(LINGER_MAX, Stage::Serving);
         }
-        if !self.is_flushed() {
+        let is_flushed = self.is_flushed();
+        if let Some(offloaded) = &mut self.peer.offloaded {
+            offloaded.is_leaving = !is_flushed;
+        }
+        if !is_flushed {
             // The close frame must follow all that the kernel has echoed.
             let at = self.worker.ring.now() + self.rest();
             self.worker.deadlines.set(at, Due::Dismiss(self.id, dismissal));

@@ -370,6 +370,13 @@ impl Link {
         self.had_ended = self.has_ended;
     }
 
+    /// Whether the stop found it in its opening handshake, which is answered nevertheless.
+    pub(super) fn was_opening(&self) -> bool {
+        let head = self.peer.owed.boundaries.first();
+        let is_within = |at| head.is_none_or(|&(end, _)| at < end);
+        self.dismissal.is_none() && self.stopped_at.is_some_and(is_within)
+    }
+
     /// The pump, or the program in its stead, may have answered what came after the stop.
     pub(super) fn go_on(&mut self) {
         if self.stopped_at.is_some() {
@@ -460,8 +467,10 @@ impl Link {
                 .map(|end| owed.fit(&self.sent, self.matched, Some(end)));
             fit = fits.fold(fit, Fit::max);
         }
-        // The close frame may follow late, after the kernel's echoes, and the peer end before that.
-        let had_ended = self.had_ended || self.has_ended && self.arrived > 0;
+        // The close frame may follow late, after the kernel's echoes or the opening handshake, and the peer end before
+        // that.
+        let may_be_late = self.arrived > 0 || self.was_opening();
+        let had_ended = self.had_ended || self.has_ended && may_be_late;
         if had_ended { fit.max(owed.fit(&self.sent, self.matched, None)) } else { fit }
     }
 

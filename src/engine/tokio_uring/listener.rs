@@ -9,6 +9,7 @@
 #![expect(unsafe_code, reason = "the reactor watches descriptors; see the invariant above")]
 
 use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::rc::Rc;
@@ -20,7 +21,9 @@ use tokio::io::unix::AsyncFd;
 
 use super::shared::{Event, Shared};
 use crate::engine::EngineError;
-use crate::engine::ring::{ADMISSIONS_MAX, Completion, Further, Socket, address_of};
+use crate::engine::ring::{
+    ADMISSIONS_MAX, Completion, Further, LAST_ADMISSIONS_MAX, Socket, address_of,
+};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Accepting {
@@ -33,6 +36,8 @@ pub(super) enum Accepting {
 pub(super) struct Listener {
     pub(super) number: u32,
     pub(super) accepting: Cell<Accepting>,
+    /// Until it is closed; its task has a share as well.
+    pub(super) fd: Cell<Option<Rc<AsyncFd<OwnedFd>>>>,
     pub(super) waker: RefCell<Option<Waker>>,
 }
 
@@ -44,8 +49,20 @@ impl Listener {
         }
     }
 
+    /// Accepts the connections that wait, and lets the task close the listener.
+    pub(super) fn close(&self, shared: &Shared, waiting: &mut VecDeque<Socket>) {
+        let Some(fd) = self.fd.take() else { return };
+        for _ in 0..LAST_ADMISSIONS_MAX {
+            shared.counters.syscalls.add(1);
+            let accepted = rustix::net::acceptfrom_with(fd.get_ref(), SocketFlags::CLOEXEC);
+            let Ok((socket, name)) = accepted else { break };
+            waiting.push_back(shared.admit(socket, name.as_ref().and_then(address_of)));
+        }
+        self.turn(Accepting::Closed);
+    }
+
     /// The listener's task, until it is closed.
-    pub(super) async fn run(self: Rc<Listener>, fd: AsyncFd<OwnedFd>, shared: Rc<Shared>) {
+    pub(super) async fn run(self: Rc<Listener>, fd: Rc<AsyncFd<OwnedFd>>, shared: Rc<Shared>) {
         loop {
             let readable = poll_fn(|cx| {
                 self.waker.borrow_mut().get_or_insert_with(|| cx.waker().clone());

@@ -1,6 +1,7 @@
 //! A runtime's ring: it hands the pump's operations to the tasks, and the tasks' events to the pump.
 
 use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::net::{IpAddr, Shutdown};
 use std::os::fd::OwnedFd;
@@ -57,8 +58,10 @@ impl TokioRing {
             rustix::io::ioctl_fionbio(&fd, true)
                 .map_err(|error| EngineError::new("prepare a listener", error))?;
             let (accepting, waker) = (Cell::new(Accepting::Off), RefCell::default());
-            let listener = Rc::new(Listener { number, accepting, waker });
-            tokio_uring::spawn(listener.clone().run(watch(fd)?, shared.clone()));
+            let fd = Rc::new(watch(fd)?);
+            let own = Cell::new(Some(fd.clone()));
+            let listener = Rc::new(Listener { number, accepting, fd: own, waker });
+            tokio_uring::spawn(listener.clone().run(fd, shared.clone()));
             listeners.push(listener);
         }
         Ok(TokioRing {
@@ -200,8 +203,8 @@ impl Ring for TokioRing {
         }
     }
 
-    fn close_listener(&mut self, listener: u32) {
-        self.listeners[listener as usize].turn(Accepting::Closed);
+    fn close_listener(&mut self, listener: u32, waiting: &mut VecDeque<Socket>) {
+        self.listeners[listener as usize].close(&self.shared, waiting);
     }
 
     fn watch_stop(&mut self) {

@@ -34,17 +34,17 @@ mod offloading;
 mod queues;
 mod setup;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::net::IpAddr;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::time::Duration;
 
 use io_uring::squeue::{self, Flags};
 use io_uring::types::Fd;
 use io_uring::{cqueue, opcode};
 use rustix::io::Errno;
-use rustix::net::{SendFlags, Shutdown, getpeername};
+use rustix::net::{SendFlags, Shutdown, SocketFlags, getpeername};
 
 pub use self::abilities::{Ability, Feature, Purpose};
 use self::buffer_ring::{BufferRing, GROUP};
@@ -54,7 +54,8 @@ pub use self::setup::PreparedRing;
 use super::WorkerConfig;
 use super::reply::breaks_connection;
 use super::ring::{
-    Blocking, Completion, Further, Lease, Patience, Received, Reply, Ring, Socket, Wait, address_of,
+    Blocking, Completion, Further, LAST_ADMISSIONS_MAX, Lease, Patience, Received, Reply, Ring,
+    Socket, Wait, address_of,
 };
 use super::token::{Op, Token};
 use super::wait::{Alarm, WaitStrategy, Waiter};
@@ -333,7 +334,7 @@ impl Ring for KernelRing<'_> {
     fn accept(&mut self, listener: u32) {
         if let Some(fd) = &self.listeners[listener as usize] {
             let accept = opcode::AcceptMulti::new(Fd(fd.as_raw_fd()))
-                .flags(rustix::net::SocketFlags::CLOEXEC.bits() as i32);
+                .flags(SocketFlags::CLOEXEC.bits() as i32);
             self.push(accept.build(), Token::new(Op::Accept, Self::listener_id(listener)));
         }
     }
@@ -342,9 +343,16 @@ impl Ring for KernelRing<'_> {
         self.cancel(Op::Accept, Self::listener_id(listener));
     }
 
-    fn close_listener(&mut self, listener: u32) {
-        if self.listeners[listener as usize].take().is_some() {
+    fn close_listener(&mut self, listener: u32, waiting: &mut VecDeque<Socket>) {
+        let Some(fd) = self.listeners[listener as usize].take() else { return };
+        self.counters.syscalls.add(2);
+        if rustix::io::ioctl_fionbio(&fd, true).is_err() {
+            return;
+        }
+        for _ in 0..LAST_ADMISSIONS_MAX {
             self.counters.syscalls.add(1);
+            let Ok(socket) = rustix::net::accept_with(&fd, SocketFlags::CLOEXEC) else { break };
+            waiting.push_back(Socket(socket.into_raw_fd()));
         }
     }
 

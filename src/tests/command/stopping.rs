@@ -3,9 +3,9 @@
 use std::net::Shutdown;
 use std::thread;
 
-use rustix::process::Signal;
+use rustix::process::{Signal, WaitOptions, waitpid};
 use testkit::{
-    BINARY, CLOSE, Client, FIN, REQUEST, Server, TEXT, frame, pattern, reply, wait_until,
+    BINARY, CLOSE, Client, FIN, REQUEST, RESPONSE, Server, TEXT, frame, pattern, reply, wait_until,
 };
 
 use crate::{COUNTERS, names_in, summary_of};
@@ -48,10 +48,19 @@ fn sigint_and_sigterm_close_every_connection_with_1001() {
     }
 }
 
+/// Also with bursts of messages: what was received whole by then is echoed, and counted as that.
 #[test]
-fn a_stop_in_full_traffic_cuts_nothing_in_two() {
-    for wait in ["block", "adaptive", "sqpoll"] {
-        let server = Server::start(&["--workers", "2", "--wait", wait]);
+fn a_stop_in_full_traffic_cuts_nothing_in_two_and_loses_no_echo() {
+    for (engine, wait) in [
+        ("uring", "block"),
+        ("uring", "adaptive"),
+        ("uring", "sqpoll"),
+        ("epoll", "block"),
+        ("epoll", "adaptive"),
+        #[cfg(feature = "tokio-uring")]
+        ("tokio-uring", "block"),
+    ] {
+        let server = Server::start(&["--workers", "2", "--engine", engine, "--wait", wait]);
         // A connection that is not open yet when the server stops is not part of the traffic.
         let clients: Vec<_> = (0..16).map(|_| Client::connect(server.address())).collect();
         let clients: Vec<_> = (0..)
@@ -59,29 +68,87 @@ fn a_stop_in_full_traffic_cuts_nothing_in_two() {
             .map(|(number, mut client)| {
                 thread::spawn(move || {
                     let payload = pattern(100 << (number % 10));
-                    let sent = frame(BINARY, &payload);
-                    loop {
-                        client.write(&sent);
+                    let burst = 1 + number % 4;
+                    let sent = frame(BINARY, &payload).repeat(burst);
+                    for echoes in 0u64.. {
+                        if echoes % burst as u64 == 0 {
+                            client.write(&sent);
+                        }
                         let received = client.read_frame();
                         if received.first == CLOSE {
                             assert_eq!(received.payload, 1001u16.to_be_bytes());
                             client.send_frame(CLOSE, &1001u16.to_be_bytes());
-                            return client.expect_end();
+                            client.expect_end();
+                            return echoes;
                         }
                         assert!(received.payload == payload, "the echo is not what was sent");
                     }
+                    unreachable!()
                 })
             })
             .collect();
         wait_until("all are talking", || server.count("messages") > 1_000);
         let ended = server.terminate();
-        for client in clients {
-            client.join().expect("echoes, then the close frame, then FIN");
-        }
-        assert_eq!(ended.status.code(), Some(0), "{wait} {ended:?}");
+        let echoes = clients.into_iter().map(|client| client.join().expect("echoes, then the end"));
+        assert_eq!(ended.count("messages"), echoes.sum::<u64>(), "{engine} {wait}");
+        assert_eq!(ended.status.code(), Some(0), "{engine} {wait} {ended:?}");
         assert_eq!(ended.count("connections_open"), 0);
         assert_eq!(ended.count("protocol_violations"), 0);
     }
+}
+
+/// A client that has connected cannot know that the server stops.
+#[test]
+fn opening_handshakes_in_progress_are_answered_before_the_end() {
+    for engine in [
+        "uring",
+        "epoll",
+        #[cfg(feature = "tokio-uring")]
+        "tokio-uring",
+    ] {
+        let server = Server::start(&["--workers", "2", "--engine", engine]);
+        let mut open = Client::connect(server.address());
+        let mut accepted: Vec<Client> = (0..8).map(|_| Client::open(server.address())).collect();
+        let mut silent = Client::open(server.address());
+        server.wait_for_count("connections_open", 10);
+        // It is held, so that all of this happens before it knows of the stop, or after.
+        server.signal(Signal::STOP);
+        let stopped = waitpid(Some(server.pid()), WaitOptions::UNTRACED).expect("a child");
+        assert!(stopped.is_some_and(|(_, status)| status.stopped()));
+        let mut waiting: Vec<Client> = (0..8).map(|_| Client::open(server.address())).collect();
+        let request = [REQUEST.as_bytes(), &frame(TEXT, b"just in time")].concat();
+        for client in accepted.iter_mut().chain(&mut waiting) {
+            client.write(&request);
+        }
+        server.signal(Signal::TERM);
+        server.signal(Signal::CONT);
+        expect_going_away(&mut open);
+        for client in accepted.iter_mut().chain(&mut waiting) {
+            assert_eq!(String::from_utf8_lossy(&client.read(RESPONSE.len())), RESPONSE, "{engine}");
+            client.expect(TEXT, b"just in time");
+            expect_going_away(client);
+        }
+        silent.expect_end();
+        drop((open, accepted, waiting, silent));
+        let ended = server.wait();
+        assert_eq!(ended.status.code(), Some(0), "{engine} {ended:?}");
+        assert_eq!(ended.count("connections_accepted"), 18, "{engine}");
+        assert_eq!(ended.count("messages"), 16, "{engine}");
+    }
+}
+
+#[test]
+fn sighup_has_no_effect() {
+    let server = Server::start(&["--workers", "1"]);
+    let mut client = Client::connect(server.address());
+    for _ in 0..3 {
+        server.signal(Signal::HUP);
+        // Signals are obeyed one after the other.
+        server.statistics();
+        client.echo(TEXT, b"still here");
+    }
+    client.close();
+    assert_eq!(server.terminate().status.code(), Some(0));
 }
 
 #[test]

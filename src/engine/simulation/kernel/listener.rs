@@ -61,7 +61,11 @@ impl Kernel {
         let number = self.connected;
         self.connected += 1;
         self.active.push(number);
-        self.connections[number].link.connect();
+        let link = &mut self.connections[number].link;
+        link.connect();
+        if self.stopped.is_some() {
+            link.stop();
+        }
         let open: Vec<usize> = (0..self.listeners.len())
             .filter(|&listener| self.listeners[listener].is_open)
             .collect();
@@ -74,10 +78,19 @@ impl Kernel {
         listener.accept == Flight::Armed && !listener.backlog.is_empty()
     }
 
+    /// Gives a connection a descriptor, if one is free.
+    pub(super) fn describe(&mut self, number: usize) -> Option<Socket> {
+        let fd = self.descriptors.iter().position(Option::is_none)?;
+        self.descriptors[fd] = Some(number);
+        self.connections[number].fd = Some(fd as i32);
+        self.connections[number].link.open();
+        Some(Socket(fd as i32))
+    }
+
     pub(super) fn accept_one(&mut self, listener: usize) {
-        let free = self.descriptors.iter().position(Option::is_none);
         let is_over = self.random.one_in(self.scenario.over);
-        let mut problem = free.is_none().then_some(Errno::MFILE);
+        let is_full = self.descriptors.iter().all(Option::is_some);
+        let mut problem = is_full.then_some(Errno::MFILE);
         if self.random.one_in(self.scenario.over) {
             let errno = self.random.pick(&[
                 Errno::MFILE,
@@ -101,12 +114,8 @@ impl Kernel {
         let result = match problem {
             Some(errno) => Err(errno),
             None => {
-                let fd = free.expect("else there is a problem");
                 let number = self.listeners[listener].backlog.pop_front().expect("one waits");
-                self.descriptors[fd] = Some(number);
-                self.connections[number].fd = Some(fd as i32);
-                self.connections[number].link.open();
-                Ok(Socket(fd as i32))
+                Ok(self.describe(number).expect("else there is a problem"))
             }
         };
         let further = if is_over || result.is_err() { Further::Over } else { Further::More };

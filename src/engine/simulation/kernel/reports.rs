@@ -22,6 +22,13 @@ impl Kernel {
             self.totals.completions += 1;
             self.hand_over(completion);
         }
+        // What comes with it was received before the pump stops.
+        if completions[begin..].iter().any(|it| matches!(it, Completion::StopRequested)) {
+            self.stopped = Some(self.now);
+            for &number in &self.active {
+                self.connections[number].link.stop();
+            }
+        }
     }
 
     fn hand_over(&mut self, completion: &Completion) {
@@ -47,7 +54,9 @@ impl Kernel {
                     self.buffers.pass(pinned.lease(), Place::Reply, Place::Lease);
                 }
             }
-            &Completion::Passed { .. } | &Completion::Broken { .. } => {}
+            &Completion::Passed { .. }
+            | &Completion::Broken { .. }
+            | &Completion::StopRequested => {}
             &Completion::HungUp { id } => {
                 let number = self.find(id).expect("a watch of a connection");
                 self.connections[number].watch = Flight::Not;
@@ -59,12 +68,6 @@ impl Kernel {
                 *(if is_refused { &mut self.refused } else { &mut self.admitted }) -= 1;
                 self.retire(number);
                 self.inject_stale_completion(id);
-            }
-            Completion::StopRequested => {
-                self.stopped = Some(self.now);
-                for &number in &self.active {
-                    self.connections[number].link.stop();
-                }
             }
         }
     }
@@ -106,7 +109,7 @@ impl Kernel {
             Received::Data { lease, bytes } => {
                 self.buffers.pass(lease, Place::Completion, Place::Lease);
                 link.report(*bytes as usize, self.now);
-                if place.is_some() {
+                if place.is_some() || link.was_opening() {
                     link.go_on();
                 }
                 self.totals.bytes_in += u64::from(*bytes);

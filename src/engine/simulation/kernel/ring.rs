@@ -2,6 +2,7 @@
 //!
 //! Each rule of [`Ring`] is checked here, where the pump calls it.
 
+use std::collections::VecDeque;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
@@ -54,11 +55,19 @@ impl Ring for Kernel {
         self.push(Submission::CancelAccept(listener as usize));
     }
 
-    fn close_listener(&mut self, listener: u32) {
+    fn close_listener(&mut self, listener: u32, waiting: &mut VecDeque<Socket>) {
         let listener = &mut self.listeners[listener as usize];
         assert_eq!(listener.accept, Flight::Not, "a listener is closed while it accepts");
         assert!(std::mem::take(&mut listener.is_open), "a listener is closed twice");
         for number in std::mem::take(&mut listener.backlog) {
+            // Another process may accept it first.
+            let is_accepted = !self.random.one_in(4);
+            if let Some(socket) = is_accepted.then(|| self.describe(number)).flatten() {
+                self.totals.accepted += 1;
+                self.unadmitted.push_back(number);
+                waiting.push_back(socket);
+                continue;
+            }
             self.connections[number].link.retire();
             self.active.retain(|&other| other != number);
         }
@@ -321,8 +330,7 @@ impl Kernel {
 
     /// Whether the pump has to close the next connection immediately.
     fn is_unwanted(&self) -> bool {
-        let is_full = self.admitted >= self.scenario.limit && self.refused == REFUSED_MAX;
-        self.stopped.is_some() || is_full
+        self.admitted >= self.scenario.limit && self.refused == REFUSED_MAX
     }
 
     /// While memory is short, the pump serves connections without an operation. It did so with those that came
