@@ -237,7 +237,7 @@ impl Server {
         let Chosen { engine, offload, workers, .. } = chosen;
         let addresses = listening.iter().map(|opened| opened.address.clone()).collect();
         let serving = workers.serve(shares)?;
-        estate::keep(&control, listening, entrance);
+        estate::keep(&control, listening, entrance, config.sandbox);
         Ok(Server { engine, offload, addresses, cpus, serving, control })
     }
 

@@ -26,7 +26,17 @@ use tracing::warn;
 
 use crate::cpus;
 use crate::engine::{Engine, EngineError, WorkerConfig};
-use crate::sandbox;
+use crate::sandbox::{self, Call};
+
+/// What a thread calls that waits for the workers: it watches their threads, and looks for one with a signal that is
+/// none.
+pub const CALLS: &[Call] = &[
+    Call::Any(libc::SYS_pidfd_open),
+    Call::Any(libc::SYS_ppoll),
+    #[cfg(target_arch = "x86_64")]
+    Call::Any(libc::SYS_poll),
+    Call::With(libc::SYS_kill, 1, &[0]),
+];
 
 /// How often to look whether a thread is still there, where the kernel does not tell.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);

@@ -30,7 +30,23 @@ use super::{
     Address, DualStack, ListenError, Listening, SocketFile, bind_unix, is_same, open_retrying,
 };
 use crate::linux;
+use crate::sandbox::Call;
 
+/// What a thread calls that waits at a [`Door`]. It gives descriptors to whoever comes, and says whether the files of
+/// Unix sockets are still there.
+pub const CALLS: &[Call] = &[
+    Call::Any(libc::SYS_accept4),
+    Call::Any(libc::SYS_getsockopt),
+    Call::Any(libc::SYS_setsockopt),
+    Call::Any(libc::SYS_sendmsg),
+    Call::Any(libc::SYS_recvmsg),
+    Call::Any(libc::SYS_geteuid),
+    Call::Any(libc::SYS_getcwd),
+    Call::Any(libc::SYS_statx),
+    Call::Any(libc::SYS_newfstatat),
+    #[cfg(target_arch = "x86_64")]
+    Call::Any(libc::SYS_lstat),
+];
 /// The version of the messages. A server takes over only from one that has the same.
 const VERSION: u32 = 1;
 /// The most sockets in one message; the kernel allows 253 (`SCM_MAX_FD`).

@@ -12,6 +12,7 @@ use tracing::{info, warn};
 use super::Control;
 use crate::listen::takeover::{self, Door, Inheritance};
 use crate::listen::{self, Address, ListenError, Listening, SocketFile};
+use crate::sandbox::{self, Needs};
 
 /// The pause after something at the door that was no server.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -29,6 +30,12 @@ impl Estate {
         for listening in &mut self.listening {
             listening.sockets.clear();
         }
+    }
+
+    /// What a thread needs that drops it.
+    pub(super) fn needs(&self) -> Needs {
+        let files = self.listening.iter().filter_map(|listening| listening.file.as_ref());
+        files.chain(&self.door).map(SocketFile::needs).fold(Needs::default(), Needs::and)
     }
 
     /// Leaves what goes with another server now: the door, and the files of these addresses.
@@ -94,7 +101,12 @@ pub(super) fn distribute(
 
 /// Keeps what the server listens on until it ends or another one takes over, now that connections are accepted.
 /// An older server stops.
-pub(super) fn keep(control: &Control, mut listening: Vec<Listening>, entrance: Option<Entrance>) {
+pub(super) fn keep(
+    control: &Control,
+    mut listening: Vec<Listening>,
+    entrance: Option<Entrance>,
+    sandbox: sandbox::Policy,
+) {
     let (door, file) = match entrance {
         Some(Entrance::Opened(door, file)) => (Some(door), Some(file)),
         Some(Entrance::Inherited(inheritance)) => {
@@ -108,7 +120,13 @@ pub(super) fn keep(control: &Control, mut listening: Vec<Listening>, entrance: O
     let control = control.clone();
     // It ends with the process.
     let waiting = thread::Builder::new().name("takeover".into());
-    if let Err(error) = waiting.spawn(move || wait_for_successor(&door, &control)) {
+    if let Err(error) = waiting.spawn(move || {
+        if sandbox == sandbox::Policy::On {
+            // What this kernel cannot enforce, the main thread says.
+            sandbox::enter(&Needs::default().calling(takeover::CALLS));
+        }
+        wait_for_successor(&door, &control);
+    }) {
         warn!("no other server can take over from this one: cannot start a thread: {error}");
     }
 }

@@ -76,6 +76,9 @@ pub(super) const CALLS: &[Call] = &[
     Call::With(libc::SYS_io_uring_register, 1, &[REGISTER_RING_FDS as u32]),
     Call::Any(libc::SYS_shutdown),
     Call::Any(libc::SYS_getpeername),
+    // The last connections of a listener, which then must not block.
+    Call::Any(libc::SYS_accept4),
+    Call::With(libc::SYS_ioctl, 1, &[libc::FIONBIO as u32]),
 ];
 
 /// The kernel's ring, in the hands of the worker's thread.

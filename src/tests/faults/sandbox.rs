@@ -146,6 +146,34 @@ fn without_a_sandbox_every_thread_keeps_its_rights() {
 }
 
 #[test]
+fn the_thread_that_waits_for_a_successor_is_locked_down_too() {
+    if !is_enforced("the_thread_that_waits_for_a_successor_is_locked_down_too") {
+        return;
+    }
+    let door = format!("unix:{}", temporary_file("door").display());
+    let filters = own().number("Seccomp_filters");
+    for engine in engines() {
+        let arguments = ["--engine", engine, "--workers", "1", "--takeover", &door];
+        let server = Bare::start(&arguments);
+        wait_until("all threads are locked down", || {
+            let threads = Thread::all(server.pid());
+            let is_filtered = |thread: &Thread| thread.number("Seccomp_filters") == filters + 2;
+            threads.len() == 4 && threads.iter().all(is_filtered)
+        });
+        for thread in Thread::all(server.pid()) {
+            if thread.name != "ringecho" {
+                assert_eq!(thread.capabilities("CapPrm"), 0, "{engine} {}", thread.name);
+            }
+        }
+        // The next one takes over from it, with what it has left.
+        let next = Bare::start(&arguments);
+        assert_eq!(server.wait().status.code(), Some(0), "{engine}");
+        converse(next.address());
+        assert_eq!(next.terminate().status.code(), Some(0), "{engine}");
+    }
+}
+
+#[test]
 fn only_threads_that_write_files_keep_capabilities_for_them() {
     let files = own().capabilities("CapPrm") & FOR_FILES;
     let server = Server::start(&["--workers", "1"]);
