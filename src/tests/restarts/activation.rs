@@ -9,6 +9,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::process::Command;
 
 use rustix::io::{FdFlags, fcntl_dupfd_cloexec, fcntl_setfd};
+use rustix::process::Signal;
 use testkit::{Client, Ended, REQUEST, RESPONSE, Server, TEXT, program, run_by, temporary_file};
 
 use crate::crowd::restart_in_full_traffic;
@@ -71,13 +72,14 @@ fn a_restart_by_the_service_manager_fails_no_connection() {
         let workers = |number: usize| ["1", "2", "3"][number % 3];
         restart_in_full_traffic(
             &format!("{engine:?} by socket activation"),
+            1_000,
             |number, _| {
                 let arguments = [engine, &["--workers", workers(number)]].concat();
                 let server = start(&[&socket], &arguments);
                 assert_eq!(server.addresses(), [address]);
                 server
             },
-            Server::terminate,
+            |older| older.signal(Signal::TERM),
         );
     }
 }
