@@ -80,7 +80,7 @@ pub(super) struct Link {
     /// The peer has been silent for too long, or the connection open.
     was_idle: bool,
     has_expired: bool,
-    /// Bytes that the pump knew of when the time for the opening handshake was over.
+    /// Bytes that the pump knew of when the time for the opening handshake was over, or the peer silent for too long.
     late_at: Option<usize>,
     /// Why the server has closed it of its own accord.
     dismissal: Option<Dismissal>,
@@ -253,14 +253,15 @@ impl Link {
         let is_past = |since: Duration, most: Option<Duration>| {
             most.is_some_and(|most| now + TICK >= since + most) && !is_refused
         };
-        self.was_idle |= is_past(self.heard_at, idle);
+        let is_silent = is_past(self.heard_at, idle);
+        self.was_idle |= is_silent;
         self.has_expired |= is_past(self.accepted_at, lifetime);
-        if is_past(self.accepted_at, handshake) {
+        if is_silent || is_past(self.accepted_at, handshake) {
             self.late_at.get_or_insert(self.reported);
         }
     }
 
-    /// Whether its opening handshake took too long.
+    /// Whether its opening handshake took too long, or did not go on.
     fn is_late(&self) -> bool {
         self.late_at.is_some_and(|known| known < self.peer.head)
     }
