@@ -5,7 +5,8 @@ use std::thread;
 
 use rustix::process::{Signal, WaitOptions, waitpid};
 use testkit::{
-    BINARY, CLOSE, Client, FIN, REQUEST, RESPONSE, Server, TEXT, frame, pattern, reply, wait_until,
+    BINARY, CLOSE, Client, FIN, REQUEST, RESPONSE, Server, TEXT, can_offload, frame, pattern,
+    reply, wait_until,
 };
 
 use crate::{COUNTERS, names_in, summary_of};
@@ -100,13 +101,18 @@ fn a_stop_in_full_traffic_cuts_nothing_in_two_and_loses_no_echo() {
 /// A client that has connected cannot know that the server stops.
 #[test]
 fn opening_handshakes_in_progress_are_answered_before_the_end() {
-    for engine in [
-        "uring",
-        "epoll",
-        #[cfg(feature = "tokio-uring")]
-        "tokio-uring",
-    ] {
-        let server = Server::start(&["--workers", "2", "--engine", engine]);
+    let mut engines = vec!["uring", "epoll"];
+    if cfg!(feature = "tokio-uring") {
+        engines.push("tokio-uring");
+    }
+    if can_offload("opening_handshakes_in_progress_are_answered_before_the_end") {
+        engines.push("offload");
+    }
+    for engine in engines {
+        let server = match engine {
+            "offload" => Server::start(&["--workers", "2", "--engine", "uring", "--offload", "on"]),
+            engine => Server::start(&["--workers", "2", "--engine", engine]),
+        };
         let mut open = Client::connect(server.address());
         let mut accepted: Vec<Client> = (0..8).map(|_| Client::open(server.address())).collect();
         let mut silent = Client::open(server.address());

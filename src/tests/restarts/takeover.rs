@@ -90,7 +90,8 @@ fn a_takeover_in_full_traffic_fails_no_connection() {
 
 #[test]
 fn among_10_000_connections_servers_with_other_engines_take_over_and_none_fails() {
-    let engines = engines("among_10_000_connections_servers_with_other_engines_take_over_and_none_fails");
+    let engines =
+        engines("among_10_000_connections_servers_with_other_engines_take_over_and_none_fails");
     restart("all engines in turn", 10_000, |number| engines[number % engines.len()]);
 }
 
