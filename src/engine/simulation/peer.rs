@@ -157,10 +157,9 @@ impl Peer {
         }
         let has_read_all = self.read == view.sent;
         let has_written_all = self.written == self.input.len();
-        let is_between = has_written_all || self.message_ends.binary_search(&self.written).is_ok();
-        let waits_for_echo = self.reading == Reading::BetweenMessages
-            && is_between
-            && self.read < self.owed.owed_at_least(self.written);
+        let is_between = self.reading == Reading::BetweenMessages
+            && (has_written_all || self.message_ends.binary_search(&self.written).is_ok());
+        let waits_for_echo = is_between && self.read < self.owed.owed_at_least(self.written);
         if !self.has_ended
             && !has_written_all
             && !view.is_shut
