@@ -7,7 +7,7 @@ use std::time::Duration;
 use ringecho::protocol::client::Request;
 use rustix::event::PollFlags;
 
-use crate::compression::{Codec, OFFER};
+use crate::compression::OFFER;
 use crate::problem::{Problem, Step};
 use crate::session::Session;
 use crate::socket::{CONNECT_TIMEOUT, Deadline, Stream, is_transient};
@@ -116,14 +116,10 @@ impl<'a> Opening<'a> {
         send_all(stream, &handshake.request, &mut deadline)?;
         loop {
             receive(stream, session, &mut deadline)?;
-            let answer = request.check(session.unread()).map_err(Problem::Refused)?;
-            let Some(accepted) = answer else { continue };
-            if self.compression == Compression::Deflate {
-                session.compress(Codec::agreed(accepted.extensions.as_deref())?);
+            if let Some(response) = session.opened(&request)? {
+                handshake.response = response;
+                return Ok(());
             }
-            handshake.response = session.unread()[..accepted.head_bytes].to_vec();
-            session.skip(accepted.head_bytes);
-            return Ok(());
         }
     }
 }

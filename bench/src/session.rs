@@ -8,6 +8,7 @@
 use std::fmt;
 
 use ringecho::protocol::CloseCode;
+use ringecho::protocol::client::Request;
 use ringecho::protocol::close;
 use ringecho::protocol::frame::{self, COMPRESSED, FINAL, Header, Opcode};
 use ringecho::protocol::violation::Violation;
@@ -83,7 +84,7 @@ pub enum Event {
 }
 
 impl Session {
-    /// A session of frames.
+    /// A session of frames, whose masking keys follow from `seed`.
     pub(crate) fn framed(seed: u64) -> Session {
         Session { is_framed: true, ..Session::plain(seed) }
     }
@@ -102,11 +103,6 @@ impl Session {
             form: None,
             is_compressed: false,
         }
-    }
-
-    /// Compresses all messages from now on.
-    pub(crate) fn compress(&mut self, codec: Codec) {
-        self.codec = Some(codec);
     }
 
     /// The nonce of an opening handshake (RFC 6455 section 4.1).
@@ -187,9 +183,21 @@ impl Session {
         &self.received[self.read..self.end]
     }
 
-    /// Skips the first `count` unread bytes.
-    pub(crate) fn skip(&mut self, count: usize) {
-        self.read += count;
+    /// Reads the answer to `request`, if all of it was received, and returns its bytes; frames follow. If
+    /// extensions were offered, all messages are compressed from then on.
+    ///
+    /// # Errors
+    ///
+    /// When the answer opens no WebSocket connection, or declines the compression that was offered.
+    pub(crate) fn opened(&mut self, request: &Request<'_>) -> Result<Option<Vec<u8>>, Problem> {
+        let accepted = request.check(self.unread()).map_err(Problem::Refused)?;
+        let Some(accepted) = accepted else { return Ok(None) };
+        if request.extensions.is_some() {
+            self.codec = Some(Codec::agreed(accepted.extensions.as_deref())?);
+        }
+        let response = self.unread()[..accepted.head_bytes].to_vec();
+        self.read += accepted.head_bytes;
+        Ok(Some(response))
     }
 
     /// The next complete event. `payload` is the length of the next echo in bytes, which says where it

@@ -1,6 +1,8 @@
 //! A plain, slow inflater (RFC 1951). It can inflate a message up to any byte, and knows the greatest
 //! distance of a reference.
 
+use std::sync::OnceLock;
+
 /// The bytes that section 7.2.1 of RFC 7692 removes from the end of a message.
 pub const TAIL: [u8; 4] = [0, 0, 0xff, 0xff];
 
@@ -137,6 +139,11 @@ impl Inflater {
         output
     }
 
+    /// Forgets what is further back than `bytes`, so that the next message may not refer to it.
+    pub fn keep_last(&mut self, bytes: usize) {
+        self.history.drain(..self.history.len().saturating_sub(bytes));
+    }
+
     /// The greatest distance of a reference so far.
     pub fn greatest_distance(&self) -> usize {
         self.greatest
@@ -167,10 +174,8 @@ impl Inflater {
                 }
             }
             1 => {
-                let mut lengths = [8; 288];
-                lengths[144..256].fill(9);
-                lengths[256..280].fill(7);
-                self.symbols(&Code::new(&lengths), &Code::new(&[5; 30]), bits, output)?;
+                let (literals, distances) = fixed_codes();
+                self.symbols(literals, distances, bits, output)?;
             }
             2 => {
                 let (literals, distances) = codes(bits)?;
@@ -217,6 +222,17 @@ impl Inflater {
         self.history.push(byte);
         output.push(byte);
     }
+}
+
+/// The fixed Huffman codes (RFC 1951 section 3.2.6).
+fn fixed_codes() -> &'static (Code, Code) {
+    static CODES: OnceLock<(Code, Code)> = OnceLock::new();
+    CODES.get_or_init(|| {
+        let mut lengths = [8; 288];
+        lengths[144..256].fill(9);
+        lengths[256..280].fill(7);
+        (Code::new(&lengths), Code::new(&[5; 30]))
+    })
 }
 
 /// The dynamic Huffman codes of a block (RFC 1951 section 3.2.7).
@@ -275,5 +291,17 @@ mod tests {
             Ok(&b"Hello"[..])
         );
         assert_eq!(inflater.message(b"\xf2\x00\x11\x00\x00"), Err(End::Invalid));
+    }
+
+    #[test]
+    fn what_was_forgotten_is_not_referred_to() {
+        // The message refers to the last four bytes of the one before.
+        for (bytes, outcome) in [(4, Ok(&b"Hello"[..])), (3, Err(End::Invalid))] {
+            let mut inflater = Inflater::default();
+            inflater.message(b"\xf2\x48\xcd\xc9\xc9\x07\x00").expect("a message");
+            inflater.keep_last(bytes);
+            let message = inflater.message(b"\xf2\x00\x11\x00\x00");
+            assert_eq!(message.as_deref(), outcome.as_ref().map(|message| *message), "{bytes}");
+        }
     }
 }
