@@ -17,7 +17,7 @@ use testkit::{CLOSE, Random, reply};
 use crate::peer::{Peer, STEP};
 
 /// The size of a small block of memory, in bytes.
-const BLOCK: usize = 1024;
+pub(crate) const BLOCK: usize = 1024;
 
 /// A way to feed a stream.
 #[derive(Clone, Copy)]
@@ -74,7 +74,14 @@ pub(crate) fn check(stream: &Stream, verdict: &Verdict, way: Way<'_>) {
     }
 }
 
-fn check_within(limits: Limits, pool: SpillPool, stream: &Stream, verdict: &Verdict, way: Way<'_>) {
+/// The same, once: with `limits` to the work that is done at a time, and with memory from `pool`.
+pub(crate) fn check_within(
+    limits: Limits,
+    pool: SpillPool,
+    stream: &Stream,
+    verdict: &Verdict,
+    way: Way<'_>,
+) {
     let counters = Counters::default();
     let settings = Settings {
         protocol: Protocol::WebSocket,
