@@ -125,6 +125,22 @@ def python_package(directory, name, version, module=None):
     return programs
 
 
+def python_program(directory, package, version, program):
+    """Installs a package of PyPI that consists of a program in a virtual environment, unless it is there and
+    works; returns the path of the program."""
+    path = directory / "bin" / program
+    if (_answer([path, "--version"], ROOT) or "").split()[-1:] == [version]:
+        return path
+    print(f"installing {program} {version}", flush=True)
+    shutil.rmtree(directory, ignore_errors=True)
+    execute([sys.executable, "-m", "venv", directory])
+    pip = [directory / "bin" / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    execute([*pip, f"{package}=={version}"])
+    if (_answer([path, "--version"], ROOT) or "").split()[-1:] != [version]:
+        raise Failure(f"{program} {version} was installed but does not start")
+    return path
+
+
 def _answer(command, directory):
     try:
         done = subprocess.run(
