@@ -126,8 +126,7 @@ impl<R: Ring> Turn<'_, '_, R> {
     /// A send is whole; if it was a piece, the next one waits for the connection's turn.
     #[inline]
     pub(super) fn wait_to_send(&mut self) {
-        let has_rest = self.peer.heavy.as_ref().is_some_and(|heavy| heavy.has_rest());
-        if has_rest && self.peer.stage < Stage::Leaving {
+        if self.peer.has_rest() && self.peer.stage < Stage::Leaving {
             self.peer.sending = Sending::Waiting;
             self.stand_in_line();
         }

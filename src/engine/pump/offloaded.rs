@@ -169,6 +169,8 @@ impl<R: Ring> Turn<'_, '_, R> {
     /// Leaves an offloaded connection to the kernel, if everything that came is answered.
     pub(super) fn settle_offload(&mut self) {
         let Turn { peer, worker, .. } = self;
+        // It is not handed over for sending: echoes would overtake it.
+        let has_rest = peer.has_rest();
         let Some(offloaded) = &mut peer.offloaded else { return };
         let is_wanted = peer.stage == Stage::Serving
             && !peer.has_ended
@@ -178,8 +180,9 @@ impl<R: Ring> Turn<'_, '_, R> {
             && !worker.is_stopping;
         let is_receiving =
             matches!(peer.receiving, Receiving::On | Receiving::Piece | Receiving::Pausing);
-        let is_idle =
-            !peer.dialogue.has_spill() && peer.dialogue.connection().is_between_messages();
+        let is_idle = !has_rest
+            && !peer.dialogue.has_spill()
+            && peer.dialogue.connection().is_between_messages();
         if is_wanted && !is_receiving && is_idle && offloaded.gate.is_ready() {
             offloaded.gate.open(worker.ring.record(&offloaded.place));
         }

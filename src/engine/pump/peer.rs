@@ -142,6 +142,11 @@ impl<P> Peer<P> {
         self.dialogue.memory_bytes() + self.rest_bytes()
     }
 
+    /// Whether a part of a reply waits for the connection's turn, in which it is handed over for sending.
+    pub(super) fn has_rest(&self) -> bool {
+        self.heavy.as_ref().is_some_and(|heavy| heavy.has_rest())
+    }
+
     fn rest_bytes(&self) -> usize {
         self.heavy.as_ref().map_or(0, |heavy| heavy.rest_bytes())
     }

@@ -244,8 +244,7 @@ impl<R: Ring> Turn<'_, '_, R> {
         let Turn { peer, worker, .. } = self;
         let is_farewell = peer.stage == Stage::Farewell;
         if peer.sending == Sending::Quick {
-            let has_more = peer.dialogue.has_reply()
-                || peer.heavy.as_ref().is_some_and(|heavy| heavy.has_rest());
+            let has_more = peer.dialogue.has_reply() || peer.has_rest();
             worker.is_eager |= is_farewell || has_more;
         }
         let is_answered = !peer.dialogue.has_yielded();

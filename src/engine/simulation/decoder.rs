@@ -79,6 +79,11 @@ impl Decoder {
         Ok(())
     }
 
+    /// Whether all frames that have begun are whole.
+    pub(super) fn is_between_frames(&self) -> bool {
+        self.part == Part::Header && self.begun.is_empty()
+    }
+
     /// Begins a frame, if its header is whole.
     fn begin(&mut self, output: &mut Vec<u8>) {
         let [first, second, extended @ ..] = &self.begun[..] else { return };

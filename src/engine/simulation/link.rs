@@ -268,7 +268,9 @@ impl Link {
 
     /// Whether what was sent ends with whole frames.
     pub(super) fn is_at_boundary(&self) -> bool {
-        self.peer.owed.is_boundary(self.sent.len()) && self.matched == self.sent.len()
+        self.decoder.as_ref().is_none_or(Decoder::is_between_frames)
+            && self.peer.owed.is_boundary(self.sent.len())
+            && self.matched == self.sent.len()
     }
 
     /// Whether the server may send a ping now.

@@ -48,6 +48,15 @@ use crate::protocol::{Context, FrameLimits, Protocol, Settings};
 /// Connections in a usual run of the tests.
 const CONNECTIONS: u64 = 100_000;
 
+/// Simulations that have failed once, of hundreds of thousands, and what was wrong.
+const ONCE_FAILED: [(u64, &str); 2] = [
+    (2_003_001_202, "the kernel could echo while the rest of a reply waited for its turn"),
+    (
+        2_002_000_542,
+        "two bytes of a compressed payload were taken for a ping, by the simulated kernel",
+    ),
+];
+
 /// Runs the simulation of this seed.
 fn simulate(seed: u64) -> Totals {
     let mut random = Random::new(seed);
@@ -172,4 +181,12 @@ fn the_pump_keeps_every_promise_to_every_peer() {
         sum.pings,
         sum.steps
     );
+}
+
+#[test]
+fn what_has_failed_once_holds() {
+    for (seed, fault) in ONCE_FAILED {
+        println!("simulation of seed {seed}: {fault}");
+        simulate(seed);
+    }
 }
