@@ -252,8 +252,9 @@ impl<R: Ring> Turn<'_, '_, R> {
             self.finish_farewell();
         }
         // What is still to be sent waits for the peer, or for the kernel to move on. What waits for the connection's
-        // turn does not.
+        // turn, to be answered or to be sent, does not.
         if self.peer.stage == Stage::Farewell
+            && is_answered
             && !matches!(self.peer.sending, Sending::Quick | Sending::Waiting)
             && self.peer.progress == Progress::Unwatched
         {

@@ -291,10 +291,14 @@ impl Blocking for Kernel {
         self.check_accepting();
         let is_behind = !self.unadmitted.is_empty();
         assert!(!is_behind || wait == Wait::Not, "the pump waits, and connections wait for it");
-        let Scenario { limits, is_heavy, block, compressed, .. } = &self.scenario;
+        let Scenario { limits, is_heavy, block, compressed, bytes_max, .. } = &self.scenario;
         // A reply in several blocks goes out in several turns, as a long one does.
-        let may_yield =
-            limits.is_some() || *is_heavy || *compressed > 0 || *block < Limits::PIECE as usize;
+        let piece = Limits::PIECE as usize;
+        let may_yield = limits.is_some()
+            || *is_heavy
+            || *compressed > 0
+            || *block < piece
+            || *bytes_max > piece / 2;
         let may_hurry = is_behind || may_yield || !self.scenario.is_patient;
         assert!(wait != Wait::Not || may_hurry, "no send is over at once");
         self.admissions = 0;
