@@ -361,10 +361,35 @@ impl Blocking for EpollRing<'_> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::net::UnixStream;
+    use std::os::linux::net::SocketAddrExt as _;
+    use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
+    use std::thread;
 
+    use super::super::CALLS;
     use super::*;
     use crate::engine::wait::WaitStrategy;
+    use crate::sandbox::{self, Needs};
+
+    #[test]
+    fn what_waits_in_the_queue_of_a_listener_is_accepted_when_it_is_closed() {
+        let name = format!("ringecho-unit-{}-epoll", std::process::id());
+        let address = SocketAddr::from_abstract_name(name).expect("a name");
+        let listener = UnixListener::bind_addr(&address).expect("a listener");
+        let _clients = [(); 3].map(|()| UnixStream::connect_addr(&address).expect("a queue"));
+        let serve = || {
+            let worker = WorkerConfig::for_test(WaitStrategy::Block);
+            let prepared = PreparedEpoll::new(&worker).expect("epoll");
+            // With the calls that a worker has left.
+            sandbox::enter(&Needs::default().calling(CALLS));
+            let mut ring = EpollRing::new(prepared, &worker, vec![listener.into()]).expect("epoll");
+            let mut waiting = VecDeque::new();
+            ring.close_listener(0, &mut waiting);
+            assert_eq!(waiting.len(), 3);
+            waiting.into_iter().for_each(|socket| ring.discard(socket));
+        };
+        thread::scope(|scope| scope.spawn(serve).join().expect("a worker"));
+        UnixStream::connect_addr(&address).expect_err("it is closed");
+    }
 
     #[test]
     fn a_patient_send_that_is_whole_at_once_is_not_slept_on_and_a_quick_one_is() {

@@ -321,3 +321,39 @@ impl Ring for TokioRing {
         usize::MAX
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::linux::net::SocketAddrExt as _;
+    use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
+    use std::thread;
+
+    use super::super::CALLS;
+    use super::*;
+    use crate::engine::wait::WaitStrategy;
+    use crate::sandbox::{self, Needs};
+
+    #[test]
+    fn what_waits_in_the_queue_of_a_listener_is_accepted_when_it_is_closed() {
+        let name = format!("ringecho-unit-{}-tokio-uring", std::process::id());
+        let address = SocketAddr::from_abstract_name(name).expect("a name");
+        let listener = UnixListener::bind_addr(&address).expect("a listener");
+        let _clients = [(); 3].map(|()| UnixStream::connect_addr(&address).expect("a queue"));
+        let serve = || {
+            let worker = Box::leak(Box::new(WorkerConfig::for_test(WaitStrategy::Block)));
+            tokio_uring::start(async {
+                // With the calls that a worker has left.
+                sandbox::enter(&Needs::default().calling(CALLS));
+                let ring = TokioRing::new(worker, vec![listener.into()], Vec::new());
+                let mut ring = ring.expect("a runtime");
+                let mut waiting = VecDeque::new();
+                ring.close_listener(0, &mut waiting);
+                assert_eq!(waiting.len(), 3);
+                waiting.into_iter().for_each(|socket| ring.discard(socket));
+            });
+        };
+        thread::scope(|scope| scope.spawn(serve).join().expect("a worker"));
+        // The listener's task has closed its share.
+        UnixStream::connect_addr(&address).expect_err("it is closed");
+    }
+}

@@ -524,3 +524,109 @@ impl Blocking for KernelRing<'_> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::linux::net::SocketAddrExt as _;
+    use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
+    use std::thread;
+
+    use super::*;
+    use crate::sandbox::{self, Needs};
+
+    /// A listener in whose queue a connection is as soon as connect(2) returns.
+    fn listener(name: &str) -> (UnixListener, SocketAddr) {
+        let name = format!("ringecho-unit-{}-{name}", std::process::id());
+        let address = SocketAddr::from_abstract_name(name).expect("a name");
+        (UnixListener::bind_addr(&address).expect("a listener"), address)
+    }
+
+    fn connect(address: &SocketAddr) -> UnixStream {
+        UnixStream::connect_addr(address).expect("a queue")
+    }
+
+    /// Enters the ring without waiting. Counts the connections that it has accepted, and says whether the accept is
+    /// over.
+    fn accepted(ring: &mut KernelRing<'_>) -> (usize, bool) {
+        let mut completions = Vec::new();
+        ring.enter(Wait::Not, &mut completions).expect("a ring");
+        let (mut count, mut is_over) = (0, false);
+        for completion in completions {
+            let Completion::Accepted { result, further, .. } = completion else {
+                panic!("{completion:?}")
+            };
+            is_over |= further == Further::Over;
+            if let Ok(socket) = result {
+                count += 1;
+                ring.discard(socket);
+            }
+        }
+        (count, is_over)
+    }
+
+    fn close(ring: &mut KernelRing<'_>) -> usize {
+        let mut waiting = VecDeque::new();
+        ring.close_listener(0, &mut waiting);
+        let count = waiting.len();
+        waiting.into_iter().for_each(|socket| ring.discard(socket));
+        count
+    }
+
+    #[test]
+    fn what_waits_in_the_queue_of_a_listener_is_accepted_when_it_is_closed() {
+        let (listener, address) = listener("queue");
+        let _clients = [connect(&address), connect(&address), connect(&address)];
+        let serve = || {
+            let worker = WorkerConfig::for_test(WaitStrategy::Block);
+            let mut prepared = PreparedRing::new(&worker).expect("a ring");
+            let mut ring = KernelRing::new(&mut prepared, &worker, vec![listener.into()]);
+            // With the calls that a worker has left.
+            sandbox::enter(&Needs::default().calling(CALLS));
+            assert_eq!(close(&mut ring), 3);
+        };
+        thread::scope(|scope| scope.spawn(serve).join().expect("a worker"));
+        UnixStream::connect_addr(&address).expect_err("it is closed");
+    }
+
+    /// Two workers share a listener, of one process or of two. The kernel wakes one of them for a connection; if that
+    /// one stops before it has looked, it has to accept the connection all the same, as nobody else learns of it.
+    #[test]
+    fn a_wake_up_for_a_ring_that_stops_is_not_lost() {
+        let worker = WorkerConfig::for_test(WaitStrategy::Block);
+        let mut prepared = [(); 2].map(|()| PreparedRing::new(&worker).expect("a ring"));
+        let (listener, address) = listener("wake-up");
+        let shared = listener.try_clone().expect("a descriptor");
+        let [first, second] = &mut prepared;
+        let mut stopping = KernelRing::new(first, &worker, vec![listener.into()]);
+        let mut staying = KernelRing::new(second, &worker, vec![shared.into()]);
+        for ring in [&mut stopping, &mut staying] {
+            ring.accept(0);
+            assert_eq!(accepted(ring), (0, false));
+        }
+        let _client = connect(&address);
+        stopping.cancel_accept(0);
+        let (mut count, mut is_over) = (0, false);
+        while !is_over {
+            let (more, over) = accepted(&mut stopping);
+            (count, is_over) = (count + more, over);
+        }
+        count += accepted(&mut staying).0 + close(&mut stopping);
+        assert_eq!(count, 1);
+        // The other one goes on, although the sockets of both have changed to not blocking.
+        let _client = connect(&address);
+        let (mut count, _) = accepted(&mut staying);
+        while count == 0 {
+            count = accepted(&mut staying).0;
+        }
+        assert_eq!(count, 1);
+        staying.cancel_accept(0);
+        while !accepted(&mut staying).1 {}
+        // A new accept on what does not block waits as well.
+        staying.accept(0);
+        assert_eq!(accepted(&mut staying), (0, false));
+        let _client = connect(&address);
+        assert_eq!(accepted(&mut staying), (1, false));
+        staying.cancel_accept(0);
+        while !accepted(&mut staying).1 {}
+    }
+}

@@ -15,7 +15,10 @@ use rustix::net::{
     self, AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags, SocketType,
 };
 use rustix::process::Signal;
-use testkit::{Client, REQUEST, RESPONSE, Server, TEXT, program, run, run_by, say, temporary_file};
+use testkit::{
+    CLOSE, Client, REQUEST, RESPONSE, Server, TEXT, program, run, run_by, say, temporary_file,
+    wait_until,
+};
 
 use crate::crowd::restart_in_full_traffic;
 use crate::{Engine, engines, refusal};
@@ -231,6 +234,27 @@ fn of_other_addresses_only_the_wanted_ones_are_taken() {
     echoes(newest.address());
     assert_eq!(newest.terminate().status.code(), Some(0));
     assert!(!kept.exists());
+}
+
+/// Its copies of the listening sockets would keep clients waiting whom nobody serves.
+#[test]
+fn a_server_that_stops_takes_no_connection_although_another_could_take_over() {
+    let (path, door) = door();
+    for engine in
+        engines("a_server_that_stops_takes_no_connection_although_another_could_take_over")
+    {
+        let own = ["--workers", "2", "--drain-timeout", "0"];
+        let server = start(&door, &[engine, &own].concat());
+        let mut slow = Client::connect(server.address());
+        server.signal(Signal::TERM);
+        slow.expect(CLOSE, &1001u16.to_be_bytes());
+        wait_until("connections are refused", || TcpStream::connect(server.address()).is_err());
+        slow.send_frame(CLOSE, &1001u16.to_be_bytes());
+        slow.expect_end();
+        drop(slow);
+        assert_eq!(server.wait().status.code(), Some(0));
+        assert!(!path.exists());
+    }
 }
 
 #[test]
