@@ -17,7 +17,7 @@ use testkit::oracle::accept_of;
 use crate::setup::{policy, terms};
 
 /// At how many places a head that is too long is cut.
-const PLACES: usize = 8;
+const PLACES: usize = 2;
 
 type Answered = Result<Option<Accepted>, Rejection>;
 
