@@ -133,6 +133,10 @@ impl Scenario {
             let turn = random.pick(&[1, 10, 50, 500]);
             let cycle = turn * random.pick(&[1, 3, 20]);
             scenario.piece = random.pick(&[2, 60, 500, 4096]);
+            if scenario.is_heavy {
+                // With smaller pieces it takes more steps than a simulation has.
+                scenario.piece = scenario.piece.max(60);
+            }
             scenario.limits = Some(Limits { cycle, turn });
         }
         if random.one_in(4) {
