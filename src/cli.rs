@@ -49,7 +49,7 @@ pub const WORKERS_MAX: u16 = 1024;
 ///
 /// Echoes every message as it was sent, text or binary, fragment by fragment. SIGINT or SIGTERM
 /// closes all connections with code 1001, waits --drain-timeout for the peers and prints a summary;
-/// another one, half a second later or more, ends the server at once. SIGUSR1 writes the statistics
+/// another one, more than 100 ms later, ends the server at once. SIGUSR1 writes the statistics
 /// file. SIGHUP has no effect. Sockets that systemd passes are listened on instead of the default address.
 #[derive(Debug, Parser)]
 #[command(version, max_term_width = 100, args_conflicts_with_subcommands = true)]
