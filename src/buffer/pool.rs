@@ -69,8 +69,10 @@ impl SpillPool {
 
     /// Takes a block of at least `bytes` bytes, whatever is in them.
     pub fn take(&self, bytes: usize) -> Block {
-        if bytes < KEPT_MIN {
-            return Block { memory: self.allocated(bytes.next_power_of_two()), pool: self.clone() };
+        // What would be kept when it comes back is looked for here first, or it would be kept in vain.
+        let small = bytes.next_power_of_two();
+        if small < KEPT_MIN {
+            return Block { memory: self.allocated(small), pool: self.clone() };
         }
         let memory = self.recycled(bytes).unwrap_or_else(|| {
             self.0.counters.spill_allocations.add(1);
@@ -209,6 +211,19 @@ mod tests {
     fn pool(limit: usize) -> (SpillPool, Arc<Counters>) {
         let counters = Arc::<Counters>::default();
         (SpillPool::new(limit, counters.clone()), counters)
+    }
+
+    #[test]
+    fn blocks_around_the_smallest_that_is_kept_are_taken_again() {
+        for bytes in [KEPT_MIN / 2, KEPT_MIN / 2 + 1, KEPT_MIN - 1, KEPT_MIN, KEPT_MIN + 1] {
+            let (pool, counters) = pool(SPILL_POOL_DEFAULT);
+            for _ in 0..10 {
+                assert!(pool.take(bytes).length() >= bytes);
+            }
+            let kept = counters.spill_bytes_kept.value();
+            assert!(kept <= 2 * KEPT_MIN as u64, "{kept} bytes are kept of ten times {bytes}");
+            assert_eq!(pool.bytes() as u64, kept);
+        }
     }
 
     #[test]
