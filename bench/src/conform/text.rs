@@ -8,7 +8,6 @@ use super::case::{Case, Expected};
 use super::cases::section_name;
 use super::number::Number;
 use super::results::{CaseResult, Results};
-use super::transcript::Event;
 use super::verdict::{Behavior, BehaviorClose};
 
 /// Cases with unexpected verdicts that are shown in full.
@@ -99,7 +98,7 @@ fn failure(
     let expected: Vec<String> = case
         .into_iter()
         .flat_map(|case| &case.outcomes)
-        .map(|(behavior, events)| format!("{} ({behavior})", listed(events.iter().map(expected))))
+        .map(|(behavior, events)| format!("{} ({behavior})", listed(events.iter().map(Expected::to_string))))
         .collect();
     if !expected.is_empty() {
         writeln!(text, "  expected  {}", expected.join(", or "))?;
@@ -124,12 +123,4 @@ fn closed(result: &CaseResult) -> String {
 fn listed(events: impl Iterator<Item = String>) -> String {
     let events: Vec<String> = events.collect();
     if events.is_empty() { "nothing".to_owned() } else { events.join(", ") }
-}
-
-fn expected(expected: &Expected) -> String {
-    match expected {
-        Expected::Message(form, payload) => Event::Message(*form, payload.to_vec()).to_string(),
-        Expected::Pong(payload) => Event::Pong(payload.clone()).to_string(),
-        Expected::Silence(name) => Event::Silence(*name).to_string(),
-    }
 }
