@@ -262,7 +262,7 @@ fn misplaced() -> Vec<Case> {
     let rows: [(&str, Vec<Frame>); 9] = [
         ("Sends a ping with RSV1.", vec![Frame::new(PING, "a").reserved(RSV1)]),
         ("Sends a pong with RSV1.", vec![Frame::new(PONG, "a").reserved(RSV1)]),
-        ("Sends a close frame with RSV1.", vec![Frame::new(CLOSE, "\x03\u{68}").reserved(RSV1)]),
+        ("Sends a close frame with RSV1.", vec![Frame::new(CLOSE, &b"\x03\xe8"[..]).reserved(RSV1)]),
         (
             "Sends a compressed message with RSV1 on both of its fragments.",
             vec![
