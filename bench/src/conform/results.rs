@@ -5,6 +5,7 @@ use std::time::UNIX_EPOCH;
 use serde::Serialize;
 
 use super::case::Case;
+use super::cases::is_own;
 use super::number::Number;
 use super::suite::Judged;
 use super::transcript::{Closing, Traffic};
@@ -34,8 +35,30 @@ pub struct Results {
     pub duration_s: f64,
     /// How many cases are as expected.
     pub as_expected: usize,
+    /// The cases of the Autobahn suite.
+    pub suite: Tally,
+    /// The own cases.
+    pub own: Tally,
     /// The cases in order.
     pub cases: Vec<CaseResult>,
+}
+
+/// Cases, and how many of them are as expected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Tally {
+    /// How many there are.
+    pub cases: usize,
+    /// How many are as expected.
+    pub as_expected: usize,
+}
+
+impl Tally {
+    /// The own cases among these, or those of the Autobahn suite.
+    pub fn of(results: &[CaseResult], is_own: bool) -> Tally {
+        let cases = results.iter().filter(|case| case.is_own == is_own);
+        let as_expected = cases.clone().filter(|case| case.difference.is_none()).count();
+        Tally { cases: cases.count(), as_expected }
+    }
 }
 
 /// A case.
@@ -43,6 +66,8 @@ pub struct Results {
 pub struct CaseResult {
     /// Its number.
     pub case: Number,
+    /// Whether it is an own case, which the Autobahn suite does not have.
+    pub is_own: bool,
     /// The rule that it tests.
     pub clause: &'static str,
     /// What was sent.
@@ -83,6 +108,7 @@ impl CaseResult {
         let started = run.started.duration_since(UNIX_EPOCH).unwrap_or_default();
         CaseResult {
             case: case.number,
+            is_own: is_own(case.number.section()),
             clause: case.clause,
             description: case.description.clone(),
             expectation: case.expectation.clone(),
