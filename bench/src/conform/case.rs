@@ -217,10 +217,10 @@ impl fmt::Display for Expected {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Expected::Message(form, payload) => {
-                Event::Message(*form, payload.to_vec()).fmt(f)
+                write!(f, "{}", Event::Message(*form, payload.to_vec()))
             }
-            Expected::Pong(payload) => Event::Pong(payload.clone()).fmt(f),
-            Expected::Silence(name) => Event::Silence(*name).fmt(f),
+            Expected::Pong(payload) => write!(f, "{}", Event::Pong(payload.clone())),
+            Expected::Silence(name) => write!(f, "{}", Event::Silence(*name)),
             Expected::Pongs(Some(last)) => write!(f, "pongs up to number {last}"),
             Expected::Pongs(None) => f.write_str("any pongs"),
             Expected::Refused(from, to, None) => write!(f, "a response of status {from} to {to}"),

@@ -2,7 +2,6 @@
 //! until that is over.
 
 use std::io;
-use std::ops::Not as _;
 use std::time::{Duration, Instant, SystemTime};
 
 use base64::Engine as _;
@@ -120,9 +119,11 @@ pub fn run(case: &Case, target: &Target, library: &Library, seed: u64, stop: &St
     };
     let opening = Opening::new(target, seed);
     if !case.earlier.is_empty() && !run_earlier(case, &opening, library, stop) {
-        return stop.is_requested().not().then(|| {
-            refused("The earlier connection could not be opened.".to_owned(), Handshake::default())
-        });
+        if stop.is_requested() {
+            return None;
+        }
+        let wrong = "The earlier connection could not be opened.".to_owned();
+        return Some(refused(wrong, Handshake::default()));
     }
     if let case::Opening::Request(..) = case.opening {
         let mut stream = match opening.connect(stop) {

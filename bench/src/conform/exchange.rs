@@ -19,7 +19,7 @@ use super::deflate::{Inflater, Library, Offer, Parts, StreamOf, Terms};
 use super::frames::{self, Reader, Received, Rules};
 use super::head::{self, Connection, Response};
 use super::transcript::{Entry, Event, Octets, Rounds, Transcript, hexadecimal, shown};
-use super::verdict::are;
+use super::verdict::are_all;
 use crate::opening::Handshake;
 use crate::random::Random;
 use crate::session::Form;
@@ -779,9 +779,8 @@ impl<'a> Exchange<'a> {
     fn agree(&mut self, answer: &str) {
         let expected = self.case.outcomes.iter().flat_map(|(_, events)| events);
         let offers: Vec<Offer> = expected
-            .filter_map(|expected| match expected {
-                Expected::Agreed(offer) => Some(*offer),
-                _ => None,
+            .filter_map(|expected| {
+                if let Expected::Agreed(offer) = expected { Some(*offer) } else { None }
             })
             .chain([Offer::PLAIN])
             .collect();
@@ -916,7 +915,7 @@ impl<'a> Exchange<'a> {
         self.transcript.events.push(event);
         let Case { outcomes, close, .. } = self.case;
         let is_complete =
-            outcomes.iter().any(|(_, expected)| are(&self.transcript.events, expected));
+            outcomes.iter().any(|(_, expected)| are_all(&self.transcript.events, expected));
         let is_sent = self.next == self.case.script.len();
         if close.by != End::Theirs && is_sent && is_complete {
             self.close(close.codes[0], now);

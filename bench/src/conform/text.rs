@@ -76,8 +76,8 @@ fn table(results: &Results, text: &mut String) -> std::fmt::Result {
         results.cases.iter().partition(|case| case.is_own);
     let sums = match (suite.is_empty(), own.is_empty()) {
         (false, false) => vec![("suite", &suite), ("own", &own)],
-        (false, true) => vec![("all", &suite)],
-        (true, _) => vec![("own", &own)],
+        (_, true) => vec![("all", &suite)],
+        (true, false) => vec![("own", &own)],
     };
     let sums = sums.into_iter().map(|(name, cases)| (name.to_owned(), &cases[..]));
     for (name, cases) in rows.chain(sums) {

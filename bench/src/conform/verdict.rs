@@ -221,6 +221,16 @@ fn judge_events(case: &Case, transcript: &Transcript) -> (Behavior, String) {
     failed("What came is none of what was expected.".to_owned())
 }
 
+/// Whether these events are what is expected, so that nothing more can come.
+pub fn are_all(events: &[Event], expected: &[Expected]) -> bool {
+    match (events.last(), expected.last()) {
+        // It is asked after each pong, of which there may be thousands.
+        (Some(Event::Pong(_)), Some(Expected::Message(..))) => false,
+        (_, Some(Expected::Pongs(None))) => false,
+        _ => are(events, expected),
+    }
+}
+
 /// Whether these events are what is expected. Pings do not count.
 pub fn are(events: &[Event], expected: &[Expected]) -> bool {
     let mut counted =

@@ -285,7 +285,7 @@ fn versions() -> Vec<Row> {
     ];
     rows.extend([
         (SYNTAX, "Sends an empty line before the request.", May::RatherAccept, {
-            [b"\r\n", &Request::plain().bytes()[..]].concat()
+            [&b"\r\n"[..], &Request::plain().bytes()].concat()
         }),
         (LINE, "Sends a handshake of TLS.", May::Refuse, {
             let hello = b"\x16\x03\x01\x00\x2a\x01\x00\x00\x26\x03\x03";

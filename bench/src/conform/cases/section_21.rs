@@ -24,7 +24,7 @@ fn head(lines: &[&str]) -> Vec<u8> {
 
 /// The fields of the plain response, and these.
 fn and(lines: &[&str]) -> Vec<u8> {
-    head(&[&[LINE, UPGRADE, CONNECTION, ACCEPT], lines].concat())
+    head(&[&[LINE, UPGRADE, CONNECTION, ACCEPT][..], lines].concat())
 }
 
 fn hello() -> Vec<Step> {

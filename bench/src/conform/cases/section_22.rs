@@ -51,7 +51,12 @@ fn bytes(script: &[Step]) -> usize {
     let step = |step: &Step| match step {
         Step::Frames(frames, _) => frames.iter().map(|frame| frame.payload.len()).sum(),
         Step::Close(payload) => payload.len(),
-        _ => 0,
+        Step::Begin(..)
+        | Step::More(_)
+        | Step::End
+        | Step::Reset
+        | Step::Pause(..)
+        | Step::RoundTrips(_) => 0,
     };
     script.iter().map(step).sum()
 }

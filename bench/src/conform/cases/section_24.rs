@@ -92,10 +92,8 @@ fn declined() -> Vec<Case> {
             let case = offering(number, clause, &[&offer]);
             let Case { description, .. } = case.clone();
             let outcomes = vec![(opened, vec![text(HELLO)]), (other, refused())];
-            let expectation = match opened {
-                Behavior::Ok => DECLINES,
-                _ => "The server refuses the request.",
-            };
+            let refuses = "The server refuses the request.";
+            let expectation = if opened == Behavior::Ok { DECLINES } else { refuses };
             Case { outcomes, ..case }.says(description, expectation)
         })
         .collect()
@@ -122,7 +120,7 @@ fn agreed() -> Vec<Case> {
                client_no_context_takeover; server_max_window_bits=12"],
             both,
         ),
-        (&["permessage-deflate\t;server_max_window_bits =\t10 ;client_max_window_bits"], window(10)),
+        (&["permessage-deflate\t; \tserver_max_window_bits=10 ;client_max_window_bits"], window(10)),
         (
             &["permessage-deflate; server_max_window_bits=7, \
                permessage-deflate; server_max_window_bits=11"],
@@ -243,7 +241,10 @@ fn broken() -> Vec<Case> {
         invalid(3, b"\x4a\x04\x42\x00\x00", None)
             .says("Refers to two bytes before, where there is one.", FAILS),
         invalid(4, AGAIN, None).says("Refers to a message before the first one.", FAILS),
-        invalid(5, &FIXED[..4], Some("Hel")).says("Sends a stream that ends within a block.", FAILS),
+        // With the four bytes that a receiver appends, its last bits become a letter and an end.
+        invalid(5, &FIXED[..4], Some("Hel"))
+            .or(Behavior::NonStrict, vec![text("Helh")])
+            .says("Sends a stream that ends within a block.", FAILS),
         invalid(6, b"\x00\x05\x00\xfa\xffHe", Some("He"))
             .says("Sends a stream that ends within a stored block.", FAILS),
         invalid(7, b"", Some("")).says("Sends a compressed message of no bytes.", FAILS),
@@ -375,9 +376,11 @@ mod tests {
             }
         }
         for case in broken() {
-            match inflated(&case) {
-                Ok(message) => assert!(str::from_utf8(&message).is_err(), "{}", case.number),
-                Err(_) => {}
+            // An early end is not an error to this inflater either.
+            let may_be_taken = case.outcomes.len() > 1;
+            if let Ok(message) = inflated(&case) {
+                let is_text = str::from_utf8(&message).is_ok();
+                assert!(may_be_taken || !is_text, "{} {message:?}", case.number);
             }
         }
         assert!(BOMB.len() < BOMB_BYTES / 500);
