@@ -233,7 +233,7 @@ fn transcript(case: &Case, fault: Fault) -> Transcript {
             Want::Drop | Want::Reset => exchange.dropped(),
             Want::End => {
                 exchange.half_closed();
-                peer.has_ended = true;
+                peer.has_ended = fault != Fault::Mute;
             }
             Want::Send(_) => {
                 let chop = exchange.chop().to_vec();

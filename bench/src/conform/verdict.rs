@@ -232,7 +232,7 @@ pub fn are_all(events: &[Event], expected: &[Expected]) -> bool {
 }
 
 /// Whether these events are what is expected. Pings do not count.
-pub fn are(events: &[Event], expected: &[Expected]) -> bool {
+fn are(events: &[Event], expected: &[Expected]) -> bool {
     let mut counted =
         events.iter().filter(|event| !matches!(event, Event::Ping(_))).peekable();
     let all = expected.iter().all(|expected| {
