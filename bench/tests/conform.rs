@@ -105,7 +105,7 @@ fn own_cases_are_counted_apart() {
     let server = without_pongs();
     let (json, xml) = (path("apart.json"), path("apart.xml"));
     let files = ["--json", json.to_str().expect("UTF-8"), "--junit", xml.to_str().expect("UTF-8")];
-    let selected = ["--case", "1.1.2,2.2,20.1.1,25.2.1,25.2.2"];
+    let selected = ["--case", "1.1.2,2.2,20.1.1,20.2.5,25.2.1"];
     let ended = conform(&[&[&server.url()[..]], &selected[..], &files].concat());
     assert_eq!(ended.status.code(), Some(1), "{ended:?}");
     let said = &ended.stdout;
@@ -113,7 +113,7 @@ fn own_cases_are_counted_apart() {
     let counted = "mute/1.0: 1 of 2 cases of the suite and 2 of 3 own cases as expected, in ";
     assert!(lines.last().is_some_and(|line| line.starts_with(counted)), "{said}");
     assert!(lines.contains(&"not as expected: 2.2"), "{said}");
-    assert!(lines.contains(&"own cases not as expected: 25.2.2"), "{said}");
+    assert!(lines.contains(&"own cases not as expected: 20.2.5"), "{said}");
     let rows: Vec<Vec<&str>> = lines.iter().map(|line| line.split_whitespace().collect()).collect();
     assert!(rows.contains(&vec!["suite", "2", "1", "-", "-", "-", "1", "-"]), "{said}");
     assert!(rows.contains(&vec!["own", "3", "2", "-", "-", "-", "1", "-"]), "{said}");
@@ -130,7 +130,7 @@ fn own_cases_are_counted_apart() {
         .collect();
     assert_eq!(own, [false, false, true, true, true]);
     let xml = std::fs::read_to_string(&xml).expect("it is written");
-    assert!(xml.contains("<testsuite name=\"own 25 headers and floods\" tests=\"2\""), "{xml}");
+    assert!(xml.contains("<testsuite name=\"own 25 headers and floods\" tests=\"1\""), "{xml}");
 }
 
 #[test]

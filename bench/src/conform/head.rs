@@ -173,7 +173,7 @@ fn status(line: &str) -> Option<u16> {
     let status = rest.strip_prefix(' ')?.get(..3)?;
     let is_ended = matches!(rest.as_bytes().get(4), None | Some(b' '));
     let digits = [minor, status].iter().all(|it| it.bytes().all(|byte| byte.is_ascii_digit()));
-    let status = status.parse().ok().filter(|_| digits && is_ended)?;
+    let status: u16 = status.parse().ok().filter(|_| digits && is_ended)?;
     // RFC 9110 section 7.8: Upgrade is of HTTP/1.1.
     ((100..600).contains(&status) && (status != 101 || minor != "0")).then_some(status)
 }
