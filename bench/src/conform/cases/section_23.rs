@@ -112,7 +112,7 @@ fn resets() -> Vec<Case> {
         reset(4, vec![Step::Begin(long(), 1000)])
             .says("Resets a connection within a frame of 1 MiB.", SERVES),
         reset(5, vec![at_once(many)])
-            .says("Resets a connection whose four echoes of 1 MiB it does not read.", SERVES),
+            .says("Resets a connection after four messages of 1 MiB whose echoes are on their way.", SERVES),
         reset(6, vec![normal]).says("Resets a connection after a close frame.", SERVES),
     ]
 }
