@@ -120,7 +120,10 @@ fn own_cases_are_counted_apart() {
 
     let text = std::fs::read_to_string(&json).expect("it is written");
     let results: Value = serde_json::from_str(&text).expect("JSON");
-    assert_eq!((&results["suite"]["cases"], &results["suite"]["as_expected"]), (&2.into(), &1.into()));
+    assert_eq!(
+        (&results["suite"]["cases"], &results["suite"]["as_expected"]),
+        (&2.into(), &1.into())
+    );
     assert_eq!((&results["own"]["cases"], &results["own"]["as_expected"]), (&3.into(), &2.into()));
     let own: Vec<bool> = results["cases"]
         .as_array()

@@ -506,11 +506,9 @@ impl<'a> Exchange<'a> {
         // The time counts from the last step on.
         let timer = match self.state {
             State::Opening | State::Open => Timer::Limit,
-            State::CloseSent
-            | State::Closed
-            | State::Dropping
-            | State::Resetting
-            | State::Over => Timer::CloseReply,
+            State::CloseSent | State::Closed | State::Dropping | State::Resetting | State::Over => {
+                Timer::CloseReply
+            }
         };
         self.arm(timer, now);
         true
@@ -718,8 +716,7 @@ impl<'a> Exchange<'a> {
         if self.state == State::Opening && !self.opens(now) {
             return;
         }
-        let is_over =
-            |state| matches!(state, State::Dropping | State::Resetting | State::Over);
+        let is_over = |state| matches!(state, State::Dropping | State::Resetting | State::Over);
         while self.is_readable && !is_over(self.state) {
             let taken = match self.reader.take() {
                 Ok(None) => return,
@@ -778,12 +775,13 @@ impl<'a> Exchange<'a> {
     /// Keeps to what the server agreed to. The verdict says whether it may.
     fn agree(&mut self, answer: &str) {
         let expected = self.case.outcomes.iter().flat_map(|(_, events)| events);
-        let offers: Vec<Offer> = expected
-            .filter_map(|expected| {
-                if let Expected::Agreed(offer) = expected { Some(*offer) } else { None }
-            })
-            .chain([Offer::PLAIN])
-            .collect();
+        let offers: Vec<Offer> =
+            expected
+                .filter_map(|expected| {
+                    if let Expected::Agreed(offer) = expected { Some(*offer) } else { None }
+                })
+                .chain([Offer::PLAIN])
+                .collect();
         if let Ok(Some(terms)) = Terms::agreed(&offers, Some(answer)) {
             self.reader.allow_compression();
             self.terms = Some(terms);

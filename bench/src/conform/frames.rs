@@ -318,7 +318,10 @@ mod tests {
         };
         assert_eq!(frame(Header::Length16, None), b"\x82\x7e\x00\x02ab");
         assert_eq!(frame(Header::Length64(3), None), b"\x82\x7f\0\0\0\0\0\0\0\x03ab");
-        assert_eq!(frame(Header::Length16, Some([1, 2, 3, 4])), b"\x82\xfe\x00\x02\x01\x02\x03\x04\x60\x60");
+        assert_eq!(
+            frame(Header::Length16, Some([1, 2, 3, 4])),
+            b"\x82\xfe\x00\x02\x01\x02\x03\x04\x60\x60"
+        );
         assert_eq!(frame(Header::MaskedWrongly, None), b"\x82\x02ab");
     }
 

@@ -217,7 +217,8 @@ mod tests {
 
     #[test]
     fn a_response_is_read_when_it_is_whole_and_interim_ones_are_skipped() {
-        let head = b"HTTP/1.1 100 \r\na: b\r\n\r\nHTTP/1.0 404 Not Found\r\nServer:  a \r\n\r\ncontent";
+        let head =
+            b"HTTP/1.1 100 \r\na: b\r\n\r\nHTTP/1.0 404 Not Found\r\nServer:  a \r\n\r\ncontent";
         let whole = head.len() - b"content".len();
         for end in 0..whole {
             assert_eq!(Response::parse(&head[..end]), Ok(None), "{end}");

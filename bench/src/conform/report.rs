@@ -156,10 +156,9 @@ fn expected(expected: &Expected) -> Value {
         Expected::Message(form, payload) => Event::Message(*form, payload.to_vec()),
         Expected::Pong(payload) => Event::Pong(payload.clone()),
         Expected::Silence(name) => Event::Silence(*name),
-        Expected::Pongs(_)
-        | Expected::Refused(..)
-        | Expected::HungUp
-        | Expected::Agreed(_) => return json!(["other", expected.to_string()]),
+        Expected::Pongs(_) | Expected::Refused(..) | Expected::HungUp | Expected::Agreed(_) => {
+            return json!(["other", expected.to_string()]);
+        }
     })
 }
 

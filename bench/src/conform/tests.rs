@@ -16,8 +16,8 @@ use super::case::{Case, Limit, Opening, Weight};
 use super::cases::{self, Volume};
 use super::deflate::Library;
 use super::exchange::{Ended, Exchange, Opened, Role, Want};
-use super::head::Connection;
 use super::frames::{Reader, Rules};
+use super::head::Connection;
 use super::transcript::Transcript;
 use super::verdict::{Behavior, BehaviorClose, Verdict, judge};
 

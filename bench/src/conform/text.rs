@@ -113,7 +113,9 @@ fn failure(
     let expected: Vec<String> = case
         .into_iter()
         .flat_map(|case| &case.outcomes)
-        .map(|(behavior, events)| format!("{} ({behavior})", listed(events.iter().map(Expected::to_string))))
+        .map(|(behavior, events)| {
+            format!("{} ({behavior})", listed(events.iter().map(Expected::to_string)))
+        })
         .collect();
     if !expected.is_empty() {
         writeln!(text, "  expected  {}", expected.join(", or "))?;

@@ -233,8 +233,7 @@ pub fn are_all(events: &[Event], expected: &[Expected]) -> bool {
 
 /// Whether these events are what is expected. Pings do not count.
 fn are(events: &[Event], expected: &[Expected]) -> bool {
-    let mut counted =
-        events.iter().filter(|event| !matches!(event, Event::Ping(_))).peekable();
+    let mut counted = events.iter().filter(|event| !matches!(event, Event::Ping(_))).peekable();
     let all = expected.iter().all(|expected| {
         if let Expected::Pongs(last) = expected {
             return are_pongs(&mut counted, *last);

@@ -102,9 +102,7 @@ fn opening(number: Number, clause: &'static str, may: May, request: Vec<u8>) -> 
             (Behavior::NonStrict, vec![Expected::Refused(400, 599, None)]),
         ],
         May::Choose => [(Behavior::Ok, hello)].into_iter().chain(refusals()).collect(),
-        May::RatherRefuse => {
-            refusals().into_iter().chain([(Behavior::NonStrict, hello)]).collect()
-        }
+        May::RatherRefuse => refusals().into_iter().chain([(Behavior::NonStrict, hello)]).collect(),
         May::Refuse => refusals().into(),
     };
     let script = vec![at_once([Frame::new(TEXT, HELLO)])];
@@ -130,9 +128,8 @@ fn group(group: u16, rows: Vec<Row>) -> Vec<Case> {
 
 /// What has to be accepted.
 fn forms() -> Vec<Row> {
-    let row = |clause, description, request: Request| {
-        (clause, description, May::Accept, request.bytes())
-    };
+    let row =
+        |clause, description, request: Request| (clause, description, May::Accept, request.bytes());
     let changed = |change: fn(&str) -> String| {
         let mut request = Request::plain();
         for field in &mut request.fields {
@@ -174,22 +171,37 @@ fn forms() -> Vec<Row> {
         row(
             FIELDS,
             "Sends no space after the colons.",
-            Request { fields: Request::plain().fields.iter().map(|it| it.replace(": ", ":")).collect(), ..Request::plain() },
+            Request {
+                fields: Request::plain().fields.iter().map(|it| it.replace(": ", ":")).collect(),
+                ..Request::plain()
+            },
         ),
         row(
             FIELDS,
             "Sends spaces and tabs around each value.",
             Request {
-                fields: Request::plain().fields.iter().map(|it| it.replace(": ", ": \t ") + " \t").collect(),
+                fields: Request::plain()
+                    .fields
+                    .iter()
+                    .map(|it| it.replace(": ", ": \t ") + " \t")
+                    .collect(),
                 ..Request::plain()
             },
         ),
-        row(FORM, "Sends fields that nobody knows.", Request::and(&["X-Unknown: a", "Y_z!#$: \"b\""])),
+        row(
+            FORM,
+            "Sends fields that nobody knows.",
+            Request::and(&["X-Unknown: a", "Y_z!#$: \"b\""]),
+        ),
         row(FORM, "Sends an Origin.", Request::and(&["Origin: http://{host}"])),
         row(
             FORM,
             "Sends a cookie, a User-Agent and an Accept-Language.",
-            Request::and(&["Cookie: a=b; c=d", "User-Agent: test/1.0 (a; b)", "Accept-Language: *"]),
+            Request::and(&[
+                "Cookie: a=b; c=d",
+                "User-Agent: test/1.0 (a; b)",
+                "Accept-Language: *",
+            ]),
         ),
         row("RFC 9110 8.6", "Sends `Content-Length: 0`.", Request::and(&["Content-Length: 0"])),
         row(
@@ -222,10 +234,9 @@ fn pieces() -> Vec<Case> {
     let number = |case| Number::triple(20, 2, case);
     let chopped = |case, chop| {
         let accepted = opening(number(case), FORM, May::Accept, plain());
-        accepted.opened(Opening::Request(plain(), chop)).says(
-            format!("Sends the request{}.", cut(chop)),
-            ACCEPTED,
-        )
+        accepted
+            .opened(Opening::Request(plain(), chop))
+            .says(format!("Sends the request{}.", cut(chop)), ACCEPTED)
     };
     let behind = |case, script: Vec<Step>, answers: Vec<Expected>| {
         let mut outcomes = vec![(Behavior::Ok, answers), (Behavior::Informational, Vec::new())];
@@ -312,7 +323,12 @@ fn websocket_fields() -> Vec<Row> {
         row(refuse, "Sends no Upgrade.", "Upgrade", &[]),
         row(refuse, "Sends `Upgrade: h2c`.", "Upgrade", &["Upgrade: h2c"]),
         row(refuse, "Sends `Upgrade: websockets`.", "Upgrade", &["Upgrade: websockets"]),
-        row(May::Choose, "Sends `Upgrade: h2c, websocket`.", "Upgrade", &["Upgrade: h2c, websocket"]),
+        row(
+            May::Choose,
+            "Sends `Upgrade: h2c, websocket`.",
+            "Upgrade",
+            &["Upgrade: h2c, websocket"],
+        ),
         row(refuse, "Sends no Connection.", "Connection", &[]),
         row(refuse, "Sends `Connection: keep-alive`.", "Connection", &["Connection: keep-alive"]),
         row(refuse, "Sends `Connection: Upgrades`.", "Connection", &["Connection: Upgrades"]),
@@ -326,7 +342,9 @@ fn websocket_fields() -> Vec<Row> {
         ),
     ];
     // RFC 6455 section 4.2.2: a server need not decode the key.
-    rows.extend(keys.map(|(description, line)| row(rather, description, "Sec-WebSocket-Key", &[line])));
+    rows.extend(
+        keys.map(|(description, line)| row(rather, description, "Sec-WebSocket-Key", &[line])),
+    );
     rows
 }
 
@@ -361,9 +379,8 @@ fn websocket_versions() -> Vec<Case> {
 }
 
 fn syntax() -> Vec<Row> {
-    let row = |may, clause, description, request: Request| {
-        (clause, description, may, request.bytes())
-    };
+    let row =
+        |may, clause, description, request: Request| (clause, description, may, request.bytes());
     let bare = |from: &str, to: &str| {
         let text = String::from_utf8(Request::plain().bytes()).expect("text");
         text.replace(from, to).into_bytes()
@@ -397,9 +414,19 @@ fn syntax() -> Vec<Row> {
         row(rather, FIELDS, "Sends a name with a space in it.", Request::and(&["X A: b"])),
         row(choose, "RFC 9110 5.5", "Sends NUL in a value.", Request::and(&["X-A: b\0c"])),
         row(choose, SYNTAX, "Sends a lone CR in a value.", Request::and(&["X-A: b\rc"])),
-        row(choose, "RFC 9110 5.5", "Sends a control character in a value.", Request::and(&["X-A: \x07"])),
+        row(
+            choose,
+            "RFC 9110 5.5",
+            "Sends a control character in a value.",
+            Request::and(&["X-A: \x07"]),
+        ),
         (SYNTAX, "Ends each line with a lone LF.", choose, bare("\r\n", "\n")),
-        (SYNTAX, "Ends the request line with a lone LF.", choose, bare("HTTP/1.1\r\n", "HTTP/1.1\n")),
+        (
+            SYNTAX,
+            "Ends the request line with a lone LF.",
+            choose,
+            bare("HTTP/1.1\r\n", "HTTP/1.1\n"),
+        ),
         (SYNTAX, "Ends the last field with a lone LF.", choose, bare("13\r\n", "13\n")),
         row(rather, "RFC 9112 6.1", "Sends both a length and an encoding of content.", smuggled),
         row(
@@ -408,7 +435,12 @@ fn syntax() -> Vec<Row> {
             "Sends two lengths that differ.",
             Request::and(&["Content-Length: 0", "Content-Length: 5"]),
         ),
-        row(rather, "RFC 9112 6.3", "Sends a length that is none.", Request::and(&["Content-Length: a"])),
+        row(
+            rather,
+            "RFC 9112 6.3",
+            "Sends a length that is none.",
+            Request::and(&["Content-Length: a"]),
+        ),
         row(
             rather,
             "RFC 6455 4.1",

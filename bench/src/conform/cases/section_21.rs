@@ -128,11 +128,7 @@ pub(super) fn cases() -> Vec<Case> {
         (ANSWER, "Answers without Upgrade.", without("Upgrade")),
         (ANSWER, "Answers without Connection.", without("Connection")),
         (ANSWER, "Answers without Sec-WebSocket-Accept.", without("Sec-WebSocket-Accept")),
-        (
-            ANSWER,
-            "Answers with `Upgrade: h2c`.",
-            head(&[LINE, "Upgrade: h2c", CONNECTION, ACCEPT]),
-        ),
+        (ANSWER, "Answers with `Upgrade: h2c`.", head(&[LINE, "Upgrade: h2c", CONNECTION, ACCEPT])),
         (
             ANSWER,
             "Answers with `Connection: keep-alive`.",
@@ -212,10 +208,8 @@ pub(super) fn cases() -> Vec<Case> {
         ),
     ];
     cases.extend((1..).zip(refuse).map(|(case, (clause, description, response))| {
-        refused(case, clause, response).says(
-            description,
-            "The client fails the connection and answers no message.",
-        )
+        refused(case, clause, response)
+            .says(description, "The client fails the connection and answers no message.")
     }));
     cases
 }

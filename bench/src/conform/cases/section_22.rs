@@ -64,7 +64,10 @@ fn bytes(script: &[Step]) -> usize {
 fn bytewise(case: u16, original: &Case) -> Case {
     let number = Number::triple(22, 1, case);
     Case { number, ..original.clone() }.sent(Sends::Bytes).says(
-        format!("Sends what case {} sends, byte by byte. {}", original.number, original.description),
+        format!(
+            "Sends what case {} sends, byte by byte. {}",
+            original.number, original.description
+        ),
         original.expectation.clone(),
     )
 }

@@ -1,8 +1,8 @@
 //! Section 23: how a connection ends in every state: a close frame (group 1), the end of what this side
 //! sends (group 2), and a reset, after which the server serves the next connection (group 3).
 
-use super::super::case::{BINARY, CLOSE, CONTINUATION, NORMAL, PING, PONG, PROTOCOL_ERROR, TEXT};
 use super::super::case::Weight;
+use super::super::case::{BINARY, CLOSE, CONTINUATION, NORMAL, PING, PONG, PROTOCOL_ERROR, TEXT};
 use super::*;
 
 const HELLO: &str = "Hello, end";
@@ -64,9 +64,12 @@ fn closes() -> Vec<Case> {
         closing(4, vec![at_once([Frame::new(PONG, "")]), normal()])
             .says("Sends a pong that nobody asked for and a close frame.", CLOSED),
         joined(5, hello()).says("Sends a text message in one segment with a close frame.", CLOSED),
-        joined(6, Frame::new(PING, "")).says("Sends a ping in one segment with a close frame.", CLOSED),
-        joined(7, Frame::new(CLOSE, PROTOCOL_ERROR.to_be_bytes().to_vec()))
-            .says("Sends a second close frame, with code 1002, in one segment with the first.", CLOSED),
+        joined(6, Frame::new(PING, ""))
+            .says("Sends a ping in one segment with a close frame.", CLOSED),
+        joined(7, Frame::new(CLOSE, PROTOCOL_ERROR.to_be_bytes().to_vec())).says(
+            "Sends a second close frame, with code 1002, in one segment with the first.",
+            CLOSED,
+        ),
         joined(8, Frame::new(CONTINUATION, "orphan")).says(
             "Sends a close frame, and in one segment a continuation frame outside any message.",
             CLOSED,
@@ -111,8 +114,10 @@ fn resets() -> Vec<Case> {
             .says("Resets a connection after the first fragment of a text message.", SERVES),
         reset(4, vec![Step::Begin(long(), 1000)])
             .says("Resets a connection within a frame of 1 MiB.", SERVES),
-        reset(5, vec![at_once(many)])
-            .says("Resets a connection after four messages of 1 MiB whose echoes are on their way.", SERVES),
+        reset(5, vec![at_once(many)]).says(
+            "Resets a connection after four messages of 1 MiB whose echoes are on their way.",
+            SERVES,
+        ),
         reset(6, vec![normal]).says("Resets a connection after a close frame.", SERVES),
     ]
 }

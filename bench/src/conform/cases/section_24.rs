@@ -87,8 +87,7 @@ fn declined() -> Vec<Case> {
         .map(|(case, (offer, opened))| {
             let number = Number::triple(24, 1, case);
             let clause = if opened == Behavior::Ok { "RFC 7692 7.1" } else { "RFC 6455 9.1" };
-            let other =
-                if opened == Behavior::Ok { Behavior::NonStrict } else { Behavior::Ok };
+            let other = if opened == Behavior::Ok { Behavior::NonStrict } else { Behavior::Ok };
             let case = offering(number, clause, &[&offer]);
             let Case { description, .. } = case.clone();
             let outcomes = vec![(opened, vec![text(HELLO)]), (other, refused())];
@@ -120,7 +119,10 @@ fn agreed() -> Vec<Case> {
                client_no_context_takeover; server_max_window_bits=12"],
             both,
         ),
-        (&["permessage-deflate\t; \tserver_max_window_bits=10 ;client_max_window_bits"], window(10)),
+        (
+            &["permessage-deflate\t; \tserver_max_window_bits=10 ;client_max_window_bits"],
+            window(10),
+        ),
         (
             &["permessage-deflate; server_max_window_bits=7, \
                permessage-deflate; server_max_window_bits=11"],
@@ -178,10 +180,7 @@ fn streams() -> Vec<Case> {
     ];
     let words: String = (0..40).map(|at| format!("{} words; ", at * at)).collect();
     let ping = Case {
-        outcomes: vec![(
-            Behavior::Ok,
-            vec![Expected::Pong(b"between".to_vec()), text(HELLO)],
-        )],
+        outcomes: vec![(Behavior::Ok, vec![Expected::Pong(b"between".to_vec()), text(HELLO)])],
         ..valid(11, between, &[])
     };
     vec![
@@ -206,8 +205,12 @@ fn streams() -> Vec<Case> {
             "Sends a compressed message in two fragments with a ping between them.",
             "A pong comes back, then the message.",
         ),
-        valid(12, vec![Frame::new(TEXT, "plain"), compressed(FIXED), Frame::new(TEXT, "plain")], &["plain", HELLO, "plain"])
-            .says("Sends a compressed message between two that are not.", BACK),
+        valid(
+            12,
+            vec![Frame::new(TEXT, "plain"), compressed(FIXED), Frame::new(TEXT, "plain")],
+            &["plain", HELLO, "plain"],
+        )
+        .says("Sends a compressed message between two that are not.", BACK),
         valid(13, vec![Frame::new(TEXT, "")], &[""])
             .says("Sends an empty message that is not compressed.", BACK),
     ]
@@ -248,8 +251,10 @@ fn broken() -> Vec<Case> {
         invalid(6, b"\x00\x05\x00\xfa\xffHe", Some("He"))
             .says("Sends a stream that ends within a stored block.", FAILS),
         invalid(7, b"", Some("")).says("Sends a compressed message of no bytes.", FAILS),
-        invalid(8, &[FIXED, b"\x00\x00\xff\xff"].concat(), Some(HELLO))
-            .says("Sends a stream whose end is not removed, so that it ends within a block.", FAILS),
+        invalid(8, &[FIXED, b"\x00\x00\xff\xff"].concat(), Some(HELLO)).says(
+            "Sends a stream whose end is not removed, so that it ends within a block.",
+            FAILS,
+        ),
         not_utf8.says("Sends compressed text that is not UTF-8.", FAILS),
         invalid(10, b"\xf3\x48\xcd\xc9\xc9\x07\x00\x06\x00", Some(HELLO))
             .says("Sends a block with BFINAL, and one of the reserved type after it.", FAILS),
@@ -263,7 +268,10 @@ fn misplaced() -> Vec<Case> {
     let rows: [(&str, Vec<Frame>); 9] = [
         ("Sends a ping with RSV1.", vec![Frame::new(PING, "a").reserved(RSV1)]),
         ("Sends a pong with RSV1.", vec![Frame::new(PONG, "a").reserved(RSV1)]),
-        ("Sends a close frame with RSV1.", vec![Frame::new(CLOSE, &b"\x03\xe8"[..]).reserved(RSV1)]),
+        (
+            "Sends a close frame with RSV1.",
+            vec![Frame::new(CLOSE, &b"\x03\xe8"[..]).reserved(RSV1)],
+        ),
         (
             "Sends a compressed message with RSV1 on both of its fragments.",
             vec![

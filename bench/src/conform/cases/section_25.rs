@@ -3,8 +3,8 @@
 //! A peer may limit how many frames it takes (RFC 6455 section 10.4 and code 1008). To fail the
 //! connection for that is INFORMATIONAL.
 
-use super::super::case::{BINARY, CONTINUATION, Header, NORMAL, PING, PONG, PROTOCOL_ERROR, TEXT};
 use super::super::case::Weight;
+use super::super::case::{BINARY, CONTINUATION, Header, NORMAL, PING, PONG, PROTOCOL_ERROR, TEXT};
 use super::*;
 
 const HELLO: &str = "Hello, limits";
@@ -121,14 +121,19 @@ fn floods() -> Vec<Case> {
     let back = "The message comes back.";
     let pinged = "The last ping is answered, and perhaps others; then the message comes back.";
     vec![
-        flood(1, numbers().map(|_| Frame::new(PONG, "")).chain([hello()]).collect(), vec![text(HELLO)])
-            .says("Sends 10,000 empty pongs that nobody asked for, and a text message.", back),
+        flood(
+            1,
+            numbers().map(|_| Frame::new(PONG, "")).chain([hello()]).collect(),
+            vec![text(HELLO)],
+        )
+        .says("Sends 10,000 empty pongs that nobody asked for, and a text message.", back),
         flood(2, numbers().map(ping).chain([hello()]).collect(), vec![pongs(), text(HELLO)])
             .says("Sends 10,000 pings and a text message at once.", pinged),
-        flood(3, (0..1000).map(largest).chain([hello()]).collect(), vec![
-            Expected::Pongs(Some(999)),
-            text(HELLO),
-        ])
+        flood(
+            3,
+            (0..1000).map(largest).chain([hello()]).collect(),
+            vec![Expected::Pongs(Some(999)), text(HELLO)],
+        )
         .says("Sends 1,000 pings of 125 bytes and a text message at once.", pinged),
         flood(4, message("", FRAMES), vec![text("")])
             .says("Sends an empty text message in 10,000 fragments.", back),
