@@ -127,3 +127,16 @@ impl WorkerConfig {
         }
     }
 }
+
+/// A listener for the tests of engines, and its address. A connection is in its queue as soon as connect(2) returns.
+#[cfg(test)]
+pub(in crate::engine) fn listener_for_test(
+    name: &str,
+) -> (std::os::unix::net::UnixListener, std::os::unix::net::SocketAddr) {
+    use std::os::linux::net::SocketAddrExt as _;
+    use std::os::unix::net::{SocketAddr, UnixListener};
+
+    let name = format!("ringecho-unit-{}-{name}", std::process::id());
+    let address = SocketAddr::from_abstract_name(name).expect("a name");
+    (UnixListener::bind_addr(&address).expect("a listener"), address)
+}

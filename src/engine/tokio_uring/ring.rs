@@ -324,20 +324,18 @@ impl Ring for TokioRing {
 
 #[cfg(test)]
 mod tests {
-    use std::os::linux::net::SocketAddrExt as _;
-    use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
+    use std::os::unix::net::UnixStream;
     use std::thread;
 
     use super::super::CALLS;
     use super::*;
+    use crate::engine::config::listener_for_test;
     use crate::engine::wait::WaitStrategy;
     use crate::sandbox::{self, Needs};
 
     #[test]
     fn what_waits_in_the_queue_of_a_listener_is_accepted_when_it_is_closed() {
-        let name = format!("ringecho-unit-{}-tokio-uring", std::process::id());
-        let address = SocketAddr::from_abstract_name(name).expect("a name");
-        let listener = UnixListener::bind_addr(&address).expect("a listener");
+        let (listener, address) = listener_for_test("tokio-uring");
         let _clients = [(); 3].map(|()| UnixStream::connect_addr(&address).expect("a queue"));
         let serve = || {
             let worker = Box::leak(Box::new(WorkerConfig::for_test(WaitStrategy::Block)));

@@ -527,19 +527,12 @@ impl Blocking for KernelRing<'_> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::linux::net::SocketAddrExt as _;
-    use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
+    use std::os::unix::net::{SocketAddr, UnixStream};
     use std::thread;
 
     use super::*;
+    use crate::engine::config::listener_for_test;
     use crate::sandbox::{self, Needs};
-
-    /// A listener in whose queue a connection is as soon as connect(2) returns.
-    fn listener(name: &str) -> (UnixListener, SocketAddr) {
-        let name = format!("ringecho-unit-{}-{name}", std::process::id());
-        let address = SocketAddr::from_abstract_name(name).expect("a name");
-        (UnixListener::bind_addr(&address).expect("a listener"), address)
-    }
 
     fn connect(address: &SocketAddr) -> UnixStream {
         UnixStream::connect_addr(address).expect("a queue")
@@ -574,7 +567,7 @@ mod tests {
 
     #[test]
     fn what_waits_in_the_queue_of_a_listener_is_accepted_when_it_is_closed() {
-        let (listener, address) = listener("queue");
+        let (listener, address) = listener_for_test("queue");
         let _clients = [connect(&address), connect(&address), connect(&address)];
         let serve = || {
             let worker = WorkerConfig::for_test(WaitStrategy::Block);
@@ -594,7 +587,7 @@ mod tests {
     fn a_wake_up_for_a_ring_that_stops_is_not_lost() {
         let worker = WorkerConfig::for_test(WaitStrategy::Block);
         let mut prepared = [(); 2].map(|()| PreparedRing::new(&worker).expect("a ring"));
-        let (listener, address) = listener("wake-up");
+        let (listener, address) = listener_for_test("wake-up");
         let shared = listener.try_clone().expect("a descriptor");
         let [first, second] = &mut prepared;
         let mut stopping = KernelRing::new(first, &worker, vec![listener.into()]);
