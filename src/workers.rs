@@ -222,18 +222,7 @@ impl Thread {
 /// Waits until all threads have ended, or until one has that did not come to its end.
 fn join(mut threads: Vec<Thread>) -> Result<(), EngineError> {
     let mut outcome = Ok(());
-    while !threads.is_empty() {
-        let pidfds: Option<Vec<&OwnedFd>> = threads.iter().map(|it| it.pidfd.as_ref()).collect();
-        match pidfds {
-            Some(pidfds) => {
-                let ends = pidfds.into_iter().map(|pidfd| PollFd::new(pidfd, PollFlags::IN));
-                let mut ends: Vec<PollFd<'_>> = ends.collect();
-                // It fails only if a signal comes.
-                let _ = poll(&mut ends, None);
-            }
-            // A thread that comes to its end by itself ends the wait.
-            None => thread::park_timeout(LOOK_AGAIN),
-        }
+    loop {
         for thread in std::mem::take(&mut threads) {
             // It is done before it is gone, so the order matters.
             let is_gone = thread.is_gone();
@@ -245,8 +234,22 @@ fn join(mut threads: Vec<Thread>) -> Result<(), EngineError> {
                 threads.push(thread);
             }
         }
+        if threads.is_empty() {
+            return outcome;
+        }
+        let pidfds: Option<Vec<&OwnedFd>> = threads.iter().map(|it| it.pidfd.as_ref()).collect();
+        match pidfds {
+            Some(pidfds) => {
+                let ends = pidfds.into_iter().map(|pidfd| PollFd::new(pidfd, PollFlags::IN));
+                let mut ends: Vec<PollFd<'_>> = ends.collect();
+                // It fails only if a signal comes.
+                let _ = poll(&mut ends, None);
+            }
+            // A thread that comes to its end by itself ends the wait, if it does so after the look above: an
+            // earlier wake-up may have been taken by the channel.
+            None => thread::park_timeout(LOOK_AGAIN),
+        }
     }
-    outcome
 }
 
 /// The kernel has ended the thread of this worker.

@@ -198,11 +198,16 @@ fn where_a_server_with_little_locked_memory_was_killed_the_next_one_has_its_ring
     // What is just enough for one is too little for two.
     let enough = (64..8192).step_by(64).find(|&kilobytes| start("uring", kilobytes).is_ok());
     let enough = enough.expect("a limit that is enough");
-    // On a busy machine it may once take longer than a server waits.
-    let is_by_uring =
-        |_: &i32| serves_by(&start("auto", enough).expect("epoll always serves"), "uring");
-    let by_uring = (0..5).filter(is_by_uring).count();
-    assert!(by_uring >= 3, "{enough} KiB: {by_uring} of 5");
+    // On a busy machine the kernel may take longer than a server waits, so some may be without.
+    let (mut tried, mut have) = (0, 0);
+    while have < 3 && tried < 20 {
+        let killed = (0..100).any(|_| start("uring", enough).is_ok());
+        assert!(killed, "{enough} KiB were enough once, and are not any more");
+        let next = start("auto", enough).expect("epoll always serves");
+        have += i32::from(serves_by(&next, "uring"));
+        tried += 1;
+    }
+    assert!(have == 3, "{enough} KiB: {have} of {tried}");
 }
 
 #[test]
