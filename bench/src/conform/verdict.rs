@@ -1,0 +1,254 @@
+//! The verdicts, by the rules and in the words of the Autobahn suite: one on what came back
+//! ([`Behavior`]) and one on how the connection ended ([`BehaviorClose`]).
+//!
+//! Three rules are stricter than the suite's. Whatever the peer sends has to be valid: a frame that
+//! breaks the RFC fails the case. The content of every echo counts, where the suite looks only at its
+//! length in section 9. A further message after the last echo fails the case. One is milder: a peer may
+//! send a ping at any time (RFC 6455 section 5.5.2), so pings do not count as answers.
+
+use std::fmt;
+
+use serde::{Serialize, Serializer};
+
+use super::case::{Case, End, Expected, Weight};
+use super::transcript::{Closing, Event, Transcript};
+
+/// What came back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Behavior {
+    /// What should.
+    Ok,
+    /// What is allowed, but not what the RFC recommends.
+    NonStrict,
+    /// The RFC leaves it open.
+    Informational,
+    /// The peer does not support what is tested, which is optional.
+    Unimplemented,
+    /// Something else.
+    Failed,
+}
+
+/// How the connection ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum BehaviorClose {
+    /// As it should.
+    Ok,
+    /// The RFC leaves it open.
+    Informational,
+    /// The client had to end the TCP connection, which is the server's task.
+    FailedByClient,
+    /// The closing handshake was not complete.
+    Unclean,
+    /// With another code than it should.
+    WrongCode,
+    /// By the wrong side.
+    Failed,
+}
+
+impl Behavior {
+    /// All of them, the best first.
+    pub const ALL: [Behavior; 5] = [
+        Behavior::Ok,
+        Behavior::NonStrict,
+        Behavior::Informational,
+        Behavior::Unimplemented,
+        Behavior::Failed,
+    ];
+}
+
+impl BehaviorClose {
+    /// All of them, the best first.
+    pub const ALL: [BehaviorClose; 6] = [
+        BehaviorClose::Ok,
+        BehaviorClose::Informational,
+        BehaviorClose::FailedByClient,
+        BehaviorClose::Unclean,
+        BehaviorClose::WrongCode,
+        BehaviorClose::Failed,
+    ];
+}
+
+impl fmt::Display for Behavior {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Behavior::Ok => "OK",
+            Behavior::NonStrict => "NON-STRICT",
+            Behavior::Informational => "INFORMATIONAL",
+            Behavior::Unimplemented => "UNIMPLEMENTED",
+            Behavior::Failed => "FAILED",
+        })
+    }
+}
+
+impl fmt::Display for BehaviorClose {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            BehaviorClose::Ok => "OK",
+            BehaviorClose::Informational => "INFORMATIONAL",
+            BehaviorClose::FailedByClient => "FAILED BY CLIENT",
+            BehaviorClose::Unclean => "UNCLEAN",
+            BehaviorClose::WrongCode => "WRONG CODE",
+            BehaviorClose::Failed => "FAILED",
+        })
+    }
+}
+
+impl Serialize for Behavior {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl Serialize for BehaviorClose {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// How much is asked of a peer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Demand {
+    /// What the RFC demands.
+    Musts,
+    /// Also what it recommends: nothing may be NON-STRICT or FAILED BY CLIENT.
+    Strict,
+}
+
+/// The verdict on a case.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Verdict {
+    /// What came back.
+    pub behavior: Behavior,
+    /// Why, in a sentence.
+    pub result: String,
+    /// How the connection ended.
+    pub behavior_close: BehaviorClose,
+    /// Why, in a sentence.
+    pub result_close: String,
+}
+
+impl Verdict {
+    /// Whether that is good enough.
+    pub fn passes(&self, demand: Demand) -> bool {
+        let behavior = match self.behavior {
+            Behavior::Ok | Behavior::Informational | Behavior::Unimplemented => true,
+            Behavior::NonStrict => demand == Demand::Musts,
+            Behavior::Failed => false,
+        };
+        let close = match self.behavior_close {
+            BehaviorClose::Ok | BehaviorClose::Informational => true,
+            BehaviorClose::FailedByClient => demand == Demand::Musts,
+            BehaviorClose::Unclean | BehaviorClose::WrongCode | BehaviorClose::Failed => false,
+        };
+        behavior && close
+    }
+}
+
+/// Judges what happened in a case.
+pub fn judge(case: &Case, transcript: &Transcript) -> Verdict {
+    if let Some(refused) = &transcript.refused {
+        return Verdict {
+            behavior: Behavior::Failed,
+            result: refused.clone(),
+            behavior_close: BehaviorClose::Failed,
+            result_close: "The opening handshake was not completed.".to_owned(),
+        };
+    }
+    let (mut behavior, mut result) = judge_events(case, transcript);
+    let (mut behavior_close, result_close) = judge_close(case, &transcript.closing);
+    match case.close.weight {
+        Weight::Apart => {}
+        Weight::CodeCounts => {
+            if behavior_close == BehaviorClose::WrongCode {
+                (behavior, result) = (Behavior::Failed, result_close.clone());
+            }
+        }
+        Weight::EndCounts => {
+            if closed_by(&transcript.closing) != case.close.by {
+                (behavior, result) = (Behavior::Failed, result_close.clone());
+            }
+        }
+        Weight::Open => {
+            result = match behavior {
+                Behavior::Ok => "What came before the close frame was answered.".to_owned(),
+                Behavior::NonStrict => "The close frame was answered first.".to_owned(),
+                Behavior::Informational | Behavior::Unimplemented | Behavior::Failed => result,
+            };
+            if transcript.violation.is_none() {
+                (behavior, behavior_close) =
+                    (Behavior::Informational, BehaviorClose::Informational);
+            }
+        }
+    }
+    Verdict { behavior, result, behavior_close, result_close }
+}
+
+fn judge_events(case: &Case, transcript: &Transcript) -> (Behavior, String) {
+    let failed = |result: String| (Behavior::Failed, result);
+    if let Some(violation) = transcript.violation {
+        return failed(format!("The peer broke the protocol: {}.", violation.reason()));
+    }
+    if transcript.lacks_compression {
+        return (Behavior::Unimplemented, "The peer declined permessage-deflate.".to_owned());
+    }
+    if let Some(rounds) = &transcript.rounds {
+        let further = transcript.events.iter().find(|event| !matches!(event, Event::Ping(_)));
+        return match (&rounds.wrong, further) {
+            (Some(wrong), _) => failed(wrong.clone()),
+            (None, _) if rounds.right < rounds.count => failed(format!(
+                "Of {} echoes, {} came before the connection ended or the time was over.",
+                rounds.count, rounds.right
+            )),
+            (None, Some(further)) => failed(format!("More came than was sent: {further}.")),
+            (None, None) => (Behavior::Ok, "All echoes came and were right.".to_owned()),
+        };
+    }
+    for (behavior, expected) in &case.outcomes {
+        if are(&transcript.events, expected) {
+            return (*behavior, "What came is one of what was expected.".to_owned());
+        }
+    }
+    failed("What came is none of what was expected.".to_owned())
+}
+
+/// Whether these events are what is expected. Pings do not count.
+pub fn are(events: &[Event], expected: &[Expected]) -> bool {
+    let mut counted = events.iter().filter(|event| !matches!(event, Event::Ping(_)));
+    let all = expected.iter().all(|expected| match (expected, counted.next()) {
+        (Expected::Message(form, payload), Some(Event::Message(came, bytes))) => {
+            form == came && payload.len() == bytes.len() && payload.to_vec() == *bytes
+        }
+        (Expected::Pong(payload), Some(Event::Pong(bytes))) => payload == bytes,
+        (Expected::Silence(name), Some(Event::Silence(noted))) => name == noted,
+        _ => false,
+    });
+    all && counted.next().is_none()
+}
+
+fn closed_by(closing: &Closing) -> End {
+    if closing.closed_by_me { End::Ours } else { End::Theirs }
+}
+
+fn judge_close(case: &Case, closing: &Closing) -> (BehaviorClose, String) {
+    let wanted = &case.close;
+    let (verdict, reason) = if closed_by(closing) != wanted.by {
+        let side = match wanted.by {
+            End::Ours => "The peer ended the connection, which was not its turn.",
+            End::Theirs => "The peer should have failed the connection and did not.",
+        };
+        (BehaviorClose::Failed, side.to_owned())
+    } else if wanted.needs_handshake && !closing.was_clean {
+        let reason = closing.was_not_clean_reason.as_deref().unwrap_or("it was not complete");
+        (BehaviorClose::Unclean, format!("A complete closing handshake is needed here: {reason}."))
+    } else if let Some(code) = closing.remote_close_code.filter(|it| !wanted.codes.contains(it)) {
+        let codes: Vec<String> = wanted.codes.iter().map(u16::to_string).collect();
+        let codes = codes.join(" or ");
+        (BehaviorClose::WrongCode, format!("The close code is {code}, but should be {codes}."))
+    } else if !closing.is_server && closing.dropped_by_me {
+        let reason = "The server should end the TCP connection (RFC 6455 section 7.1.1).";
+        (BehaviorClose::FailedByClient, reason.to_owned())
+    } else {
+        (BehaviorClose::Ok, "The connection was closed as it should.".to_owned())
+    };
+    (verdict, reason)
+}
