@@ -161,6 +161,11 @@ impl Candidate {
         self.server.as_ref().map(Server::processes).unwrap_or_default()
     }
 
+    /// How it ended, if it was started here and has.
+    pub fn ended(&mut self) -> Option<String> {
+        self.server.as_mut()?.ended()
+    }
+
     /// The problem with the server's name, and how the server ended if it did.
     pub fn blamed(&mut self, problem: &str) -> String {
         let name = &self.name;

@@ -11,6 +11,7 @@ use clap::{ArgMatches, Args, CommandFactory, FromArgMatches as _, Parser, Subcom
 use ringecho::cpus::CpuList;
 
 use crate::candidate::Between;
+use crate::conform::{Demand, Pattern, Volume};
 use crate::load::{CONNECTIONS_MAX, Kind, Mix, PIPELINE_MAX, Rate, SIZE_MAX};
 use crate::rtt::Wait;
 use crate::session::Form;
@@ -38,6 +39,8 @@ pub enum Command {
     Load(Load),
     /// Compare servers in short rounds of shuffled order, with ratios paired by round.
     Compare(Compare),
+    /// Test whether a server conforms to RFC 6455 and RFC 7692, with the cases of the Autobahn suite.
+    Conform(Conform),
     /// Add up results, for example of several machines.
     Merge(Merge),
     /// Write a self-contained HTML page with tables and charts of results.
@@ -305,6 +308,64 @@ pub struct Compare {
     pub common: Common,
 }
 
+/// `ringbench conform`
+#[derive(Debug, Args)]
+pub struct Conform {
+    /// ws://HOST:PORT/ or unix:/PATH; or COMMAND, which is started and ended, with {port} where the
+    /// port to serve on belongs [default: start the ringecho in the directory of this program on a
+    /// free port].
+    pub target: Option<String>,
+
+    /// Run only these cases, such as 9.7.2, 7.* or several: 7.*,9.1.3. Can be given several times.
+    #[arg(long, value_name = "CASES", value_delimiter = ',')]
+    pub case: Vec<Pattern>,
+
+    /// Leave out these cases. Can be given several times.
+    #[arg(long, value_name = "CASES", value_delimiter = ',')]
+    pub exclude: Vec<Pattern>,
+
+    /// File with the verdicts of cases that are known not to pass. Any difference fails, also if one
+    /// passes.
+    #[arg(long, value_name = "FILE")]
+    pub expected: Option<PathBuf>,
+
+    /// Name of what is tested [default: what the server calls itself, or the target].
+    #[arg(long, value_name = "NAME")]
+    pub agent: Option<String>,
+
+    /// Number of cases that run at a time.
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = number::<u16>(1..=1024))]
+    pub jobs: u16,
+
+    /// Send fewer messages: a tenth in section 9, a twentieth in sections 12 and 13.
+    #[arg(long)]
+    pub quick: bool,
+
+    /// Fail cases that are NON-STRICT or FAILED BY CLIENT, which the RFC allows.
+    #[arg(long)]
+    pub strict: bool,
+
+    /// Write everything that is known of each case as JSON.
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+
+    /// Random seed of masking keys.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = number::<u64>(0..=u64::MAX))]
+    pub seed: u64,
+}
+
+impl Conform {
+    /// How many messages cases have.
+    pub fn volume(&self) -> Volume {
+        if self.quick { Volume::Quick } else { Volume::Full }
+    }
+
+    /// How much is asked of the server.
+    pub fn demand(&self) -> Demand {
+        if self.strict { Demand::Strict } else { Demand::Musts }
+    }
+}
+
 /// `ringbench merge`
 #[derive(Debug, Args)]
 pub struct Merge {
@@ -350,6 +411,7 @@ impl Cli {
             Command::Rtt(_) => "rtt",
             Command::Load(_) => "load",
             Command::Compare(_) => "compare",
+            Command::Conform(_) => "conform",
             Command::Merge(_) => "merge",
             Command::Report(_) => "report",
             Command::Floor(_) => "floor",

@@ -12,6 +12,7 @@ pub mod cli;
 pub mod commands;
 pub mod compare;
 pub mod compression;
+pub mod conform;
 pub mod environment;
 pub mod guard;
 pub mod latency;

@@ -29,6 +29,7 @@ fn main() -> ExitCode {
         Command::Rtt(options) => commands::rtt(options, &stop, &mut output),
         Command::Load(options) => commands::load(options, &stop, &mut output),
         Command::Compare(options) => commands::compare(options, &stop, &mut output),
+        Command::Conform(options) => commands::conform(options, &stop, &mut output),
         Command::Merge(options) => commands::merge(options, &mut output),
         Command::Report(options) => commands::report(options),
         Command::Floor(options) => commands::floor(options, &mut output),

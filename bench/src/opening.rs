@@ -9,7 +9,7 @@ use rustix::event::PollFlags;
 
 use crate::compression::OFFER;
 use crate::problem::{Problem, Step};
-use crate::session::Session;
+use crate::session::{Response, Session};
 use crate::socket::{CONNECT_TIMEOUT, Deadline, Stream, is_transient};
 use crate::stop::Stop;
 use crate::target::Target;
@@ -80,6 +80,39 @@ impl<'a> Opening<'a> {
     /// When nobody listens, the server does not answer in time or not as a WebSocket server must, or
     /// the stop is requested.
     pub fn open(&self, stop: &Stop) -> Result<Opened, Problem> {
+        let offer = match self.compression {
+            Compression::Off => None,
+            Compression::Deflate => Some(OFFER),
+        };
+        let read = |session: &mut Session, request: &Request<'_>| {
+            Ok(session.opened(request)?.map(|response| (response, None)))
+        };
+        let (opened, _) = self.open_by(offer, stop, read)?;
+        Ok(opened)
+    }
+
+    /// Opens the connection with this value of Sec-WebSocket-Extensions, and returns that of the
+    /// answer, which is for the caller to judge.
+    ///
+    /// # Errors
+    ///
+    /// As [`Opening::open`].
+    pub fn open_offering(
+        &self,
+        offer: Option<&str>,
+        stop: &Stop,
+    ) -> Result<(Opened, Option<String>), Problem> {
+        self.open_by(offer, stop, Session::answered)
+    }
+
+    /// Opens the connection. `read` takes the answer from the session, once all of it was received, and
+    /// returns its bytes and the extensions in it.
+    fn open_by(
+        &self,
+        offer: Option<&str>,
+        stop: &Stop,
+        read: impl FnMut(&mut Session, &Request<'_>) -> Result<Option<Response>, Problem>,
+    ) -> Result<(Opened, Option<String>), Problem> {
         let mut deadline = Deadline::new(Step::Connect, self.connect_timeout, stop);
         let stream = Stream::connect(&self.target.endpoint, &mut deadline)?;
         let session = match &self.target.websocket {
@@ -87,39 +120,35 @@ impl<'a> Opening<'a> {
             None => Session::plain(self.seed),
         };
         let mut opened = Opened { stream, session, handshake: Handshake::default() };
-        if let Some((host, path)) = &self.target.websocket {
-            let deadline = Deadline::new(Step::Handshake, self.handshake_timeout, stop);
-            self.shake_hands(&mut opened, (host, path), deadline).map_err(
-                |problem| match problem {
-                    Problem::Closed(_) => Problem::Unanswered(None),
-                    Problem::Lost(error) => Problem::Unanswered(Some(error)),
-                    problem => problem,
-                },
-            )?;
-        }
-        Ok(opened)
+        let Some((host, target)) = &self.target.websocket else { return Ok((opened, None)) };
+        let key = opened.session.nonce();
+        let request = Request { host, target, key, extensions: offer };
+        let deadline = Deadline::new(Step::Handshake, self.handshake_timeout, stop);
+        let answer =
+            shake_hands(&mut opened, &request, deadline, read).map_err(|problem| match problem {
+                Problem::Closed(_) => Problem::Unanswered(None),
+                Problem::Lost(error) => Problem::Unanswered(Some(error)),
+                problem => problem,
+            })?;
+        Ok((opened, answer))
     }
+}
 
-    fn shake_hands(
-        &self,
-        opened: &mut Opened,
-        (host, path): (&str, &str),
-        mut deadline: Deadline<'_>,
-    ) -> Result<(), Problem> {
-        let Opened { stream, session, handshake } = opened;
-        let extensions = match self.compression {
-            Compression::Off => None,
-            Compression::Deflate => Some(OFFER),
-        };
-        let request = Request { host, target: path, key: session.nonce(), extensions };
-        handshake.request = request.to_bytes();
-        send_all(stream, &handshake.request, &mut deadline)?;
-        loop {
-            receive(stream, session, &mut deadline)?;
-            if let Some(response) = session.opened(&request)? {
-                handshake.response = response;
-                return Ok(());
-            }
+/// Sends the request and waits for the answer, and returns the extensions in it.
+fn shake_hands(
+    opened: &mut Opened,
+    request: &Request<'_>,
+    mut deadline: Deadline<'_>,
+    mut read: impl FnMut(&mut Session, &Request<'_>) -> Result<Option<Response>, Problem>,
+) -> Result<Option<String>, Problem> {
+    let Opened { stream, session, handshake } = opened;
+    handshake.request = request.to_bytes();
+    send_all(stream, &handshake.request, &mut deadline)?;
+    loop {
+        receive(stream, session, &mut deadline)?;
+        if let Some((response, extensions)) = read(session, request)? {
+            handshake.response = response;
+            return Ok(extensions);
         }
     }
 }

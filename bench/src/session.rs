@@ -72,6 +72,9 @@ pub struct Session {
     is_compressed: bool,
 }
 
+/// The bytes of an answer to an opening handshake, and the value of Sec-WebSocket-Extensions in it.
+pub(crate) type Response = (Vec<u8>, Option<String>);
+
 /// Something that the server sent.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Event {
@@ -190,14 +193,25 @@ impl Session {
     ///
     /// When the answer opens no WebSocket connection, or declines the compression that was offered.
     pub(crate) fn opened(&mut self, request: &Request<'_>) -> Result<Option<Vec<u8>>, Problem> {
+        let Some((response, extensions)) = self.answered(request)? else { return Ok(None) };
+        if request.extensions.is_some() {
+            self.codec = Some(Codec::agreed(extensions.as_deref())?);
+        }
+        Ok(Some(response))
+    }
+
+    /// Reads the answer to `request`, if all of it was received. What the extensions in it mean is for
+    /// the caller to judge.
+    ///
+    /// # Errors
+    ///
+    /// When the answer opens no WebSocket connection.
+    pub(crate) fn answered(&mut self, request: &Request<'_>) -> Result<Option<Response>, Problem> {
         let accepted = request.check(self.unread()).map_err(Problem::Refused)?;
         let Some(accepted) = accepted else { return Ok(None) };
-        if request.extensions.is_some() {
-            self.codec = Some(Codec::agreed(accepted.extensions.as_deref())?);
-        }
         let response = self.unread()[..accepted.head_bytes].to_vec();
         self.read += accepted.head_bytes;
-        Ok(Some(response))
+        Ok(Some((response, accepted.extensions)))
     }
 
     /// The next complete event. `payload` is the length of the next echo in bytes, which says where it

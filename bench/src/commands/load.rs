@@ -1,16 +1,17 @@
 //! `ringbench load`
 
-use std::io::{self, IsTerminal as _, Write};
+use std::io::Write;
 use std::time::{Duration, UNIX_EPOCH};
 
 use ringecho::cpus::CpuList;
 
 use super::cpus::{Cpus, cpus};
+use super::live_line::LiveLine;
 use super::output::{Files, finish};
 use super::{ENDED_BY_SIGNAL, Failure, Outcome, command_line};
 use crate::cli::{Common, Load, Traffic};
 use crate::environment::Environment;
-use crate::load::{self, Counts, Event, LoadError, Plan, Progress, Rate};
+use crate::load::{self, Counts, Event, LoadError, Plan, Rate};
 use crate::results::{Kind, Measurement, Results};
 use crate::stop::Stop;
 use crate::tables;
@@ -33,10 +34,10 @@ pub fn load(options: &Load, stop: &Stop, output: &mut impl Write) -> Outcome {
     // The server was started elsewhere, so only the user knows its CPUs.
     plan.server_cpus = options.common.server_cpus.clone().map(|CpuList(cpus)| cpus);
     let mut results = Results::new(Kind::Load, command_line(), Environment::here());
-    let live = LiveLine::on_terminal(plan.duration);
+    let live = LiveLine::on_terminal();
     let outcome = load::run(&plan, stop, &mut |event| {
         if let Event::Progress(progress) = event {
-            live.show(&progress);
+            live.show(&tables::progress(&progress, plan.duration));
         }
     });
     live.clear();
@@ -107,44 +108,6 @@ pub(super) fn verdict(outcome: &load::Outcome) -> Result<(), String> {
     }
 }
 
-/// The progress line on standard error, if that is a terminal.
-struct LiveLine {
-    is_shown: bool,
-    duration: Duration,
-}
-
-impl LiveLine {
-    fn on_terminal(duration: Duration) -> LiveLine {
-        LiveLine { is_shown: io::stderr().is_terminal(), duration }
-    }
-
-    fn show(&self, progress: &Progress) {
-        if self.is_shown {
-            // Read each time, because the window may be resized.
-            let columns = rustix::termios::tcgetwinsize(io::stderr()).map_or(0, |size| size.ws_col);
-            self.write(&fitted(&tables::progress(progress, self.duration), columns));
-        }
-    }
-
-    fn clear(&self) {
-        if self.is_shown {
-            self.write("");
-        }
-    }
-
-    /// Replaces the line. A terminal that is gone does not end the load.
-    fn write(&self, line: &str) {
-        let _ = write!(io::stderr(), "\r\x1b[K{line}");
-    }
-}
-
-/// A line cut to a terminal of this width, or whole if the width is 0, which means unknown. The last
-/// column stays free, because writing there may begin a new line.
-fn fitted(line: &str, columns: u16) -> String {
-    let columns = usize::from(columns).checked_sub(1).unwrap_or(usize::MAX);
-    line.chars().take(columns).collect()
-}
-
 /// The plan that the options ask for.
 pub(super) fn plan(target: &Target, traffic: &Traffic, cpus: &Cpus, common: &Common) -> Plan {
     Plan {
@@ -160,19 +123,5 @@ pub(super) fn plan(target: &Target, traffic: &Traffic, cpus: &Cpus, common: &Com
         spins: traffic.spin,
         seed: common.seed,
         ..Plan::new(target.clone())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::fitted;
-
-    #[test]
-    fn the_live_line_never_fills_the_last_column() {
-        for (columns, line) in
-            [(0, "p50 20 µs"), (1, ""), (8, "p50 20 "), (9, "p50 20 µ"), (80, "p50 20 µs")]
-        {
-            assert_eq!(fitted("p50 20 µs", columns), line, "{columns}");
-        }
     }
 }

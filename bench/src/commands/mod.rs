@@ -1,8 +1,10 @@
 //! The commands, from options to tables: a file for each.
 
 mod compare;
+mod conform;
 mod cpus;
 mod floor;
+mod live_line;
 mod load;
 mod merge;
 mod output;
@@ -10,6 +12,7 @@ mod report;
 mod rtt;
 
 pub use self::compare::compare;
+pub use self::conform::conform;
 pub use self::floor::floor;
 pub use self::load::load;
 pub use self::merge::merge;

@@ -104,8 +104,8 @@ fn target_of(options: &Rtt, cpus: &Cpus, stop: &Stop) -> Result<(Target, Option<
     Ok((target, Some(sibling)))
 }
 
-/// Starts the ringecho in the directory of this program.
-fn start_sibling(cpus: &[usize], stop: &Stop) -> Result<Server, String> {
+/// Starts the ringecho in the directory of this program, on these CPUs, or on any if there are none.
+pub(super) fn start_sibling(cpus: &[usize], stop: &Stop) -> Result<Server, String> {
     let program = program("ringecho");
     if !program.exists() {
         return Err(format!(
@@ -113,9 +113,12 @@ fn start_sibling(cpus: &[usize], stop: &Stop) -> Result<Server, String> {
             program.display()
         ));
     }
-    let (program, list) = (program.display().to_string(), cpus::list(cpus));
-    let words = [&program, "--listen", "127.0.0.1:0", "--workers", "1", "--cpus", &list];
-    let words = words.map(ToOwned::to_owned);
+    let program = program.display().to_string();
+    let words = [&program, "--listen", "127.0.0.1:0", "--workers", "1"];
+    let mut words = words.map(ToOwned::to_owned).to_vec();
+    if !cpus.is_empty() {
+        words.extend(["--cpus".to_owned(), cpus::list(cpus)]);
+    }
     Server::start(Launch { words: &words, cpus, stop }, Ready::Prints)
 }
 

@@ -74,6 +74,15 @@ impl Pattern {
     }
 }
 
+impl fmt::Display for Pattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let part = |part: &Option<u16>| part.map_or("*".to_owned(), |part| part.to_string());
+        let parts: Vec<String> = self.0.iter().map(part).collect();
+        f.write_str(if parts.is_empty() { "*" } else { "" })?;
+        f.write_str(&parts.join("."))
+    }
+}
+
 impl FromStr for Pattern {
     type Err = String;
 

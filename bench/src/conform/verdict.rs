@@ -174,10 +174,7 @@ pub fn judge(case: &Case, transcript: &Transcript) -> Verdict {
                 Behavior::NonStrict => "The close frame was answered first.".to_owned(),
                 Behavior::Informational | Behavior::Unimplemented | Behavior::Failed => result,
             };
-            if transcript.violation.is_none() {
-                (behavior, behavior_close) =
-                    (Behavior::Informational, BehaviorClose::Informational);
-            }
+            (behavior, behavior_close) = (Behavior::Informational, BehaviorClose::Informational);
         }
     }
     Verdict { behavior, result, behavior_close, result_close }

@@ -1,0 +1,486 @@
+//! permessage-deflate for the cases that need it (RFC 7692): what is offered, what an answer means,
+//! and compressed messages.
+//!
+//! Messages are successive parts of a text that begins again at its end. DEFLATE refers back 32 KiB at
+//! most, so a message compresses to the same bytes whenever the same part comes again after at least
+//! 32 KiB. A [`Stream`] therefore holds each message once. It depends on nothing that differs between
+//! servers but the parameters, so all cases share it through a [`Library`].
+//!
+//! Nor is each echo inflated. A peer that sends the same bytes as this side did, from the first message
+//! on and by the same parameters, has sent the same messages.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, Status};
+use ringecho::protocol::extension;
+use ringecho::protocol::violation::Violation;
+
+use super::corpora::Corpus;
+
+/// What RFC 7692 section 7.2.1 removes from the end of a message.
+const TAIL: [u8; 4] = [0, 0, 0xff, 0xff];
+/// How far DEFLATE refers back at most, in bytes.
+const WINDOW_MAX: usize = 32 << 10;
+/// The window without a parameter, in bits (RFC 7692 section 7.1.2).
+const BITS_MAX: u8 = 15;
+/// The smallest window of the deflater, in bits. For a smaller one, messages are stored as they are.
+const BITS_MIN: u8 = 9;
+/// The level of compression, that of most clients.
+const LEVEL: u32 = 6;
+
+/// What is offered. The client always lets the server limit its own window and context.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Offer {
+    /// Whether the server must not refer to earlier messages.
+    pub server_no_context_takeover: bool,
+    /// The largest window that the server may use, in bits.
+    pub server_max_window_bits: Option<u8>,
+}
+
+impl Offer {
+    /// An offer that asks nothing of the server.
+    pub const PLAIN: Offer =
+        Offer { server_no_context_takeover: false, server_max_window_bits: None };
+
+    /// The value of Sec-WebSocket-Extensions with these offers; nothing without any.
+    pub fn field(offers: &[Offer]) -> Option<String> {
+        let offers: Vec<String> = offers.iter().map(Offer::to_string).collect();
+        (!offers.is_empty()).then(|| offers.join(", "))
+    }
+}
+
+impl fmt::Display for Offer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("permessage-deflate; client_no_context_takeover; client_max_window_bits")?;
+        if self.server_no_context_takeover {
+            f.write_str("; server_no_context_takeover")?;
+        }
+        match self.server_max_window_bits {
+            Some(bits) => write!(f, "; server_max_window_bits={bits}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// What one side keeps to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Side {
+    /// Whether its messages may refer to earlier ones.
+    pub takes_over: bool,
+    /// Its largest window, in bits.
+    pub window_bits: u8,
+}
+
+/// What both sides have agreed to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Terms {
+    /// The client.
+    pub client: Side,
+    /// The server.
+    pub server: Side,
+}
+
+impl Terms {
+    /// What the server's answer to these offers means; nothing if it declines them all.
+    ///
+    /// # Errors
+    ///
+    /// When it answers what was not offered.
+    pub fn agreed(offers: &[Offer], answer: Option<&str>) -> Result<Option<Terms>, String> {
+        let Some(answer) = answer else { return Ok(None) };
+        let wrong = || format!("The server answered {answer:?}, which no offer allows.");
+        let agreed = extension::answered(answer.as_bytes()).ok_or_else(wrong)?;
+        // RFC 7692 sections 7.1.1.1 and 7.1.2.1: a server that accepts an offer keeps to what it asks.
+        let keeps_to = |offer: &Offer| {
+            let window = agreed.server_max_window_bits;
+            (agreed.server_no_context_takeover || !offer.server_no_context_takeover)
+                && offer
+                    .server_max_window_bits
+                    .is_none_or(|most| window.is_some_and(|bits| bits <= most))
+        };
+        if !offers.iter().any(keeps_to) {
+            return Err(wrong());
+        }
+        let side = |no_context_takeover: bool, bits: Option<u8>| Side {
+            takes_over: !no_context_takeover,
+            window_bits: bits.unwrap_or(BITS_MAX),
+        };
+        Ok(Some(Terms {
+            client: side(agreed.client_no_context_takeover, agreed.client_max_window_bits),
+            server: side(agreed.server_no_context_takeover, agreed.server_max_window_bits),
+        }))
+    }
+}
+
+/// Successive parts of a text, as messages of one length.
+#[derive(Debug, Clone, Copy)]
+pub struct Parts<'a> {
+    text: &'a [u8],
+    bytes: usize,
+}
+
+impl<'a> Parts<'a> {
+    /// Parts of `bytes` bytes, at most as many as the text has.
+    pub fn new(text: &'a [u8], bytes: usize) -> Parts<'a> {
+        assert!(0 < bytes && bytes <= text.len(), "a part of {} bytes", text.len());
+        Parts { text, bytes }
+    }
+
+    fn offset(&self, message: u32) -> usize {
+        (message as usize * self.bytes) % self.text.len()
+    }
+
+    /// A message, in two pieces if the text ends within it.
+    pub fn message(&self, message: u32) -> [&'a [u8]; 2] {
+        let begin = self.offset(message);
+        let end = begin + self.bytes;
+        match end.checked_sub(self.text.len()) {
+            Some(over) => [&self.text[begin..], &self.text[..over]],
+            None => [&self.text[begin..end], &[]],
+        }
+    }
+
+    /// What comes before a message, as far as DEFLATE may refer back to it.
+    fn history(&self, message: u32) -> Vec<u8> {
+        let length = (message as usize * self.bytes).min(WINDOW_MAX);
+        let end = self.offset(message);
+        let end = if end < length { end + self.text.len() } else { end };
+        (end - length..end).map(|at| self.text[at % self.text.len()]).collect()
+    }
+
+    /// After how many messages the same ones come again.
+    fn period(&self) -> usize {
+        let (mut a, mut b) = (self.text.len(), self.bytes);
+        while b > 0 {
+            (a, b) = (b, a % b);
+        }
+        self.text.len() / a
+    }
+}
+
+/// Compressed messages. The last ones come again and again.
+#[derive(Debug)]
+pub struct Stream {
+    messages: Vec<Vec<u8>>,
+    /// Which of them come again at the end.
+    again: usize,
+}
+
+impl Stream {
+    /// Compresses the first `count` messages.
+    fn new(parts: Parts<'_>, count: u32, side: Side) -> Stream {
+        let first = if side.takes_over { WINDOW_MAX.div_ceil(parts.bytes) } else { 0 };
+        let distinct = (first + parts.period()).min(count as usize);
+        let mut deflater = match side.window_bits {
+            bits @ BITS_MIN.. => {
+                Compress::new_with_window_bits(Compression::new(LEVEL), false, bits)
+            }
+            _ => Compress::new(Compression::none(), false),
+        };
+        let mut compress = |message: usize| {
+            let compressed = compressed(&mut deflater, parts.message(message as u32));
+            if !side.takes_over {
+                deflater.reset();
+            }
+            compressed
+        };
+        let messages = (0..distinct).map(&mut compress).collect();
+        Stream { messages, again: first }
+    }
+
+    /// The payload of a message.
+    pub fn message(&self, message: u32) -> &[u8] {
+        let message = message as usize;
+        match self.messages.get(message) {
+            Some(payload) => payload,
+            None => {
+                let period = self.messages.len() - self.again;
+                &self.messages[self.again + (message - self.again) % period]
+            }
+        }
+    }
+}
+
+fn compressed(deflater: &mut Compress, pieces: [&[u8]; 2]) -> Vec<u8> {
+    let length: usize = pieces.iter().map(|piece| piece.len()).sum();
+    let mut output = Vec::with_capacity(length + length / 8 + 64);
+    for (piece, flush) in pieces.into_iter().zip([FlushCompress::None, FlushCompress::Sync]) {
+        let begin = deflater.total_in();
+        loop {
+            let taken = (deflater.total_in() - begin) as usize;
+            deflater.compress_vec(&piece[taken..], &mut output, flush).expect("it cannot fail");
+            if output.len() < output.capacity() {
+                break;
+            }
+            output.reserve(1024);
+        }
+    }
+    assert!(output.ends_with(&TAIL), "a flush ends with an empty block");
+    output.truncate(output.len() - TAIL.len());
+    output
+}
+
+/// What a stream depends on: its text, the length and the number of its messages, and the side's
+/// parameters.
+type Key = (Corpus, usize, u32, Side);
+
+/// Texts and compressed messages. Each is made when it is first needed.
+#[derive(Debug, Default)]
+pub struct Library {
+    texts: [OnceLock<Vec<u8>>; Corpus::ALL.len()],
+    streams: Mutex<HashMap<Key, Arc<OnceLock<Stream>>>>,
+}
+
+impl Library {
+    /// Messages of `bytes` bytes of a text.
+    pub fn parts(&self, corpus: Corpus, bytes: usize) -> Parts<'_> {
+        Parts::new(self.texts[corpus as usize].get_or_init(|| corpus.text()), bytes)
+    }
+
+    /// The first `count` of them, compressed.
+    pub fn stream(&self, corpus: Corpus, bytes: usize, count: u32, side: Side) -> StreamOf {
+        let mut streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
+        let stream = Arc::clone(streams.entry((corpus, bytes, count, side)).or_default());
+        // Others need not wait while it is made.
+        drop(streams);
+        stream.get_or_init(|| Stream::new(self.parts(corpus, bytes), count, side));
+        StreamOf(stream)
+    }
+}
+
+/// A stream that the library has made.
+#[derive(Debug, Clone)]
+pub struct StreamOf(Arc<OnceLock<Stream>>);
+
+impl StreamOf {
+    /// As [`Stream::message`].
+    pub fn message(&self, message: u32) -> &[u8] {
+        self.0.get().expect("it is made").message(message)
+    }
+}
+
+/// Inflates what the peer sends.
+#[derive(Debug)]
+pub struct Inflater {
+    inflater: Decompress,
+    /// Whether the peer's messages may refer to earlier ones.
+    takes_over: bool,
+    /// Whether the same bytes mean the same messages in both directions.
+    is_mirror: bool,
+    /// Whether all messages so far were the same bytes as those of this side.
+    is_in_step: bool,
+}
+
+impl Inflater {
+    /// For messages of the side `theirs`, while the other sends as `ours`.
+    pub fn new(ours: Side, theirs: Side) -> Inflater {
+        let takes_over = theirs.takes_over;
+        let is_mirror =
+            ours.takes_over == theirs.takes_over && ours.window_bits <= theirs.window_bits;
+        Inflater { inflater: Decompress::new(false), takes_over, is_mirror, is_in_step: true }
+    }
+
+    /// Whether `payload` is the echo of message `number`, which was sent as `sent`. It came compressed
+    /// or not.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be inflated; or the message that came instead.
+    pub fn check_echo(
+        &mut self,
+        payload: &[u8],
+        is_compressed: bool,
+        (parts, number): (Parts<'_>, u32),
+        sent: &[u8],
+    ) -> Result<Result<(), Vec<u8>>, Violation> {
+        if is_compressed && self.is_mirror && self.is_in_step && payload == sent {
+            return Ok(Ok(()));
+        }
+        if self.is_mirror && self.is_in_step && self.takes_over {
+            self.remember(&parts.history(number));
+        }
+        self.is_in_step = false;
+        let message = match is_compressed {
+            true => self.inflate(payload, 2 * parts.bytes + 1024)?,
+            false => payload.to_vec(),
+        };
+        let [first, second] = parts.message(number);
+        let is_right = message.split_at_checked(first.len()) == Some((first, second));
+        Ok(if is_right { Ok(()) } else { Err(message) })
+    }
+
+    /// Takes `history` for what was inflated last: it is a stored block (RFC 1951 section 3.2.4).
+    fn remember(&mut self, history: &[u8]) {
+        let length = history.len() as u16;
+        let mut block = vec![0];
+        block.extend(length.to_le_bytes());
+        block.extend((!length).to_le_bytes());
+        block.extend(history);
+        let mut output = Vec::with_capacity(history.len() + 1);
+        let done = self.inflater.decompress_vec(&block, &mut output, FlushDecompress::Sync);
+        assert!(done.is_ok() && output == history, "a stored block is what it holds");
+    }
+
+    /// The message of a compressed payload.
+    ///
+    /// # Errors
+    ///
+    /// When it is no DEFLATE stream that ends between two blocks, or has more than `bytes_max` bytes.
+    pub fn inflate(&mut self, payload: &[u8], bytes_max: usize) -> Result<Vec<u8>, Violation> {
+        let mut output = Vec::with_capacity(bytes_max + 1);
+        let input = [payload, &TAIL].concat();
+        let mut left = &input[..];
+        while !left.is_empty() {
+            let (taken, written) = (self.inflater.total_in(), output.len());
+            let status = self
+                .inflater
+                .decompress_vec(left, &mut output, FlushDecompress::Sync)
+                .map_err(|_| Violation::CompressionInvalid)?;
+            let taken = (self.inflater.total_in() - taken) as usize;
+            left = &left[taken..];
+            if output.len() > bytes_max {
+                return Err(Violation::MessageTooBig);
+            }
+            // RFC 7692 section 7.2.3.4: a block with BFINAL may be followed by further ones.
+            if status == Status::StreamEnd {
+                self.inflater.reset(false);
+            } else if taken == 0 && output.len() == written {
+                return Err(Violation::CompressionInvalid);
+            }
+        }
+        if !self.takes_over {
+            self.inflater.reset(false);
+        }
+        Ok(output)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FULL: Side = Side { takes_over: true, window_bits: 15 };
+
+    fn terms(offers: &[Offer], answer: &str) -> Result<Option<Terms>, String> {
+        Terms::agreed(offers, Some(answer))
+    }
+
+    #[test]
+    fn an_answer_must_keep_to_an_offer() {
+        let strict = Offer { server_no_context_takeover: true, server_max_window_bits: Some(9) };
+        let plain = "permessage-deflate";
+        assert_eq!(Terms::agreed(&[strict], None), Ok(None));
+        terms(&[strict], plain).expect_err("it promises nothing");
+        terms(&[strict], "permessage-deflate; server_no_context_takeover").expect_err("no window");
+        let kept = "permessage-deflate; server_no_context_takeover; server_max_window_bits=9";
+        let agreed = terms(&[strict], kept).expect("kept").expect("agreed");
+        let server = Side { takes_over: false, window_bits: 9 };
+        assert_eq!(agreed, Terms { client: FULL, server });
+        terms(&[strict], &kept.replace('9', "10")).expect_err("too large a window");
+        // Another offer may allow what the first does not.
+        terms(&[strict, Offer::PLAIN], plain).expect("the second offer").expect("agreed");
+        terms(&[Offer::PLAIN], "permessage-deflate; unknown").expect_err("no such parameter");
+        let limited = "permessage-deflate; client_no_context_takeover; client_max_window_bits=10";
+        let agreed = terms(&[Offer::PLAIN], limited).expect("allowed").expect("agreed");
+        assert_eq!(agreed.client, Side { takes_over: false, window_bits: 10 });
+    }
+
+    #[test]
+    fn offers_are_written_as_the_grammar_says() {
+        let strict = Offer { server_no_context_takeover: true, server_max_window_bits: Some(9) };
+        let field = Offer::field(&[strict, Offer::PLAIN]).expect("two offers");
+        for offer in field.split(", ") {
+            extension::answered(offer.as_bytes()).expect(offer);
+        }
+        assert!(field.contains("server_max_window_bits=9, "), "{field}");
+        assert_eq!(Offer::field(&[]), None);
+    }
+
+    /// Every message, also where it is the same bytes as an earlier one, inflates to its part of the
+    /// text.
+    #[test]
+    fn streams_that_repeat_inflate_to_the_whole_text() {
+        let library = Library::default();
+        let sides = [true, false]
+            .into_iter()
+            .flat_map(|takes_over| [8, 9, 15].map(|window_bits| Side { takes_over, window_bits }));
+        for side in sides {
+            for (corpus, bytes, count) in [
+                (Corpus::Json, 16, 100),
+                (Corpus::Json, 8192, 60),
+                (Corpus::Prose, 65536, 20),
+                (Corpus::Json, 131_072, 9),
+            ] {
+                let (parts, stream) =
+                    (library.parts(corpus, bytes), library.stream(corpus, bytes, count, side));
+                let mut inflater = Inflater::new(side, side);
+                for number in 0..count {
+                    let payload = stream.message(number);
+                    let message = inflater.inflate(payload, bytes).expect("valid");
+                    assert_eq!(message, parts.message(number).concat(), "{corpus:?} {number}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn an_echo_is_right_as_the_same_bytes_or_as_the_same_message() {
+        let library = Library::default();
+        let (bytes, count) = (1024, 50);
+        let parts = library.parts(Corpus::Json, bytes);
+        let ours = library.stream(Corpus::Json, bytes, count, FULL);
+        // A server that first mirrors and then compresses for itself, with the same history.
+        let mut inflater = Inflater::new(FULL, FULL);
+        let mut deflater = Compress::new(Compression::new(1), false);
+        for number in 0..count {
+            let sent = ours.message(number);
+            let theirs = compressed(&mut deflater, parts.message(number));
+            let payload = if number < 40 { sent } else { &theirs };
+            let echo = inflater.check_echo(payload, true, (parts, number), sent).expect("valid");
+            assert_eq!(echo, Ok(()), "{number}");
+        }
+        // What is not the message, compressed or not.
+        let mut inflater = Inflater::new(FULL, FULL);
+        let [other, sent] = [ours.message(1), ours.message(0)];
+        let echo = inflater.check_echo(sent, true, (parts, 0), sent).expect("valid");
+        assert_eq!(echo, Ok(()));
+        let plain = parts.message(1).concat();
+        let echo = inflater.check_echo(&plain, false, (parts, 1), other).expect("valid");
+        assert_eq!(echo, Ok(()));
+        let echo = inflater.check_echo(b"else", false, (parts, 2), other).expect("valid");
+        assert_eq!(echo, Err(b"else".to_vec()));
+        let broken = inflater.check_echo(b"\xff\xff", true, (parts, 3), other);
+        assert_eq!(broken, Err(Violation::CompressionInvalid));
+    }
+
+    /// The same bytes mean something else if the peer may not refer to earlier messages.
+    #[test]
+    fn a_mirror_that_breaks_the_terms_is_no_echo() {
+        let library = Library::default();
+        let parts = library.parts(Corpus::Json, 1024);
+        let ours = library.stream(Corpus::Json, 1024, 10, FULL);
+        let theirs = Side { takes_over: false, ..FULL };
+        let mut inflater = Inflater::new(FULL, theirs);
+        let echoes: Vec<bool> = (0..10)
+            .map(|number| {
+                let sent = ours.message(number);
+                inflater.check_echo(sent, true, (parts, number), sent) == Ok(Ok(()))
+            })
+            .collect();
+        assert!(echoes[0] && !echoes[1], "{echoes:?}");
+    }
+
+    #[test]
+    fn a_final_block_and_a_bomb_are_handled() {
+        let mut inflater = Inflater::new(FULL, FULL);
+        // RFC 7692 section 7.2.3.4: "Hello" in a block with BFINAL, and the byte after it.
+        let last = b"\xf3\x48\xcd\xc9\xc9\x07\x00\x00";
+        assert_eq!(inflater.inflate(last, 100).expect("valid"), b"Hello");
+        let mut deflater = Compress::new(Compression::new(6), false);
+        let zeros = vec![0; 100_000];
+        let bomb = compressed(&mut deflater, [&zeros, &[]]);
+        assert_eq!(inflater.inflate(&bomb, 1000), Err(Violation::MessageTooBig));
+    }
+}

@@ -1,0 +1,714 @@
+//! One end of a connection that carries out a case: bytes in, bytes and deadlines out.
+//!
+//! It does no input or output and reads no clock; [`super::driver`] moves the bytes. So it runs over
+//! TCP, over a stream of HTTP/2 as well, and in tests over nothing, with a clock that the test moves.
+//! It begins after the opening handshake.
+//!
+//! Whatever the peer does, it comes to an end: every wait has a deadline, and so has the whole.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use ringecho::protocol::close;
+use ringecho::protocol::violation::Violation;
+
+use super::case::{
+    BINARY, CLOSE, CONTINUATION, Case, Chop, Content, End, Frame, Limit, NORMAL, PING, PONG,
+    RoundTrips, Step, TEXT,
+};
+use super::deflate::{Inflater, Library, Parts, StreamOf, Terms};
+use super::frames::{self, Reader, Received, Rules};
+use super::transcript::{Event, Rounds, Transcript, hexadecimal, shown};
+use super::verdict::are;
+use crate::random::Random;
+use crate::session::Form;
+
+/// How long the peer may take to answer a close frame, and a server then to end the connection.
+pub const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+/// The close code of a connection that was failed because the peer did nothing (RFC 6455 section
+/// 7.4.1).
+const GOING_AWAY: u16 = 1001;
+/// The bit that marks the first frame of a compressed message (RFC 7692 section 6).
+const COMPRESSED: u8 = 0x40;
+/// Bytes that a message may have beyond twice the longest of the case. No echo is longer.
+const EXCESS_MAX: u64 = 1 << 20;
+
+/// Which end of the connection this program is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// It tests a server.
+    Client,
+    /// It tests a client.
+    Server,
+}
+
+/// What a connection is like after its opening handshake.
+#[derive(Debug, Clone, Copy)]
+pub struct Opened<'a> {
+    /// Which end this is.
+    pub role: Role,
+    /// What was agreed on compression.
+    pub terms: Option<Terms>,
+    /// What was received behind the handshake.
+    pub received: &'a [u8],
+    /// The seed of masking keys.
+    pub seed: u64,
+}
+
+/// What has to be done next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Want {
+    /// Send [`Exchange::chop`] in one piece, and tell [`Exchange::sent`]. If there is no room until
+    /// then, ask again.
+    Send(Instant),
+    /// Receive into [`Exchange::room`], and tell [`Exchange::received`]. If nothing comes until then,
+    /// ask again.
+    Receive(Instant),
+    /// End the connection; then it is over.
+    Drop,
+    /// It is over.
+    Nothing,
+}
+
+/// How the peer ended the connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// In order.
+    Closed,
+    /// By a reset, or it was lost otherwise.
+    Reset,
+}
+
+/// How far the closing handshake is (RFC 6455 section 7.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Open,
+    /// This side has sent a close frame, the peer has not.
+    CloseSent,
+    /// Both have.
+    Closed,
+    /// The connection is to be ended by this side.
+    Dropping,
+    Over,
+}
+
+/// What the deadline is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Timer {
+    Pause(char),
+    Limit,
+    CloseReply,
+    ServerDrop,
+}
+
+/// A message whose fragments are arriving.
+#[derive(Debug, Default)]
+struct Message {
+    form: Option<Form>,
+    is_compressed: bool,
+    payload: Vec<u8>,
+}
+
+/// Messages that are sent one after the other.
+#[derive(Debug)]
+struct Trips<'a> {
+    trips: &'a RoundTrips,
+    supply: Supply<'a>,
+    /// How many were sent.
+    sent: u32,
+}
+
+/// Where messages come from.
+#[derive(Debug)]
+enum Supply<'a> {
+    Same(Vec<u8>),
+    Of(Parts<'a>, StreamOf),
+}
+
+/// A case on a connection.
+#[derive(Debug)]
+pub struct Exchange<'a> {
+    case: &'a Case,
+    library: &'a Library,
+    role: Role,
+    terms: Option<Terms>,
+    keys: Random,
+    reader: Reader,
+    /// Whether what the peer sends can still be told apart.
+    is_readable: bool,
+    inflater: Option<Inflater>,
+    state: State,
+    timer: (Instant, Timer),
+    /// The next step of the script.
+    next: usize,
+    trips: Option<Trips<'a>>,
+    /// What is left of a frame that was begun.
+    begun: VecDeque<u8>,
+    outgoing: Outgoing,
+    message: Message,
+    transcript: Transcript,
+}
+
+/// Bytes to be sent, and where they are cut.
+#[derive(Debug, Default)]
+struct Outgoing {
+    bytes: Vec<u8>,
+    sent: usize,
+    /// Where each send ends.
+    ends: VecDeque<usize>,
+}
+
+impl Outgoing {
+    fn is_empty(&self) -> bool {
+        self.ends.is_empty()
+    }
+
+    /// The end of what has been queued and not cut yet.
+    fn begin(&mut self) -> usize {
+        if self.ends.is_empty() {
+            self.bytes.clear();
+            self.sent = 0;
+        }
+        self.bytes.len()
+    }
+
+    /// Cuts what was queued from `begin` on.
+    fn cut(&mut self, begin: usize, chop: Chop) {
+        let end = self.bytes.len();
+        if let Chop::Bytes(bytes) = chop {
+            self.ends.extend((begin + bytes..end).step_by(bytes));
+        }
+        if begin < end {
+            self.ends.push_back(end);
+        }
+    }
+
+    fn chop(&self) -> &[u8] {
+        let end = self.ends.front().copied().unwrap_or(self.sent);
+        &self.bytes[self.sent..end]
+    }
+
+    fn sent(&mut self, count: usize) {
+        self.sent += count;
+        if self.ends.front().is_some_and(|end| self.sent >= *end) {
+            self.ends.pop_front();
+        }
+    }
+}
+
+impl<'a> Exchange<'a> {
+    /// Begins a case on a connection that was just opened.
+    pub fn new(
+        case: &'a Case,
+        library: &'a Library,
+        opened: Opened<'_>,
+        now: Instant,
+    ) -> Exchange<'a> {
+        let Opened { role, terms, received, seed } = opened;
+        let rules = Rules {
+            is_masked: role == Role::Server,
+            allows_compression: terms.is_some(),
+            payload_max: 2 * longest(case) as u64 + EXCESS_MAX,
+        };
+        let inflater = terms.map(|Terms { client, server }| match role {
+            Role::Client => Inflater::new(client, server),
+            Role::Server => Inflater::new(server, client),
+        });
+        let mut transcript = Transcript::new(case.number);
+        transcript.closing.is_server = role == Role::Server;
+        transcript.lacks_compression = !case.offers.is_empty() && terms.is_none();
+        let mut exchange = Exchange {
+            case,
+            library,
+            role,
+            terms,
+            keys: Random::new(seed),
+            reader: Reader::new(rules, received),
+            is_readable: true,
+            inflater,
+            state: State::Open,
+            timer: (now, Timer::Limit),
+            next: 0,
+            trips: None,
+            begun: VecDeque::new(),
+            outgoing: Outgoing::default(),
+            message: Message::default(),
+            transcript,
+        };
+        exchange.arm(Timer::Limit, now);
+        if exchange.transcript.lacks_compression {
+            exchange.close(NORMAL, now);
+        }
+        exchange.read(now);
+        exchange
+    }
+
+    /// What has to be done at `now`.
+    pub fn want(&mut self, now: Instant) -> Want {
+        loop {
+            match self.state {
+                State::Over => return Want::Nothing,
+                State::Dropping => return Want::Drop,
+                State::Open | State::CloseSent | State::Closed => {}
+            }
+            let (until, timer) = self.timer;
+            if now >= until {
+                self.expired(timer, now);
+            } else if !self.outgoing.is_empty() {
+                return Want::Send(until);
+            } else if !self.goes_on(now) {
+                return Want::Receive(until);
+            }
+        }
+    }
+
+    /// What is to be sent in one piece.
+    pub fn chop(&self) -> &[u8] {
+        self.outgoing.chop()
+    }
+
+    /// Notes that the first `count` bytes of it were sent.
+    pub fn sent(&mut self, count: usize) {
+        *self.transcript.traffic.sent.entry(count).or_default() += 1;
+        self.outgoing.sent(count);
+    }
+
+    /// The buffer to receive into.
+    pub fn room(&mut self) -> &mut [u8] {
+        self.reader.room()
+    }
+
+    /// Notes that `count` bytes were received into [`Exchange::room`] at `now`.
+    pub fn received(&mut self, count: usize, now: Instant) {
+        *self.transcript.traffic.received.entry(count).or_default() += 1;
+        self.reader.filled(count);
+        self.read(now);
+    }
+
+    /// Notes that the peer ended the connection.
+    pub fn ended(&mut self, how: Ended) {
+        if self.state == State::Over {
+            return;
+        }
+        if self.state != State::Closed {
+            let how = match how {
+                Ended::Closed => "the peer ended the TCP connection",
+                Ended::Reset => "the peer reset the TCP connection",
+            };
+            self.unclean(&format!("{how} before the closing handshake was complete"));
+        }
+        self.state = State::Over;
+    }
+
+    /// Notes that this side ended the connection.
+    pub fn dropped(&mut self) {
+        self.transcript.closing.dropped_by_me = true;
+        self.state = State::Over;
+    }
+
+    /// What happened.
+    pub fn into_transcript(self) -> Transcript {
+        self.transcript
+    }
+
+    /// Takes the next step, if it is time for it. Returns whether anything was done.
+    fn goes_on(&mut self, now: Instant) -> bool {
+        let waits = matches!(self.timer.1, Timer::Pause(_));
+        if waits || self.state == State::Closed {
+            return false;
+        }
+        if let Some(trips) = &self.trips {
+            let is_back = self.transcript.rounds.as_ref().is_some_and(|it| it.right == trips.sent);
+            let goes_on = self.state == State::Open && is_back && trips.sent < trips.trips.count;
+            if goes_on {
+                self.send_message();
+            }
+            return goes_on;
+        }
+        let case = self.case;
+        let Some(step) = case.script.get(self.next) else { return false };
+        self.next += 1;
+        match step {
+            Step::Frames(frames, chop) => self.send_frames(frames, *chop),
+            Step::Begin(frame, bytes) => {
+                let begin = self.outgoing.bytes.len();
+                self.append(frame.first_byte(), &frame.payload.to_vec());
+                let header = self.outgoing.bytes.len() - begin - frame.payload.len();
+                self.begun = self.outgoing.bytes.drain(begin..).collect();
+                self.more(header + bytes);
+            }
+            Step::More(bytes) => self.more(*bytes),
+            Step::Pause(duration, name) => {
+                self.timer = (now + *duration, Timer::Pause(*name));
+                return true;
+            }
+            Step::Close(payload) => self.send_close(payload),
+            Step::RoundTrips(trips) => self.begin(trips),
+        }
+        // The time counts from the last step on.
+        let timer = if self.state == State::Open { Timer::Limit } else { Timer::CloseReply };
+        self.arm(timer, now);
+        true
+    }
+
+    fn arm(&mut self, timer: Timer, now: Instant) {
+        let duration = match (timer, self.case.limit) {
+            (Timer::Limit, Limit::Fail(duration) | Limit::Close(duration)) => duration,
+            (Timer::CloseReply | Timer::ServerDrop | Timer::Pause(_), _) => CLOSE_TIMEOUT,
+        };
+        self.timer = (now + duration, timer);
+    }
+
+    fn key(&mut self) -> Option<[u8; 4]> {
+        match self.role {
+            Role::Client => Some((self.keys.number() as u32).to_ne_bytes()),
+            Role::Server => None,
+        }
+    }
+
+    /// Queues a frame without cutting it off.
+    fn append(&mut self, first: u8, payload: &[u8]) {
+        let key = self.key();
+        frames::append(&mut self.outgoing.bytes, first, payload, key);
+        *self.transcript.traffic.frames_sent.entry(first & 15).or_default() += 1;
+    }
+
+    /// Queues a frame as a send of its own.
+    fn send_frame(&mut self, first: u8, payload: &[u8]) {
+        let begin = self.outgoing.begin();
+        self.append(first, payload);
+        self.outgoing.cut(begin, Chop::Whole);
+    }
+
+    fn send_frames(&mut self, frames: &[Frame], chop: Chop) {
+        let begin = self.outgoing.begin();
+        for frame in frames {
+            let begin = self.outgoing.bytes.len();
+            self.append(frame.first_byte(), &frame.payload.to_vec());
+            if chop == Chop::Frames {
+                self.outgoing.cut(begin, Chop::Whole);
+            }
+        }
+        match chop {
+            Chop::Frames => {}
+            Chop::Whole | Chop::Bytes(_) => self.outgoing.cut(begin, chop),
+        }
+    }
+
+    /// Queues further bytes of the frame that was begun.
+    fn more(&mut self, bytes: usize) {
+        let begin = self.outgoing.begin();
+        let bytes = bytes.min(self.begun.len());
+        self.outgoing.bytes.extend(self.begun.drain(..bytes));
+        self.outgoing.cut(begin, Chop::Whole);
+    }
+
+    fn send_close(&mut self, payload: &[u8]) {
+        self.send_frame(0x80 | CLOSE, payload);
+        if self.state != State::Open {
+            return;
+        }
+        let closing = &mut self.transcript.closing;
+        closing.closed_by_me = true;
+        if let Some((code, reason)) = payload.split_first_chunk() {
+            closing.local_close_code = Some(u16::from_be_bytes(*code));
+            closing.local_close_reason = text(reason);
+        }
+        self.state = State::CloseSent;
+    }
+
+    /// Begins the closing handshake, unless that has begun.
+    fn close(&mut self, code: u16, now: Instant) {
+        if self.state == State::Open {
+            self.next = self.case.script.len();
+            self.trips = None;
+            self.send_close(&code.to_be_bytes());
+            self.arm(Timer::CloseReply, now);
+        }
+    }
+
+    fn begin(&mut self, trips: &'a RoundTrips) {
+        let supply = match (&trips.content, self.terms) {
+            (Content::Of(corpus, bytes), Some(Terms { client, server })) => {
+                let side = if self.role == Role::Client { client } else { server };
+                let stream = self.library.stream(*corpus, *bytes, trips.count, side);
+                Supply::Of(self.library.parts(*corpus, *bytes), stream)
+            }
+            (Content::Of(corpus, bytes), None) => {
+                Supply::Same(self.library.parts(*corpus, *bytes).message(0).concat())
+            }
+            (Content::Same(payload), _) => Supply::Same(payload.to_vec()),
+        };
+        self.transcript.rounds = Some(Rounds { count: trips.count, right: 0, wrong: None });
+        self.trips = Some(Trips { trips, supply, sent: 0 });
+    }
+
+    fn send_message(&mut self) {
+        let Some(Trips { trips, supply, sent }) = &mut self.trips else { return };
+        let (first, payload) = match supply {
+            Supply::Same(payload) => (trips.form.opcode() as u8, &payload[..]),
+            Supply::Of(_, stream) => (trips.form.opcode() as u8 | COMPRESSED, stream.message(*sent)),
+        };
+        *sent += 1;
+        let fragment = trips.fragment_bytes.unwrap_or(payload.len()).max(1);
+        let begin = self.outgoing.begin();
+        let frames = payload.len().div_ceil(fragment).max(1);
+        for at in 0..frames {
+            let piece = &payload[at * fragment..payload.len().min((at + 1) * fragment)];
+            let last = if at + 1 == frames { 0x80 } else { 0 };
+            let first = if at == 0 { first } else { CONTINUATION };
+            let key = match self.role {
+                Role::Client => Some((self.keys.number() as u32).to_ne_bytes()),
+                Role::Server => None,
+            };
+            frames::append(&mut self.outgoing.bytes, last | first, piece, key);
+        }
+        let sent = &mut self.transcript.traffic.frames_sent;
+        *sent.entry(first & 15).or_default() += 1;
+        if frames > 1 {
+            *sent.entry(CONTINUATION).or_default() += frames as u64 - 1;
+        }
+        self.outgoing.cut(begin, trips.chop);
+    }
+
+    /// What a deadline means that has passed.
+    fn expired(&mut self, timer: Timer, now: Instant) {
+        if !self.outgoing.is_empty() && !matches!(timer, Timer::Pause(_)) {
+            // The peer does not read, so it would not see a close frame.
+            self.transcript.closing.failed_by_me = true;
+            return self.give_up("the peer did not read what it was sent");
+        }
+        match timer {
+            Timer::Pause(name) if self.state == State::Open => {
+                self.transcript.events.push(Event::Silence(name));
+                self.arm(Timer::Limit, now);
+            }
+            Timer::Pause(_) => {
+                self.next = self.case.script.len();
+                self.arm(Timer::CloseReply, now);
+            }
+            Timer::Limit => match self.case.limit {
+                Limit::Fail(_) => {
+                    self.transcript.closing.failed_by_me = true;
+                    self.close(GOING_AWAY, now);
+                }
+                Limit::Close(_) => self.close(NORMAL, now),
+            },
+            Timer::CloseReply => {
+                self.transcript.closing.was_close_handshake_timeout = true;
+                self.give_up("the peer did not answer the close frame in time");
+            }
+            Timer::ServerDrop => {
+                self.transcript.closing.was_server_connection_drop_timeout = true;
+                self.give_up("the server did not end the TCP connection in time");
+            }
+        }
+    }
+
+    fn unclean(&mut self, reason: &str) {
+        self.transcript.closing.was_clean = false;
+        self.transcript.closing.was_not_clean_reason = Some(reason.to_owned());
+    }
+
+    fn give_up(&mut self, reason: &str) {
+        self.unclean(reason);
+        self.state = State::Dropping;
+    }
+
+    /// Takes all frames that are there.
+    fn read(&mut self, now: Instant) {
+        while self.is_readable && !matches!(self.state, State::Dropping | State::Over) {
+            let taken = match self.reader.take() {
+                Ok(None) => return,
+                Ok(Some(frame)) => self.frame(frame, now),
+                Err(violation) => Err(violation),
+            };
+            if let Err(violation) = taken {
+                self.broken(violation, now);
+            }
+        }
+    }
+
+    /// Fails the connection for a rule that the peer broke (RFC 6455 section 7.1.7).
+    fn broken(&mut self, violation: Violation, now: Instant) {
+        self.is_readable = false;
+        self.transcript.violation.get_or_insert(violation);
+        self.transcript.closing.failed_by_me = true;
+        if self.state == State::Open {
+            self.close(violation.close_code().value(), now);
+        }
+        self.unclean("the peer broke the protocol");
+    }
+
+    fn frame(&mut self, frame: Received, now: Instant) -> Result<(), Violation> {
+        *self.transcript.traffic.frames_received.entry(frame.opcode).or_default() += 1;
+        let Received { is_final, is_compressed, opcode, payload } = frame;
+        match opcode {
+            CLOSE => return self.close_frame(&self.reader.bytes(payload).to_vec(), now),
+            PING => {
+                let payload = self.reader.bytes(payload).to_vec();
+                // A pong cannot stand within a frame.
+                if self.state == State::Open && self.begun.is_empty() {
+                    self.send_frame(0x80 | PONG, &payload);
+                }
+                self.note(Event::Ping(payload), now);
+            }
+            PONG => self.note(Event::Pong(self.reader.bytes(payload).to_vec()), now),
+            _ => {
+                let message = &mut self.message;
+                match (opcode, message.form) {
+                    (TEXT, None) => message.form = Some(Form::Text),
+                    (BINARY, None) => message.form = Some(Form::Binary),
+                    (CONTINUATION, Some(_)) => {}
+                    (CONTINUATION, None) => return Err(Violation::ContinuationUnexpected),
+                    _ => return Err(Violation::ContinuationExpected),
+                }
+                if opcode != CONTINUATION {
+                    message.payload.clear();
+                    message.is_compressed = is_compressed;
+                }
+                message.payload.extend_from_slice(self.reader.bytes(payload));
+                let longest = 2 * longest(self.case) as u64 + EXCESS_MAX;
+                if message.payload.len() as u64 > longest {
+                    return Err(Violation::MessageTooBig);
+                }
+                if is_final {
+                    return self.message(now);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes a message that is complete.
+    fn message(&mut self, now: Instant) -> Result<(), Violation> {
+        let Message { form, is_compressed, payload } = &mut self.message;
+        let form = form.take().expect("it was begun");
+        if self.trips.is_some() {
+            return self.echo(form, now);
+        }
+        let payload = std::mem::take(payload);
+        let payload = match &mut self.inflater {
+            Some(inflater) if *is_compressed => {
+                inflater.inflate(&payload, 2 * longest(self.case) + EXCESS_MAX as usize)?
+            }
+            Some(_) | None => payload,
+        };
+        if form == Form::Text && str::from_utf8(&payload).is_err() {
+            return Err(Violation::TextNotUtf8);
+        }
+        self.note(Event::Message(form, payload), now);
+        Ok(())
+    }
+
+    /// Compares an echo with what was sent.
+    fn echo(&mut self, form: Form, now: Instant) -> Result<(), Violation> {
+        let (Some(trips), Some(rounds)) = (&self.trips, &mut self.transcript.rounds) else {
+            unreachable!("they begin together")
+        };
+        let Message { payload, is_compressed, .. } = &self.message;
+        let (number, count) = (rounds.right, rounds.count);
+        let compared = match (&trips.supply, &mut self.inflater) {
+            (Supply::Of(parts, stream), Some(inflater)) => {
+                let sent = stream.message(number);
+                let part = (*parts, number);
+                inflater
+                    .check_echo(payload, *is_compressed, part, sent)?
+                    .map_err(|came| difference(&parts.message(number).concat(), &came))
+            }
+            (Supply::Of(..), None) => unreachable!("it needs terms"),
+            (Supply::Same(sent), _) if sent == payload => Ok(()),
+            (Supply::Same(sent), _) => Err(difference(sent, payload)),
+        };
+        let wrong = match compared {
+            _ if number == trips.sent => "it came before its message was sent".to_owned(),
+            Ok(()) if form == trips.trips.form => {
+                rounds.right += 1;
+                if rounds.right == count {
+                    self.close(self.case.close.codes[0], now);
+                }
+                return Ok(());
+            }
+            Ok(()) => format!("it is {form} instead of {}", trips.trips.form),
+            Err(difference) => difference,
+        };
+        rounds.wrong = Some(match count {
+            1 => format!("The echo is wrong: {wrong}."),
+            _ => format!("The echo of message {} of {count} is wrong: {wrong}.", number + 1),
+        });
+        self.close(self.case.close.codes[0], now);
+        Ok(())
+    }
+
+    /// Notes an event. If everything has come, this side may close.
+    fn note(&mut self, event: Event, now: Instant) {
+        self.transcript.events.push(event);
+        let Case { outcomes, close, .. } = self.case;
+        let is_complete =
+            outcomes.iter().any(|(_, expected)| are(&self.transcript.events, expected));
+        if close.by == End::Ours && is_complete {
+            self.close(close.codes[0], now);
+        }
+    }
+
+    fn close_frame(&mut self, payload: &[u8], now: Instant) -> Result<(), Violation> {
+        if self.state == State::Closed {
+            return Ok(());
+        }
+        let closing = &mut self.transcript.closing;
+        if let Some((code, reason)) = payload.split_first_chunk() {
+            closing.remote_close_code = Some(u16::from_be_bytes(*code));
+            closing.remote_close_reason = text(reason);
+        }
+        let checked = close::check(payload).map(drop);
+        closing.was_clean = checked.is_ok();
+        if self.state == State::Open {
+            checked?;
+            // RFC 6455 section 5.5.1: the answer typically repeats the code.
+            closing.local_close_code = closing.remote_close_code;
+            self.next = self.case.script.len();
+            self.trips = None;
+            if self.begun.is_empty() {
+                self.send_frame(0x80 | CLOSE, &payload[..payload.len().min(2)]);
+            }
+        }
+        self.state = State::Closed;
+        self.arm(Timer::ServerDrop, now);
+        if self.role == Role::Server {
+            // RFC 6455 section 7.1.1: the server ends the TCP connection.
+            self.state = State::Dropping;
+        }
+        checked
+    }
+}
+
+/// The reason of a close frame.
+fn text(reason: &[u8]) -> Option<String> {
+    let text = || str::from_utf8(reason).map_or_else(|_| hexadecimal(reason), str::to_owned);
+    (!reason.is_empty()).then(text)
+}
+
+/// The longest message of a case, in bytes.
+fn longest(case: &Case) -> usize {
+    let step = |step: &Step| match step {
+        Step::Frames(frames, _) => frames.iter().map(|frame| frame.payload.len()).sum(),
+        Step::Begin(frame, _) => frame.payload.len(),
+        Step::RoundTrips(trips) => match &trips.content {
+            Content::Same(payload) => payload.len(),
+            Content::Of(_, bytes) => *bytes,
+        },
+        Step::More(_) | Step::Pause(..) | Step::Close(_) => 0,
+    };
+    case.script.iter().map(step).max().unwrap_or(0)
+}
+
+/// How an echo differs from what was sent.
+fn difference(sent: &[u8], came: &[u8]) -> String {
+    let same = sent.iter().zip(came).take_while(|(sent, came)| sent == came).count();
+    match (sent.len(), came.len()) {
+        (sent, came) if sent != came && same == sent.min(came) => {
+            format!("it has {came} bytes instead of {sent}")
+        }
+        _ => format!("it differs at byte {same} (counted from 0): {}", shown(&came[same..])),
+    }
+}

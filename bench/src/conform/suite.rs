@@ -1,0 +1,74 @@
+//! Runs cases against a server, several at a time.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc;
+use std::thread;
+
+use super::case::Case;
+use super::deflate::Library;
+use super::driver::{self, Run};
+use super::verdict::{Verdict, judge};
+use crate::stop::Stop;
+use crate::target::Target;
+
+/// What is run, and how.
+#[derive(Debug, Clone, Copy)]
+pub struct Plan<'a> {
+    /// The server.
+    pub target: &'a Target,
+    /// The cases.
+    pub cases: &'a [Case],
+    /// How many run at a time, at least 1.
+    pub jobs: usize,
+    /// The seed of masking keys.
+    pub seed: u64,
+}
+
+/// A case with its verdict.
+#[derive(Debug, Clone)]
+pub struct Judged {
+    /// Where it stands in the plan.
+    pub at: usize,
+    /// What happened.
+    pub run: Run,
+    /// The verdict.
+    pub verdict: Verdict,
+}
+
+/// Runs all cases, those that take longest first, and calls `tell` after each with how many are done.
+/// Returns them in the order of the plan; fewer if the stop is requested.
+pub fn run(plan: &Plan<'_>, stop: &Stop, tell: &mut dyn FnMut(usize, &Case)) -> Vec<Judged> {
+    let mut order: Vec<usize> = (0..plan.cases.len()).collect();
+    order.sort_by(|one, other| {
+        plan.cases[*other].cost().total_cmp(&plan.cases[*one].cost()).then(one.cmp(other))
+    });
+    let (library, next) = (Library::default(), AtomicUsize::new(0));
+    let (sender, receiver) = mpsc::channel::<Judged>();
+    let work = |sender: mpsc::Sender<Judged>| {
+        while let Some(at) = order.get(next.fetch_add(1, Ordering::Relaxed)).copied() {
+            let case = &plan.cases[at];
+            let seed = plan.seed.wrapping_add(at as u64);
+            let Some(run) = driver::run(case, plan.target, &library, seed, stop) else { return };
+            let verdict = judge(case, &run.transcript);
+            if sender.send(Judged { at, run, verdict }).is_err() {
+                return;
+            }
+        }
+    };
+    let mut judged = Vec::with_capacity(plan.cases.len());
+    thread::scope(|scope| {
+        for _ in 0..plan.jobs.clamp(1, plan.cases.len().max(1)) {
+            let sender = sender.clone();
+            let work = &work;
+            scope.spawn(move || work(sender));
+        }
+        drop(sender);
+        // It ends when all workers have.
+        for done in receiver {
+            tell(judged.len() + 1, &plan.cases[done.at]);
+            judged.push(done);
+        }
+    });
+    judged.sort_by_key(|judged| judged.at);
+    judged
+}
