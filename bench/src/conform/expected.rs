@@ -96,3 +96,74 @@ impl Expectations {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, SystemTime};
+
+    use super::super::driver::Run;
+    use super::super::transcript::Transcript;
+    use super::super::verdict::Verdict;
+    use super::*;
+    use crate::opening::Handshake;
+
+    fn judged(behavior: Behavior, behavior_close: BehaviorClose, code: Option<u16>) -> Judged {
+        let mut transcript = Transcript::new(Number::pair(2, 1));
+        transcript.closing.remote_close_code = code;
+        let (handshake, started) = (Handshake::default(), SystemTime::now());
+        let run = Run { transcript, handshake, started, duration: Duration::ZERO };
+        let [result, result_close] = [String::new(), String::new()];
+        Judged { at: 0, run, verdict: Verdict { behavior, result, behavior_close, result_close } }
+    }
+
+    #[test]
+    fn a_difference_in_either_direction_is_one() {
+        use Behavior::{Failed, NonStrict, Ok, Unimplemented};
+        use BehaviorClose::{FailedByClient, Ok as Closed, Unclean};
+        let text = "# known\n2.1 FAILED UNCLEAN\n\n2.2 NON-STRICT OK 1000 # why\n2.3 OK OK none\n\
+                    2.4 OK FAILED-BY-CLIENT";
+        let expectations: Expectations = text.parse().expect("four lines");
+        for (case, judged, differs) in [
+            (1, judged(Failed, Unclean, None), false),
+            (1, judged(Ok, Closed, Some(1000)), true),
+            (1, judged(Failed, Closed, None), true),
+            (2, judged(NonStrict, Closed, Some(1000)), false),
+            (2, judged(NonStrict, Closed, Some(1002)), true),
+            (2, judged(NonStrict, Closed, None), true),
+            (3, judged(Ok, Closed, None), false),
+            (3, judged(Ok, Closed, Some(1000)), true),
+            (4, judged(Ok, FailedByClient, Some(1000)), false),
+            // Not in the file.
+            (5, judged(Ok, Closed, Some(1000)), false),
+            (5, judged(NonStrict, FailedByClient, None), false),
+            (5, judged(Unimplemented, Closed, None), false),
+            (5, judged(Failed, Closed, None), true),
+            (5, judged(Ok, Unclean, None), true),
+        ] {
+            let found = expectations.difference(Number::pair(2, case), &judged, Demand::Musts);
+            assert_eq!(found.is_some(), differs, "2.{case} {:?}: {found:?}", judged.verdict);
+        }
+        for judged in [judged(NonStrict, Closed, None), judged(Ok, FailedByClient, None)] {
+            let strict = expectations.difference(Number::pair(2, 5), &judged, Demand::Strict);
+            assert!(strict.is_some(), "{:?}", judged.verdict);
+        }
+        let missing = expectations.missing(|number| number != Number::pair(2, 3));
+        assert_eq!(missing, [Number::pair(2, 3)]);
+    }
+
+    #[test]
+    fn a_line_that_makes_no_sense_is_named() {
+        for (text, line) in [
+            ("2.1 OK", "line 1"),
+            ("\n2.1 ok OK", "line 2"),
+            ("2.1 OK OK 1000 1000", "line 1"),
+            ("2.1 OK OK x", "line 1"),
+            ("2 OK OK", "line 1"),
+            ("2.1 OK OK\n2.1 OK OK", "line 2"),
+            ("2.1 OK FAILED BY CLIENT", "line 1"),
+        ] {
+            let error = text.parse::<Expectations>().expect_err(text);
+            assert!(error.starts_with(line), "{text:?}: {error}");
+        }
+    }
+}

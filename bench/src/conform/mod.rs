@@ -40,6 +40,9 @@ pub mod text;
 pub mod transcript;
 pub mod verdict;
 
+#[cfg(test)]
+mod tests;
+
 pub use self::case::Case;
 pub use self::cases::Volume;
 pub use self::expected::Expectations;
