@@ -1,0 +1,196 @@
+//! `ringbench conform` on the real server, and on servers that the real one is not: verdicts, what is
+//! printed and written, and exit statuses.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use ringbench::conform::{Behavior, BehaviorClose, Case, Demand, Plan, Volume, cases, suite};
+use ringbench::stop::Stop;
+use ringbench::target::Target;
+use ringecho::cli;
+use ringecho::engine::Engine;
+use ringecho::listen::Address;
+use ringecho::server::{Config, Server};
+use serde_json::Value;
+use testkit::fake::{Fake, send_back};
+use testkit::{CLOSE, Ended, PING, PONG, reply, run_by};
+
+/// The server itself, on threads of this process, while `test` runs.
+fn serving<T>(test: impl FnOnce(&str) -> T) -> T {
+    let mut config: Config = cli::defaults();
+    config.listen = vec![Address::Tcp("127.0.0.1:0".parse().expect("an address"))];
+    config.workers = Some(1);
+    config.engine = Some(Engine::Epoll);
+    let server = Server::start(&config).expect("a server");
+    let Address::Tcp(address) = &server.addresses()[0] else { panic!("a TCP address") };
+    let outcome = test(&format!("ws://{address}/"));
+    server.control().stop();
+    server.join().expect("a good end");
+    outcome
+}
+
+fn conform(arguments: &[&str]) -> Ended {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ringbench"));
+    run_by(command.arg("conform").args(arguments))
+}
+
+/// A path in this test process's own directory.
+fn path(name: &str) -> PathBuf {
+    let directory = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(std::process::id().to_string());
+    std::fs::create_dir_all(&directory).expect("a directory");
+    directory.join(name)
+}
+
+/// A server that answers no pings, and says who it is.
+fn without_pongs() -> Fake {
+    Fake::start(|peer, _| {
+        peer.accept("Server: mute/1.0\r\n")?;
+        let close = peer.echo_until(CLOSE, &|peer, frame| match frame.first {
+            PING | PONG => Ok(()),
+            _ => send_back(peer, frame),
+        })?;
+        peer.send(&reply(CLOSE, &close.payload))
+    })
+}
+
+#[test]
+fn the_server_passes_every_case_strictly() {
+    let cases: Vec<Case> = cases::all(Volume::Quick);
+    let judged = serving(|url| {
+        let target: Target = url.parse().expect("a target");
+        let plan = Plan { target: &target, cases: &cases, jobs: 4, seed: 1 };
+        let mut done = 0;
+        let judged = suite::run(&plan, &Stop::new().expect("a pipe"), &mut |count, _| {
+            done += 1;
+            assert_eq!(count, done);
+        });
+        assert_eq!(done, cases.len());
+        judged
+    });
+    assert_eq!(judged.len(), 517);
+    let mut informational = 0;
+    for (case, judged) in cases.iter().zip(&judged) {
+        let verdict = &judged.verdict;
+        assert!(verdict.passes(Demand::Strict), "{}: {verdict:?}", case.number);
+        match (verdict.behavior, verdict.behavior_close) {
+            (Behavior::Ok, BehaviorClose::Ok) => {}
+            (Behavior::Informational, BehaviorClose::Informational) => informational += 1,
+            _ => panic!("{}: {verdict:?}", case.number),
+        }
+    }
+    assert_eq!(informational, 3);
+}
+
+#[test]
+fn a_run_is_printed_and_written() {
+    let file = path("written.json");
+    let ended = serving(|url| {
+        let json = file.to_str().expect("UTF-8");
+        let options = ["--case", "1.1.1,7.*", "--exclude", "7.7.*", "--json", json];
+        conform(&[&[url], &options[..], &["--agent", "the server"]].concat())
+    });
+    assert_eq!(ended.status.code(), Some(0), "{ended:?}");
+    let last = ended.stdout.lines().last().expect("a line");
+    assert!(last.starts_with("the server: 25 of 25 cases as expected, in "), "{last}");
+    assert!(!last.contains("quick"), "{last}");
+    let rows: Vec<Vec<&str>> =
+        ended.stdout.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert!(rows.contains(&vec!["1", "framing", "1", "1", "-", "-", "-", "-", "-"]), "{rows:?}");
+    assert!(rows.contains(&vec!["7", "close", "24", "21", "-", "3", "-", "-", "-"]), "{rows:?}");
+    assert!(rows.contains(&vec!["all", "25", "22", "-", "3", "-", "-", "-"]), "{rows:?}");
+
+    let text = std::fs::read_to_string(&file).expect("it is written");
+    let results: Value = serde_json::from_str(&text).expect("JSON");
+    assert_eq!(results["agent"], "the server");
+    assert_eq!(results["cases"].as_array().map(Vec::len), Some(25));
+    let first = &results["cases"][0];
+    assert_eq!((&first["case"], &first["behavior"]), (&"1.1.1".into(), &"OK".into()));
+    assert_eq!(first["observed"][0], "text message \"\"");
+    let closing = first["closing"].as_object().expect("an object");
+    assert_eq!(closing.len(), 13, "{closing:?}");
+    assert_eq!((&closing["closedByMe"], &closing["wasClean"]), (&true.into(), &true.into()));
+    assert_eq!(closing["remoteCloseCode"], 1000);
+    let traffic = &first["traffic"];
+    assert_eq!((&traffic["frames_sent"]["1"], &traffic["frames_sent"]["8"]), (&1.into(), &1.into()));
+    // An empty frame with its key, and a close frame with its code.
+    assert_eq!((&traffic["sent"]["6"], &traffic["sent"]["8"]), (&1.into(), &1.into()));
+    assert!(first["request"].as_str().is_some_and(|head| head.starts_with("GET / HTTP/1.1\r\n")));
+}
+
+#[test]
+fn a_failure_says_what_was_expected_and_how_to_run_it_again() {
+    let server = without_pongs();
+    let ended = conform(&[&server.url(), "--case", "2.1,2.2,1.1.2"]);
+    assert_eq!(ended.status.code(), Some(1), "{ended:?}");
+    assert_eq!(ended.stderr, "");
+    let said = &ended.stdout;
+    for part in [
+        "2.2 (RFC 6455 5.5.2): FAILED, close OK; it should pass".to_owned(),
+        "expected  pong \"a short ping\" (OK)".to_owned(),
+        "observed  nothing".to_owned(),
+        format!("ringbench conform {} --case 2.2", server.url()),
+        "mute/1.0: 1 of 3 cases as expected".to_owned(),
+    ] {
+        assert!(said.contains(&part), "{part:?} in {said}");
+    }
+}
+
+#[test]
+fn known_failures_are_expected_and_their_end_is_not() {
+    let server = without_pongs();
+    let file = path("expected.txt");
+    let expected = file.to_str().expect("UTF-8");
+    let run = |text: &str| {
+        std::fs::write(&file, text).expect("a file");
+        conform(&[&server.url(), "--case", "2.1,2.7", "--expected", expected])
+    };
+    let known = run("2.1 FAILED OK 1000\n");
+    assert_eq!(known.status.code(), Some(0), "{known:?}");
+    let mended = run("2.1 FAILED OK\n2.7 FAILED OK\n");
+    assert_eq!(mended.status.code(), Some(1), "{mended:?}");
+    let difference = "2.7 (RFC 6455 5.5.3): OK, close OK; it should be FAILED with close OK";
+    assert!(mended.stdout.contains(difference), "{mended:?}");
+}
+
+#[test]
+fn without_compression_its_cases_are_unimplemented_and_pass() {
+    let server = without_pongs();
+    let ended = conform(&[&server.url(), "--quick", "--case", "12.1.1,13.7.1"]);
+    assert_eq!(ended.status.code(), Some(0), "{ended:?}");
+    let rows: Vec<Vec<&str>> =
+        ended.stdout.lines().map(|line| line.split_whitespace().collect()).collect();
+    let row = vec!["all", "2", "-", "-", "-", "2", "-", "-"];
+    assert!(rows.contains(&row), "{rows:?}");
+    let last = ended.stdout.lines().last().expect("a line");
+    assert!(last.ends_with("quick: sections 9, 12 and 13 with fewer messages"), "{last}");
+}
+
+#[test]
+fn what_cannot_be_run_says_what_to_write() {
+    let file = path("none.txt");
+    std::fs::write(&file, "8.1.1 OK OK\n").expect("a file");
+    let unknown = file.to_str().expect("UTF-8");
+    for (options, advice) in [
+        (&["ws://127.0.0.1:1/", "--case", "8.*"][..], "sections 1 to 7"),
+        (&["ws://127.0.0.1:1/", "--case", "1.x"], "7.*"),
+        (&["ws://127.0.0.1:1/", "--exclude", "*"], "leaves no case"),
+        (&["ws://127.0.0.1:1/", "--jobs", "0"], "1 to 1024"),
+        (&["tcp://127.0.0.1:1"], "ws://"),
+        (&["server {tcp-port}"], "{port}"),
+        (&["a server"], "ws://"),
+        (&["ws://127.0.0.1:1/", "--expected", "/nowhere"], "--expected /nowhere"),
+        (&["ws://127.0.0.1:1/", "--expected", unknown], "there is no case 8.1.1"),
+    ] {
+        let ended = conform(options);
+        assert_eq!(ended.status.code(), Some(2), "{options:?} {ended:?}");
+        assert!(ended.stderr.contains(advice), "{options:?} {}", ended.stderr);
+    }
+}
+
+#[test]
+fn a_server_that_is_not_there_fails_every_case() {
+    let ended = conform(&["ws://127.0.0.1:1/", "--case", "1.1.*"]);
+    assert_eq!(ended.status.code(), Some(1), "{ended:?}");
+    assert!(ended.stdout.contains("Cannot connect: connection refused"), "{ended:?}");
+    assert!(ended.stdout.contains("0 of 8 cases as expected"), "{ended:?}");
+}
