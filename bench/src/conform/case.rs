@@ -12,17 +12,17 @@ use super::number::Number;
 use super::verdict::Behavior;
 use crate::session::Form;
 
-/// FIN and the opcodes (RFC 6455 section 5.2).
+/// The opcode of a continuation frame (RFC 6455 section 5.2).
 pub const CONTINUATION: u8 = 0;
-/// A text frame.
+/// That of a text frame.
 pub const TEXT: u8 = 1;
-/// A binary frame.
+/// That of a binary frame.
 pub const BINARY: u8 = 2;
-/// A close frame.
+/// That of a close frame.
 pub const CLOSE: u8 = 8;
-/// A ping.
+/// That of a ping.
 pub const PING: u8 = 9;
-/// A pong.
+/// That of a pong.
 pub const PONG: u8 = 10;
 
 /// Normal closure (RFC 6455 section 7.4.1).

@@ -209,7 +209,7 @@ mod tests {
                 let mut bytes = Vec::new();
                 append(&mut bytes, 0x82, &payload, key);
                 assert!(key.is_none() || length < 8 || !bytes.ends_with(&payload[length - 8..]));
-                for step in [bytes.len(), 1, 1000] {
+                for step in [100_000, 1, 1000] {
                     if step == 1 && length > 1000 {
                         continue;
                     }

@@ -98,7 +98,7 @@ fn five_with_pause(case: u16, chop: Chop) -> Case {
         Expected::Pong(b"ping two".to_vec()),
         text(&*PARTS.concat()),
     ];
-    let late = [&[Expected::Silence('A')], &answers[..1], &answers[2..]].concat();
+    let late = [&[Expected::Silence('A')][..], &answers[..1], &answers[2..]].concat();
     answered(number(case), CLAUSE, script, answers).or(Behavior::NonStrict, late).says(
         format!(
             "Sends two fragments of a text message and a ping, pauses for a second, and sends two \

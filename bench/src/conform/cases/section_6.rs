@@ -48,18 +48,32 @@ fn invalid(group: u16, case: u16, script: Vec<Step>) -> Case {
     Case { close: case.close.clone().weighing(Weight::EndCounts), ..case }
 }
 
+/// What the parts of a message are.
+#[derive(Clone, Copy)]
+enum Parts {
+    Fragments,
+    OfOneFrame,
+}
+
 /// Text that becomes invalid in the second of three parts, sent with pauses between them.
-fn paused(case: u16, parts: [&[u8]; 3], as_fragments: bool) -> Case {
+fn paused(case: u16, parts: [&[u8]; 3], are: Parts) -> Case {
     let [one, two, three] = parts;
     let pauses = ['A', 'B'].map(|name| Step::Pause(PAUSE, name));
-    let steps = if as_fragments {
-        let frame = |opcode, payload: &[u8], is_final| {
-            at_once([Frame { is_final, ..Frame::new(opcode, payload) }])
-        };
-        [frame(TEXT, one, false), frame(CONTINUATION, two, false), frame(CONTINUATION, three, true)]
-    } else {
-        let frame = Frame::new(TEXT, parts.concat());
-        [Step::Begin(frame, one.len()), Step::More(two.len()), Step::More(three.len())]
+    let (kind, steps) = match are {
+        Parts::Fragments => {
+            let fragments = [
+                Frame::new(TEXT, one).unfinished(),
+                Frame::new(CONTINUATION, two).unfinished(),
+                Frame::new(CONTINUATION, three),
+            ];
+            ("fragments", fragments.map(|fragment| at_once([fragment])))
+        }
+        Parts::OfOneFrame => {
+            let frame = Frame::new(TEXT, parts.concat());
+            let rest = [two, three].map(|part| Step::More(part.len()));
+            let [second, third] = rest;
+            ("parts of one frame", [Step::Begin(frame, one.len()), second, third])
+        }
     };
     let [first, second, third] = steps;
     let [pause_one, pause_two] = pauses;
@@ -67,7 +81,6 @@ fn paused(case: u16, parts: [&[u8]; 3], as_fragments: bool) -> Case {
     let early = vec![Expected::Silence('A')];
     let late = vec![Expected::Silence('A'), Expected::Silence('B')];
     let case = Case { outcomes: vec![(Behavior::Ok, early)], ..invalid(4, case, script) };
-    let kind = if as_fragments { "fragments" } else { "parts of one frame" };
     let shown = parts.map(hexadecimal).join(" ");
     case.or(Behavior::NonStrict, late).says(
         format!(
@@ -87,7 +100,7 @@ fn sequences() -> Vec<(&'static str, Vec<Vec<u8>>)> {
     unexpected.extend((2..=6).map(|length| [0x80, 0xbf].repeat(3)[..length].to_vec()));
     unexpected.push((0x80..0xbf).collect());
     let lonely = [0xc0..0xdf, 0xe0..0xef, 0xf0..0xf7, 0xf8..0xfb, 0xfc..0xfd]
-        .map(|starts: std::ops::Range<u8>| starts.flat_map(|start| [start, b' ']).collect());
+        .map(|starts: std::ops::Range<u8>| starts.flat_map(|start| [start, b' ']).collect::<Vec<u8>>());
     let truncated = list(&[
         b"\xc0", b"\xe0\x80", b"\xf0\x80\x80", b"\xf8\x80\x80\x80", b"\xfc\x80\x80\x80\x80", b"\xdf",
         b"\xef\xbf", b"\xf7\xbf\xbf", b"\xfb\xbf\xbf\xbf", b"\xfd\xbf\xbf\xbf\xbf",
@@ -103,7 +116,7 @@ fn sequences() -> Vec<(&'static str, Vec<Vec<u8>>)> {
         [0xed, 0xbf, 0xbf],
     ];
     let pairs = surrogates[..4].iter().flat_map(|high| {
-        [surrogates[4], surrogates[6]].map(|low| [high.as_slice(), &low].concat())
+        [surrogates[4], surrogates[6]].map(|low| [&high[..], &low[..]].concat())
     });
     // The last two code points of each plane (Unicode 23.7).
     let noncharacters = (0..=0x10).flat_map(|plane| [0xfffe, 0xffff].map(|low| plane << 16 | low));
@@ -229,10 +242,10 @@ pub(super) fn cases() -> Vec<Case> {
             .says("Sends text with a surrogate in one frame.", FAILS),
         invalid(3, 2, vec![bytewise(&broken)])
             .says("Sends text with a surrogate in fragments of a byte.", FAILS),
-        paused(1, parts, true),
-        paused(2, bytes, true),
-        paused(3, parts, false),
-        paused(4, bytes, false),
+        paused(1, parts, Parts::Fragments),
+        paused(2, bytes, Parts::Fragments),
+        paused(3, parts, Parts::OfOneFrame),
+        paused(4, bytes, Parts::OfOneFrame),
     ];
     for (group, (what, sequences)) in (5..).zip(sequences()) {
         for (case, sequence) in (1..).zip(sequences) {

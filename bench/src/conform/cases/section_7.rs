@@ -1,6 +1,6 @@
 //! Section 7: the closing handshake.
 
-use super::super::case::{CLOSE, CONTINUATION, End, INVALID_PAYLOAD, NORMAL, PING, PROTOCOL_ERROR};
+use super::super::case::{CLOSE, CONTINUATION, INVALID_PAYLOAD, NORMAL, PING, PROTOCOL_ERROR};
 use super::super::case::{TEXT, Weight};
 use super::*;
 
@@ -22,7 +22,7 @@ const INVALID: [u16; 9] = [0, 999, 1004, 1005, 1006, 1016, 1100, 2000, 2999];
 const UNDEFINED: [u16; 2] = [5000, 65535];
 
 fn close(code: u16, reason: &[u8]) -> Step {
-    Step::Close([&code.to_be_bytes(), reason].concat())
+    Step::Close([&code.to_be_bytes()[..], reason].concat())
 }
 
 /// A case in which this side closes, with one of these codes in answer.
@@ -131,6 +131,5 @@ pub(super) fn cases() -> Vec<Case> {
             "Whatever the peer does is right.",
         )
     }));
-    debug_assert!(cases.iter().all(|case| case.close.by == End::Ours));
     cases
 }
