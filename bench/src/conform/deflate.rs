@@ -271,6 +271,8 @@ pub struct Inflater {
     is_mirror: bool,
     /// Whether all messages so far were the same bytes as those of this side.
     is_in_step: bool,
+    /// The message that was inflated last.
+    output: Vec<u8>,
 }
 
 impl Inflater {
@@ -279,7 +281,8 @@ impl Inflater {
         let takes_over = theirs.takes_over;
         let is_mirror =
             ours.takes_over == theirs.takes_over && ours.window_bits <= theirs.window_bits;
-        Inflater { inflater: Decompress::new(false), takes_over, is_mirror, is_in_step: true }
+        let (inflater, output) = (Decompress::new(false), Vec::new());
+        Inflater { inflater, takes_over, is_mirror, is_in_step: true, output }
     }
 
     /// Whether `payload` is the echo of message `number`, which was sent as `sent`. It came compressed
@@ -304,11 +307,11 @@ impl Inflater {
         self.is_in_step = false;
         let message = match is_compressed {
             true => self.inflate(payload, 2 * parts.bytes + 1024)?,
-            false => payload.to_vec(),
+            false => payload,
         };
         let [first, second] = parts.message(number);
         let is_right = message.split_at_checked(first.len()) == Some((first, second));
-        Ok(if is_right { Ok(()) } else { Err(message) })
+        Ok(if is_right { Ok(()) } else { Err(message.to_vec()) })
     }
 
     /// Takes `history` for what was inflated last: it is a stored block (RFC 1951 section 3.2.4).
@@ -323,37 +326,38 @@ impl Inflater {
         assert!(done.is_ok() && output == history, "a stored block is what it holds");
     }
 
-    /// The message of a compressed payload.
+    /// The message of a compressed payload, which stays until the next one.
     ///
     /// # Errors
     ///
     /// When it is no DEFLATE stream that ends between two blocks, or has more than `bytes_max` bytes.
-    pub fn inflate(&mut self, payload: &[u8], bytes_max: usize) -> Result<Vec<u8>, Violation> {
-        let mut output = Vec::with_capacity(bytes_max + 1);
-        let input = [payload, &TAIL].concat();
-        let mut left = &input[..];
-        while !left.is_empty() {
-            let (taken, written) = (self.inflater.total_in(), output.len());
-            let status = self
-                .inflater
-                .decompress_vec(left, &mut output, FlushDecompress::Sync)
-                .map_err(|_| Violation::CompressionInvalid)?;
-            let taken = (self.inflater.total_in() - taken) as usize;
-            left = &left[taken..];
-            if output.len() > bytes_max {
-                return Err(Violation::MessageTooBig);
-            }
-            // RFC 7692 section 7.2.3.4: a block with BFINAL may be followed by further ones.
-            if status == Status::StreamEnd {
-                self.inflater.reset(false);
-            } else if taken == 0 && output.len() == written {
-                return Err(Violation::CompressionInvalid);
+    pub fn inflate(&mut self, payload: &[u8], bytes_max: usize) -> Result<&[u8], Violation> {
+        self.output.clear();
+        self.output.reserve(bytes_max + 1);
+        for mut left in [payload, &TAIL] {
+            while !left.is_empty() {
+                let (taken, written) = (self.inflater.total_in(), self.output.len());
+                let status = self
+                    .inflater
+                    .decompress_vec(left, &mut self.output, FlushDecompress::Sync)
+                    .map_err(|_| Violation::CompressionInvalid)?;
+                let taken = (self.inflater.total_in() - taken) as usize;
+                left = &left[taken..];
+                if self.output.len() > bytes_max {
+                    return Err(Violation::MessageTooBig);
+                }
+                // RFC 7692 section 7.2.3.4: a block with BFINAL may be followed by further ones.
+                if status == Status::StreamEnd {
+                    self.inflater.reset(false);
+                } else if taken == 0 && self.output.len() == written {
+                    return Err(Violation::CompressionInvalid);
+                }
             }
         }
         if !self.takes_over {
             self.inflater.reset(false);
         }
-        Ok(output)
+        Ok(&self.output)
     }
 }
 

@@ -590,7 +590,7 @@ impl<'a> Exchange<'a> {
         let payload = std::mem::take(payload);
         let payload = match &mut self.inflater {
             Some(inflater) if *is_compressed => {
-                inflater.inflate(&payload, 2 * longest(self.case) + EXCESS_MAX as usize)?
+                inflater.inflate(&payload, 2 * longest(self.case) + EXCESS_MAX as usize)?.to_vec()
             }
             Some(_) | None => payload,
         };
