@@ -248,8 +248,8 @@ impl<'a> Exchange<'a> {
         loop {
             match self.state {
                 State::Over => return Want::Nothing,
-                State::Dropping => return Want::Drop,
-                State::Open | State::CloseSent | State::Closed => {}
+                State::Dropping if self.outgoing.is_empty() => return Want::Drop,
+                State::Dropping | State::Open | State::CloseSent | State::Closed => {}
             }
             let (until, timer) = self.timer;
             if now >= until {
@@ -314,7 +314,7 @@ impl<'a> Exchange<'a> {
     /// Takes the next step, if it is time for it. Returns whether anything was done.
     fn goes_on(&mut self, now: Instant) -> bool {
         let waits = matches!(self.timer.1, Timer::Pause(_));
-        if waits || self.state == State::Closed {
+        if waits || !matches!(self.state, State::Open | State::CloseSent) {
             return false;
         }
         if let Some(trips) = &self.trips {
@@ -512,6 +512,7 @@ impl<'a> Exchange<'a> {
 
     fn give_up(&mut self, reason: &str) {
         self.unclean(reason);
+        self.outgoing = Outgoing::default();
         self.state = State::Dropping;
     }
 
@@ -646,7 +647,8 @@ impl<'a> Exchange<'a> {
         let Case { outcomes, close, .. } = self.case;
         let is_complete =
             outcomes.iter().any(|(_, expected)| are(&self.transcript.events, expected));
-        if close.by == End::Ours && is_complete {
+        let is_sent = self.next == self.case.script.len();
+        if close.by == End::Ours && is_sent && is_complete {
             self.close(close.codes[0], now);
         }
     }

@@ -294,3 +294,36 @@ fn a_message_that_comes_twice_is_noticed() {
         assert_eq!(twice.iter().any(|found| found == number), is_data, "{number}");
     }
 }
+
+/// The same case tests a client: this side does not mask, and ends the TCP connection.
+#[test]
+fn a_case_runs_in_the_other_role() {
+    let cases = short_cases();
+    let case = cases.iter().find(|case| case.number.to_string() == "1.1.2").expect("it is there");
+    let (library, now) = (Library::default(), Instant::now());
+    let opened = Opened { role: Role::Server, terms: None, received: &[], seed: 1 };
+    let mut exchange = Exchange::new(case, &library, opened, now);
+    let mut answers = Vec::new();
+    loop {
+        match exchange.want(now) {
+            Want::Nothing => break,
+            Want::Drop => exchange.dropped(),
+            Want::Send(_) => {
+                for frame in parse(exchange.chop()) {
+                    answers.push(testkit::frame(frame.first, &frame.payload));
+                }
+                exchange.sent(exchange.chop().len());
+            }
+            Want::Receive(_) => {
+                let answer = answers.remove(0);
+                exchange.room()[..answer.len()].copy_from_slice(&answer);
+                exchange.received(answer.len(), now);
+            }
+        }
+    }
+    let transcript = exchange.into_transcript();
+    assert!(transcript.closing.is_server && transcript.closing.dropped_by_me);
+    let verdict = judge(case, &transcript);
+    let found = (verdict.behavior, verdict.behavior_close);
+    assert_eq!(found, (Behavior::Ok, BehaviorClose::Ok), "{verdict:?}");
+}
