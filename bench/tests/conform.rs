@@ -120,7 +120,9 @@ fn a_run_is_printed_and_written() {
 #[test]
 fn a_failure_says_what_was_expected_and_how_to_run_it_again() {
     let server = without_pongs();
-    let ended = conform(&[&server.url(), "--case", "2.1,2.2,1.1.2"]);
+    let file = path("failure.xml");
+    let junit = file.to_str().expect("UTF-8");
+    let ended = conform(&[&server.url(), "--case", "2.1,2.2,1.1.2", "--junit", junit]);
     assert_eq!(ended.status.code(), Some(1), "{ended:?}");
     assert_eq!(ended.stderr, "");
     let said = &ended.stdout;
@@ -133,6 +135,15 @@ fn a_failure_says_what_was_expected_and_how_to_run_it_again() {
     ] {
         assert!(said.contains(&part), "{part:?} in {said}");
     }
+    let xml = std::fs::read_to_string(&file).expect("it is written");
+    for part in [
+        "<testsuites name=\"mute/1.0\" tests=\"3\" failures=\"2\" skipped=\"0\"",
+        "<testsuite name=\"2 pings and pongs\" tests=\"2\" failures=\"2\"",
+        "<failure type=\"FAILED, close OK\" message=\"FAILED, close OK; it should pass (RFC 6455 5.5.2)\">",
+    ] {
+        assert!(xml.contains(part), "{part:?} in {xml}");
+    }
+    assert_eq!(xml.matches("<testcase ").count(), 3, "{xml}");
 }
 
 #[test]

@@ -12,7 +12,7 @@ use super::{ENDED_BY_SIGNAL, Failure, Outcome, command_line};
 use crate::candidate::Candidate;
 use crate::cli::Conform;
 use crate::conform::results::{CaseResult, FORMAT, server_name};
-use crate::conform::{Case, Expectations, Pattern, Plan, Results, cases, suite, text};
+use crate::conform::{Case, Expectations, Pattern, Plan, Results, cases, junit, suite, text};
 use crate::server::Server;
 use crate::stop::Stop;
 use crate::target::Target;
@@ -27,6 +27,7 @@ pub fn conform(options: &Conform, stop: &Stop, output: &mut impl Write) -> Outco
     let expectations = expectations(options)?;
     let mut tested = Tested::parse(options.target.as_deref())?;
     let json = options.json.as_deref().map(create).transpose()?;
+    let xml = options.junit.as_deref().map(create).transpose()?;
     let target = tested.start(stop)?;
     let plan =
         Plan { target: &target, cases: &cases, jobs: options.jobs.into(), seed: options.seed };
@@ -64,6 +65,10 @@ pub fn conform(options: &Conform, stop: &Stop, output: &mut impl Write) -> Outco
     problems.note_standard_output(output.write_all(page.as_bytes()).and_then(|()| output.flush()));
     if let (Some(file), Some(path)) = (json, &options.json) {
         problems.note(write(&file, &results).map_err(|error| cannot_write(path, &error)));
+    }
+    if let (Some(mut file), Some(path)) = (xml, &options.junit) {
+        let written = file.write_all(junit::document(&results).as_bytes());
+        problems.note(written.map_err(|error| cannot_write(path, &error)));
     }
     problems.note(tested.survived());
     let outcome = problems.outcome(Ok(()));

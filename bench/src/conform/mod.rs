@@ -33,6 +33,7 @@ pub mod driver;
 pub mod exchange;
 pub mod expected;
 pub mod frames;
+pub mod junit;
 pub mod number;
 pub mod results;
 pub mod suite;

@@ -1,0 +1,72 @@
+//! The outcome of a run as JUnit XML, which CI systems show: a test suite for each section, a test for
+//! each case. It has failed if it is not as expected, and is skipped if the server does not support what
+//! it tests.
+
+use std::collections::BTreeMap;
+
+use maud::{PreEscaped, html};
+
+use super::cases::section_name;
+use super::results::{CaseResult, Results};
+use super::verdict::Behavior;
+
+/// The XML document.
+pub fn document(results: &Results) -> String {
+    let mut sections: BTreeMap<u16, Vec<&CaseResult>> = BTreeMap::new();
+    for case in &results.cases {
+        sections.entry(case.case.section()).or_default().push(case);
+    }
+    let failures = |cases: &[&CaseResult]| {
+        cases.iter().filter(|case| case.difference.is_some()).count()
+    };
+    let skipped = |cases: &[&CaseResult]| cases.iter().filter(|case| is_skipped(case)).count();
+    let seconds = |seconds: f64| format!("{seconds:.3}");
+    let time = |cases: &[&CaseResult]| seconds(cases.iter().map(|case| case.duration_s).sum());
+    let all: Vec<&CaseResult> = results.cases.iter().collect();
+    let markup = html! {
+        (PreEscaped("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n"))
+        testsuites name=(legal(&results.agent)) tests=(all.len()) failures=(failures(&all))
+            skipped=(skipped(&all)) time=(seconds(results.duration_s)) {
+            @for (section, cases) in &sections {
+                testsuite name=(format!("{section} {}", section_name(*section))) tests=(cases.len())
+                    failures=(failures(cases)) skipped=(skipped(cases)) time=(time(cases)) {
+                    @for case in cases { (testcase(case)) }
+                }
+            }
+        }
+    };
+    markup.into_string() + "\n"
+}
+
+fn is_skipped(case: &CaseResult) -> bool {
+    case.difference.is_none() && case.behavior == Behavior::Unimplemented
+}
+
+fn testcase(case: &CaseResult) -> PreEscaped<String> {
+    let name = format!("{} {}", case.case, case.description);
+    let class = format!("conform.{}", case.case.section());
+    let verdict = format!("{}, close {}", case.behavior, case.behavior_close);
+    html! {
+        testcase classname=(class) name=(legal(&name)) time=(format!("{:.3}", case.duration_s)) {
+            @if let Some(difference) = &case.difference {
+                failure type=(verdict) message=(format!("{verdict}; {difference} ({})", case.clause)) {
+                    (legal(&format!(
+                        "{} {} {} Observed: {}",
+                        case.expectation,
+                        case.result,
+                        case.result_close,
+                        case.observed.join(", ")
+                    )))
+                }
+            } @else if is_skipped(case) {
+                skipped message=(legal(&case.result)) {}
+            }
+        }
+    }
+}
+
+/// A text without the characters that XML does not allow (XML 1.0 section 2.2), some of which a server
+/// could send.
+fn legal(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control() && !matches!(c, '\u{fffe}' | '\u{ffff}')).collect()
+}
