@@ -345,6 +345,11 @@ pub struct Conform {
     #[arg(long)]
     pub strict: bool,
 
+    /// Write a page and a JSON file per case and an index into this directory, in the format of the
+    /// Autobahn suite. Reports of other agents in it stay.
+    #[arg(long, value_name = "DIR")]
+    pub report: Option<PathBuf>,
+
     /// Write everything that is known of each case as JSON.
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,

@@ -12,10 +12,12 @@ use super::{ENDED_BY_SIGNAL, Failure, Outcome, command_line};
 use crate::candidate::Candidate;
 use crate::cli::Conform;
 use crate::conform::results::{CaseResult, FORMAT, server_name};
-use crate::conform::{Case, Expectations, Pattern, Plan, Results, cases, junit, suite, text};
+use crate::conform::{Case, Expectations, Pattern, Plan, Results};
+use crate::conform::{cases, junit, report, suite, text};
 use crate::server::Server;
 use crate::stop::Stop;
 use crate::target::Target;
+use crate::wire_report;
 
 /// `ringbench conform`
 ///
@@ -28,6 +30,9 @@ pub fn conform(options: &Conform, stop: &Stop, output: &mut impl Write) -> Outco
     let mut tested = Tested::parse(options.target.as_deref())?;
     let json = options.json.as_deref().map(create).transpose()?;
     let xml = options.junit.as_deref().map(create).transpose()?;
+    if let Some(directory) = &options.report {
+        wire_report::prepare(directory).map_err(|error| cannot_write(directory, &error))?;
+    }
     let target = tested.start(stop)?;
     let plan =
         Plan { target: &target, cases: &cases, jobs: options.jobs.into(), seed: options.seed };
@@ -69,6 +74,10 @@ pub fn conform(options: &Conform, stop: &Stop, output: &mut impl Write) -> Outco
     if let (Some(mut file), Some(path)) = (xml, &options.junit) {
         let written = file.write_all(junit::document(&results).as_bytes());
         problems.note(written.map_err(|error| cannot_write(path, &error)));
+    }
+    if let Some(directory) = &options.report {
+        let written = report::write(directory, &results, &cases, &judged);
+        problems.note(written.map_err(|error| cannot_write(directory, &error)));
     }
     problems.note(tested.survived());
     let outcome = problems.outcome(Ok(()));

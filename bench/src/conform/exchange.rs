@@ -18,7 +18,7 @@ use super::case::{
 };
 use super::deflate::{Inflater, Library, Parts, StreamOf, Terms};
 use super::frames::{self, Reader, Received, Rules};
-use super::transcript::{Event, Rounds, Transcript, hexadecimal, shown};
+use super::transcript::{Entry, Event, Octets, Rounds, Transcript, hexadecimal, shown};
 use super::verdict::are;
 use crate::random::Random;
 use crate::session::Form;
@@ -269,6 +269,10 @@ impl<'a> Exchange<'a> {
 
     /// Notes that the first `count` bytes of it were sent.
     pub fn sent(&mut self, count: usize) {
+        if self.trips.is_none() {
+            let sent = Octets::of(&self.outgoing.chop()[..count]);
+            self.transcript.log.push(Entry::Sent(sent));
+        }
         *self.transcript.traffic.sent.entry(count).or_default() += 1;
         self.outgoing.sent(count);
     }
@@ -280,6 +284,10 @@ impl<'a> Exchange<'a> {
 
     /// Notes that `count` bytes were received into [`Exchange::room`] at `now`.
     pub fn received(&mut self, count: usize, now: Instant) {
+        if self.trips.is_none() {
+            let received = Octets::of(self.reader.newest(count));
+            self.transcript.log.push(Entry::Received(received));
+        }
         *self.transcript.traffic.received.entry(count).or_default() += 1;
         self.reader.filled(count);
         self.read(now);
@@ -340,6 +348,7 @@ impl<'a> Exchange<'a> {
             Step::More(bytes) => self.more(*bytes),
             Step::Pause(duration, name) => {
                 self.timer = (now + *duration, Timer::Pause(*name));
+                self.transcript.log.push(Entry::Pause(*duration, *name));
                 return true;
             }
             Step::Close(payload) => self.send_close(payload),
@@ -370,6 +379,7 @@ impl<'a> Exchange<'a> {
     fn append(&mut self, first: u8, payload: &[u8]) {
         let key = self.key();
         frames::append(&mut self.outgoing.bytes, first, payload, key);
+        self.transcript.log.push(Entry::FrameSent(first, Octets::of(payload), key));
         *self.transcript.traffic.frames_sent.entry(first & 15).or_default() += 1;
     }
 
@@ -420,10 +430,17 @@ impl<'a> Exchange<'a> {
     /// Begins the closing handshake, unless that has begun.
     fn close(&mut self, code: u16, now: Instant) {
         if self.state == State::Open {
-            self.next = self.case.script.len();
-            self.trips = None;
+            self.skip_rest();
             self.send_close(&code.to_be_bytes());
             self.arm(Timer::CloseReply, now);
+        }
+    }
+
+    /// Leaves out the rest of the script.
+    fn skip_rest(&mut self) {
+        self.next = self.case.script.len();
+        if self.trips.take().is_some() {
+            self.transcript.log.push(Entry::On);
         }
     }
 
@@ -441,6 +458,7 @@ impl<'a> Exchange<'a> {
         };
         self.transcript.rounds = Some(Rounds { count: trips.count, right: 0, wrong: None });
         self.trips = Some(Trips { trips, supply, sent: 0 });
+        self.transcript.log.push(Entry::Off);
     }
 
     fn send_message(&mut self) {
@@ -480,6 +498,7 @@ impl<'a> Exchange<'a> {
         }
         match timer {
             Timer::Pause(name) if self.state == State::Open => {
+                self.transcript.log.push(Entry::PauseOver(name));
                 self.transcript.events.push(Event::Silence(name));
                 self.arm(Timer::Limit, now);
             }
@@ -487,13 +506,16 @@ impl<'a> Exchange<'a> {
                 self.next = self.case.script.len();
                 self.arm(Timer::CloseReply, now);
             }
-            Timer::Limit => match self.case.limit {
-                Limit::Fail(_) => {
-                    self.transcript.closing.failed_by_me = true;
-                    self.close(GOING_AWAY, now);
+            Timer::Limit => {
+                self.transcript.log.push(Entry::LimitOver);
+                match self.case.limit {
+                    Limit::Fail(_) => {
+                        self.transcript.closing.failed_by_me = true;
+                        self.close(GOING_AWAY, now);
+                    }
+                    Limit::Close(_) => self.close(NORMAL, now),
                 }
-                Limit::Close(_) => self.close(NORMAL, now),
-            },
+            }
             Timer::CloseReply => {
                 self.transcript.closing.was_close_handshake_timeout = true;
                 self.give_up("the peer did not answer the close frame in time");
@@ -544,6 +566,11 @@ impl<'a> Exchange<'a> {
     fn frame(&mut self, frame: Received, now: Instant) -> Result<(), Violation> {
         *self.transcript.traffic.frames_received.entry(frame.opcode).or_default() += 1;
         let Received { is_final, is_compressed, opcode, payload } = frame;
+        if self.trips.is_none() {
+            let first = u8::from(is_final) << 7 | u8::from(is_compressed) << 6 | opcode;
+            let payload = Octets::of(self.reader.bytes(payload.clone()));
+            self.transcript.log.push(Entry::FrameReceived(first, payload));
+        }
         match opcode {
             CLOSE => return self.close_frame(&self.reader.bytes(payload).to_vec(), now),
             PING => {
@@ -668,8 +695,7 @@ impl<'a> Exchange<'a> {
             checked?;
             // RFC 6455 section 5.5.1: the answer typically repeats the code.
             closing.local_close_code = closing.remote_close_code;
-            self.next = self.case.script.len();
-            self.trips = None;
+            self.skip_rest();
             if self.begun.is_empty() {
                 self.send_frame(0x80 | CLOSE, &payload[..payload.len().min(2)]);
             }

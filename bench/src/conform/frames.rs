@@ -113,6 +113,11 @@ impl Reader {
         &mut self.memory[self.end..]
     }
 
+    /// The first `count` bytes of the last [`Reader::room`], before they are noted.
+    pub fn newest(&self, count: usize) -> &[u8] {
+        &self.memory[self.end..self.end + count]
+    }
+
     /// Notes that `count` bytes were received into the last [`Reader::room`].
     pub fn filled(&mut self, count: usize) {
         self.end += count;

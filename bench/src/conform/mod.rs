@@ -35,6 +35,7 @@ pub mod expected;
 pub mod frames;
 pub mod junit;
 pub mod number;
+pub mod report;
 pub mod results;
 pub mod suite;
 pub mod text;

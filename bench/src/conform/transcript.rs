@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::time::Duration;
 
 use ringecho::protocol::violation::Violation;
 use serde::Serialize;
@@ -12,6 +13,8 @@ use crate::session::Form;
 
 /// Bytes of a payload that are shown.
 const SHOWN_MAX: usize = 40;
+/// Bytes of a send, a receive or a payload that the wire log holds.
+const LOGGED_MAX: usize = 256;
 
 /// Something that the peer sent, or a pause in which it did not end the connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -82,6 +85,46 @@ pub struct Closing {
     pub remote_close_reason: Option<String>,
 }
 
+/// A line of the wire log. Of long bytes it holds the beginning.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Entry {
+    /// A send.
+    Sent(Octets),
+    /// A receive.
+    Received(Octets),
+    /// A frame that was sent: the first byte of its header, its payload and its masking key.
+    FrameSent(u8, Octets, Option<[u8; 4]>),
+    /// A frame that was received. Its payload is unmasked.
+    FrameReceived(u8, Octets),
+    /// A pause of this length and name begins.
+    Pause(Duration, char),
+    /// A pause of this name is over.
+    PauseOver(char),
+    /// The time is over, and the connection is failed or closed.
+    LimitOver,
+    /// From here on nothing is logged, because there is too much of it.
+    Off,
+    /// From here on everything is logged again.
+    On,
+}
+
+/// Bytes of the wire log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Octets {
+    /// How many there are.
+    pub count: usize,
+    /// The first of them.
+    pub beginning: Vec<u8>,
+}
+
+impl Octets {
+    /// What is logged of these bytes.
+    pub fn of(bytes: &[u8]) -> Octets {
+        let beginning = bytes[..bytes.len().min(LOGGED_MAX)].to_vec();
+        Octets { count: bytes.len(), beginning }
+    }
+}
+
 /// Everything that is known of one case.
 #[derive(Debug, Clone)]
 pub struct Transcript {
@@ -101,6 +144,8 @@ pub struct Transcript {
     pub closing: Closing,
     /// What went over the wire.
     pub traffic: Traffic,
+    /// The same in its order, without the opening handshake and without round trips.
+    pub log: Vec<Entry>,
 }
 
 impl Transcript {
@@ -115,6 +160,7 @@ impl Transcript {
             violation: None,
             closing: Closing::default(),
             traffic: Traffic::default(),
+            log: Vec::new(),
         }
     }
 }
