@@ -125,11 +125,13 @@ impl<'a> Opening<'a> {
         let request = Request { host, target, key, extensions: offer };
         let deadline = Deadline::new(Step::Handshake, self.handshake_timeout, stop);
         let answer =
-            shake_hands(&mut opened, &request, deadline, read).map_err(|problem| match problem {
-                Problem::Closed(_) => Problem::Unanswered(None),
-                Problem::Lost(error) => Problem::Unanswered(Some(error)),
-                problem => problem,
-            })?;
+            shake_hands(&mut opened, &request, deadline, read).map_err(
+                |problem| match problem {
+                    Problem::Closed(_) => Problem::Unanswered(None),
+                    Problem::Lost(error) => Problem::Unanswered(Some(error)),
+                    problem => problem,
+                },
+            )?;
         Ok((opened, answer))
     }
 }

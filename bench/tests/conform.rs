@@ -21,7 +21,7 @@ fn serving<T>(test: impl FnOnce(&str) -> T) -> T {
     config.listen = vec![Address::Tcp("127.0.0.1:0".parse().expect("an address"))];
     config.workers = Some(1);
     config.engine = Some(Engine::Epoll);
-    let server = Server::start(&config).expect("a server");
+    let server = Server::start(&config, Vec::new()).expect("a server");
     let Address::Tcp(address) = &server.addresses()[0] else { panic!("a TCP address") };
     let outcome = test(&format!("ws://{address}/"));
     server.control().stop();
@@ -111,7 +111,10 @@ fn a_run_is_printed_and_written() {
     assert_eq!((&closing["closedByMe"], &closing["wasClean"]), (&true.into(), &true.into()));
     assert_eq!(closing["remoteCloseCode"], 1000);
     let traffic = &first["traffic"];
-    assert_eq!((&traffic["frames_sent"]["1"], &traffic["frames_sent"]["8"]), (&1.into(), &1.into()));
+    assert_eq!(
+        (&traffic["frames_sent"]["1"], &traffic["frames_sent"]["8"]),
+        (&1.into(), &1.into())
+    );
     // An empty frame with its key, and a close frame with its code.
     assert_eq!((&traffic["sent"]["6"], &traffic["sent"]["8"]), (&1.into(), &1.into()));
     assert!(first["request"].as_str().is_some_and(|head| head.starts_with("GET / HTTP/1.1\r\n")));

@@ -1,7 +1,7 @@
 //! `ringbench load`
 
 use std::io::Write;
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::UNIX_EPOCH;
 
 use ringecho::cpus::CpuList;
 

@@ -27,11 +27,54 @@ pub enum Corpus {
 
 /// Words of the prose.
 const WORDS: [&str; 48] = [
-    "der", "die", "das", "und", "ein", "eine", "in", "zu", "mit", "auf", "für", "nicht", "über",
-    "wenn", "aber", "noch", "schon", "Straße", "Brücke", "Fluss", "Mühle", "Garten", "Fenster",
-    "Abend", "Morgen", "Gespräch", "Brief", "Stadt", "Schiff", "Hafen", "Nebel", "Licht", "Lampe",
-    "wartet", "fährt", "öffnet", "schließt", "findet", "verliert", "erzählt", "hört", "grüßt",
-    "langsam", "früh", "spät", "leise", "müde", "größer",
+    "der",
+    "die",
+    "das",
+    "und",
+    "ein",
+    "eine",
+    "in",
+    "zu",
+    "mit",
+    "auf",
+    "für",
+    "nicht",
+    "über",
+    "wenn",
+    "aber",
+    "noch",
+    "schon",
+    "Straße",
+    "Brücke",
+    "Fluss",
+    "Mühle",
+    "Garten",
+    "Fenster",
+    "Abend",
+    "Morgen",
+    "Gespräch",
+    "Brief",
+    "Stadt",
+    "Schiff",
+    "Hafen",
+    "Nebel",
+    "Licht",
+    "Lampe",
+    "wartet",
+    "fährt",
+    "öffnet",
+    "schließt",
+    "findet",
+    "verliert",
+    "erzählt",
+    "hört",
+    "grüßt",
+    "langsam",
+    "früh",
+    "spät",
+    "leise",
+    "müde",
+    "größer",
 ];
 
 /// Words of names in JSON and HTML.
@@ -133,8 +176,7 @@ fn line(random: &mut Random, bytes: &mut Vec<u8>) {
 }
 
 fn sentence(random: &mut Random) -> String {
-    let words: Vec<&str> =
-        (0..random.between(5, 18)).map(|_| random.choose(&WORDS)).collect();
+    let words: Vec<&str> = (0..random.between(5, 18)).map(|_| random.choose(&WORDS)).collect();
     let end = if random.below(4) == 0 { ".\r\n" } else { ". " };
     format!("{}{end}", words.join(" "))
 }

@@ -85,13 +85,7 @@ pub struct Run {
 }
 
 /// Tests a server: runs a case on a new connection. Returns nothing if the stop is requested.
-pub fn run(
-    case: &Case,
-    target: &Target,
-    library: &Library,
-    seed: u64,
-    stop: &Stop,
-) -> Option<Run> {
+pub fn run(case: &Case, target: &Target, library: &Library, seed: u64, stop: &Stop) -> Option<Run> {
     let (started, begin) = (SystemTime::now(), Instant::now());
     let refused = |refused: String, handshake: Handshake| {
         let transcript = Transcript { refused: Some(refused), ..Transcript::new(case.number) };

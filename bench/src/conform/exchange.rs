@@ -465,7 +465,9 @@ impl<'a> Exchange<'a> {
         let Some(Trips { trips, supply, sent }) = &mut self.trips else { return };
         let (first, payload) = match supply {
             Supply::Same(payload) => (trips.form.opcode() as u8, &payload[..]),
-            Supply::Of(_, stream) => (trips.form.opcode() as u8 | COMPRESSED, stream.message(*sent)),
+            Supply::Of(_, stream) => {
+                (trips.form.opcode() as u8 | COMPRESSED, stream.message(*sent))
+            }
         };
         *sent += 1;
         let fragment = trips.fragment_bytes.unwrap_or(payload.len()).max(1);

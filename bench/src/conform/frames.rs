@@ -167,8 +167,7 @@ impl Reader {
         };
         // "The minimal number of bytes MUST be used to encode the length"; "the most significant bit
         // MUST be 0".
-        if extended == 2 && length < 126
-            || extended == 8 && (length <= 0xffff || length >> 63 != 0)
+        if extended == 2 && length < 126 || extended == 8 && (length <= 0xffff || length >> 63 != 0)
         {
             return Err(Violation::LengthEncoding);
         }
@@ -204,7 +203,8 @@ impl Reader {
 mod tests {
     use super::*;
 
-    const SERVER: Rules = Rules { is_masked: false, allows_compression: false, payload_max: 1 << 20 };
+    const SERVER: Rules =
+        Rules { is_masked: false, allows_compression: false, payload_max: 1 << 20 };
 
     #[test]
     fn what_is_written_is_read_back_however_it_is_cut() {

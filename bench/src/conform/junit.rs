@@ -16,9 +16,8 @@ pub fn document(results: &Results) -> String {
     for case in &results.cases {
         sections.entry(case.case.section()).or_default().push(case);
     }
-    let failures = |cases: &[&CaseResult]| {
-        cases.iter().filter(|case| case.difference.is_some()).count()
-    };
+    let failures =
+        |cases: &[&CaseResult]| cases.iter().filter(|case| case.difference.is_some()).count();
     let skipped = |cases: &[&CaseResult]| cases.iter().filter(|case| is_skipped(case)).count();
     let seconds = |seconds: f64| format!("{seconds:.3}");
     let time = |cases: &[&CaseResult]| seconds(cases.iter().map(|case| case.duration_s).sum());

@@ -87,7 +87,8 @@ impl FromStr for Pattern {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Pattern, String> {
-        let wrong = || format!("{text:?} names no cases; write 9.7.2, 7.* or several, as in 7.*,9.1.3");
+        let wrong =
+            || format!("{text:?} names no cases; write 9.7.2, 7.* or several, as in 7.*,9.1.3");
         let part = |part: &str| match part {
             "*" => Ok(None),
             _ => part.parse().map(Some).map_err(|_| wrong()),

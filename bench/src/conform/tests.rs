@@ -224,12 +224,17 @@ fn faults_are_found_where_they_are() {
     // What need not be answered with anything but the end.
     let informational = 3;
 
-    assert_eq!(failed(Fault::NoPongs), [
-        "2.1", "2.2", "2.3", "2.4", "2.6", "2.9", "2.10", "2.11", "5.6", "5.7", "5.8", "5.19", "5.20",
-    ]);
-    assert_eq!(failed(Fault::ShortPongs), [
-        "2.2", "2.3", "2.4", "2.6", "2.9", "2.10", "2.11", "5.6", "5.7", "5.8", "5.19", "5.20",
-    ]);
+    assert_eq!(
+        failed(Fault::NoPongs),
+        [
+            "2.1", "2.2", "2.3", "2.4", "2.6", "2.9", "2.10", "2.11", "5.6", "5.7", "5.8", "5.19",
+            "5.20",
+        ]
+    );
+    assert_eq!(
+        failed(Fault::ShortPongs),
+        ["2.2", "2.3", "2.4", "2.6", "2.9", "2.10", "2.11", "5.6", "5.7", "5.8", "5.19", "5.20",]
+    );
     assert_eq!(closed(Fault::StaysOpen, BehaviorClose::FailedByClient).len(), {
         // Where a complete handshake is needed, it is not complete.
         all - informational - closed(Fault::StaysOpen, BehaviorClose::Unclean).len()

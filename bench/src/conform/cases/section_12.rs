@@ -91,11 +91,11 @@ fn group(
 }
 
 pub(super) fn cases(volume: Volume) -> Vec<Case> {
-    let texts = (1..).zip(Corpus::ALL).flat_map(move |(number, corpus)| {
-        group((12, number), corpus, vec![Offer::PLAIN], volume)
-    });
-    let parameters = (1..).zip(offers()).flat_map(move |(number, offers)| {
-        group((13, number), Corpus::Json, offers, volume)
-    });
+    let texts = (1..)
+        .zip(Corpus::ALL)
+        .flat_map(move |(number, corpus)| group((12, number), corpus, vec![Offer::PLAIN], volume));
+    let parameters = (1..)
+        .zip(offers())
+        .flat_map(move |(number, offers)| group((13, number), Corpus::Json, offers, volume));
     texts.chain(parameters).collect()
 }

@@ -56,16 +56,11 @@ pub(super) fn cases() -> Vec<Case> {
             .says("Sends a ping with a payload of 125 bytes, byte by byte.", ANSWERED),
         pong(7, "").says("Sends a pong without a payload, and closes.", NOTHING),
         pong(8, unasked).says("Sends a pong with a payload, and closes.", NOTHING),
-        answered(
-            number(9),
-            PONGS,
-            vec![at_once(both)],
-            vec![Expected::Pong(b"a ping".to_vec())],
-        )
-        .says(
-            "Sends a pong that nobody asked for, and then a ping.",
-            "Only the ping is answered, and the connection is closed with code 1000.",
-        ),
+        answered(number(9), PONGS, vec![at_once(both)], vec![Expected::Pong(b"a ping".to_vec())])
+            .says(
+                "Sends a pong that nobody asked for, and then a ping.",
+                "Only the ping is answered, and the connection is closed with code 1000.",
+            ),
         pings(10, Chop::Whole),
         pings(11, Chop::Bytes(1)),
     ]

@@ -46,8 +46,7 @@ fn two(case: u16, chop: Chop) -> Case {
 /// The same with a ping between them.
 fn two_with_ping(case: u16, chop: Chop) -> Case {
     let frames = [first(PARTS[0]), Frame::new(PING, "between"), last(PARTS[1])];
-    let answers =
-        vec![Expected::Pong(b"between".to_vec()), text(&*PARTS[..2].concat())];
+    let answers = vec![Expected::Pong(b"between".to_vec()), text(&*PARTS[..2].concat())];
     answered(number(case), CLAUSE, vec![chopped(frames, chop)], answers).says(
         format!("Sends a text message in two fragments with a ping between them{}.", cut(chop)),
         "A pong comes back, then the message, and the connection is closed with code 1000.",

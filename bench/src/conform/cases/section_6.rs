@@ -7,8 +7,7 @@ use super::*;
 
 const CLAUSE: &str = "RFC 6455 8.1";
 const COMES_BACK: &str = "The message comes back, and the connection is closed with code 1000.";
-const FAILS: &str =
-    "The peer fails the connection with code 1007, because the text is not UTF-8.";
+const FAILS: &str = "The peer fails the connection with code 1007, because the text is not UTF-8.";
 
 /// Text with characters of one and two bytes.
 const MIXED: &str = "Smörgåsbord-µ-ÅÄÖ-UTF-8!";
@@ -99,11 +98,20 @@ fn sequences() -> Vec<(&'static str, Vec<Vec<u8>>)> {
     let mut unexpected: Vec<Vec<u8>> = vec![vec![0x80], vec![0xbf]];
     unexpected.extend((2..=6).map(|length| [0x80, 0xbf].repeat(3)[..length].to_vec()));
     unexpected.push((0x80..0xbf).collect());
-    let lonely = [0xc0..0xdf, 0xe0..0xef, 0xf0..0xf7, 0xf8..0xfb, 0xfc..0xfd]
-        .map(|starts: std::ops::Range<u8>| starts.flat_map(|start| [start, b' ']).collect::<Vec<u8>>());
+    let lonely = [0xc0..0xdf, 0xe0..0xef, 0xf0..0xf7, 0xf8..0xfb, 0xfc..0xfd].map(
+        |starts: std::ops::Range<u8>| starts.flat_map(|start| [start, b' ']).collect::<Vec<u8>>(),
+    );
     let truncated = list(&[
-        b"\xc0", b"\xe0\x80", b"\xf0\x80\x80", b"\xf8\x80\x80\x80", b"\xfc\x80\x80\x80\x80", b"\xdf",
-        b"\xef\xbf", b"\xf7\xbf\xbf", b"\xfb\xbf\xbf\xbf", b"\xfd\xbf\xbf\xbf\xbf",
+        b"\xc0",
+        b"\xe0\x80",
+        b"\xf0\x80\x80",
+        b"\xf8\x80\x80\x80",
+        b"\xfc\x80\x80\x80\x80",
+        b"\xdf",
+        b"\xef\xbf",
+        b"\xf7\xbf\xbf",
+        b"\xfb\xbf\xbf\xbf",
+        b"\xfd\xbf\xbf\xbf\xbf",
     ]);
     let concatenated = vec![truncated.concat()];
     let surrogates: [[u8; 3]; 7] = [
@@ -115,9 +123,9 @@ fn sequences() -> Vec<(&'static str, Vec<Vec<u8>>)> {
         [0xed, 0xbe, 0x80],
         [0xed, 0xbf, 0xbf],
     ];
-    let pairs = surrogates[..4].iter().flat_map(|high| {
-        [surrogates[4], surrogates[6]].map(|low| [&high[..], &low[..]].concat())
-    });
+    let pairs = surrogates[..4]
+        .iter()
+        .flat_map(|high| [surrogates[4], surrogates[6]].map(|low| [&high[..], &low[..]].concat()));
     // The last two code points of each plane (Unicode 23.7).
     let noncharacters = (0..=0x10).flat_map(|plane| [0xfffe, 0xffff].map(|low| plane << 16 | low));
     let character = |code: u32| {
@@ -271,7 +279,8 @@ mod tests {
         let valid = |group: u16| {
             let is_valid = |case: &&Case| case.close.by == End::Ours;
             let cases = cases();
-            let of_group = |case: &&Case| case.number.to_string().starts_with(&format!("6.{group}."));
+            let of_group =
+                |case: &&Case| case.number.to_string().starts_with(&format!("6.{group}."));
             cases.iter().filter(of_group).filter(is_valid).count()
         };
         let counts: Vec<usize> = (5..=23).map(valid).collect();

@@ -48,8 +48,7 @@ fn long(group: u16, form: Form) -> impl Iterator<Item = Case> {
 }
 
 fn fragmented(group: u16, form: Form) -> impl Iterator<Item = Case> {
-    let sizes =
-        [64, 256, KIB, 4 * KIB, 16 * KIB, 64 * KIB, 256 * KIB, MIB, 4 * MIB];
+    let sizes = [64, 256, KIB, 4 * KIB, 16 * KIB, 64 * KIB, 256 * KIB, MIB, 4 * MIB];
     (1..).zip(sizes).map(move |(case, bytes)| {
         let trips = RoundTrips { fragment_bytes: Some(bytes), ..one(form, 4 * MIB) };
         round_trips(number(group, case), FRAGMENTS, trips, PATIENCE).says(
@@ -69,7 +68,6 @@ fn chopped(group: u16, form: Form) -> impl Iterator<Item = Case> {
         )
     })
 }
-
 
 fn many(group: u16, form: Form, volume: Volume) -> impl Iterator<Item = Case> {
     let count = match volume {
