@@ -123,7 +123,6 @@ fn expectations(options: &Conform) -> Result<Expectations, Failure> {
 }
 
 /// What is tested.
-#[expect(clippy::large_enum_variant, reason = "there is only one")]
 enum Tested {
     /// The ringecho beside this program, once it is started.
     Sibling(Option<Server>),

@@ -574,7 +574,10 @@ impl<'a> Exchange<'a> {
             self.transcript.log.push(Entry::FrameReceived(first, payload));
         }
         match opcode {
-            CLOSE => return self.close_frame(&self.reader.bytes(payload).to_vec(), now),
+            CLOSE => {
+                let payload = self.reader.bytes(payload).to_vec();
+                return self.close_frame(&payload, now);
+            }
             PING => {
                 let payload = self.reader.bytes(payload).to_vec();
                 // A pong cannot stand within a frame.
