@@ -120,6 +120,61 @@ fn a_run_is_printed_and_written() {
     assert!(first["request"].as_str().is_some_and(|head| head.starts_with("GET / HTTP/1.1\r\n")));
 }
 
+/// Two agents in one directory: the index has both, by the suite's names.
+#[test]
+fn reports_are_those_of_the_suite() {
+    let directory = path("reports");
+    let report = directory.to_str().expect("UTF-8");
+    let mute = without_pongs();
+    let ended = conform(&[&mute.url(), "--case", "2.1", "--report", report]);
+    assert_eq!(ended.status.code(), Some(1), "{ended:?}");
+    let ended = serving(|url| {
+        conform(&[url, "--case", "2.1,6.4.1", "--report", report, "--agent", "The <Server>"])
+    });
+    assert_eq!(ended.status.code(), Some(0), "{ended:?}");
+
+    let read = |name: &str| std::fs::read_to_string(directory.join(name)).expect(name);
+    let json = |name: &str| -> Value { serde_json::from_str(&read(name)).expect("JSON") };
+    let index = json("index.json");
+    let failed = &index["mute/1.0"]["2.1"];
+    assert_eq!((&failed["behavior"], &failed["behaviorClose"]), (&"FAILED".into(), &"OK".into()));
+    assert_eq!(failed["reportfile"], "mute_1_0_case_2_1.json");
+    let late = &index["The <Server>"]["6.4.1"];
+    assert_eq!((&late["behavior"], &late["remoteCloseCode"]), (&"OK".into(), &1007.into()));
+    let file = late["reportfile"].as_str().expect("a name");
+    let case = json(file);
+    assert_eq!((&case["id"], &case["agent"]), (&"6.4.1".into(), &"The <Server>".into()));
+    assert_eq!(case["received"], serde_json::json!([["timeout", "A"]]));
+    assert_eq!(case["expectedClose"]["closeCode"], serde_json::json!([1007]));
+    assert!(case["httpResponse"].as_str().is_some_and(|head| head.contains(" 101 ")));
+    let kinds: Vec<&str> = case["wirelog"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .filter_map(|row| row[0].as_str())
+        .filter(|kind| kind.starts_with(['C', 'R']))
+        .collect();
+    // The beginning of the text comes back or not, as the server likes.
+    assert!(kinds.starts_with(&["CT"]) && kinds.contains(&"CTE"), "{kinds:?}");
+
+    let page = read(&file.replace(".json", ".html"));
+    for part in [
+        "The &lt;Server&gt; - Case 6.4.1 : Pass - ",
+        "Tests RFC 6455 8.1.",
+        "wasServerConnectionDropTimeout",
+        "HTTP/1.1 101 Switching Protocols",
+        "DELAY TIMEOUT on TAG A",
+        "TCP DROPPED BY PEER",
+        "Octets transmitted by chop size",
+    ] {
+        assert!(page.contains(part), "{part:?} in {page}");
+    }
+    let all = read("index.html");
+    for part in ["mute/1.0", "The &lt;Server&gt;", "mute_1_0_case_2_1.html", "Missing", "Fail"] {
+        assert!(all.contains(part), "{part:?} in {all}");
+    }
+}
+
 #[test]
 fn a_failure_says_what_was_expected_and_how_to_run_it_again() {
     let server = without_pongs();
