@@ -2,10 +2,10 @@
 //! its verdicts.
 //!
 //! ```text
-//! cases ── case ─┐
-//!                ├─ exchange ── driver ── suite ── text, results
-//! frames, deflate┘      │                   │
-//!                   transcript ─────── verdict, expected
+//! cases ── case ──┐
+//!                 ├─ exchange ── driver ── suite ── text, results, report, junit
+//! frames, deflate ┘     │                    │
+//!                   transcript ───────── verdict, expected
 //! ```
 //!
 //! - A [`Case`] is plain data (`case`); the tables and generators of all cases are in `cases`, a file
@@ -15,6 +15,8 @@
 //!   it fits any stream of bytes ([`Wire`](driver::Wire)), and either role.
 //! - `verdict` judges a transcript by the rules of the Autobahn suite. What is expected of a case, that it
 //!   passes or what a file says, is a question of its own (`expected`).
+//! - `text` is what a terminal shows; `results` is everything as JSON; `report` has the format of the Autobahn
+//!   suite; `junit` is for CI systems.
 //! - `suite` runs several cases at a time, those that take longest first. Cases share nothing but the
 //!   texts and compressed messages that are the same for every server (`corpora`, `deflate`).
 //!
