@@ -9,7 +9,6 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use ringecho::protocol::close;
 use ringecho::protocol::violation::Violation;
 
 use super::case::{
@@ -694,7 +693,7 @@ impl<'a> Exchange<'a> {
             closing.remote_close_code = Some(u16::from_be_bytes(*code));
             closing.remote_close_reason = text(reason);
         }
-        let checked = close::check(payload).map(drop);
+        let checked = frames::check_close(payload);
         closing.was_clean = checked.is_ok();
         if self.state == State::Open {
             checked?;

@@ -52,6 +52,23 @@ fn mask(payload: &mut [u8], key: [u8; 4]) {
     }
 }
 
+/// Checks the payload of a close frame (RFC 6455 sections 5.5.1 and 7.4).
+///
+/// # Errors
+///
+/// The rule that it breaks.
+pub fn check_close(payload: &[u8]) -> Result<(), Violation> {
+    let Some((code, reason)) = payload.split_first_chunk() else {
+        return if payload.is_empty() { Ok(()) } else { Err(Violation::CloseTruncated) };
+    };
+    match u16::from_be_bytes(*code) {
+        // 1004, 1005, 1006 and 1015 are reserved; 1012 to 1014 were registered later.
+        1000..=1003 | 1007..=1014 | 3000..=4999 => {}
+        _ => return Err(Violation::CloseCodeInvalid),
+    }
+    str::from_utf8(reason).map(drop).map_err(|_| Violation::CloseReasonNotUtf8)
+}
+
 /// What the frames of a peer may be like.
 #[derive(Debug, Clone, Copy)]
 pub struct Rules {
@@ -235,6 +252,20 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn the_payload_of_a_close_frame_is_checked() {
+        for code in [1000, 1003, 1007, 1011, 1014, 3000, 4999] {
+            assert_eq!(check_close(&u16::to_be_bytes(code)), Ok(()), "{code}");
+        }
+        for code in [0, 999, 1004, 1005, 1006, 1015, 1016, 2999, 5000] {
+            let found = check_close(&u16::to_be_bytes(code));
+            assert_eq!(found, Err(Violation::CloseCodeInvalid), "{code}");
+        }
+        assert_eq!(check_close(b""), Ok(()));
+        assert_eq!(check_close(b"\x03"), Err(Violation::CloseTruncated));
+        assert_eq!(check_close(b"\x03\xe8\xff"), Err(Violation::CloseReasonNotUtf8));
     }
 
     #[test]

@@ -10,18 +10,20 @@
 //!
 //! - A [`Case`] is plain data (`case`); the tables and generators of all cases are in `cases`, a file
 //!   for each section.
-//! - An [`Exchange`](exchange::Exchange) carries a case out. It is one end of a connection without input, output or clock:
-//!   bytes and moments go in; bytes, deadlines and a [`Transcript`](transcript::Transcript) come out. So
-//!   it fits any stream of bytes ([`Wire`](driver::Wire)), and either role.
-//! - `verdict` judges a transcript by the rules of the Autobahn suite. What is expected of a case, that it
-//!   passes or what a file says, is a question of its own (`expected`).
-//! - `text` is what a terminal shows; `results` is everything as JSON; `report` has the format of the Autobahn
-//!   suite; `junit` is for CI systems.
+//! - An [`Exchange`](exchange::Exchange) carries a case out. It is one end of a connection without input,
+//!   output or clock: bytes and moments go in; bytes, deadlines and a
+//!   [`Transcript`](transcript::Transcript) come out. So it fits any stream of bytes
+//!   ([`Wire`](driver::Wire)), and either role.
+//! - `verdict` judges a transcript by the rules of the Autobahn suite. What is expected of a case, that
+//!   it passes or what a file says, is a question of its own (`expected`).
+//! - `text` is what a terminal shows; `results` is everything as JSON; `report` has the format of the
+//!   Autobahn suite; `junit` is for CI systems.
 //! - `suite` runs several cases at a time, those that take longest first. Cases share nothing but the
 //!   texts and compressed messages that are the same for every server (`corpora`, `deflate`).
 //!
-//! Frames, compression and verdicts share no code with `ringecho`'s own protocol, whose mistakes would
-//! otherwise hide themselves. Connecting and the opening handshake are those of the other commands
+//! What the peer sends is read, inflated and judged by code of its own: a mistake that this program shared
+//! with `ringecho` would hide itself. Of `ringecho`'s protocol it uses the names of broken rules and the
+//! client's opening handshake, with the grammar of extensions, as the other commands do
 //! ([`crate::opening`]).
 //!
 //! No case sleeps, except where it tests what happens in a pause. Every wait has a deadline and ends when
