@@ -257,9 +257,17 @@ fn what_cannot_be_run_says_what_to_write() {
 }
 
 #[test]
-fn a_server_that_is_not_there_fails_every_case() {
+fn a_server_that_accepts_no_connection_is_one_problem_and_not_many() {
     let ended = conform(&["ws://127.0.0.1:1/", "--case", "1.1.*"]);
     assert_eq!(ended.status.code(), Some(1), "{ended:?}");
-    assert!(ended.stdout.contains("Cannot connect: connection refused"), "{ended:?}");
-    assert!(ended.stdout.contains("0 of 8 cases as expected"), "{ended:?}");
+    assert!(ended.stderr.contains("cannot connect: connection refused"), "{ended:?}");
+    assert_eq!(ended.stdout, "");
+    let elsewhere = Fake::start(|peer, _| {
+        peer.request()?;
+        peer.send(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")
+    });
+    let ended = conform(&[&elsewhere.url()]);
+    assert_eq!(ended.status.code(), Some(1), "{ended:?}");
+    assert!(ended.stderr.contains("check the path"), "{ended:?}");
+    assert_eq!(elsewhere.accepted(), 1);
 }

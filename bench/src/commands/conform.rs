@@ -14,6 +14,8 @@ use crate::cli::Conform;
 use crate::conform::results::{CaseResult, FORMAT, server_name};
 use crate::conform::{Case, Expectations, Pattern, Plan, Results};
 use crate::conform::{cases, junit, report, suite, text};
+use crate::opening::Opening;
+use crate::problem::Problem;
 use crate::server::Server;
 use crate::stop::Stop;
 use crate::target::Target;
@@ -34,6 +36,11 @@ pub fn conform(options: &Conform, stop: &Stop, output: &mut impl Write) -> Outco
         wire_report::prepare(directory).map_err(|error| cannot_write(directory, &error))?;
     }
     let target = tested.start(stop)?;
+    match Opening::new(&target, options.seed).open(stop) {
+        Ok(_) | Err(Problem::Stopped) => {}
+        // Otherwise every case would say so.
+        Err(problem) => return Err(format!("{target}: {problem}").into()),
+    }
     let plan =
         Plan { target: &target, cases: &cases, jobs: options.jobs.into(), seed: options.seed };
     let (started, begin, live) = (SystemTime::now(), Instant::now(), LiveLine::on_terminal());
