@@ -261,6 +261,21 @@ impl StreamOf {
     }
 }
 
+/// What came back for a message.
+#[derive(Debug, Clone, Copy)]
+pub struct Echo<'a> {
+    /// The payload that came.
+    pub payload: &'a [u8],
+    /// Whether it is compressed.
+    pub is_compressed: bool,
+    /// What the message is a part of.
+    pub parts: Parts<'a>,
+    /// Which message it is.
+    pub number: u32,
+    /// The compressed payload that was sent.
+    pub sent: &'a [u8],
+}
+
 /// Inflates what the peer sends.
 #[derive(Debug)]
 pub struct Inflater {
@@ -285,19 +300,13 @@ impl Inflater {
         Inflater { inflater, takes_over, is_mirror, is_in_step: true, output }
     }
 
-    /// Whether `payload` is the echo of message `number`, which was sent as `sent`. It came compressed
-    /// or not.
+    /// Whether this is the echo that it should be; if not, the message that came instead.
     ///
     /// # Errors
     ///
-    /// When it cannot be inflated; or the message that came instead.
-    pub fn check_echo(
-        &mut self,
-        payload: &[u8],
-        is_compressed: bool,
-        (parts, number): (Parts<'_>, u32),
-        sent: &[u8],
-    ) -> Result<Result<(), Vec<u8>>, Violation> {
+    /// When it cannot be inflated.
+    pub fn check_echo(&mut self, echo: &Echo<'_>) -> Result<Result<(), Vec<u8>>, Violation> {
+        let Echo { payload, is_compressed, parts, number, sent } = *echo;
         if is_compressed && self.is_mirror && self.is_in_step && payload == sent {
             return Ok(Ok(()));
         }
@@ -442,21 +451,21 @@ mod tests {
             let sent = ours.message(number);
             let theirs = compressed(&mut deflater, parts.message(number));
             let payload = if number < 40 { sent } else { &theirs };
-            let echo = inflater.check_echo(payload, true, (parts, number), sent).expect("valid");
-            assert_eq!(echo, Ok(()), "{number}");
+            let echo = Echo { payload, is_compressed: true, parts, number, sent };
+            assert_eq!(inflater.check_echo(&echo), Ok(Ok(())), "{number}");
         }
         // What is not the message, compressed or not.
         let mut inflater = Inflater::new(FULL, FULL);
         let [other, sent] = [ours.message(1), ours.message(0)];
-        let echo = inflater.check_echo(sent, true, (parts, 0), sent).expect("valid");
-        assert_eq!(echo, Ok(()));
+        let first = Echo { payload: sent, is_compressed: true, parts, number: 0, sent };
+        assert_eq!(inflater.check_echo(&first), Ok(Ok(())));
         let plain = parts.message(1).concat();
-        let echo = inflater.check_echo(&plain, false, (parts, 1), other).expect("valid");
-        assert_eq!(echo, Ok(()));
-        let echo = inflater.check_echo(b"else", false, (parts, 2), other).expect("valid");
-        assert_eq!(echo, Err(b"else".to_vec()));
-        let broken = inflater.check_echo(b"\xff\xff", true, (parts, 3), other);
-        assert_eq!(broken, Err(Violation::CompressionInvalid));
+        let next = Echo { payload: &plain, is_compressed: false, number: 1, sent: other, ..first };
+        assert_eq!(inflater.check_echo(&next), Ok(Ok(())));
+        let wrong = Echo { payload: b"else", number: 2, ..next };
+        assert_eq!(inflater.check_echo(&wrong), Ok(Err(b"else".to_vec())));
+        let broken = Echo { payload: b"\xff\xff", is_compressed: true, number: 3, ..next };
+        assert_eq!(inflater.check_echo(&broken), Err(Violation::CompressionInvalid));
     }
 
     /// The same bytes mean something else if the peer may not refer to earlier messages.
@@ -470,7 +479,8 @@ mod tests {
         let echoes: Vec<bool> = (0..10)
             .map(|number| {
                 let sent = ours.message(number);
-                inflater.check_echo(sent, true, (parts, number), sent) == Ok(Ok(()))
+                let echo = Echo { payload: sent, is_compressed: true, parts, number, sent };
+                inflater.check_echo(&echo) == Ok(Ok(()))
             })
             .collect();
         assert!(echoes[0] && !echoes[1], "{echoes:?}");

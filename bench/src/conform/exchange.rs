@@ -15,7 +15,7 @@ use super::case::{
     BINARY, CLOSE, CONTINUATION, Case, Chop, Content, End, Frame, Limit, NORMAL, PING, PONG,
     RoundTrips, Step, TEXT,
 };
-use super::deflate::{Inflater, Library, Parts, StreamOf, Terms};
+use super::deflate::{Echo, Inflater, Library, Parts, StreamOf, Terms};
 use super::frames::{self, Reader, Received, Rules};
 use super::transcript::{Entry, Event, Octets, Rounds, Transcript, hexadecimal, shown};
 use super::verdict::are;
@@ -642,10 +642,10 @@ impl<'a> Exchange<'a> {
         let (number, count) = (rounds.right, rounds.count);
         let compared = match (&trips.supply, &mut self.inflater) {
             (Supply::Of(parts, stream), Some(inflater)) => {
+                let (parts, is_compressed) = (*parts, *is_compressed);
                 let sent = stream.message(number);
-                let part = (*parts, number);
                 inflater
-                    .check_echo(payload, *is_compressed, part, sent)?
+                    .check_echo(&Echo { payload, is_compressed, parts, number, sent })?
                     .map_err(|came| difference(&parts.message(number).concat(), &came))
             }
             (Supply::Of(..), None) => unreachable!("it needs terms"),
