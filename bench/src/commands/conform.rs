@@ -69,6 +69,7 @@ pub fn conform(options: &Conform, stop: &Stop, output: &mut impl Write) -> Outco
         cut_short: (!is_whole).then(|| ENDED_BY_SIGNAL.to_owned()),
         started_at_s: started.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64(),
         duration_s,
+        selected: cases.len(),
         as_expected,
         cases: results,
     };

@@ -1,9 +1,9 @@
 //! permessage-deflate for the cases that need it (RFC 7692): what is offered, what an answer means,
 //! and compressed messages.
 //!
-//! Messages are successive parts of a text that begins again at its end. DEFLATE refers back 32 KiB at
-//! most, so a message compresses to the same bytes whenever the same part comes again after at least
-//! 32 KiB. A [`Stream`] therefore holds each message once. It depends on nothing that differs between
+//! Messages are successive parts of a text that begins again at its end. When the same part comes again,
+//! the same text comes before it, so what it was compressed to the first time stands for it again: it
+//! refers to nothing but what came before it then. A [`Stream`] therefore holds each message once. It depends on nothing that differs between
 //! servers but the parameters, so all cases share it through a [`Library`].
 //!
 //! Nor is each echo inflated. A peer that sends the same bytes as this side did, from the first message
@@ -160,19 +160,14 @@ impl<'a> Parts<'a> {
     }
 }
 
-/// Compressed messages. The last ones come again and again.
+/// Compressed messages, which come again and again.
 #[derive(Debug)]
-pub struct Stream {
-    messages: Vec<Vec<u8>>,
-    /// Which of them come again at the end.
-    again: usize,
-}
+pub struct Stream(Vec<Vec<u8>>);
 
 impl Stream {
     /// Compresses the first `count` messages.
     fn new(parts: Parts<'_>, count: u32, side: Side) -> Stream {
-        let first = if side.takes_over { WINDOW_MAX.div_ceil(parts.bytes) } else { 0 };
-        let distinct = (first + parts.period()).min(count as usize);
+        let distinct = parts.period().min(count as usize);
         let mut deflater = match side.window_bits {
             bits @ BITS_MIN.. => {
                 Compress::new_with_window_bits(Compression::new(LEVEL), false, bits)
@@ -186,20 +181,12 @@ impl Stream {
             }
             compressed
         };
-        let messages = (0..distinct).map(&mut compress).collect();
-        Stream { messages, again: first }
+        Stream((0..distinct).map(&mut compress).collect())
     }
 
     /// The payload of a message.
     pub fn message(&self, message: u32) -> &[u8] {
-        let message = message as usize;
-        match self.messages.get(message) {
-            Some(payload) => payload,
-            None => {
-                let period = self.messages.len() - self.again;
-                &self.messages[self.again + (message - self.again) % period]
-            }
-        }
+        &self.0[message as usize % self.0.len()]
     }
 }
 
@@ -409,6 +396,18 @@ mod tests {
         }
         assert!(field.contains("server_max_window_bits=9, "), "{field}");
         assert_eq!(Offer::field(&[]), None);
+    }
+
+    #[test]
+    fn messages_are_the_text_over_and_over() {
+        let text: Vec<u8> = (0..96).collect();
+        for bytes in [1, 7, 32, 64, 95, 96] {
+            let parts = Parts::new(&text, bytes);
+            let count = 2 * parts.period() as u32;
+            let all: Vec<u8> = (0..count).flat_map(|at| parts.message(at).concat()).collect();
+            assert_eq!(all, text.repeat(all.len() / 96), "{bytes}");
+            assert_eq!(parts.message(0), parts.message(count / 2), "{bytes}");
+        }
     }
 
     /// Every message, also where it is the same bytes as an earlier one, inflates to its part of the

@@ -32,6 +32,8 @@ pub struct Results {
     pub started_at_s: f64,
     /// How long it took.
     pub duration_s: f64,
+    /// How many cases were to be run.
+    pub selected: usize,
     /// How many cases are as expected.
     pub as_expected: usize,
     /// The cases in order.

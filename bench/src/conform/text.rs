@@ -41,13 +41,12 @@ pub fn page(results: &Results, cases: &[Case], how: &str) -> String {
 
 /// The last line, which says how it went.
 fn verdict_line(results: &Results) -> String {
-    let Results { agent, as_expected, cases, duration_s, .. } = results;
+    let Results { agent, as_expected, selected, duration_s, .. } = results;
     let quick = match results.is_quick {
         true => "; quick: sections 9, 12 and 13 with fewer messages",
         false => "",
     };
-    let total = cases.len();
-    format!("{agent}: {as_expected} of {total} cases as expected, in {duration_s:.1} s{quick}")
+    format!("{agent}: {as_expected} of {selected} cases as expected, in {duration_s:.1} s{quick}")
 }
 
 /// The number of cases of each verdict, by section.
