@@ -98,7 +98,7 @@ impl Terms {
             (agreed.server_no_context_takeover || !offer.server_no_context_takeover)
                 && offer
                     .server_max_window_bits
-                    .is_none_or(|most| window.is_some_and(|bits| bits <= most))
+                    .is_none_or(|most| window.unwrap_or(BITS_MAX) <= most)
         };
         if !offers.iter().any(keeps_to) {
             return Err(wrong());
@@ -379,6 +379,9 @@ mod tests {
         let server = Side { takes_over: false, window_bits: 9 };
         assert_eq!(agreed, Terms { client: FULL, server });
         terms(&[strict], &kept.replace('9', "10")).expect_err("too large a window");
+        // Without the parameter, the window is 15 bits.
+        let largest = Offer { server_max_window_bits: Some(15), ..Offer::PLAIN };
+        terms(&[largest], plain).expect("it means the same").expect("agreed");
         // Another offer may allow what the first does not.
         terms(&[strict, Offer::PLAIN], plain).expect("the second offer").expect("agreed");
         terms(&[Offer::PLAIN], "permessage-deflate; unknown").expect_err("no such parameter");
