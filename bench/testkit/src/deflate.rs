@@ -22,13 +22,23 @@ enum Block {
     Final = 1,
 }
 
+/// Which of several places with the same bytes is referred to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reference {
+    /// The nearest.
+    Nearest,
+    /// The farthest that is known.
+    Farthest,
+}
+
 /// Writes stored blocks and ones with fixed codes, and refers as far back as the window reaches.
 #[derive(Debug)]
 pub struct Compressor {
     window: usize,
     history: Vec<u8>,
-    /// Where three bytes were last seen.
+    /// Where three bytes were last seen, or first within the window.
     seen: HashMap<[u8; 3], usize>,
+    reference: Reference,
     bytes: Vec<u8>,
     /// Bits that are not yet a byte, and how many.
     bits: u32,
@@ -38,8 +48,14 @@ pub struct Compressor {
 impl Compressor {
     /// A compressor with a window of `window` bytes.
     pub fn new(window: usize) -> Compressor {
+        Compressor::referring(Reference::Nearest, window)
+    }
+
+    /// A compressor with a window of `window` bytes that refers to these places, and also to the edge of the
+    /// window.
+    pub fn referring(reference: Reference, window: usize) -> Compressor {
         let (history, bytes) = (Vec::new(), Vec::new());
-        Compressor { window, history, seen: HashMap::new(), bytes, bits: 0, count: 0 }
+        Compressor { window, history, seen: HashMap::new(), reference, bytes, bits: 0, count: 0 }
     }
 
     /// Forgets everything, as without context takeover.
@@ -70,6 +86,15 @@ impl Compressor {
             self.put(0, 3);
             self.align();
         }
+        std::mem::take(&mut self.bytes)
+    }
+
+    /// A whole message in a single block, as far as possible by references into the window, without the
+    /// [`TAIL`](crate::inflate::TAIL).
+    pub fn message(&mut self, message: &[u8]) -> Vec<u8> {
+        self.fixed(message, Block::NotFinal);
+        self.put(0, 3);
+        self.align();
         std::mem::take(&mut self.bytes)
     }
 
@@ -134,7 +159,11 @@ impl Compressor {
     fn remember(&mut self, byte: u8) {
         self.history.push(byte);
         if let Some(last) = self.history.last_chunk() {
-            self.seen.insert(*last, self.history.len() - 3);
+            let place = self.history.len() - 3;
+            let seen = self.seen.entry(*last).or_insert(place);
+            if self.reference == Reference::Nearest || place - *seen > self.window {
+                *seen = place;
+            }
         }
     }
 
@@ -170,7 +199,7 @@ impl Compressor {
 
 #[cfg(test)]
 mod tests {
-    use super::{Compressor, Place};
+    use super::{Compressor, Place, Reference};
     use crate::inflate::Inflater;
     use crate::random::cases;
 
@@ -191,6 +220,22 @@ mod tests {
                 assert_eq!(inflater.message(&payload), Ok(message));
             }
             assert!(inflater.greatest_distance() <= window);
+        }
+    }
+
+    #[test]
+    fn references_are_to_the_nearest_place_or_to_the_farthest() {
+        let message = [b"abc1234", &b"abc5678"[..], b"abc"].concat();
+        for (reference, window, distance) in [
+            (Reference::Nearest, 1 << 15, 7),
+            (Reference::Farthest, 1 << 15, 14),
+            // What the window no longer reaches is forgotten.
+            (Reference::Farthest, 10, 7),
+        ] {
+            let mut inflater = Inflater::default();
+            let payload = Compressor::referring(reference, window).message(&message);
+            assert_eq!(inflater.message(&payload).as_ref(), Ok(&message));
+            assert_eq!(inflater.greatest_distance(), distance, "{reference:?} {window}");
         }
     }
 }

@@ -2,8 +2,9 @@
 //!
 //! Nothing here depends on the server's crate, so that a mistake made there is not repeated here. It holds
 //! one generator of random numbers, one builder and parser of frames, one oracle for RFC 6455, one
-//! inflater and one compressor for RFC 1951, a scripted client, a scripted server, and the real program
-//! as a process. Everything fails with a panic whose message says what was expected.
+//! inflater and one compressor for RFC 1951, a scripted client, a scripted server, an echo server with
+//! faults to choose, and the real program as a process. Everything fails with a panic whose message says
+//! what was expected.
 
 pub mod client;
 pub mod deflate;
@@ -12,6 +13,7 @@ pub mod frame;
 pub mod inflate;
 pub mod injection;
 pub mod loss;
+pub mod mutant;
 pub mod oracle;
 pub mod process;
 pub mod random;
