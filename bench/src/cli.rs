@@ -39,7 +39,8 @@ pub enum Command {
     Load(Load),
     /// Compare servers in short rounds of shuffled order, with ratios paired by round.
     Compare(Compare),
-    /// Test whether a server conforms to RFC 6455 and RFC 7692, with the cases of the Autobahn suite.
+    /// Test whether a server conforms to RFC 6455 and RFC 7692, with the cases of the Autobahn suite and
+    /// own ones.
     Conform(Conform),
     /// Add up results, for example of several machines.
     Merge(Merge),

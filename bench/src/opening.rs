@@ -91,6 +91,16 @@ impl<'a> Opening<'a> {
         Ok(opened)
     }
 
+    /// Connects, without an opening handshake.
+    ///
+    /// # Errors
+    ///
+    /// When nobody listens, it takes too long, or the stop is requested.
+    pub fn connect(&self, stop: &Stop) -> Result<Stream, Problem> {
+        let mut deadline = Deadline::new(Step::Connect, self.connect_timeout, stop);
+        Stream::connect(&self.target.endpoint, &mut deadline)
+    }
+
     /// Opens the connection with this value of Sec-WebSocket-Extensions, and returns that of the
     /// answer, which is for the caller to judge.
     ///
@@ -113,8 +123,7 @@ impl<'a> Opening<'a> {
         stop: &Stop,
         read: impl FnMut(&mut Session, &Request<'_>) -> Result<Option<Response>, Problem>,
     ) -> Result<(Opened, Option<String>), Problem> {
-        let mut deadline = Deadline::new(Step::Connect, self.connect_timeout, stop);
-        let stream = Stream::connect(&self.target.endpoint, &mut deadline)?;
+        let stream = self.connect(stop)?;
         let session = match &self.target.websocket {
             Some(_) => Session::framed(self.seed),
             None => Session::plain(self.seed),

@@ -206,6 +206,15 @@ impl Stream {
     pub fn end(&self) -> io::Result<()> {
         self.0.shutdown(Shutdown::Write)
     }
+
+    /// Makes the end of the connection, which comes with this value's, a reset.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses.
+    pub fn reset_at_end(&self) -> io::Result<()> {
+        Ok(sockopt::set_socket_linger(&self.0, Some(Duration::ZERO))?)
+    }
 }
 
 impl AsFd for Stream {

@@ -82,6 +82,61 @@ fn the_server_passes_every_case_strictly() {
 }
 
 #[test]
+fn the_server_passes_the_own_cases_strictly() {
+    let mut cases = cases::own();
+    cases.retain(Case::tests_servers);
+    let judged = serving(|url| {
+        let target: Target = url.parse().expect("a target");
+        let plan = Plan { target: &target, cases: &cases, jobs: 4, seed: 1 };
+        suite::run(&plan, &Stop::new().expect("a pipe"), &mut |_, _| {})
+    });
+    assert_eq!(judged.len(), cases.len());
+    let failed: Vec<String> = cases
+        .iter()
+        .zip(&judged)
+        .filter(|(_, judged)| !judged.verdict.passes(Demand::Strict))
+        .map(|(case, judged)| format!("{} {:?}", case.number, judged.verdict))
+        .collect();
+    assert!(failed.is_empty(), "{failed:#?}");
+}
+
+#[test]
+fn own_cases_are_counted_apart() {
+    let server = without_pongs();
+    let (json, xml) = (path("apart.json"), path("apart.xml"));
+    let files = ["--json", json.to_str().expect("UTF-8"), "--junit", xml.to_str().expect("UTF-8")];
+    let selected = ["--case", "1.1.2,2.2,20.1.1,20.2.5,25.2.1"];
+    let ended = conform(&[&[&server.url()[..]], &selected[..], &files].concat());
+    assert_eq!(ended.status.code(), Some(1), "{ended:?}");
+    let said = &ended.stdout;
+    let lines: Vec<&str> = said.lines().collect();
+    let counted = "mute/1.0: 1 of 2 cases of the suite and 2 of 3 own cases as expected, in ";
+    assert!(lines.last().is_some_and(|line| line.starts_with(counted)), "{said}");
+    assert!(lines.contains(&"not as expected: 2.2"), "{said}");
+    assert!(lines.contains(&"own cases not as expected: 20.2.5"), "{said}");
+    let rows: Vec<Vec<&str>> = lines.iter().map(|line| line.split_whitespace().collect()).collect();
+    assert!(rows.contains(&vec!["suite", "2", "1", "-", "-", "-", "1", "-"]), "{said}");
+    assert!(rows.contains(&vec!["own", "3", "2", "-", "-", "-", "1", "-"]), "{said}");
+
+    let text = std::fs::read_to_string(&json).expect("it is written");
+    let results: Value = serde_json::from_str(&text).expect("JSON");
+    assert_eq!(
+        (&results["suite"]["cases"], &results["suite"]["as_expected"]),
+        (&2.into(), &1.into())
+    );
+    assert_eq!((&results["own"]["cases"], &results["own"]["as_expected"]), (&3.into(), &2.into()));
+    let own: Vec<bool> = results["cases"]
+        .as_array()
+        .expect("cases")
+        .iter()
+        .filter_map(|case| case["is_own"].as_bool())
+        .collect();
+    assert_eq!(own, [false, false, true, true, true]);
+    let xml = std::fs::read_to_string(&xml).expect("it is written");
+    assert!(xml.contains("<testsuite name=\"own 25 headers and floods\" tests=\"1\""), "{xml}");
+}
+
+#[test]
 fn a_run_is_printed_and_written() {
     let file = path("written.json");
     let ended = serving(|url| {

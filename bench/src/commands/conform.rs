@@ -11,7 +11,7 @@ use super::rtt::start_sibling;
 use super::{ENDED_BY_SIGNAL, Failure, Outcome, command_line};
 use crate::candidate::Candidate;
 use crate::cli::Conform;
-use crate::conform::results::{CaseResult, FORMAT, server_name};
+use crate::conform::results::{CaseResult, FORMAT, Tally, server_name};
 use crate::conform::{Case, Expectations, Pattern, Plan, Results};
 use crate::conform::{cases, junit, report, suite, text};
 use crate::opening::Opening;
@@ -69,8 +69,8 @@ pub fn conform(options: &Conform, stop: &Stop, output: &mut impl Write) -> Outco
         cut_short: (!is_whole).then(|| ENDED_BY_SIGNAL.to_owned()),
         started_at_s: started.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64(),
         duration_s,
-        selected: cases.len(),
-        as_expected,
+        suite: Tally::of(&cases, &results, false),
+        own: Tally::of(&cases, &results, true),
         cases: results,
     };
     let mut problems = Problems::default();
@@ -94,11 +94,13 @@ pub fn conform(options: &Conform, stop: &Stop, output: &mut impl Write) -> Outco
 
 /// The cases that the options choose.
 fn selected(options: &Conform) -> Result<Vec<Case>, Failure> {
-    let all = cases::all(options.volume());
+    let all: Vec<Case> =
+        cases::every(options.volume()).into_iter().filter(Case::tests_servers).collect();
     for pattern in options.case.iter().chain(&options.exclude) {
         if !all.iter().any(|case| pattern.matches(case.number)) {
             return Err(Failure::Usage(format!(
-                "no case is {pattern}; there are sections 1 to 7, 9, 10, 12 and 13"
+                "no case for servers is {pattern}; there are sections 1 to 7, 9, 10, 12 and 13, and \
+                 the own ones 20 and 22 to 25"
             )));
         }
     }
@@ -122,7 +124,7 @@ fn expectations(options: &Conform) -> Result<Expectations, Failure> {
     };
     let text = fs::read_to_string(path).map_err(|error| wrong(&error))?;
     let expectations: Expectations = text.parse().map_err(|error: String| wrong(&error))?;
-    let all = cases::all(options.volume());
+    let all = cases::every(options.volume());
     let missing = expectations.missing(|number| all.iter().any(|case| case.number == number));
     match missing.first() {
         Some(number) => Err(wrong(&format!("there is no case {number}"))),

@@ -4,11 +4,13 @@
 //! worth, and how the connection has to end. [`super::exchange`] carries it out, [`super::verdict`]
 //! judges it. A case is written for one end of a connection and runs in either role.
 
+use std::fmt;
 use std::time::Duration;
 
 use super::corpora::Corpus;
 use super::deflate::Offer;
 use super::number::Number;
+use super::transcript::Event;
 use super::verdict::Behavior;
 use crate::session::Form;
 
@@ -43,8 +45,14 @@ pub struct Case {
     pub description: String,
     /// What has to come back, in a sentence.
     pub expectation: String,
+    /// What is sent on an earlier connection, which is then reset; nothing without one.
+    pub earlier: Vec<Step>,
+    /// How the connection is opened.
+    pub opening: Opening,
     /// What is sent.
     pub script: Vec<Step>,
+    /// Into how many sends it is cut, if not as the script says.
+    pub sends: Sends,
     /// What happens if the peer does nothing.
     pub limit: Limit,
     /// What the peer may send back, and what that is worth. The first that fits counts; if none does,
@@ -54,6 +62,40 @@ pub struct Case {
     pub close: Ending,
     /// What is offered in the opening handshake, in order of preference; nothing without compression.
     pub offers: Vec<Offer>,
+    /// What must be agreed on compression for the case to make sense.
+    pub needs: Needs,
+}
+
+/// How the connection of a case is opened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Opening {
+    /// As it should be, before the case begins.
+    Given,
+    /// By this request, which tests a server. `{host}`, `{target}` and `{key}` stand for those of the
+    /// connection.
+    Request(Vec<u8>, Chop),
+    /// By this response, which tests a client. `{accept}` stands for the answer to its key.
+    Response(Vec<u8>, Chop),
+}
+
+/// Into how many sends a script is cut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sends {
+    /// As its steps say.
+    AsWritten,
+    /// Everything between two pauses is one, with the request or response before it.
+    Joined,
+    /// Each byte is one.
+    Bytes,
+}
+
+/// What must be agreed on compression for a case to make sense. Without it, the case is UNIMPLEMENTED.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Needs {
+    /// As much as is offered.
+    Offered,
+    /// Also that this side's messages may refer to earlier ones.
+    Takeover,
 }
 
 /// A part of what is sent.
@@ -65,6 +107,10 @@ pub enum Step {
     Begin(Frame, usize),
     /// As many further bytes of the frame that was begun.
     More(usize),
+    /// The end of what this side sends: half of the connection is closed.
+    End,
+    /// A reset of the connection.
+    Reset,
     /// Waits, and notes this name if the connection is still open after that. If it is not, the rest is
     /// left out.
     Pause(Duration, char),
@@ -95,8 +141,23 @@ pub struct Frame {
     pub reserved: u8,
     /// The opcode, 0 to 15.
     pub opcode: u8,
+    /// The rest of its header.
+    pub header: Header,
     /// The payload.
     pub payload: Payload,
+}
+
+/// What the header of a frame says of mask and length.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Header {
+    /// What it should.
+    Right,
+    /// The frame is masked if it should not be, and the other way round.
+    MaskedWrongly,
+    /// The length has 16 bits, although it is short.
+    Length16,
+    /// The length has 64 bits, and is this one.
+    Length64(u64),
 }
 
 /// The payload of a frame or a message. Long ones are not kept in memory.
@@ -141,6 +202,35 @@ pub enum Expected {
     Pong(Vec<u8>),
     /// Nothing during the pause of this name, which the connection survives.
     Silence(char),
+    /// Pongs that answer pings whose payloads begin with their number, 32 bits, in their order. A peer
+    /// need not answer all of them (RFC 6455 section 5.5.3); the last one must be this, if there is one.
+    Pongs(Option<u32>),
+    /// An HTTP response with a status from the first to the second, and perhaps this field.
+    Refused(u16, u16, Option<&'static str>),
+    /// The end of the connection instead of an HTTP response.
+    HungUp,
+    /// An agreement on permessage-deflate that this offer allows.
+    Agreed(Offer),
+}
+
+impl fmt::Display for Expected {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Expected::Message(form, payload) => {
+                write!(f, "{}", Event::Message(*form, payload.to_vec()))
+            }
+            Expected::Pong(payload) => write!(f, "{}", Event::Pong(payload.clone())),
+            Expected::Silence(name) => write!(f, "{}", Event::Silence(*name)),
+            Expected::Pongs(Some(last)) => write!(f, "pongs up to number {last}"),
+            Expected::Pongs(None) => f.write_str("any pongs"),
+            Expected::Refused(from, to, None) => write!(f, "a response of status {from} to {to}"),
+            Expected::Refused(from, to, Some(field)) => {
+                write!(f, "a response of status {from} to {to} with {field}")
+            }
+            Expected::HungUp => f.write_str("the end of the connection without a response"),
+            Expected::Agreed(_) => f.write_str("an agreement that the offer allows"),
+        }
+    }
 }
 
 /// What happens if the peer does nothing for so long after everything was sent.
@@ -173,6 +263,8 @@ pub enum End {
     Ours,
     /// What is tested.
     Theirs,
+    /// Either: the peer may fail the connection. If it does not and has answered, this side closes.
+    Either,
 }
 
 /// How the end of the connection bears on the verdict of the whole case.
@@ -191,7 +283,8 @@ pub enum Weight {
 impl Frame {
     /// A whole frame with this payload.
     pub fn new(opcode: u8, payload: impl Into<Payload>) -> Frame {
-        Frame { is_final: true, reserved: 0, opcode, payload: payload.into() }
+        let (header, payload) = (Header::Right, payload.into());
+        Frame { is_final: true, reserved: 0, opcode, header, payload }
     }
 
     /// The same without FIN.
@@ -202,6 +295,11 @@ impl Frame {
     /// The same with these reserved bits.
     pub fn reserved(self, reserved: u8) -> Frame {
         Frame { reserved, ..self }
+    }
+
+    /// The same with this rest of the header.
+    pub fn with(self, header: Header) -> Frame {
+        Frame { header, ..self }
     }
 
     /// The first byte of its header.
@@ -278,13 +376,48 @@ impl Ending {
         Ending { by: End::Theirs, codes, needs_handshake: false, weight: Weight::Apart }
     }
 
+    /// The peer may fail the connection with one of these codes, or none. If it does not, this side
+    /// closes with the first of them.
+    pub fn either(codes: impl Into<Vec<u16>>) -> Ending {
+        let (by, codes) = (End::Either, codes.into());
+        Ending { by, codes, needs_handshake: false, weight: Weight::EndCounts }
+    }
+
     /// The same end with another weight.
     pub fn weighing(self, weight: Weight) -> Ending {
         Ending { weight, ..self }
     }
 }
 
+impl Opening {
+    /// What is sent instead of what should be, and how it is cut.
+    pub fn head(&self) -> Option<(&[u8], Chop)> {
+        match self {
+            Opening::Given => None,
+            Opening::Request(head, chop) | Opening::Response(head, chop) => Some((head, *chop)),
+        }
+    }
+}
+
 impl Case {
+    /// Whether it tests a server.
+    pub fn tests_servers(&self) -> bool {
+        !matches!(self.opening, Opening::Response(..))
+    }
+
+    /// Whether it tests a client. A client cannot be made to connect earlier, to be reset.
+    pub fn tests_clients(&self) -> bool {
+        !matches!(self.opening, Opening::Request(..)) && self.earlier.is_empty()
+    }
+
+    /// Whether a connection that is opened is of any use for it, or has failed it already.
+    pub fn goes_on_when_opened(&self) -> bool {
+        let refused = |events: &Vec<Expected>| {
+            matches!(events[..], [Expected::Refused(..) | Expected::HungUp])
+        };
+        !self.outcomes.iter().all(|(_, events)| refused(events))
+    }
+
     /// About how long it takes in seconds, to begin with what takes longest.
     pub fn cost(&self) -> f64 {
         /// Bytes a second of messages that are compressed, and that are not; messages a second.
@@ -298,7 +431,12 @@ impl Case {
                 };
                 f64::from(trips.count) * (bytes as f64 / rate + 1.0 / RATES[2])
             }
-            Step::Frames(..) | Step::Begin(..) | Step::More(_) | Step::Close(_) => 0.0,
+            Step::Frames(..)
+            | Step::Begin(..)
+            | Step::More(_)
+            | Step::End
+            | Step::Reset
+            | Step::Close(_) => 0.0,
         };
         self.script.iter().map(step).sum()
     }

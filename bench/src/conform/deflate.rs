@@ -190,6 +190,11 @@ impl Stream {
     }
 }
 
+/// A message by itself, compressed.
+pub fn compress(message: &[u8]) -> Vec<u8> {
+    compressed(&mut Compress::new(Compression::new(LEVEL), false), [message, &[]])
+}
+
 fn compressed(deflater: &mut Compress, pieces: [&[u8]; 2]) -> Vec<u8> {
     let length: usize = pieces.iter().map(|piece| piece.len()).sum();
     let mut output = Vec::with_capacity(length + length / 8 + 64);

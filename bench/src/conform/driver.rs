@@ -4,14 +4,18 @@
 use std::io;
 use std::time::{Duration, Instant, SystemTime};
 
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD as BASE64;
 use rustix::event::PollFlags;
 
-use super::case::Case;
+use super::case::{self, Case};
 use super::deflate::{Library, Offer, Terms};
 use super::exchange::{Ended, Exchange, Opened, Role, Want};
+use super::head::Connection;
 use super::transcript::Transcript;
 use crate::opening::{Handshake, Opening};
 use crate::problem::{Problem, Step};
+use crate::session::Session;
 use crate::socket::{Deadline, SLICE, Stream, is_transient};
 use crate::stop::Stop;
 use crate::target::Target;
@@ -40,6 +44,20 @@ pub trait Wire {
     ///
     /// When the kernel cannot wait.
     fn wait(&mut self, time: Duration) -> io::Result<bool>;
+
+    /// Ends the sending direction.
+    ///
+    /// # Errors
+    ///
+    /// When the connection is lost already.
+    fn end(&mut self) -> io::Result<()>;
+
+    /// Makes the end of the connection a reset.
+    ///
+    /// # Errors
+    ///
+    /// When the connection is lost already.
+    fn reset(&mut self) -> io::Result<()>;
 }
 
 impl Wire for Stream {
@@ -58,6 +76,14 @@ impl Wire for Stream {
     fn wait(&mut self, time: Duration) -> io::Result<bool> {
         let came = poll(self, PollFlags::IN | PollFlags::OUT, time.min(SLICE))?;
         Ok(!came.is_empty() && came != PollFlags::OUT)
+    }
+
+    fn end(&mut self) -> io::Result<()> {
+        Stream::end(self)
+    }
+
+    fn reset(&mut self) -> io::Result<()> {
+        self.reset_at_end()
     }
 }
 
@@ -92,6 +118,33 @@ pub fn run(case: &Case, target: &Target, library: &Library, seed: u64, stop: &St
         Run { transcript, handshake, started, duration: begin.elapsed() }
     };
     let opening = Opening::new(target, seed);
+    if !case.earlier.is_empty() && !run_earlier(case, &opening, library, stop) {
+        if stop.is_requested() {
+            return None;
+        }
+        let wrong = "The earlier connection could not be opened.".to_owned();
+        return Some(refused(wrong, Handshake::default()));
+    }
+    if let case::Opening::Request(..) = case.opening {
+        let mut stream = match opening.connect(stop) {
+            Ok(stream) => stream,
+            Err(Problem::Stopped) => return None,
+            Err(problem) => return Some(refused(sentence(&problem), Handshake::default())),
+        };
+        let Some((host, path)) = &target.websocket else {
+            let wrong = "The target speaks no WebSocket.".to_owned();
+            return Some(refused(wrong, Handshake::default()));
+        };
+        let key = Session::framed(seed).nonce();
+        let connection = Connection { host, target: path, key: &BASE64.encode(key) };
+        let mut exchange = Exchange::opening(case, library, &connection, seed, Instant::now());
+        if !drive(&mut exchange, &mut stream, stop) {
+            return None;
+        }
+        let (duration, handshake) = (begin.elapsed(), exchange.handshake().clone());
+        let transcript = exchange.into_transcript();
+        return Some(Run { transcript, handshake, started, duration });
+    }
     let offer = Offer::field(&case.offers);
     let (opened, answer) = match opening.open_offering(offer.as_deref(), stop) {
         Ok(opened) => opened,
@@ -123,6 +176,19 @@ pub fn run(case: &Case, target: &Target, library: &Library, seed: u64, stop: &St
     Some(Run { transcript, handshake, started, duration })
 }
 
+/// Does what a case does on an earlier connection. Returns whether that could be opened.
+fn run_earlier(case: &Case, opening: &Opening<'_>, library: &Library, stop: &Stop) -> bool {
+    let Ok((opened, _)) = opening.open_offering(None, stop) else { return false };
+    let script = case.earlier.iter().cloned().chain([case::Step::Reset]).collect();
+    let (earlier, outcomes, offers) = (Vec::new(), Vec::new(), Vec::new());
+    let case = Case { earlier, script, outcomes, offers, ..case.clone() };
+    let received = opened.session.unread();
+    let connection = Opened { role: Role::Client, terms: None, received, seed: opening.seed };
+    let mut exchange = Exchange::new(&case, library, connection, Instant::now());
+    let mut stream = opened.stream;
+    drive(&mut exchange, &mut stream, stop)
+}
+
 /// A problem as a sentence.
 fn sentence(problem: &Problem) -> String {
     let text = problem.to_string();
@@ -144,6 +210,13 @@ pub fn drive(exchange: &mut Exchange<'_>, wire: &mut impl Wire, stop: &Stop) -> 
                 exchange.dropped();
                 return true;
             }
+            Want::Reset => {
+                exchange.dropped();
+                // The connection ends with its socket, and if it is lost there is nothing to reset.
+                let _ = wire.reset();
+                return true;
+            }
+            Want::End => wire.end().map(|()| exchange.half_closed()),
             Want::Receive(until) => receive(exchange, wire, until.saturating_duration_since(now)),
             Want::Send(until) => match wire.send(exchange.chop()) {
                 Ok(count) => {

@@ -2,7 +2,7 @@
 //!
 //! It does no input or output and reads no clock; [`super::driver`] moves the bytes. So it runs over
 //! TCP, over a stream of HTTP/2 as well, and in tests over nothing, with a clock that the test moves.
-//! It begins after the opening handshake.
+//! It begins after the opening handshake, unless that is what the case tests.
 //!
 //! Whatever the peer does, it comes to an end: every wait has a deadline, and so has the whole.
 
@@ -12,13 +12,15 @@ use std::time::{Duration, Instant};
 use ringecho::protocol::violation::Violation;
 
 use super::case::{
-    BINARY, CLOSE, CONTINUATION, Case, Chop, Content, End, Frame, Limit, NORMAL, PING, PONG,
-    RoundTrips, Step, TEXT,
+    BINARY, CLOSE, CONTINUATION, Case, Chop, Content, End, Expected, Frame, Header, Limit, NORMAL,
+    Needs, PING, PONG, RoundTrips, Sends, Step, TEXT,
 };
-use super::deflate::{Echo, Inflater, Library, Parts, StreamOf, Terms};
+use super::deflate::{Echo, Inflater, Library, Offer, Parts, StreamOf, Terms};
 use super::frames::{self, Reader, Received, Rules};
+use super::head::{self, Connection, Response};
 use super::transcript::{Entry, Event, Octets, Rounds, Transcript, hexadecimal, shown};
-use super::verdict::are;
+use super::verdict::are_all;
+use crate::opening::Handshake;
 use crate::random::Random;
 use crate::session::Form;
 
@@ -63,8 +65,12 @@ pub enum Want {
     /// Receive into [`Exchange::room`], and tell [`Exchange::received`]. If nothing comes until then,
     /// ask again.
     Receive(Instant),
+    /// End the sending direction, and tell [`Exchange::half_closed`].
+    End,
     /// End the connection; then it is over.
     Drop,
+    /// Reset the connection; then it is over.
+    Reset,
     /// It is over.
     Nothing,
 }
@@ -81,6 +87,8 @@ pub enum Ended {
 /// How far the closing handshake is (RFC 6455 section 7.1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
+    /// The response to the request, which is what is tested, is to come.
+    Opening,
     Open,
     /// This side has sent a close frame, the peer has not.
     CloseSent,
@@ -88,7 +96,18 @@ enum State {
     Closed,
     /// The connection is to be ended by this side.
     Dropping,
+    /// The same by a reset.
+    Resetting,
     Over,
+}
+
+/// How far the end of the sending direction is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Sending {
+    On,
+    /// It is to end when everything was sent.
+    Ending,
+    Ended,
 }
 
 /// What the deadline is for.
@@ -144,8 +163,10 @@ pub struct Exchange<'a> {
     /// What is left of a frame that was begun.
     begun: VecDeque<u8>,
     outgoing: Outgoing,
+    sending: Sending,
     message: Message,
     transcript: Transcript,
+    handshake: Handshake,
 }
 
 /// Bytes to be sent, and where they are cut.
@@ -169,6 +190,17 @@ impl Outgoing {
             self.sent = 0;
         }
         self.bytes.len()
+    }
+
+    /// Makes everything that is queued one send.
+    fn join(&mut self) {
+        self.ends.clear();
+        self.ends.extend((self.sent < self.bytes.len()).then_some(self.bytes.len()));
+    }
+
+    /// Makes each byte that is queued a send.
+    fn split(&mut self) {
+        self.ends = (self.sent + 1..=self.bytes.len()).collect();
     }
 
     /// Cuts what was queued from `begin` on.
@@ -215,7 +247,15 @@ impl<'a> Exchange<'a> {
         });
         let mut transcript = Transcript::new(case.number);
         transcript.closing.is_server = role == Role::Server;
-        transcript.lacks_compression = !case.offers.is_empty() && terms.is_none();
+        let has_what_it_needs = match (case.needs, terms) {
+            (_, None) => case.offers.is_empty(),
+            (Needs::Offered, Some(_)) => true,
+            (Needs::Takeover, Some(Terms { client, server })) => match role {
+                Role::Client => client.takes_over,
+                Role::Server => server.takes_over,
+            },
+        };
+        transcript.lacks_compression = !has_what_it_needs;
         let mut exchange = Exchange {
             case,
             library,
@@ -231,8 +271,10 @@ impl<'a> Exchange<'a> {
             trips: None,
             begun: VecDeque::new(),
             outgoing: Outgoing::default(),
+            sending: Sending::On,
             message: Message::default(),
             transcript,
+            handshake: Handshake::default(),
         };
         exchange.arm(Timer::Limit, now);
         if exchange.transcript.lacks_compression {
@@ -242,19 +284,81 @@ impl<'a> Exchange<'a> {
         exchange
     }
 
+    /// Begins a case that tests the opening handshake of a server. The case has a request.
+    pub fn opening(
+        case: &'a Case,
+        library: &'a Library,
+        connection: &Connection<'_>,
+        seed: u64,
+        now: Instant,
+    ) -> Exchange<'a> {
+        let mut exchange = Exchange::on(case, library, Role::Client, seed, now);
+        let (template, chop) = case.opening.head().unwrap_or((&[], Chop::Whole));
+        let request = connection.request(template);
+        exchange.state = State::Opening;
+        exchange.queue_head(&request, chop, now);
+        exchange.handshake.request = request;
+        exchange
+    }
+
+    /// Begins a case that tests the opening handshake of a client, whose request has this key. The
+    /// case has a response, which cannot be answered but by frames or the end.
+    pub fn answering(
+        case: &'a Case,
+        library: &'a Library,
+        key: &str,
+        seed: u64,
+        now: Instant,
+    ) -> Exchange<'a> {
+        let mut exchange = Exchange::on(case, library, Role::Server, seed, now);
+        let (template, chop) = case.opening.head().unwrap_or((&[], Chop::Whole));
+        let response = head::response(template, key);
+        exchange.queue_head(&response, chop, now);
+        exchange.handshake.response = response;
+        exchange
+    }
+
+    /// On a connection where nothing was sent yet.
+    fn on(
+        case: &'a Case,
+        library: &'a Library,
+        role: Role,
+        seed: u64,
+        now: Instant,
+    ) -> Exchange<'a> {
+        Exchange::new(case, library, Opened { role, terms: None, received: &[], seed }, now)
+    }
+
+    fn queue_head(&mut self, head: &[u8], chop: Chop, now: Instant) {
+        let begin = self.outgoing.begin();
+        self.outgoing.bytes.extend(head);
+        self.outgoing.cut(begin, chop);
+        if self.case.sends == Sends::Joined {
+            self.take_steps(now);
+        }
+    }
+
     /// What has to be done at `now`.
     pub fn want(&mut self, now: Instant) -> Want {
         loop {
             match self.state {
                 State::Over => return Want::Nothing,
                 State::Dropping if self.outgoing.is_empty() => return Want::Drop,
-                State::Dropping | State::Open | State::CloseSent | State::Closed => {}
+                State::Resetting if self.outgoing.is_empty() => return Want::Reset,
+                State::Dropping
+                | State::Resetting
+                | State::Opening
+                | State::Open
+                | State::CloseSent
+                | State::Closed => {}
             }
             let (until, timer) = self.timer;
             if now >= until {
                 self.expired(timer, now);
             } else if !self.outgoing.is_empty() {
                 return Want::Send(until);
+            } else if self.sending == Sending::Ending {
+                return Want::End;
             } else if !self.goes_on(now) {
                 return Want::Receive(until);
             }
@@ -268,7 +372,7 @@ impl<'a> Exchange<'a> {
 
     /// Notes that the first `count` bytes of it were sent.
     pub fn sent(&mut self, count: usize) {
-        if self.trips.is_none() {
+        if self.is_logged() {
             let sent = Octets::of(&self.outgoing.chop()[..count]);
             self.transcript.log.push(Entry::Sent(sent));
         }
@@ -283,7 +387,7 @@ impl<'a> Exchange<'a> {
 
     /// Notes that `count` bytes were received into [`Exchange::room`] at `now`.
     pub fn received(&mut self, count: usize, now: Instant) {
-        if self.trips.is_none() {
+        if self.is_logged() {
             let received = Octets::of(self.reader.newest(count));
             self.transcript.log.push(Entry::Received(received));
         }
@@ -296,6 +400,10 @@ impl<'a> Exchange<'a> {
     pub fn ended(&mut self, how: Ended) {
         if self.state == State::Over {
             return;
+        }
+        if self.state == State::Opening {
+            self.transcript.events.push(Event::HungUp);
+            self.transcript.is_unopened = true;
         }
         if self.state != State::Closed {
             let how = match how {
@@ -311,6 +419,22 @@ impl<'a> Exchange<'a> {
     pub fn dropped(&mut self) {
         self.transcript.closing.dropped_by_me = true;
         self.state = State::Over;
+    }
+
+    /// Notes that the sending direction has ended.
+    pub fn half_closed(&mut self) {
+        self.sending = Sending::Ended;
+    }
+
+    /// Whether the wire log holds what is sent and received: not round trips, and not the opening
+    /// handshake, which is kept elsewhere.
+    fn is_logged(&self) -> bool {
+        self.trips.is_none() && self.state != State::Opening
+    }
+
+    /// The opening handshake, if it is what is tested.
+    pub fn handshake(&self) -> &Handshake {
+        &self.handshake
     }
 
     /// What happened.
@@ -332,19 +456,45 @@ impl<'a> Exchange<'a> {
             }
             return goes_on;
         }
+        match self.case.sends {
+            Sends::AsWritten => self.take_step(now),
+            Sends::Joined => self.take_steps(now),
+            Sends::Bytes => {
+                let is_taken = self.take_step(now);
+                self.outgoing.split();
+                is_taken
+            }
+        }
+    }
+
+    /// Takes the steps to the next pause, and joins what they send. Returns whether there were any.
+    fn take_steps(&mut self, now: Instant) -> bool {
+        let next = self.next;
+        while !matches!(self.timer.1, Timer::Pause(_)) && self.take_step(now) {}
+        self.outgoing.join();
+        self.next > next
+    }
+
+    /// Takes the next step. Returns whether there was one.
+    fn take_step(&mut self, now: Instant) -> bool {
         let case = self.case;
         let Some(step) = case.script.get(self.next) else { return false };
         self.next += 1;
         match step {
             Step::Frames(frames, chop) => self.send_frames(frames, *chop),
             Step::Begin(frame, bytes) => {
-                let begin = self.outgoing.bytes.len();
-                self.append(frame.first_byte(), &frame.payload.to_vec());
+                let begin = self.outgoing.begin();
+                self.append_frame(frame);
                 let header = self.outgoing.bytes.len() - begin - frame.payload.len();
                 self.begun = self.outgoing.bytes.drain(begin..).collect();
                 self.more(header + bytes);
             }
             Step::More(bytes) => self.more(*bytes),
+            Step::End => self.sending = Sending::Ending,
+            Step::Reset => {
+                self.state = State::Resetting;
+                return true;
+            }
             Step::Pause(duration, name) => {
                 self.timer = (now + *duration, Timer::Pause(*name));
                 self.transcript.log.push(Entry::Pause(*duration, *name));
@@ -354,7 +504,12 @@ impl<'a> Exchange<'a> {
             Step::RoundTrips(trips) => self.begin(trips),
         }
         // The time counts from the last step on.
-        let timer = if self.state == State::Open { Timer::Limit } else { Timer::CloseReply };
+        let timer = match self.state {
+            State::Opening | State::Open => Timer::Limit,
+            State::CloseSent | State::Closed | State::Dropping | State::Resetting | State::Over => {
+                Timer::CloseReply
+            }
+        };
         self.arm(timer, now);
         true
     }
@@ -375,17 +530,28 @@ impl<'a> Exchange<'a> {
     }
 
     /// Queues a frame without cutting it off.
-    fn append(&mut self, first: u8, payload: &[u8]) {
-        let key = self.key();
-        frames::append(&mut self.outgoing.bytes, first, payload, key);
+    fn append(&mut self, first: u8, payload: &[u8], header: Header) {
+        let key = match (header, self.key()) {
+            (Header::MaskedWrongly, Some(_)) => None,
+            (Header::MaskedWrongly, None) => Some((self.keys.number() as u32).to_ne_bytes()),
+            (Header::Right | Header::Length16 | Header::Length64(_), key) => key,
+        };
+        frames::append_with(&mut self.outgoing.bytes, first, payload, key, header);
         self.transcript.log.push(Entry::FrameSent(first, Octets::of(payload), key));
         *self.transcript.traffic.frames_sent.entry(first & 15).or_default() += 1;
     }
 
-    /// Queues a frame as a send of its own.
+    fn append_frame(&mut self, frame: &Frame) {
+        self.append(frame.first_byte(), &frame.payload.to_vec(), frame.header);
+    }
+
+    /// Queues a frame as a send of its own, unless the sending direction has ended.
     fn send_frame(&mut self, first: u8, payload: &[u8]) {
+        if self.sending != Sending::On {
+            return;
+        }
         let begin = self.outgoing.begin();
-        self.append(first, payload);
+        self.append(first, payload, Header::Right);
         self.outgoing.cut(begin, Chop::Whole);
     }
 
@@ -393,7 +559,7 @@ impl<'a> Exchange<'a> {
         let begin = self.outgoing.begin();
         for frame in frames {
             let begin = self.outgoing.bytes.len();
-            self.append(frame.first_byte(), &frame.payload.to_vec());
+            self.append_frame(frame);
             if chop == Chop::Frames {
                 self.outgoing.cut(begin, Chop::Whole);
             }
@@ -497,6 +663,12 @@ impl<'a> Exchange<'a> {
             self.transcript.closing.failed_by_me = true;
             return self.give_up("the peer did not read what it was sent");
         }
+        if self.state == State::Opening {
+            self.transcript.is_unopened = true;
+            self.transcript.closing.failed_by_me = true;
+            self.transcript.closing.was_open_handshake_timeout = true;
+            return self.give_up("the peer did not answer the request in time");
+        }
         match timer {
             Timer::Pause(name) if self.state == State::Open => {
                 self.transcript.log.push(Entry::PauseOver(name));
@@ -541,7 +713,11 @@ impl<'a> Exchange<'a> {
 
     /// Takes all frames that are there.
     fn read(&mut self, now: Instant) {
-        while self.is_readable && !matches!(self.state, State::Dropping | State::Over) {
+        if self.state == State::Opening && !self.opens(now) {
+            return;
+        }
+        let is_over = |state| matches!(state, State::Dropping | State::Resetting | State::Over);
+        while self.is_readable && !is_over(self.state) {
             let taken = match self.reader.take() {
                 Ok(None) => return,
                 Ok(Some(frame)) => self.frame(frame, now),
@@ -550,6 +726,66 @@ impl<'a> Exchange<'a> {
             if let Err(violation) = taken {
                 self.broken(violation, now);
             }
+        }
+    }
+
+    /// Reads the response to the request that is tested, if it is there whole. Returns whether it
+    /// opens the connection and the case goes on.
+    fn opens(&mut self, now: Instant) -> bool {
+        let response = match Response::parse(self.reader.unread()) {
+            Ok(None) => return false,
+            Ok(Some(response)) => response,
+            Err(wrong) => return self.refuses(wrong),
+        };
+        self.handshake.response = self.reader.unread()[..response.bytes].to_vec();
+        if response.status != 101 {
+            self.transcript.is_unopened = true;
+            self.transcript.events.push(Event::Refused(response.status, response.fields));
+            self.give_up("no connection was opened");
+            return false;
+        }
+        if !self.case.goes_on_when_opened() {
+            self.transcript.is_unopened = true;
+            self.transcript.events.push(Event::Opened);
+            self.give_up("the connection should not have been opened");
+            return false;
+        }
+        let agreed = match response.check(&self.handshake.request) {
+            Ok(agreed) => agreed,
+            Err(wrong) => return self.refuses(wrong),
+        };
+        if let Some(agreed) = agreed {
+            self.agree(&agreed);
+            self.transcript.events.push(Event::Agreed(agreed));
+        }
+        self.reader.skip(response.bytes);
+        self.state = State::Open;
+        self.arm(Timer::Limit, now);
+        true
+    }
+
+    /// Notes why the peer's response is wrong.
+    fn refuses(&mut self, wrong: String) -> bool {
+        self.transcript.is_unopened = true;
+        self.transcript.refused = Some(wrong);
+        self.give_up("the response is wrong");
+        false
+    }
+
+    /// Keeps to what the server agreed to. The verdict says whether it may.
+    fn agree(&mut self, answer: &str) {
+        let expected = self.case.outcomes.iter().flat_map(|(_, events)| events);
+        let offers: Vec<Offer> =
+            expected
+                .filter_map(|expected| {
+                    if let Expected::Agreed(offer) = expected { Some(*offer) } else { None }
+                })
+                .chain([Offer::PLAIN])
+                .collect();
+        if let Ok(Some(terms)) = Terms::agreed(&offers, Some(answer)) {
+            self.reader.allow_compression();
+            self.terms = Some(terms);
+            self.inflater = Some(Inflater::new(terms.client, terms.server));
         }
     }
 
@@ -677,9 +913,9 @@ impl<'a> Exchange<'a> {
         self.transcript.events.push(event);
         let Case { outcomes, close, .. } = self.case;
         let is_complete =
-            outcomes.iter().any(|(_, expected)| are(&self.transcript.events, expected));
+            outcomes.iter().any(|(_, expected)| are_all(&self.transcript.events, expected));
         let is_sent = self.next == self.case.script.len();
-        if close.by == End::Ours && is_sent && is_complete {
+        if close.by != End::Theirs && is_sent && is_complete {
             self.close(close.codes[0], now);
         }
     }
@@ -729,9 +965,19 @@ fn longest(case: &Case) -> usize {
             Content::Same(payload) => payload.len(),
             Content::Of(_, bytes) => *bytes,
         },
-        Step::More(_) | Step::Pause(..) | Step::Close(_) => 0,
+        Step::More(_) | Step::Pause(..) | Step::End | Step::Reset | Step::Close(_) => 0,
     };
-    case.script.iter().map(step).max().unwrap_or(0)
+    let expected = |expected: &Expected| match expected {
+        Expected::Message(_, payload) => payload.len(),
+        Expected::Pong(_)
+        | Expected::Silence(_)
+        | Expected::Pongs(_)
+        | Expected::Refused(..)
+        | Expected::HungUp
+        | Expected::Agreed(_) => 0,
+    };
+    let expected = case.outcomes.iter().flat_map(|(_, events)| events).map(expected);
+    case.script.iter().map(step).chain(expected).max().unwrap_or(0)
 }
 
 /// How an echo differs from what was sent.

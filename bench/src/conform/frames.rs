@@ -8,7 +8,7 @@ use std::ops::Range;
 
 use ringecho::protocol::violation::Violation;
 
-use super::case::{BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT};
+use super::case::{BINARY, CLOSE, CONTINUATION, Header, PING, PONG, TEXT};
 
 /// The least room for a receive, in bytes.
 const ROOM: usize = 128 << 10;
@@ -37,6 +37,32 @@ pub fn append(output: &mut Vec<u8>, first: u8, payload: &[u8], key: Option<[u8; 
     let start = output.len();
     output.extend_from_slice(payload);
     mask(&mut output[start..], key);
+}
+
+/// Appends a frame whose length is written as `header` says. The key is as it should not be already.
+pub fn append_with(
+    output: &mut Vec<u8>,
+    first: u8,
+    payload: &[u8],
+    key: Option<[u8; 4]>,
+    header: Header,
+) {
+    let masked = if key.is_some() { 0x80 } else { 0 };
+    match header {
+        Header::Right | Header::MaskedWrongly => return append(output, first, payload, key),
+        Header::Length16 => {
+            output.extend([first, masked | 126]);
+            output.extend((payload.len() as u16).to_be_bytes());
+        }
+        Header::Length64(length) => {
+            output.extend([first, masked | 127]);
+            output.extend(length.to_be_bytes());
+        }
+    }
+    output.extend(key.into_iter().flatten());
+    let start = output.len();
+    output.extend_from_slice(payload);
+    mask(&mut output[start..], key.unwrap_or_default());
 }
 
 /// Masks or unmasks a payload (RFC 6455 section 5.3).
@@ -109,6 +135,21 @@ impl Reader {
     /// A reader for frames of these rules, which has received `bytes` already.
     pub fn new(rules: Rules, bytes: &[u8]) -> Reader {
         Reader { rules, memory: bytes.to_vec(), read: 0, end: bytes.len(), awaited: 0 }
+    }
+
+    /// From here on RSV1 may mark a compressed message.
+    pub fn allow_compression(&mut self) {
+        self.rules.allows_compression = true;
+    }
+
+    /// What has come and is not taken.
+    pub fn unread(&self) -> &[u8] {
+        &self.memory[self.read..self.end]
+    }
+
+    /// Skips so much of it, which is no frame.
+    pub fn skip(&mut self, bytes: usize) {
+        self.read += bytes;
     }
 
     /// The buffer to receive into. Call [`Reader::filled`] with how many bytes came.
@@ -266,6 +307,22 @@ mod tests {
         assert_eq!(check_close(b""), Ok(()));
         assert_eq!(check_close(b"\x03"), Err(Violation::CloseTruncated));
         assert_eq!(check_close(b"\x03\xe8\xff"), Err(Violation::CloseReasonNotUtf8));
+    }
+
+    #[test]
+    fn a_length_may_be_written_wrongly() {
+        let frame = |header, key| {
+            let mut bytes = Vec::new();
+            append_with(&mut bytes, 0x82, b"ab", key, header);
+            bytes
+        };
+        assert_eq!(frame(Header::Length16, None), b"\x82\x7e\x00\x02ab");
+        assert_eq!(frame(Header::Length64(3), None), b"\x82\x7f\0\0\0\0\0\0\0\x03ab");
+        assert_eq!(
+            frame(Header::Length16, Some([1, 2, 3, 4])),
+            b"\x82\xfe\x00\x02\x01\x02\x03\x04\x60\x60"
+        );
+        assert_eq!(frame(Header::MaskedWrongly, None), b"\x82\x02ab");
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use maud::{PreEscaped, html};
 
-use super::cases::section_name;
+use super::cases::{is_own, section_name};
 use super::results::{CaseResult, Results};
 use super::verdict::Behavior;
 
@@ -27,7 +27,7 @@ pub fn document(results: &Results) -> String {
         testsuites name=(legal(&results.agent)) tests=(all.len()) failures=(failures(&all))
             skipped=(skipped(&all)) time=(seconds(results.duration_s)) {
             @for (section, cases) in &sections {
-                testsuite name=(format!("{section} {}", section_name(*section))) tests=(cases.len())
+                testsuite name=(name(*section)) tests=(cases.len())
                     failures=(failures(cases)) skipped=(skipped(cases)) time=(time(cases)) {
                     @for case in cases { (testcase(case)) }
                 }
@@ -35,6 +35,12 @@ pub fn document(results: &Results) -> String {
         }
     };
     markup.into_string() + "\n"
+}
+
+/// The name of a section, which says whether it is an own one.
+fn name(section: u16) -> String {
+    let own = if is_own(section) { "own " } else { "" };
+    format!("{own}{section} {}", section_name(section))
 }
 
 fn is_skipped(case: &CaseResult) -> bool {

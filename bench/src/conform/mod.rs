@@ -1,5 +1,5 @@
 //! A conformance suite for WebSocket servers: the 517 cases of the Autobahn suite by their numbers, and
-//! its verdicts.
+//! its verdicts; and own cases of what that suite leaves out, numbered from 20 up and counted apart.
 //!
 //! ```text
 //! cases ── case ──┐
@@ -24,7 +24,7 @@
 //! What the peer sends is read, inflated and judged by code of its own: a mistake that this program shared
 //! with `ringecho` would hide itself. Of `ringecho`'s protocol it uses the names of broken rules and the
 //! client's opening handshake, with the grammar of extensions, as the other commands do
-//! ([`crate::opening`]).
+//! ([`crate::opening`]). Where the opening handshake is what is tested, it is read apart, too (`head`).
 //!
 //! No case sleeps, except where it tests what happens in a pause. Every wait has a deadline and ends when
 //! the peer acts.
@@ -37,6 +37,7 @@ pub mod driver;
 pub mod exchange;
 pub mod expected;
 pub mod frames;
+pub mod head;
 pub mod junit;
 pub mod number;
 pub mod report;

@@ -14,7 +14,7 @@ use maud::{Markup, html};
 use serde_json::{Map, Value, json};
 
 use super::case::{Case, Content, Expected, Limit, Step};
-use super::cases::{self, Volume, section_name};
+use super::cases::{self, Volume, is_own, section_name};
 use super::number::Number;
 use super::results::Results;
 use super::suite::Judged;
@@ -156,6 +156,9 @@ fn expected(expected: &Expected) -> Value {
         Expected::Message(form, payload) => Event::Message(*form, payload.to_vec()),
         Expected::Pong(payload) => Event::Pong(payload.clone()),
         Expected::Silence(name) => Event::Silence(*name),
+        Expected::Pongs(_) | Expected::Refused(..) | Expected::HungUp | Expected::Agreed(_) => {
+            return json!(["other", expected.to_string()]);
+        }
     })
 }
 
@@ -167,6 +170,9 @@ fn event(event: &Event) -> Value {
         Event::Ping(payload) => json!(["ping", shown(payload)]),
         Event::Pong(payload) => json!(["pong", shown(payload)]),
         Event::Silence(name) => json!(["timeout", name.to_string()]),
+        Event::Refused(..) | Event::HungUp | Event::Opened | Event::Agreed(_) => {
+            json!(["other", event.to_string()])
+        }
     }
 }
 
@@ -346,7 +352,7 @@ fn index_page(index: &Map<String, Value>) -> String {
     let run: BTreeSet<&String> =
         index.values().filter_map(Value::as_object).flat_map(Map::keys).collect();
     let mut sections: BTreeMap<u16, Vec<Case>> = BTreeMap::new();
-    for case in cases::all(Volume::Full) {
+    for case in cases::every(Volume::Full) {
         if run.contains(&case.number.to_string()) {
             sections.entry(case.number.section()).or_default().push(case);
         }
@@ -357,7 +363,10 @@ fn index_page(index: &Map<String, Value>) -> String {
         p.when { "By the cases and rules of the Autobahn test suite. Each verdict links to its report; the
             number after it is the code in the peer's close frame." }
         @for (section, cases) in &sections {
-            h2 { (section) " " (section_name(*section)) }
+            h2 {
+                (section) " " (section_name(*section))
+                @if is_own(*section) { small { " (own section, not of the suite)" } }
+            }
             (report::table(section_name(*section), &html! {
                 thead { tr {
                     th scope="col" { "Case" }

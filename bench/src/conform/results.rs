@@ -5,6 +5,7 @@ use std::time::UNIX_EPOCH;
 use serde::Serialize;
 
 use super::case::Case;
+use super::cases::is_own as is_own_section;
 use super::number::Number;
 use super::suite::Judged;
 use super::transcript::{Closing, Traffic};
@@ -32,12 +33,32 @@ pub struct Results {
     pub started_at_s: f64,
     /// How long it took.
     pub duration_s: f64,
-    /// How many cases were to be run.
-    pub selected: usize,
-    /// How many cases are as expected.
-    pub as_expected: usize,
+    /// The cases of the Autobahn suite.
+    pub suite: Tally,
+    /// The own cases.
+    pub own: Tally,
     /// The cases in order.
     pub cases: Vec<CaseResult>,
+}
+
+/// Cases, and how many of them are as expected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Tally {
+    /// How many were to be run.
+    pub cases: usize,
+    /// How many are as expected.
+    pub as_expected: usize,
+}
+
+impl Tally {
+    /// Of the own cases that were to be run and of what came of them, or of those of the Autobahn suite.
+    pub fn of(cases: &[Case], results: &[CaseResult], is_own: bool) -> Tally {
+        let results = results.iter().filter(|case| case.is_own == is_own);
+        Tally {
+            cases: cases.iter().filter(|case| is_own_section(case.number.section()) == is_own).count(),
+            as_expected: results.filter(|case| case.difference.is_none()).count(),
+        }
+    }
 }
 
 /// A case.
@@ -45,6 +66,8 @@ pub struct Results {
 pub struct CaseResult {
     /// Its number.
     pub case: Number,
+    /// Whether it is an own case, which the Autobahn suite does not have.
+    pub is_own: bool,
     /// The rule that it tests.
     pub clause: &'static str,
     /// What was sent.
@@ -85,6 +108,7 @@ impl CaseResult {
         let started = run.started.duration_since(UNIX_EPOCH).unwrap_or_default();
         CaseResult {
             case: case.number,
+            is_own: is_own(case.number.section()),
             clause: case.clause,
             description: case.description.clone(),
             expectation: case.expectation.clone(),

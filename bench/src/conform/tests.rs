@@ -4,17 +4,24 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use ringecho::protocol::extension::Policy;
+use ringecho::protocol::handshake::{self, Access, Admission, Subprotocol};
+use ringecho::protocol::pool::Budget;
+use testkit::client::KEY;
 use testkit::frame::{Frame, parse, reply};
 use testkit::oracle::{Ending, Owed, Stream};
 use testkit::{CLOSE, FIN, PING, PONG, REQUEST, RESPONSE};
 
-use super::case::{Case, Limit, Weight};
+use super::case::{Case, Limit, Opening, Weight};
 use super::cases::{self, Volume};
 use super::deflate::Library;
 use super::exchange::{Ended, Exchange, Opened, Role, Want};
 use super::frames::{Reader, Rules};
+use super::head::Connection;
 use super::transcript::Transcript;
 use super::verdict::{Behavior, BehaviorClose, Verdict, judge};
+
+mod own;
 
 /// What a peer does wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,11 +58,21 @@ enum Fault {
     Pings,
     /// It fails the connection only when the message is over.
     LateFailure,
+    /// It opens a connection whatever the request is.
+    OpensAll,
+    /// It refuses every request.
+    OpensNone,
+    /// It ends the connection instead of answering a request.
+    HangsUp,
+    /// It answers a request with the wrong field.
+    WrongAccept,
 }
 
-/// A server that has received the opening handshake.
+/// A server.
 struct Peer {
     fault: Fault,
+    /// The beginning of the request; nothing after the opening handshake.
+    request: Option<Vec<u8>>,
     /// Everything that it received.
     received: Vec<u8>,
     /// How much of what it owes it has said.
@@ -66,13 +83,17 @@ struct Peer {
 impl Peer {
     fn new(fault: Fault) -> Peer {
         let received = REQUEST.as_bytes().to_vec();
-        Peer { fault, received, said: RESPONSE.len(), has_ended: false }
+        Peer { fault, request: None, received, said: RESPONSE.len(), has_ended: false }
     }
 
     /// What it answers to further bytes.
     fn answer(&mut self, bytes: &[u8]) -> Vec<u8> {
         if self.has_ended || self.fault == Fault::Mute {
             return Vec::new();
+        }
+        if let Some(mut request) = self.request.take() {
+            request.extend_from_slice(bytes);
+            return self.open(request);
         }
         self.received.extend_from_slice(bytes);
         let came = self.received.len();
@@ -101,6 +122,47 @@ impl Peer {
             answer.extend(self.changed(&reply(CLOSE, &rule.close_code().to_be_bytes())));
         }
         answer
+    }
+
+    /// What it answers to a request, and to the frames behind it.
+    fn open(&mut self, request: Vec<u8>) -> Vec<u8> {
+        let end = request.windows(4).position(|bytes| bytes == b"\r\n\r\n").map(|end| end + 4);
+        let (response, head_bytes) = match (self.fault, end) {
+            (Fault::OpensAll | Fault::OpensNone | Fault::HangsUp | Fault::WrongAccept, None) => {
+                self.request = Some(request);
+                return Vec::new();
+            }
+            (Fault::OpensAll, Some(end)) => (RESPONSE.to_owned().into_bytes(), end),
+            (Fault::WrongAccept, Some(end)) => (RESPONSE.replace("s3pP", "S3pP").into_bytes(), end),
+            (Fault::HangsUp, Some(_)) => {
+                self.has_ended = true;
+                return Vec::new();
+            }
+            (Fault::OpensNone, Some(_)) => {
+                self.has_ended = true;
+                return b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n".to_vec();
+            }
+            _ => {
+                let terms = handshake::Terms {
+                    policy: Policy::Mirror,
+                    subprotocol: &Subprotocol::Any,
+                    access: &Access::default(),
+                    recompression: &Budget::new(1 << 20),
+                };
+                match handshake::answer(&request, Admission::Open, &terms) {
+                    Ok(Some(accepted)) => (accepted.response, accepted.head_bytes),
+                    Ok(None) => {
+                        self.request = Some(request);
+                        return Vec::new();
+                    }
+                    Err(rejection) => {
+                        self.has_ended = true;
+                        return rejection.response();
+                    }
+                }
+            }
+        };
+        [response, self.answer(&request[head_bytes..])].concat()
     }
 
     /// Frames as its fault makes them.
@@ -152,14 +214,27 @@ fn transcript(case: &Case, fault: Fault) -> Transcript {
     let library = Library::default();
     let mut now = Instant::now();
     let begin = now;
-    let opened = Opened { role: Role::Client, terms: None, received: &[], seed: 1 };
-    let mut exchange = Exchange::new(case, &library, opened, now);
     let (mut peer, mut answer) = (Peer::new(fault), Vec::new());
+    let mut exchange = match case.opening {
+        Opening::Request(..) => {
+            peer.request = Some(Vec::new());
+            let connection = Connection { host: "localhost", target: "/", key: KEY };
+            Exchange::opening(case, &library, &connection, 1, now)
+        }
+        Opening::Given | Opening::Response(..) => {
+            let opened = Opened { role: Role::Client, terms: None, received: &[], seed: 1 };
+            Exchange::new(case, &library, opened, now)
+        }
+    };
     loop {
         assert!(now - begin < Duration::from_secs(1000), "{} does not end", case.number);
         match exchange.want(now) {
             Want::Nothing => return exchange.into_transcript(),
-            Want::Drop => exchange.dropped(),
+            Want::Drop | Want::Reset => exchange.dropped(),
+            Want::End => {
+                exchange.half_closed();
+                peer.has_ended = fault != Fault::Mute;
+            }
             Want::Send(_) => {
                 let chop = exchange.chop().to_vec();
                 exchange.sent(chop.len());
@@ -326,7 +401,7 @@ fn a_case_runs_in_the_other_role() {
     loop {
         match exchange.want(now) {
             Want::Nothing => break,
-            Want::Drop => exchange.dropped(),
+            Want::Drop | Want::Reset | Want::End => exchange.dropped(),
             Want::Send(_) => {
                 for frame in parse(exchange.chop()) {
                     answers.push(testkit::frame(frame.first, &frame.payload));

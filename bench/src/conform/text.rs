@@ -7,8 +7,7 @@ use std::time::Duration;
 use super::case::{Case, Expected};
 use super::cases::section_name;
 use super::number::Number;
-use super::results::{CaseResult, Results};
-use super::transcript::Event;
+use super::results::{CaseResult, Results, Tally};
 use super::verdict::{Behavior, BehaviorClose};
 
 /// Cases with unexpected verdicts that are shown in full.
@@ -29,9 +28,12 @@ pub fn page(results: &Results, cases: &[Case], how: &str) -> String {
         let case = cases.iter().find(|case| case.number == result.case);
         failure(result, case, how, &mut text).expect("a string takes everything");
     }
-    if let Some(further) = different.get(SHOWN_MAX..).filter(|further| !further.is_empty()) {
-        let numbers: Vec<String> = further.iter().map(|it| it.case.to_string()).collect();
-        text += &format!("\nand also: {}\n", numbers.join(" "));
+    for (what, is_own) in [("not as expected", false), ("own cases not as expected", true)] {
+        let numbers = different.iter().filter(|case| case.is_own == is_own);
+        let numbers: Vec<String> = numbers.map(|case| case.case.to_string()).collect();
+        if !numbers.is_empty() {
+            text += &format!("\n{what}: {}\n", numbers.join(" "));
+        }
     }
     if let Some(reason) = &results.cut_short {
         text += &format!("\nCUT SHORT: {reason}\n");
@@ -41,12 +43,18 @@ pub fn page(results: &Results, cases: &[Case], how: &str) -> String {
 
 /// The last line, which says how it went.
 fn verdict_line(results: &Results) -> String {
-    let Results { agent, as_expected, selected, duration_s, .. } = results;
+    let Results { agent, suite, own, duration_s, .. } = results;
     let quick = match results.is_quick {
         true => "; quick: sections 9, 12 and 13 with fewer messages",
         false => "",
     };
-    format!("{agent}: {as_expected} of {selected} cases as expected, in {duration_s:.1} s{quick}")
+    let counted = |tally: &Tally| format!("{} of {}", tally.as_expected, tally.cases);
+    let counted = match (suite.cases, own.cases) {
+        (_, 0) => format!("{} cases", counted(suite)),
+        (0, _) => format!("{} own cases", counted(own)),
+        _ => format!("{} cases of the suite and {} own cases", counted(suite), counted(own)),
+    };
+    format!("{agent}: {counted} as expected, in {duration_s:.1} s{quick}")
 }
 
 /// The number of cases of each verdict, by section.
@@ -64,8 +72,15 @@ fn table(results: &Results, text: &mut String) -> std::fmt::Result {
     let rows = sections
         .iter()
         .map(|(section, cases)| (format!("{section:>2} {}", section_name(*section)), &cases[..]));
-    let all: Vec<&CaseResult> = results.cases.iter().collect();
-    for (name, cases) in rows.chain([("all".to_owned(), &all[..])]) {
+    let (own, suite): (Vec<&CaseResult>, Vec<&CaseResult>) =
+        results.cases.iter().partition(|case| case.is_own);
+    let sums = match (suite.is_empty(), own.is_empty()) {
+        (false, false) => vec![("suite", &suite), ("own", &own)],
+        (_, true) => vec![("all", &suite)],
+        (true, false) => vec![("own", &own)],
+    };
+    let sums = sums.into_iter().map(|(name, cases)| (name.to_owned(), &cases[..]));
+    for (name, cases) in rows.chain(sums) {
         write!(text, "{name:<26}{:>6}", cases.len())?;
         for behavior in Behavior::ALL {
             let count = cases.iter().filter(|case| case.behavior == behavior).count();
@@ -98,7 +113,9 @@ fn failure(
     let expected: Vec<String> = case
         .into_iter()
         .flat_map(|case| &case.outcomes)
-        .map(|(behavior, events)| format!("{} ({behavior})", listed(events.iter().map(expected))))
+        .map(|(behavior, events)| {
+            format!("{} ({behavior})", listed(events.iter().map(Expected::to_string)))
+        })
         .collect();
     if !expected.is_empty() {
         writeln!(text, "  expected  {}", expected.join(", or "))?;
@@ -123,12 +140,4 @@ fn closed(result: &CaseResult) -> String {
 fn listed(events: impl Iterator<Item = String>) -> String {
     let events: Vec<String> = events.collect();
     if events.is_empty() { "nothing".to_owned() } else { events.join(", ") }
-}
-
-fn expected(expected: &Expected) -> String {
-    match expected {
-        Expected::Message(form, payload) => Event::Message(*form, payload.to_vec()).to_string(),
-        Expected::Pong(payload) => Event::Pong(payload.clone()).to_string(),
-        Expected::Silence(name) => Event::Silence(*name).to_string(),
-    }
 }

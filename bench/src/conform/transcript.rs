@@ -27,6 +27,14 @@ pub enum Event {
     Pong(Vec<u8>),
     /// Nothing, during the pause of this name.
     Silence(char),
+    /// An HTTP response that opens no connection: its status, and its fields by name and value.
+    Refused(u16, Vec<(String, String)>),
+    /// The end of the connection instead of an HTTP response.
+    HungUp,
+    /// The opening of a connection that should not be opened.
+    Opened,
+    /// An agreement on an extension, as the server wrote it.
+    Agreed(String),
 }
 
 /// How messages and their echoes went.
@@ -134,6 +142,8 @@ pub struct Transcript {
     pub refused: Option<String>,
     /// Whether the peer declined the compression that the case needs.
     pub lacks_compression: bool,
+    /// Whether the opening handshake, which is what is tested, opened no connection.
+    pub is_unopened: bool,
     /// What came, in order.
     pub events: Vec<Event>,
     /// How messages and their echoes went, if the case has some.
@@ -155,6 +165,7 @@ impl Transcript {
             number,
             refused: None,
             lacks_compression: false,
+            is_unopened: false,
             events: Vec::new(),
             rounds: None,
             violation: None,
@@ -172,6 +183,10 @@ impl fmt::Display for Event {
             Event::Ping(payload) => write!(f, "ping {}", shown(payload)),
             Event::Pong(payload) => write!(f, "pong {}", shown(payload)),
             Event::Silence(name) => write!(f, "connection open after pause {name}"),
+            Event::Refused(status, _) => write!(f, "a response of status {status}"),
+            Event::HungUp => f.write_str("the end of the connection without a response"),
+            Event::Opened => f.write_str("the connection is opened"),
+            Event::Agreed(text) => write!(f, "agreement to {text:?}"),
         }
     }
 }

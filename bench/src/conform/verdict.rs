@@ -7,11 +7,13 @@
 //! send a ping at any time (RFC 6455 section 5.5.2), so pings do not count as answers.
 
 use std::fmt;
+use std::iter::Peekable;
 
 use serde::{Serialize, Serializer};
 
-use super::case::{Case, End, Expected, Weight};
-use super::transcript::{Closing, Event, Transcript};
+use super::case::{Case, End, Ending, Expected, Weight};
+use super::deflate::Terms;
+use super::transcript::{Event, Transcript};
 
 /// What came back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -155,7 +157,18 @@ pub fn judge(case: &Case, transcript: &Transcript) -> Verdict {
         };
     }
     let (mut behavior, mut result) = judge_events(case, transcript);
-    let (mut behavior_close, result_close) = judge_close(case, &transcript.closing);
+    if transcript.is_unopened {
+        let behavior_close = match behavior {
+            Behavior::Failed => BehaviorClose::Failed,
+            Behavior::Ok
+            | Behavior::NonStrict
+            | Behavior::Informational
+            | Behavior::Unimplemented => BehaviorClose::Ok,
+        };
+        let result_close = "No connection was opened.".to_owned();
+        return Verdict { behavior, result, behavior_close, result_close };
+    }
+    let (mut behavior_close, result_close) = judge_close(&case.close, transcript);
     match case.close.weight {
         Weight::Apart => {}
         Weight::CodeCounts => {
@@ -164,7 +177,7 @@ pub fn judge(case: &Case, transcript: &Transcript) -> Verdict {
             }
         }
         Weight::EndCounts => {
-            if closed_by(&transcript.closing) != case.close.by {
+            if is_ended_wrongly(&case.close, transcript) {
                 (behavior, result) = (Behavior::Failed, result_close.clone());
             }
         }
@@ -208,30 +221,82 @@ fn judge_events(case: &Case, transcript: &Transcript) -> (Behavior, String) {
     failed("What came is none of what was expected.".to_owned())
 }
 
+/// Whether these events are what is expected, so that nothing more can come.
+pub fn are_all(events: &[Event], expected: &[Expected]) -> bool {
+    match (events.last(), expected.last()) {
+        // It is asked after each pong, of which there may be thousands.
+        (Some(Event::Pong(_)), Some(Expected::Message(..))) => false,
+        (_, Some(Expected::Pongs(None))) => false,
+        _ => are(events, expected),
+    }
+}
+
 /// Whether these events are what is expected. Pings do not count.
-pub fn are(events: &[Event], expected: &[Expected]) -> bool {
-    let mut counted = events.iter().filter(|event| !matches!(event, Event::Ping(_)));
-    let all = expected.iter().all(|expected| match (expected, counted.next()) {
+fn are(events: &[Event], expected: &[Expected]) -> bool {
+    let mut counted = events.iter().filter(|event| !matches!(event, Event::Ping(_))).peekable();
+    let all = expected.iter().all(|expected| {
+        if let Expected::Pongs(last) = expected {
+            return are_pongs(&mut counted, *last);
+        }
+        is(counted.next(), expected)
+    });
+    all && counted.next().is_none()
+}
+
+/// Takes the pongs, and returns whether their numbers ascend, to the last one.
+fn are_pongs<'a>(
+    events: &mut Peekable<impl Iterator<Item = &'a Event>>,
+    last: Option<u32>,
+) -> bool {
+    let mut greatest = None;
+    while let Some(Event::Pong(payload)) = events.next_if(|it| matches!(it, Event::Pong(_))) {
+        let number = payload.first_chunk().map(|bytes| u32::from_be_bytes(*bytes));
+        if number.is_none() || number <= greatest {
+            return false;
+        }
+        greatest = number;
+    }
+    last.is_none() || greatest == last
+}
+
+/// Whether this event is the one that is expected.
+fn is(event: Option<&Event>, expected: &Expected) -> bool {
+    match (expected, event) {
         (Expected::Message(form, payload), Some(Event::Message(came, bytes))) => {
             form == came && payload.len() == bytes.len() && payload.to_vec() == *bytes
         }
         (Expected::Pong(payload), Some(Event::Pong(bytes))) => payload == bytes,
         (Expected::Silence(name), Some(Event::Silence(noted))) => name == noted,
+        (Expected::Refused(from, to, field), Some(Event::Refused(status, fields))) => {
+            let has = |name: &&str| fields.iter().any(|it| it.0.eq_ignore_ascii_case(name));
+            (from..=to).contains(&status) && field.as_ref().is_none_or(has)
+        }
+        (Expected::HungUp, Some(Event::HungUp)) => true,
+        (Expected::Agreed(offer), Some(Event::Agreed(answer))) => {
+            Terms::agreed(&[*offer], Some(answer)).is_ok()
+        }
         _ => false,
-    });
-    all && counted.next().is_none()
+    }
 }
 
-fn closed_by(closing: &Closing) -> End {
-    if closing.closed_by_me { End::Ours } else { End::Theirs }
+/// Whether the wrong side has ended the connection.
+fn is_ended_wrongly(wanted: &Ending, transcript: &Transcript) -> bool {
+    let is_ours = transcript.closing.closed_by_me;
+    match wanted.by {
+        End::Ours => !is_ours,
+        End::Theirs => is_ours,
+        // It has to do something.
+        End::Either => is_ours && transcript.events.is_empty(),
+    }
 }
 
-fn judge_close(case: &Case, closing: &Closing) -> (BehaviorClose, String) {
-    let wanted = &case.close;
-    let (verdict, reason) = if closed_by(closing) != wanted.by {
+fn judge_close(wanted: &Ending, transcript: &Transcript) -> (BehaviorClose, String) {
+    let closing = &transcript.closing;
+    let (verdict, reason) = if is_ended_wrongly(wanted, transcript) {
         let side = match wanted.by {
             End::Ours => "The peer ended the connection, which was not its turn.",
             End::Theirs => "The peer should have failed the connection and did not.",
+            End::Either => "The peer neither answered nor failed the connection.",
         };
         (BehaviorClose::Failed, side.to_owned())
     } else if wanted.needs_handshake && !closing.was_clean {

@@ -118,7 +118,7 @@ pub fn answer(
 
 /// The value of Sec-WebSocket-Accept that answers `key`, which shows that the server has understood the
 /// request (section 4.2.2, item 5.4).
-pub(super) fn accept_of(key: &[u8]) -> String {
+pub fn accept_of(key: &[u8]) -> String {
     let mut digest = sha1_smol::Sha1::new();
     digest.update(key);
     digest.update(GUID);

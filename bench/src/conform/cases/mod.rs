@@ -1,10 +1,17 @@
-//! The cases, a file for each section. Their numbers are those of the Autobahn suite; what they say is
-//! written from the RFCs.
+//! The cases, a file for each section. The numbers of sections 1 to 13 are those of the Autobahn suite;
+//! what they say is written from the RFCs. Sections from 20 up are own ones, of what that suite leaves
+//! out.
 
 mod section_1;
 mod section_10;
 mod section_12;
 mod section_2;
+mod section_20;
+mod section_21;
+mod section_22;
+mod section_23;
+mod section_24;
+mod section_25;
 mod section_3;
 mod section_4;
 mod section_5;
@@ -14,7 +21,9 @@ mod section_9;
 
 use std::time::Duration;
 
-use super::case::{Case, Chop, Ending, Expected, Frame, Limit, Payload, RoundTrips, Step};
+use super::case::{
+    Case, Chop, Ending, Expected, Frame, Limit, Needs, Opening, Payload, RoundTrips, Sends, Step,
+};
 use super::number::Number;
 use super::verdict::Behavior;
 use crate::session::Form;
@@ -23,6 +32,9 @@ use crate::session::Form;
 const SHORT: Duration = Duration::from_secs(2);
 /// How long it may take for a long one.
 const LONG: Duration = Duration::from_secs(10);
+
+/// The first section that the Autobahn suite does not have.
+const OWN: u16 = 20;
 
 /// How many messages the cases of sections 9, 12 and 13 have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,7 +45,7 @@ pub enum Volume {
     Quick,
 }
 
-/// All cases, in the order of their numbers.
+/// The cases of the Autobahn suite, in the order of their numbers.
 pub fn all(volume: Volume) -> Vec<Case> {
     let sections = [
         section_1::cases(),
@@ -50,6 +62,31 @@ pub fn all(volume: Volume) -> Vec<Case> {
     sections.into_iter().flatten().collect()
 }
 
+/// The own cases, which the Autobahn suite does not have, in the order of their numbers.
+pub fn own() -> Vec<Case> {
+    let sections = [
+        section_20::cases(),
+        section_21::cases(),
+        section_22::cases(),
+        section_23::cases(),
+        section_24::cases(),
+        section_25::cases(),
+    ];
+    sections.into_iter().flatten().collect()
+}
+
+/// The cases of the suite and the own ones.
+pub fn every(volume: Volume) -> Vec<Case> {
+    let mut cases = all(volume);
+    cases.extend(own());
+    cases
+}
+
+/// Whether a section is not one of the Autobahn suite.
+pub fn is_own(section: u16) -> bool {
+    section >= OWN
+}
+
 /// What a section is about, in a word or two.
 pub fn section_name(section: u16) -> &'static str {
     match section {
@@ -64,6 +101,12 @@ pub fn section_name(section: u16) -> &'static str {
         10 => "automatic fragments",
         12 => "compression",
         13 => "compression parameters",
+        20 => "opening: servers",
+        21 => "opening: clients",
+        22 => "bytes and neighbours",
+        23 => "ends",
+        24 => "strict compression",
+        25 => "headers and floods",
         _ => "",
     }
 }
@@ -80,11 +123,15 @@ fn answered(
         clause,
         description: String::new(),
         expectation: String::new(),
+        earlier: Vec::new(),
+        opening: Opening::Given,
         script,
+        sends: Sends::AsWritten,
         limit: Limit::Close(SHORT),
         outcomes: vec![(Behavior::Ok, answers)],
         close: Ending::clean(),
         offers: Vec::new(),
+        needs: Needs::Offered,
     }
 }
 
@@ -116,6 +163,16 @@ impl Case {
     fn or(mut self, behavior: Behavior, events: Vec<Expected>) -> Case {
         self.outcomes.push((behavior, events));
         self
+    }
+
+    /// The same case, opened like this.
+    fn opened(self, opening: Opening) -> Case {
+        Case { opening, ..self }
+    }
+
+    /// The same case, sent like this.
+    fn sent(self, sends: Sends) -> Case {
+        Case { sends, ..self }
     }
 
     /// The same case, which may take this long.
