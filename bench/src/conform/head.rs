@@ -182,9 +182,8 @@ fn status(line: &str) -> Option<u16> {
 fn field(line: &str) -> Option<(String, String)> {
     let (name, value) = line.split_once(':')?;
     let is_token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
-    let is_valid = !name.is_empty()
-        && name.bytes().all(is_token)
-        && !value.contains(|c: char| matches!(c, '\r' | '\n' | '\0'));
+    let is_valid =
+        !name.is_empty() && name.bytes().all(is_token) && !value.contains(['\r', '\n', '\0']);
     is_valid.then(|| (name.to_owned(), value.trim_matches([' ', '\t']).to_owned()))
 }
 

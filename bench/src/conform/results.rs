@@ -5,7 +5,7 @@ use std::time::UNIX_EPOCH;
 use serde::Serialize;
 
 use super::case::Case;
-use super::cases::is_own as is_own_section;
+use super::cases::is_own;
 use super::number::Number;
 use super::suite::Judged;
 use super::transcript::{Closing, Traffic};
@@ -52,10 +52,10 @@ pub struct Tally {
 
 impl Tally {
     /// Of the own cases that were to be run and of what came of them, or of those of the Autobahn suite.
-    pub fn of(cases: &[Case], results: &[CaseResult], is_own: bool) -> Tally {
-        let results = results.iter().filter(|case| case.is_own == is_own);
+    pub fn of(cases: &[Case], results: &[CaseResult], own: bool) -> Tally {
+        let results = results.iter().filter(|case| case.is_own == own);
         Tally {
-            cases: cases.iter().filter(|case| is_own_section(case.number.section()) == is_own).count(),
+            cases: cases.iter().filter(|case| is_own(case.number.section()) == own).count(),
             as_expected: results.filter(|case| case.difference.is_none()).count(),
         }
     }
