@@ -121,8 +121,18 @@ impl<R: Ring> Pump<'_, R> {
 }
 
 impl<R: Ring> Pump<'_, R> {
-    /// Drops the connections that have not drained in time.
+    /// From now on, connections have the time that draining may take.
+    pub(super) fn limit_drain(&mut self) {
+        if let Some(drain) = self.worker.timers.timeouts.drain {
+            let at = self.worker.ring.now() + drain;
+            self.worker.deadlines.set(at, Due::Drained);
+        }
+    }
+
+    /// Drops the connections that have not drained in time. Others may still come in, from the queue of a listener, if
+    /// the worker was kept from running; they have as long.
     fn cut(&mut self) {
+        self.limit_drain();
         self.at_each(|mut turn| {
             if turn.peer.stage < Stage::Leaving {
                 turn.worker.context.counters.connections_cut.add(1);

@@ -356,10 +356,7 @@ impl<'a, R: Ring> Pump<'a, R> {
             return;
         }
         self.worker.is_stopping = true;
-        if let Some(drain) = self.worker.timers.timeouts.drain {
-            let at = self.worker.ring.now() + drain;
-            self.worker.deadlines.set(at, deadlines::Due::Drained);
-        }
+        self.limit_drain();
         self.admissions.stop();
         self.at_each(|mut turn| turn.stop());
     }

@@ -49,7 +49,7 @@ use crate::protocol::{Context, FrameLimits, Protocol, Settings};
 const CONNECTIONS: u64 = 100_000;
 
 /// Simulations that have failed once, of hundreds of thousands, and what was wrong.
-const ONCE_FAILED: [(u64, &str); 4] = [
+const ONCE_FAILED: [(u64, &str); 5] = [
     (1_004_005_582, "the time of a farewell ran while what was received waited for its turn"),
     (2_006_003_219, "a reply that was longer than a piece was not expected"),
     (2_003_001_202, "the kernel could echo while the rest of a reply waited for its turn"),
@@ -57,6 +57,7 @@ const ONCE_FAILED: [(u64, &str); 4] = [
         2_002_000_542,
         "two bytes of a compressed payload were taken for a ping, by the simulated kernel",
     ),
+    (7_002_001_334, "a connection that came in when the time for draining was over had no end"),
 ];
 
 /// Runs the simulation of this seed.
