@@ -161,6 +161,8 @@ counters! {
     messages_overfragmented,
     /// Those of them with too many control frames in a second.
     control_floods,
+    /// Connections ended because what was received on them was not TLS, or had been changed on its way.
+    tls_failures,
     /// Connections refused because their address had too many.
     addresses_refused,
     /// Opening handshakes refused because of their origin.

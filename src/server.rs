@@ -31,7 +31,7 @@ use crate::offload::{self, program::Program};
 use crate::protocol::{Access, Protocol, Settings, Subprotocol};
 use crate::retry::retry;
 use crate::sandbox::{self, Needs};
-use crate::workers::{self, Memory, Serving, Worker, Workers};
+use crate::workers::{self, Listener, Memory, Serving, Worker, Workers};
 
 /// How long to try again when the kernel refuses memory: the rings of a killed server count against the
 /// limit on locked memory of its user for a moment longer.
@@ -290,7 +290,7 @@ struct Listeners {
     /// By their addresses; with sockets only if they are kept for another server.
     listening: Vec<Listening>,
     /// The sockets of each worker.
-    shares: Vec<Vec<OwnedFd>>,
+    shares: Vec<Vec<Listener>>,
     entrance: Option<Entrance>,
 }
 
@@ -422,6 +422,7 @@ fn prepare(
             subprotocol: config.subprotocol.clone(),
             access: config.access.clone(),
             timeouts: config.timeouts,
+            acceptors: Vec::new(),
             stop: control.stop.clone(),
             counters: counters.clone(),
             shared: shared.clone(),

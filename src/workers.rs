@@ -26,6 +26,7 @@ use tracing::warn;
 
 use crate::cpus;
 use crate::engine::{Engine, EngineError, WorkerConfig};
+use crate::protocol::Acceptor;
 use crate::sandbox::{self, Call};
 
 /// What a thread calls that waits for the workers: it watches their threads, and looks for one with a signal that is
@@ -50,6 +51,15 @@ pub struct Worker {
     pub cpu: usize,
     /// What its engine is told.
     pub config: WorkerConfig,
+}
+
+/// What a worker accepts connections from.
+#[derive(Debug)]
+pub struct Listener {
+    /// A socket that is listening.
+    pub socket: OwnedFd,
+    /// What makes the layers of its connections; none if they are plain.
+    pub acceptor: Option<Arc<dyn Acceptor>>,
 }
 
 /// A message from a worker's thread.
@@ -89,7 +99,7 @@ struct Thread {
     /// It has come to its end by itself.
     is_done: Arc<AtomicBool>,
     /// Takes the listeners once. When it is dropped unused, the thread ends.
-    listeners: Option<Sender<Vec<OwnedFd>>>,
+    listeners: Option<Sender<Vec<Listener>>>,
 }
 
 impl Workers {
@@ -163,7 +173,7 @@ impl Workers {
     /// # Errors
     ///
     /// When one cannot; then all of them have been told to stop, and have ended.
-    pub fn serve(mut self, listeners: Vec<Vec<OwnedFd>>) -> Result<Serving, EngineError> {
+    pub fn serve(mut self, listeners: Vec<Vec<Listener>>) -> Result<Serving, EngineError> {
         for (thread, listeners) in self.threads.iter_mut().zip(listeners) {
             if let Some(sender) = thread.listeners.take() {
                 // It waits for them, and for nothing else.
@@ -304,9 +314,9 @@ fn run(
     engine: Engine,
     worker: Worker,
     reports: &Sender<Report>,
-    listeners: &Receiver<Vec<OwnedFd>>,
+    listeners: &Receiver<Vec<Listener>>,
 ) -> Result<(), EngineError> {
-    let Worker { cpu, config } = worker;
+    let Worker { cpu, mut config } = worker;
     // First, so that the memory comes from the CPU's own node.
     if cpus::pin(cpu).is_err() {
         warn!("worker {number} cannot be pinned to CPU {cpu}");
@@ -325,12 +335,15 @@ fn run(
     let memory = if prepared.is_locked() { Memory::Locked } else { Memory::Swappable };
     report(Report::Prepared(Ok(memory)));
     let Ok(listeners) = listeners.recv() else { return Ok(()) };
+    let sockets;
+    (sockets, config.acceptors) =
+        listeners.into_iter().map(|Listener { socket, acceptor }| (socket, acceptor)).unzip();
     if config.sandbox == sandbox::Policy::On {
         // What this kernel cannot enforce is the same for every thread; the main thread says it.
         sandbox::enter(&engine.needs(config.offload));
     }
     let stopped = config.stop.clone();
-    let outcome = prepared.serve(config, listeners, || report(Report::Started));
+    let outcome = prepared.serve(config, sockets, || report(Report::Started));
     if outcome.is_err() {
         stop(&stopped);
     }

@@ -8,7 +8,7 @@ use super::wait::{Pace, WaitStrategy};
 use crate::buffer::SpillPool;
 use crate::metrics::Counters;
 use crate::offload;
-use crate::protocol::{Access, Context, Settings, Subprotocol};
+use crate::protocol::{Acceptor, Access, Context, Settings, Subprotocol};
 use crate::sandbox;
 
 /// The size of a buffer, in bytes, where each receive takes a whole one.
@@ -73,6 +73,8 @@ pub struct WorkerConfig {
     pub access: Access,
     /// How long connections may take.
     pub timeouts: Timeouts,
+    /// What makes the layers of connections, by the number of their listener; none where they are plain.
+    pub acceptors: Vec<Option<Arc<dyn Acceptor>>>,
     /// Becomes readable when the worker is to stop.
     pub stop: Arc<OwnedFd>,
     /// Where the worker counts.
@@ -89,6 +91,7 @@ impl WorkerConfig {
             .with_access(self.access.clone())
             .with_spill_pool(SpillPool::new(self.spill_pool, self.counters.clone()))
             .with_recompression_memory(self.recompression_memory)
+            .with_acceptors(self.acceptors.clone())
     }
 }
 
@@ -118,6 +121,7 @@ impl WorkerConfig {
             subprotocol: Subprotocol::Any,
             access: Access::default(),
             timeouts: Timeouts::DEFAULT,
+            acceptors: Vec::new(),
             stop: Arc::new(rustix::event::eventfd(0, flags).expect("an eventfd")),
             counters: Arc::default(),
             shared: Arc::new(Shared {

@@ -1,6 +1,6 @@
 //! What all connections of a server, and of one of its workers, have in common.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 
 use super::allowance::{Allowance, Limits};
@@ -8,6 +8,7 @@ use super::compression::Scratch;
 use super::extension::Policy;
 use super::frame::CONTROL_PAYLOAD_MAX;
 use super::handshake::{Access, Subprotocol, Terms};
+use super::layer::{Acceptor, Texts};
 use super::moment::Moment;
 use super::pool::{Budget, Pool, RECOMPRESSION_MEMORY_DEFAULT};
 use crate::buffer::{SPILL_POOL_DEFAULT, SpillPool};
@@ -82,6 +83,10 @@ pub struct Context<'a> {
     pub allowance: Allowance,
     /// The time, to some milliseconds.
     pub now: Cell<Moment>,
+    /// What makes the layer of a connection, by the number of its listener; none where it is plain.
+    acceptors: Vec<Option<Arc<dyn Acceptor>>>,
+    /// Where layers decrypt and encrypt.
+    pub texts: RefCell<Texts>,
 }
 
 impl<'a> Context<'a> {
@@ -101,6 +106,8 @@ impl<'a> Context<'a> {
             recompression: Budget::new(RECOMPRESSION_MEMORY_DEFAULT),
             allowance: Allowance::new(Limits::default()),
             now: Cell::default(),
+            acceptors: Vec::new(),
+            texts: RefCell::default(),
         }
     }
 
@@ -140,6 +147,17 @@ impl<'a> Context<'a> {
     #[must_use]
     pub fn with_recompression_memory(self, bytes: usize) -> Context<'a> {
         Context { recompression: Budget::new(bytes), ..self }
+    }
+
+    /// The same, but connections have the layers that these make, by the number of their listeners, instead of none.
+    #[must_use]
+    pub fn with_acceptors(self, acceptors: Vec<Option<Arc<dyn Acceptor>>>) -> Context<'a> {
+        Context { acceptors, ..self }
+    }
+
+    /// What makes the layers of the connections to this listener, if they have any.
+    pub fn acceptor(&self, listener: u32) -> Option<&dyn Acceptor> {
+        self.acceptors.get(listener as usize)?.as_deref()
     }
 
     /// Heap memory for messages and compression, in bytes; what is kept for later ones included.

@@ -13,6 +13,7 @@ use super::Control;
 use crate::listen::takeover::{self, Door, Inheritance};
 use crate::listen::{self, Address, ListenError, Listening, SocketFile};
 use crate::sandbox::{self, Needs};
+use crate::workers::Listener;
 
 /// The pause after something at the door that was no server.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -83,8 +84,8 @@ pub(super) fn distribute(
     listening: &mut [Listening],
     workers: usize,
     entrance: Option<&Entrance>,
-) -> Result<Vec<Vec<OwnedFd>>, ListenError> {
-    let mut shares: Vec<Vec<OwnedFd>> = (0..workers).map(|_| Vec::new()).collect();
+) -> Result<Vec<Vec<Listener>>, ListenError> {
+    let mut shares: Vec<Vec<Listener>> = (0..workers).map(|_| Vec::new()).collect();
     for Listening { address, sockets, .. } in listening {
         let mut share = || {
             let kept = sockets.iter().filter(|_| entrance.is_some()).map(OwnedFd::try_clone);
@@ -93,7 +94,7 @@ pub(super) fn distribute(
         };
         let shared = share().map_err(|error| ListenError::new(address, error))?;
         for (share, sockets) in shares.iter_mut().zip(shared) {
-            share.extend(sockets);
+            share.extend(sockets.into_iter().map(|socket| Listener { socket, acceptor: None }));
         }
     }
     Ok(shares)

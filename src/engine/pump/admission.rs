@@ -181,7 +181,7 @@ pub(super) struct Admissions<'a> {
     limit: &'a Limit,
     listeners: Vec<Listener>,
     /// Accepted and not admitted.
-    waiting: VecDeque<Socket>,
+    waiting: VecDeque<(Socket, u32)>,
     /// Open connections over a limit.
     refused: usize,
     /// The addresses of open connections, if they are counted.
@@ -264,7 +264,7 @@ impl<R: Ring> Pump<'_, R> {
             Ok(socket) => {
                 listener.failures = 0;
                 self.worker.context.counters.connections_accepted.add(1);
-                self.admissions.waiting.push_back(socket);
+                self.admissions.waiting.push_back((socket, number));
             }
             Err(Errno::CANCELED) if was_stopping => {}
             Err(errno) => {
@@ -310,8 +310,8 @@ impl<R: Ring> Pump<'_, R> {
         }
         let most = if is_stopping { usize::MAX } else { ADMISSIONS_MAX };
         for _ in 0..most {
-            let Some(socket) = self.admissions.waiting.pop_front() else { break };
-            self.admit(socket);
+            let Some((socket, listener)) = self.admissions.waiting.pop_front() else { break };
+            self.admit(socket, listener);
         }
         let is_behind = !self.admissions.waiting.is_empty();
         let ring = &mut self.worker.ring;
@@ -340,6 +340,7 @@ impl<R: Ring> Pump<'_, R> {
     fn close_listeners(&mut self) {
         let Pump { admissions: Admissions { listeners, waiting, .. }, worker, .. } = self;
         let before = waiting.len();
+        let mut queue = VecDeque::new();
         for (listener, number) in listeners.iter_mut().zip(0..) {
             match listener.accepting {
                 Accepting::On => {
@@ -347,7 +348,8 @@ impl<R: Ring> Pump<'_, R> {
                     listener.accepting = Accepting::Stopping;
                 }
                 Accepting::Off | Accepting::Paused => {
-                    worker.ring.close_listener(number, waiting);
+                    worker.ring.close_listener(number, &mut queue);
+                    waiting.extend(queue.drain(..).map(|socket| (socket, number)));
                     listener.accepting = Accepting::Closed;
                 }
                 Accepting::Stopping | Accepting::Closed => {}
@@ -357,7 +359,7 @@ impl<R: Ring> Pump<'_, R> {
         worker.context.counters.connections_accepted.add(accepted as u64);
     }
 
-    fn admit(&mut self, socket: Socket) {
+    fn admit(&mut self, socket: Socket, listener: u32) {
         let Pump { admissions, worker, peers } = self;
         let address = if admissions.limit.counts_addresses() {
             worker.ring.peer_address(&socket).map(counted)
@@ -395,6 +397,7 @@ impl<R: Ring> Pump<'_, R> {
         }
         let is_stopping = self.worker.is_stopping;
         self.at(id, |mut turn| {
+            turn.enter_layer(listener);
             turn.settle();
             if is_stopping {
                 turn.stop();

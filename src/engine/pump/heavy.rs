@@ -16,7 +16,7 @@ use super::offloaded::OffloadProgress;
 use super::peer::{Receiving, Sending, Stage};
 use super::turn::Turn;
 use crate::buffer::Chain;
-use crate::engine::ring::{Reply, Ring};
+use crate::engine::ring::Ring;
 use crate::protocol::Dismissal;
 
 /// How many times as large pieces are while connections have no neighbours. Unmasking one must still be less than a
@@ -115,12 +115,15 @@ impl<R: Ring> Turn<'_, '_, R> {
 
     /// Sends the first piece of a reply; the rest waits. What is received at a time is sent at a time.
     pub(super) fn send_pieces(&mut self, mut reply: Chain) {
+        if self.is_mute() {
+            return;
+        }
         let first = reply.take_part(self.piece());
         if !reply.is_empty() {
             self.worker.context.allowance.spend_copying(first.len());
             self.heavy().rest = reply;
         }
-        self.send(Reply::Heap(first));
+        self.send_from_heap(first);
     }
 
     /// A send is whole; if it was a piece, the next one waits for the connection's turn.

@@ -15,13 +15,14 @@
 //! The pump does not look at frames and holds no unsafe code. It does not know whether its ring is the
 //! kernel's or the one simulated in the tests. Its files: `peer`, the state of a connection; `turn`,
 //! what an event means for it; `heavy`, those that receive and send by turns, and `line`, whose turn it
-//! is; `offloaded`, the same for connections that the kernel echoes;
+//! is; `layered`, those with a layer such as TLS; `offloaded`, the same for connections that the kernel echoes;
 //! `admission`, how connections come in; `deadlines`, what is due when; `timeouts`, how long connections may
 //! take; `memory`, what happens when they have too much of it.
 
 mod admission;
 mod deadlines;
 mod heavy;
+mod layered;
 mod line;
 mod memory;
 mod offloaded;

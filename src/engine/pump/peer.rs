@@ -6,7 +6,7 @@
 use super::heavy::Heavy;
 use super::offloaded::{OffloadProgress, Offloaded};
 use crate::engine::ring::{Patience, Socket};
-use crate::protocol::{Admission, Dialogue, Moment};
+use crate::protocol::{Admission, Channel, Dialogue, Moment};
 
 /// Where a connection is between its accept and its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -82,6 +82,8 @@ pub(super) enum Progress {
 #[derive(Debug)]
 pub(super) struct Peer<P> {
     pub(super) dialogue: Dialogue,
+    /// What lies between the dialogue and the wire, if anything.
+    pub(super) channel: Option<Box<Channel>>,
     pub(super) socket: Socket,
     pub(super) stage: Stage,
     pub(super) receiving: Receiving,
@@ -114,6 +116,7 @@ impl<P> Peer<P> {
     ) -> Peer<P> {
         Peer {
             dialogue: Dialogue::new(admission),
+            channel: None,
             socket,
             stage: Stage::Serving,
             receiving: Receiving::Off,
@@ -134,17 +137,26 @@ impl<P> Peer<P> {
 
     /// Heap bytes that wait, to be sent or for the rest of their frame.
     pub(super) fn heap_bytes(&self) -> usize {
-        self.dialogue.heap_bytes() + self.rest_bytes()
+        self.dialogue.heap_bytes() + self.rest_bytes() + self.channel_bytes()
     }
 
     /// All heap memory for its messages and their compression, in bytes, but for the reply that is being sent.
     pub(super) fn memory_bytes(&self) -> usize {
-        self.dialogue.memory_bytes() + self.rest_bytes()
+        self.dialogue.memory_bytes() + self.rest_bytes() + self.channel_bytes()
     }
 
     /// Whether a part of a reply waits for the connection's turn, in which it is handed over for sending.
     pub(super) fn has_rest(&self) -> bool {
         self.heavy.as_ref().is_some_and(|heavy| heavy.has_rest())
+    }
+
+    /// Whether something that is sealed waits to be sent.
+    pub(super) fn has_waiting(&self) -> bool {
+        self.channel.as_ref().is_some_and(|channel| channel.has_waiting())
+    }
+
+    fn channel_bytes(&self) -> usize {
+        self.channel.as_ref().map_or(0, |channel| channel.heap_bytes())
     }
 
     fn rest_bytes(&self) -> usize {

@@ -10,6 +10,7 @@ use rustix::io::Errno;
 
 use super::Worker;
 use super::deadlines::{Due, FAREWELL_MAX, HANDSHAKE_GRACE, LINGER_MAX};
+use super::layered::note_unanswered;
 use super::offloaded::{Arrival, OffloadProgress, SECOND_LOOK};
 use super::peer::{Peer, Progress, Receiving, Sending, Stage};
 use crate::buffer::SpillPool;
@@ -72,10 +73,12 @@ impl<R: Ring> Turn<'_, '_, R> {
             // It came before its notice.
             offloaded.gate.wake(record);
         }
-        if peer.stage == Stage::Serving {
-            self.answer(lease, bytes);
-        } else {
+        if peer.stage != Stage::Serving {
             worker.ring.recycle(lease);
+        } else if peer.channel.is_some() {
+            self.answer_layered(lease);
+        } else {
+            self.answer(lease, bytes);
         }
     }
 
@@ -96,10 +99,7 @@ impl<R: Ring> Turn<'_, '_, R> {
         }
         if answer.reply.is_empty() {
             self.worker.ring.recycle(lease);
-            // A long message comes in many pieces at a time.
-            if self.worker.unanswered.last() != Some(&self.id) {
-                self.worker.unanswered.push(self.id);
-            }
+            note_unanswered(&mut self.worker.unanswered, self.id);
         } else {
             self.send(Reply::pinned(lease, answer.reply));
         }
@@ -188,6 +188,7 @@ impl<R: Ring> Turn<'_, '_, R> {
             && peer.offload_progress != OffloadProgress::Attaching
             && peer.offloaded.is_none()
             && peer.heavy.is_none()
+            && peer.channel.is_none()
             && !peer.has_ended;
         if !is_plain {
             self.settle_slowly();
@@ -202,6 +203,7 @@ impl<R: Ring> Turn<'_, '_, R> {
         if matches!(self.peer.stage, Stage::Serving | Stage::Farewell) {
             self.send_waiting();
             self.make_room();
+            self.send_of_layer();
         }
         self.settle_farewell();
         if self.peer.stage == Stage::Draining && self.peer.has_ended {
@@ -244,7 +246,7 @@ impl<R: Ring> Turn<'_, '_, R> {
         let Turn { peer, worker, .. } = self;
         let is_farewell = peer.stage == Stage::Farewell;
         if peer.sending == Sending::Quick {
-            let has_more = peer.dialogue.has_reply() || peer.has_rest();
+            let has_more = peer.dialogue.has_reply() || peer.has_rest() || peer.has_waiting();
             worker.is_eager |= is_farewell || has_more;
         }
         let is_answered = !peer.dialogue.has_yielded();
@@ -266,6 +268,8 @@ impl<R: Ring> Turn<'_, '_, R> {
     fn finish_farewell(&mut self) {
         if !self.is_flushed() {
             self.look_again();
+        } else if self.close_layer() {
+            // It goes on when that is sent.
         } else if self.peer.has_ended {
             self.peer.stage = Stage::Leaving;
         } else {
@@ -280,8 +284,10 @@ impl<R: Ring> Turn<'_, '_, R> {
 
     /// Starts or pauses the receive.
     fn settle_receiving(&mut self) {
+        let is_layer_full = self.is_layer_full();
         let Turn { id, peer, worker } = self;
-        let is_clogged = peer.sending != Sending::Nothing && peer.dialogue.is_full(&worker.context);
+        let is_full = peer.dialogue.is_full(&worker.context) || is_layer_full;
+        let is_clogged = peer.sending != Sending::Nothing && is_full;
         let is_attaching = peer.offload_progress == OffloadProgress::Attaching;
         // What comes from a peer to which the server has said its last takes no memory.
         let is_dropped = peer.stage != Stage::Serving || peer.dialogue.connection().is_closing();

@@ -27,7 +27,7 @@ use super::buffers::Buffers;
 use super::link::Link;
 use super::offloaded_socket::Program;
 use super::peer::{Act, Peer};
-use super::scenario::Scenario;
+use super::scenario::{LISTENERS_MAX, Scenario};
 use crate::engine::ring::{Completion, Lease, Patience, Reply};
 use crate::offload::record::Record;
 use crate::slab::ConnectionId;
@@ -160,6 +160,8 @@ pub(super) struct Totals {
     pub(super) overrun: u64,
     /// Pings that the server sent of its own accord.
     pub(super) pings: u64,
+    /// Connections with a layer.
+    pub(super) layered: u64,
 }
 
 /// The simulated kernel.
@@ -206,7 +208,7 @@ impl Kernel {
         let connections = (0..scenario.connections)
             .map(|_| Connection::new(Peer::new(&mut random, &scenario), &scenario))
             .collect();
-        let listeners = 1 + random.below(3);
+        let listeners = 1 + random.below(LISTENERS_MAX);
         let now = Duration::from_secs(random.below(1000) as u64);
         let program = Program::new(&scenario, &mut random);
         let records = program.records.clone();

@@ -4,10 +4,12 @@
 //! This determines what the server may send and when it may close the connection. Every byte is compared
 //! with what the peer is owed when it is sent. A link knows no operations, buffers or descriptors.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::time::Duration;
 
 use super::decoder::Decoder;
+use super::layer::{self, PeerEnd};
 use super::peer::{Act, Peer, View};
 use crate::engine::pump::{FAREWELL_MAX, LINGER_MAX, Timeouts};
 use crate::protocol::{Dismissal, close};
@@ -46,6 +48,8 @@ pub(super) struct Link {
     /// with.
     sent: Vec<u8>,
     decoder: Option<Decoder>,
+    /// The peer's end of the layer, if the connection has one.
+    layer: Option<PeerEnd>,
     /// Bytes that the socket has taken to send, but for pings, and those of pings.
     taken_to_send: usize,
     pinged: usize,
@@ -90,6 +94,7 @@ impl Link {
     pub(super) fn new(peer: Peer, timeouts: Timeouts, may_be_shed: bool) -> Link {
         Link {
             decoder: peer.is_recompressed.then(Decoder::default),
+            layer: None,
             taken_to_send: 0,
             pinged: 0,
             peer,
@@ -123,8 +128,10 @@ impl Link {
         }
     }
 
-    pub(super) fn connect(&mut self) {
+    /// It comes to a listener, whose connections have a layer or not.
+    pub(super) fn connect(&mut self, is_layered: bool) {
         self.stage = Stage::Backlog;
+        self.layer = is_layered.then(PeerEnd::default);
     }
 
     /// It gets a descriptor.
@@ -231,10 +238,16 @@ impl Link {
     }
 
     /// These bytes leave the socket.
-    pub(super) fn receive(&mut self, bytes: usize) -> &[u8] {
+    pub(super) fn receive(&mut self, bytes: usize) -> Cow<'_, [u8]> {
         let from = self.taken;
         self.taken += bytes;
-        &self.peer.input[from..self.taken]
+        let input = &self.peer.input[from..self.taken];
+        if self.layer.is_none() {
+            return Cow::Borrowed(input);
+        }
+        let mut input = input.to_vec();
+        layer::encrypt(&mut input, from);
+        Cow::Owned(input)
     }
 
     /// The pump learns that these bytes were received.
@@ -440,6 +453,14 @@ impl Link {
             self.settles_at = now + Duration::from_micros(random.below(300) as u64);
         }
         self.taken_to_send += bytes.len();
+        let mut plain = Vec::new();
+        let bytes = match &mut self.layer {
+            None => bytes,
+            Some(layer) => {
+                layer.push(bytes, &mut plain)?;
+                &plain
+            }
+        };
         match &mut self.decoder {
             Some(decoder) => decoder.push(bytes, &mut self.sent)?,
             None => self.sent.extend_from_slice(bytes),
@@ -488,7 +509,8 @@ impl Link {
 
     fn is_all_said(&self) -> bool {
         let ends = self.peer.owed.ends_by(self.reported) || self.stopped_at.is_some();
-        ends && self.fit() == Fit::Whole || self.is_lost()
+        let has_farewell = self.layer.as_ref().is_none_or(PeerEnd::has_farewell);
+        ends && self.fit() == Fit::Whole && has_farewell || self.is_lost()
     }
 
     pub(super) fn shut_down(&mut self, now: Duration) {

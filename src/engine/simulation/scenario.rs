@@ -9,6 +9,8 @@ use crate::offload;
 use crate::protocol::context::BACKLOG_MAX;
 use crate::protocol::{Limits, Policy};
 
+/// The most listeners.
+pub(super) const LISTENERS_MAX: usize = 3;
 /// Bytes that a request, headers and control frames may take in addition to a message.
 const SMALL_CHANGE: usize = 20 << 10;
 
@@ -71,6 +73,8 @@ pub(super) struct Scenario {
     pub(super) memory_max: usize,
     /// Steps after which the pump has to stop, if it does not come to rest before.
     pub(super) stop_after: u64,
+    /// The first listener whose connections have a layer; so have those of all after it.
+    layered_from: usize,
 }
 
 impl Scenario {
@@ -124,6 +128,7 @@ impl Scenario {
             compressed: 0,
             policy: Policy::Mirror,
             stop_after: if is_stopped_early { random.below(4000) as u64 } else { u64::MAX },
+            layered_from: LISTENERS_MAX,
         };
         scenario.is_sqpoll &= !scenario.is_patient;
         if !scenario.is_patient && random.one_in(2) {
@@ -153,6 +158,18 @@ impl Scenario {
             scenario = scenario.flooded();
         }
         scenario
+    }
+
+    /// The same, but some connections have a layer. The simulated kernel does not tell sealed pings from replies, so
+    /// there are none.
+    pub(super) fn layered(self, random: &mut Random) -> Scenario {
+        let timeouts = Timeouts { ping: None, ..self.timeouts };
+        Scenario { layered_from: random.below(2), timeouts, ..self }
+    }
+
+    /// Whether the connections to this listener have a layer.
+    pub(super) fn is_layered(&self, listener: usize) -> bool {
+        listener >= self.layered_from
     }
 
     /// Ends or pings connections after some time.

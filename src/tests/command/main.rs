@@ -9,7 +9,7 @@ mod stopping;
 use testkit::{Client, Ended, TEXT, frame};
 
 /// The counters, in the order of the statistics file and of the summary.
-const COUNTERS: [&str; 33] = [
+const COUNTERS: [&str; 34] = [
     "connections_accepted",
     "connections_open",
     "connections_rejected",
@@ -33,6 +33,7 @@ const COUNTERS: [&str; 33] = [
     "protocol_violations",
     "messages_overfragmented",
     "control_floods",
+    "tls_failures",
     "addresses_refused",
     "origins_refused",
     "paths_refused",

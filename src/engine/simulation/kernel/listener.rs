@@ -61,16 +61,18 @@ impl Kernel {
         let number = self.connected;
         self.connected += 1;
         self.active.push(number);
-        let link = &mut self.connections[number].link;
-        link.connect();
-        if self.stopped.is_some() {
-            link.stop();
-        }
         let open: Vec<usize> = (0..self.listeners.len())
             .filter(|&listener| self.listeners[listener].is_open)
             .collect();
         let listener = self.random.pick(&open);
         self.listeners[listener].backlog.push_back(number);
+        let link = &mut self.connections[number].link;
+        let is_layered = self.scenario.is_layered(listener);
+        link.connect(is_layered);
+        self.totals.layered += u64::from(is_layered);
+        if self.stopped.is_some() {
+            link.stop();
+        }
     }
 
     pub(super) fn can_accept(&self, listener: usize) -> bool {

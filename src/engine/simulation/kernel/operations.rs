@@ -164,7 +164,7 @@ impl Kernel {
         let connection = &mut self.connections[number];
         let taken = connection.link.receive(bytes);
         let filled = match connection.place {
-            None => self.buffers.fill(taken),
+            None => self.buffers.fill(&taken),
             // What the program has echoed does not count, and the link may not know of it.
             Some(place) => {
                 let mut program = self.program.borrow_mut();
