@@ -372,7 +372,9 @@ impl Link {
     }
 
     /// The pump learns that bytes were sent.
-    pub(super) fn mark_progress(&mut self, now: Duration) {
+    pub(super) fn mark_progress(&mut self, now: Duration, stopped: Option<Duration>) {
+        // If its time was over by now, the pump may have given it up before it learned of this.
+        self.was_given_up = self.is_given_up(now, stopped);
         self.progressed_at = Some(now);
     }
 

@@ -51,7 +51,7 @@ use crate::protocol::{Acceptor, Context, FrameLimits, Protocol, Settings};
 const CONNECTIONS: u64 = 100_000;
 
 /// Simulations that have failed once, of hundreds of thousands, and what was wrong.
-const ONCE_FAILED: [(u64, &str); 5] = [
+const ONCE_FAILED: [(u64, &str); 6] = [
     (1_004_005_582, "the time of a farewell ran while what was received waited for its turn"),
     (2_006_003_219, "a reply that was longer than a piece was not expected"),
     (2_003_001_202, "the kernel could echo while the rest of a reply waited for its turn"),
@@ -60,6 +60,10 @@ const ONCE_FAILED: [(u64, &str); 5] = [
         "two bytes of a compressed payload were taken for a ping, by the simulated kernel",
     ),
     (7_002_001_334, "a connection that came in when the time for draining was over had no end"),
+    (
+        10_002_001_580,
+        "the simulated kernel took a connection for one that had progressed before it was given up",
+    ),
 ];
 
 /// The scenario of a seed. Whether it has layers, a generator of its own decides, so that the seeds in [`ONCE_FAILED`],

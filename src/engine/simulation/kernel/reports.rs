@@ -45,7 +45,7 @@ impl Kernel {
                 connection.send = Flight::Not;
                 self.totals.bytes_out += u64::from(*bytes);
                 if *bytes > 0 {
-                    connection.link.mark_progress(self.now);
+                    connection.link.mark_progress(self.now, self.stopped);
                 }
                 if let Some(lease) = connection.spent.take() {
                     self.buffers.recycle(lease, Place::Reply);
