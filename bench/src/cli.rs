@@ -330,6 +330,11 @@ pub struct Conform {
     #[arg(long, value_name = "FILE")]
     pub expected: Option<PathBuf>,
 
+    /// Write the cases that do not pass into this file, for --expected. What --expected says of cases
+    /// that are not run stays, so it may be the same file.
+    #[arg(long, value_name = "FILE")]
+    pub write_expected: Option<PathBuf>,
+
     /// Name of what is tested [default: what the server calls itself, or the target].
     #[arg(long, value_name = "NAME")]
     pub agent: Option<String>,

@@ -277,6 +277,41 @@ fn known_failures_are_expected_and_their_end_is_not() {
 }
 
 #[test]
+fn a_baseline_is_written_and_brought_up_to_date() {
+    let server = without_pongs();
+    let file = path("baseline.txt");
+    let name = file.to_str().expect("UTF-8");
+    let url = server.url();
+    let first = conform(&[&url, "--case", "2.1,2.2,1.1.2", "--write-expected", name]);
+    assert_eq!(first.status.code(), Some(1), "{first:?}");
+    let text = std::fs::read_to_string(&file).expect("it is written");
+    let lines: Vec<&str> = text.lines().filter(|line| !line.starts_with('#')).collect();
+    assert!(
+        matches!(lines[..], [one, two]
+        if one.starts_with("2.1 FAILED OK ") && two.starts_with("2.2 FAILED OK ")),
+        "{text}"
+    );
+    assert!(text.starts_with("# Cases that mute/1.0 does not pass"), "{text}");
+    let again = conform(&[&url, "--case", "2.1,2.2,1.1.2", "--expected", name]);
+    assert_eq!(again.status.code(), Some(0), "{again:?}");
+
+    // 2.1 is not run and stays; 2.3 is new; what is longer than the new text goes.
+    std::fs::write(&file, text + &"# a comment\n".repeat(100)).expect("a file");
+    let both = ["--expected", name, "--write-expected", name];
+    let other = conform(&[&[&url[..], "--case", "2.2,2.3,1.1.2"], &both[..]].concat());
+    assert_eq!(other.status.code(), Some(1), "{other:?}");
+    assert!(other.stdout.contains("not as expected: 2.3\n"), "{other:?}");
+    let text = std::fs::read_to_string(&file).expect("it is written");
+    let numbers = text.lines().filter_map(|line| line.split(' ').next());
+    let numbers: Vec<&str> = numbers.filter(|word| *word != "#").collect();
+    assert_eq!(numbers, ["2.1", "2.2", "2.3"], "{text}");
+
+    let nowhere = conform(&[&url, "--case", "2.1", "--write-expected", "/nowhere/file"]);
+    assert_eq!(nowhere.status.code(), Some(1), "{nowhere:?}");
+    assert!(nowhere.stderr.contains("cannot write /nowhere/file"), "{nowhere:?}");
+}
+
+#[test]
 fn without_compression_its_cases_are_unimplemented_and_pass() {
     let server = without_pongs();
     let ended = conform(&[&server.url(), "--quick", "--case", "12.1.1,13.7.1"]);

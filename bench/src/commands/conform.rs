@@ -1,6 +1,6 @@
 //! `ringbench conform`
 
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
@@ -13,7 +13,7 @@ use crate::candidate::Candidate;
 use crate::cli::Conform;
 use crate::conform::results::{CaseResult, FORMAT, Tally, server_name};
 use crate::conform::{Case, Expectations, Pattern, Plan, Results};
-use crate::conform::{cases, junit, report, suite, text};
+use crate::conform::{cases, expected, junit, report, suite, text};
 use crate::opening::Opening;
 use crate::problem::Problem;
 use crate::server::Server;
@@ -32,6 +32,7 @@ pub fn conform(options: &Conform, stop: &Stop, output: &mut impl Write) -> Outco
     let mut tested = Tested::parse(options.target.as_deref())?;
     let json = options.json.as_deref().map(create).transpose()?;
     let xml = options.junit.as_deref().map(create).transpose()?;
+    let baseline = options.write_expected.as_deref().map(open_to_replace).transpose()?;
     if let Some(directory) = &options.report {
         wire_report::prepare(directory).map_err(|error| cannot_write(directory, &error))?;
     }
@@ -82,6 +83,12 @@ pub fn conform(options: &Conform, stop: &Stop, output: &mut impl Write) -> Outco
     if let (Some(mut file), Some(path)) = (xml, &options.junit) {
         let written = file.write_all(junit::document(&results).as_bytes());
         problems.note(written.map_err(|error| cannot_write(path, &error)));
+    }
+    if let (Some(file), Some(path)) = (baseline, &options.write_expected) {
+        let run: Vec<_> = judged.iter().map(|judged| (&cases[judged.at], judged)).collect();
+        let lines = expected::baseline(&expectations, &run, demand);
+        let text = text::baseline_header(&results) + &lines;
+        problems.note(replace(file, &text).map_err(|error| cannot_write(path, &error)));
     }
     if let Some(directory) = &options.report {
         let written = report::write(directory, &results, &cases, &judged);
@@ -212,6 +219,23 @@ fn how(options: &Conform) -> String {
 
 fn create(path: &Path) -> Result<File, String> {
     File::create(path).map_err(|error| cannot_write(path, &error))
+}
+
+/// Opens a file to replace what is in it by [`replace`], until when it stays as it is.
+fn open_to_replace(path: &Path) -> Result<File, String> {
+    let mut options = OpenOptions::new();
+    let opened = options.write(true).create(true).truncate(false).open(path);
+    opened.map_err(|error| cannot_write(path, &error))
+}
+
+/// Makes `text` all that is in a file.
+fn replace(mut file: File, text: &str) -> io::Result<()> {
+    file.write_all(text.as_bytes())?;
+    // A device, such as /dev/stdout, has no length.
+    match file.metadata()?.is_file() {
+        true => file.set_len(text.len() as u64),
+        false => Ok(()),
+    }
 }
 
 fn write(file: &File, results: &Results) -> io::Result<()> {

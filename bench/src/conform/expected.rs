@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
+use super::case::Case;
 use super::number::Number;
 use super::suite::Judged;
 use super::verdict::{Behavior, BehaviorClose, Demand};
@@ -52,6 +53,19 @@ impl FromStr for Expectations {
             }
         }
         Ok(Expectations(all))
+    }
+}
+
+impl fmt::Display for Expectation {
+    /// As it stands in the file.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let verdicts = format!("{}\n{}", self.behavior, self.close);
+        f.write_str(&verdicts.replace(' ', "-").replace('\n', " "))?;
+        match self.code {
+            Some(Some(code)) => write!(f, " {code}"),
+            Some(None) => f.write_str(" none"),
+            None => Ok(()),
+        }
     }
 }
 
@@ -97,10 +111,32 @@ impl Expectations {
     }
 }
 
+/// The text of a file that expects what came of these cases where they do not pass, with the clause of
+/// each. What `earlier` expects of other cases stays. Close codes are only written where they are what is
+/// wrong: two runs against the same server may differ in others.
+pub fn baseline(earlier: &Expectations, judged: &[(&Case, &Judged)], demand: Demand) -> String {
+    let was_run = |number: &Number| judged.iter().any(|(case, _)| case.number == *number);
+    let kept = earlier.0.iter().filter(|(number, _)| !was_run(number));
+    let mut lines: BTreeMap<Number, String> =
+        kept.map(|(number, expected)| (*number, format!("{number} {expected}"))).collect();
+    for (case, judged) in judged.iter().filter(|(_, judged)| !judged.verdict.passes(demand)) {
+        let code = judged.run.transcript.closing.remote_close_code;
+        let expected = Expectation {
+            behavior: judged.verdict.behavior,
+            close: judged.verdict.behavior_close,
+            code: (judged.verdict.behavior_close == BehaviorClose::WrongCode).then_some(code),
+        };
+        let verdicts = format!("{} {expected}", case.number);
+        lines.insert(case.number, format!("{verdicts:<32} # {}", case.clause));
+    }
+    lines.into_values().map(|line| line + "\n").collect()
+}
+
 #[cfg(test)]
 mod tests {
     use std::time::{Duration, SystemTime};
 
+    use super::super::cases::{self, Volume};
     use super::super::driver::Run;
     use super::super::transcript::Transcript;
     use super::super::verdict::Verdict;
@@ -149,6 +185,54 @@ mod tests {
         }
         let missing = expectations.missing(|number| number != Number::pair(2, 3));
         assert_eq!(missing, [Number::pair(2, 3)]);
+    }
+
+    /// A second run of the same verdicts is as expected, and one that passes is not.
+    #[test]
+    fn a_baseline_expects_what_does_not_pass() {
+        use Behavior::{Failed, NonStrict, Ok, Unimplemented};
+        use BehaviorClose::{FailedByClient, Ok as Closed, Unclean, WrongCode};
+        let earlier: Expectations =
+            "2.1 FAILED OK\n2.9 OK OK none\n2.11 OK UNCLEAN".parse().expect("lines");
+        let cases: Vec<Case> = cases::all(Volume::Quick)
+            .into_iter()
+            .filter(|case| case.number.section() == 2)
+            .collect();
+        let verdicts = [
+            judged(Ok, Closed, Some(1000)),
+            judged(Failed, Unclean, None),
+            judged(NonStrict, Closed, Some(1000)),
+            judged(Ok, FailedByClient, Some(1000)),
+            judged(Ok, WrongCode, Some(1007)),
+            judged(Failed, WrongCode, None),
+            judged(Unimplemented, Closed, Some(1000)),
+        ];
+        let run: Vec<(&Case, &Judged)> = cases.iter().zip(&verdicts).collect();
+        let text = baseline(&earlier, &run, Demand::Strict);
+        let lines: Vec<String> = text
+            .lines()
+            .map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "))
+            .collect();
+        let expected = [
+            "2.2 FAILED UNCLEAN # RFC 6455 5.5.2",
+            "2.3 NON-STRICT OK # RFC 6455 5.5.2",
+            "2.4 OK FAILED-BY-CLIENT # RFC 6455 5.5.2",
+            "2.5 OK WRONG-CODE 1007 # RFC 6455 5.5",
+            "2.6 FAILED WRONG-CODE none # RFC 6455 5.5.2",
+            "2.9 OK OK none",
+            "2.11 OK UNCLEAN",
+        ];
+        assert_eq!(lines, expected);
+        let expectations: Expectations = text.parse().expect("what is written can be read");
+        for (case, judged) in &run {
+            let found = expectations.difference(case.number, judged, Demand::Strict);
+            assert_eq!(found, None, "{}", case.number);
+        }
+        let mended = judged(Ok, Closed, Some(1000));
+        assert!(expectations.difference(Number::pair(2, 2), &mended, Demand::Strict).is_some());
+        // What the RFC only recommends is no failure.
+        let lax = baseline(&Expectations::default(), &run, Demand::Musts);
+        assert_eq!(lax.lines().count(), 3, "{lax}");
     }
 
     #[test]

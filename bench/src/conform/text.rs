@@ -41,6 +41,20 @@ pub fn page(results: &Results, cases: &[Case], how: &str) -> String {
     text + "\n" + &verdict_line(results) + "\n"
 }
 
+/// The first lines of a file of known failures: what was tested, and how much of it.
+pub fn baseline_header(results: &Results) -> String {
+    let agent = results.agent.replace(char::is_control, " ");
+    let quick = if results.is_quick { " --quick" } else { "" };
+    let cut_short = match &results.cut_short {
+        Some(reason) => format!("# CUT SHORT: {reason}. Cases are missing.\n"),
+        None => String::new(),
+    };
+    format!(
+        "# Cases that {agent} does not pass (ringbench conform{quick}): the case, the verdict on what\n\
+         # came back, and the verdict on the close.\n{cut_short}"
+    )
+}
+
 /// The last line, which says how it went.
 fn verdict_line(results: &Results) -> String {
     let Results { agent, suite, own, duration_s, .. } = results;
