@@ -32,7 +32,7 @@ const GOING_AWAY: u16 = 1001;
 /// The bit that marks the first frame of a compressed message (RFC 7692 section 6).
 const COMPRESSED: u8 = 0x40;
 /// Bytes that a message may have beyond twice the longest of the case. No echo is longer.
-const EXCESS_MAX: u64 = 1 << 20;
+const EXCESS_MAX: usize = 1 << 20;
 
 /// Which end of the connection this program is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -165,6 +165,8 @@ pub struct Exchange<'a> {
     outgoing: Outgoing,
     sending: Sending,
     message: Message,
+    /// The longest message that the peer may send, in bytes.
+    payload_max: usize,
     transcript: Transcript,
     handshake: Handshake,
 }
@@ -236,10 +238,11 @@ impl<'a> Exchange<'a> {
         now: Instant,
     ) -> Exchange<'a> {
         let Opened { role, terms, received, seed } = opened;
+        let payload_max = 2 * longest(case) + EXCESS_MAX;
         let rules = Rules {
             is_masked: role == Role::Server,
             allows_compression: terms.is_some(),
-            payload_max: 2 * longest(case) as u64 + EXCESS_MAX,
+            payload_max: payload_max as u64,
         };
         let inflater = terms.map(|Terms { client, server }| match role {
             Role::Client => Inflater::new(client, server),
@@ -273,6 +276,7 @@ impl<'a> Exchange<'a> {
             outgoing: Outgoing::default(),
             sending: Sending::On,
             message: Message::default(),
+            payload_max,
             transcript,
             handshake: Handshake::default(),
         };
@@ -836,8 +840,7 @@ impl<'a> Exchange<'a> {
                     message.is_compressed = is_compressed;
                 }
                 message.payload.extend_from_slice(self.reader.bytes(payload));
-                let longest = 2 * longest(self.case) as u64 + EXCESS_MAX;
-                if message.payload.len() as u64 > longest {
+                if message.payload.len() > self.payload_max {
                     return Err(Violation::MessageTooBig);
                 }
                 if is_final {
@@ -858,7 +861,7 @@ impl<'a> Exchange<'a> {
         let payload = std::mem::take(payload);
         let payload = match &mut self.inflater {
             Some(inflater) if *is_compressed => {
-                inflater.inflate(&payload, 2 * longest(self.case) + EXCESS_MAX as usize)?.to_vec()
+                inflater.inflate(&payload, self.payload_max)?.to_vec()
             }
             Some(_) | None => payload,
         };
