@@ -5,6 +5,7 @@ module does not know what is sent to the server.
 """
 
 import contextlib
+import fcntl
 import json
 import os
 import re
@@ -19,8 +20,11 @@ from tools import Failure
 START_SECONDS = 20
 # More than the server may take to drain its connections.
 STOP_SECONDS = 30
+# The first descriptor that a service manager passes (`SD_LISTEN_FDS_START`).
+PASSED_FIRST = 3
 
-LISTENING = re.compile(r"ringecho listening on ws://127\.0\.0\.1:(\d+)\b")
+LISTENING = re.compile(r"ringecho listening on (\S.*) \(engine ")
+PORT = re.compile(r"ws://127\.0\.0\.1:(\d+)")
 
 
 @contextlib.contextmanager
@@ -35,13 +39,45 @@ def running(binary, arguments=(), stats_file=None, wrapper=(), log=None):
     if stats_file is not None:
         command += ["--stats-file", str(stats_file)]
     command += arguments
+    with _started(command, log) as process:
+        (address,) = _addresses(process, command)
+        yield int(PORT.fullmatch(address)[1]), process.pid
+
+
+@contextlib.contextmanager
+def listening(binary, addresses, arguments=(), sockets=(), log=None):
+    """Runs `binary` on `addresses`, and on listening `sockets` that are passed to it as a service manager
+    passes them; yields all that it listens on, as it prints them; ends it like `running`."""
+    command = [str(binary), *(word for address in addresses for word in ("--listen", address)), *arguments]
+    with contextlib.ExitStack() as stack:
+        numbers = []
+        for each in sockets:
+            # Beyond those into which they are moved.
+            numbers.append(fcntl.fcntl(each, fcntl.F_DUPFD_CLOEXEC, PASSED_FIRST + len(sockets)))
+            stack.callback(os.close, numbers[-1])
+        process = stack.enter_context(_started([*_passing(numbers), *command], log, pass_fds=numbers))
+        yield _addresses(process, command)
+
+
+def _passing(numbers):
+    """A command that becomes the one behind it, with these descriptors as in sd_listen_fds(3)."""
+    if not numbers:
+        return []
+    moves = " ".join(f"{to}<&{number}-" for to, number in enumerate(numbers, PASSED_FIRST))
+    variables = f"LISTEN_PID=$$ LISTEN_FDS={len(numbers)}"
+    return ["bash", "-c", f'exec {moves}; {variables} exec "$@"', "bash"]
+
+
+@contextlib.contextmanager
+def _started(command, log, **options):
+    """Starts a server, and ends it."""
     with contextlib.ExitStack() as stack:
         errors = stack.enter_context(open(log, "wb")) if log else None
         process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, bufsize=0
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, bufsize=0, **options
         )
         try:
-            yield _port(process, command), process.pid
+            yield process
         finally:
             ended_before = _is_over(process)
             _end(process)
@@ -74,7 +110,8 @@ def _state(thread):
     return (thread / "stat").read_text().rpartition(")")[2].split()[0]
 
 
-def _port(process, command):
+def _addresses(process, command):
+    """Where it listens, from its first line."""
     readable, _, _ = select.select([process.stdout], [], [], START_SECONDS)
     if not readable:
         raise Failure(f"the server printed nothing within {START_SECONDS} s: {' '.join(command)}")
@@ -82,7 +119,7 @@ def _port(process, command):
     listening = LISTENING.match(line)
     if listening is None:
         raise Failure(f"the server's first line was {line!r}: {' '.join(command)}")
-    return int(listening[1])
+    return listening[1].split()
 
 
 def _is_over(process):
