@@ -8,7 +8,7 @@ use crate::engine::ring::{Completion, Sent};
 use crate::engine::simulation::peer::Act;
 
 /// Steps after which a simulation has failed to end.
-const STEPS_MAX: u64 = 20_000_000;
+const STEPS_MAX: u64 = 200_000_000;
 
 /// What can happen next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
