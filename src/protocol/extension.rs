@@ -207,6 +207,17 @@ pub fn answered(value: &[u8]) -> Option<Offer> {
     }
 }
 
+/// What a client offered, as a server of the same connection reads it: the offers of permessage-deflate in
+/// one value of Sec-WebSocket-Extensions that are as section 7.1 defines them, in their order. Others are
+/// left out, as a server has to decline them.
+///
+/// # Errors
+///
+/// When the value breaks the grammar (RFC 6455 section 9.1).
+pub fn offers(value: &[u8]) -> Result<Vec<Offer>, Malformed> {
+    Ok(parse(value)?.iter().filter_map(offer).collect())
+}
+
 /// The offer in one element of the list, if it is one of permessage-deflate, has no parameter twice
 /// and each as section 7.1 defines it.
 fn offer(extension: &Extension<'_>) -> Option<Offer> {
@@ -337,6 +348,16 @@ mod tests {
     }
 
     /// Every offer there is, with what is agreed on, against the rule as it is proven.
+    #[test]
+    fn offers_that_break_a_rule_are_left_out() {
+        let value = "x, permessage-deflate; server_max_window_bits=7, \
+                     permessage-deflate; client_max_window_bits, permessage-deflate";
+        let able = Offer { client_max_window_bits: Some(15), ..Offer::default() };
+        assert_eq!(offers(value.as_bytes()), Ok(vec![able, Offer::default()]));
+        assert_eq!(offers(b""), Ok(Vec::new()));
+        assert_eq!(offers(b"permessage-deflate;;"), Err(Malformed));
+    }
+
     #[test]
     fn a_message_is_mirrored_where_the_client_looks_no_further_back_than_the_server_may() {
         let window = || (8..=15).map(Some).chain([None]);

@@ -114,6 +114,52 @@ impl Terms {
     }
 }
 
+impl Terms {
+    /// What a server that tests a client agrees to: the value of Sec-WebSocket-Extensions in its answer,
+    /// and what that means; nothing if it accepts none of these `offers`.
+    ///
+    /// A case says what it offers to a server. Towards a client the sides are exchanged: where it asks
+    /// the server for no context takeover, or a window, it now asks the client for that. As in the Autobahn
+    /// suite, it asks only what the client has offered, although RFC 7692 section 7.1.1.2 does not demand
+    /// that for the context.
+    pub fn accepted(wanted: &[Offer], offers: &[extension::Offer]) -> Option<(String, Terms)> {
+        wanted.iter().find_map(|wanted| offers.iter().find_map(|offer| accept(wanted, offer)))
+    }
+}
+
+fn accept(wanted: &Offer, offer: &extension::Offer) -> Option<(String, Terms)> {
+    let (fresh, bits) = (wanted.server_no_context_takeover, wanted.server_max_window_bits);
+    if fresh && !offer.client_no_context_takeover {
+        return None;
+    }
+    // RFC 7692 section 7.1.2.2: without the parameter in the offer there must be none in the answer.
+    let client_bits = match bits {
+        Some(bits) => Some(bits.min(offer.client_max_window_bits?)),
+        None => None,
+    };
+    let mut answer = "permessage-deflate".to_owned();
+    if offer.server_no_context_takeover {
+        answer += "; server_no_context_takeover";
+    }
+    if fresh {
+        answer += "; client_no_context_takeover";
+    }
+    if let Some(bits) = offer.server_max_window_bits {
+        answer += &format!("; server_max_window_bits={bits}");
+    }
+    if let Some(bits) = client_bits {
+        answer += &format!("; client_max_window_bits={bits}");
+    }
+    let server = Side {
+        takes_over: !offer.server_no_context_takeover,
+        window_bits: offer.server_max_window_bits.unwrap_or(BITS_MAX),
+    };
+    // The client keeps to what it has offered even if the answer does not repeat it; nobody relies on
+    // that here.
+    let client = Side { takes_over: !fresh, window_bits: client_bits.unwrap_or(BITS_MAX) };
+    Some((answer, Terms { client, server }))
+}
+
 /// Successive parts of a text, as messages of one length.
 #[derive(Debug, Clone, Copy)]
 pub struct Parts<'a> {
@@ -393,6 +439,39 @@ mod tests {
         let limited = "permessage-deflate; client_no_context_takeover; client_max_window_bits=10";
         let agreed = terms(&[Offer::PLAIN], limited).expect("allowed").expect("agreed");
         assert_eq!(agreed.client, Side { takes_over: false, window_bits: 10 });
+    }
+
+    /// Towards a client the sides are exchanged, and it is asked only for what it has offered.
+    #[test]
+    fn an_offer_of_a_client_is_accepted_as_the_case_asks() {
+        let offers =
+            |value: &str| extension::offers(value.as_bytes()).expect("the grammar is kept");
+        let accepted = |wanted: &[Offer], value| {
+            let (answer, terms) = Terms::accepted(wanted, &offers(value))?;
+            // Both sides read the answer in the same way.
+            assert_eq!(Terms::agreed(&[Offer::PLAIN], Some(&answer)), Ok(Some(terms)), "{answer}");
+            Some(answer)
+        };
+        let strict = Offer { server_no_context_takeover: true, server_max_window_bits: Some(9) };
+        let fresh = Offer { server_no_context_takeover: true, ..Offer::PLAIN };
+        let plain = "permessage-deflate";
+        let able = "permessage-deflate; client_no_context_takeover; client_max_window_bits";
+        let asks = "permessage-deflate; server_no_context_takeover; server_max_window_bits=10";
+        assert_eq!(accepted(&[Offer::PLAIN], plain).as_deref(), Some(plain));
+        assert_eq!(accepted(&[Offer::PLAIN], able).as_deref(), Some(plain));
+        assert_eq!(accepted(&[Offer::PLAIN], asks).as_deref(), Some(asks));
+        assert_eq!(accepted(&[Offer::PLAIN], "permessage-deflate; x=1"), None);
+        for value in [plain, asks, "permessage-deflate; client_no_context_takeover"] {
+            assert_eq!(accepted(&[strict], value), None, "{value}");
+        }
+        assert_eq!(accepted(&[strict], able), Some(able.to_owned() + "=9"));
+        // The first that the offers allow, and of the offers the first that allows it.
+        let wanted = [strict, fresh, Offer::PLAIN];
+        assert_eq!(accepted(&wanted, plain).as_deref(), Some(plain));
+        let second = format!("{plain}, {able}=8");
+        assert_eq!(accepted(&wanted, &second), Some(able.to_owned() + "=8"));
+        let only_fresh = format!("{plain}; client_no_context_takeover");
+        assert_eq!(accepted(&wanted, &only_fresh), Some(only_fresh));
     }
 
     #[test]

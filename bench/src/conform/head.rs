@@ -34,6 +34,19 @@ pub fn response(template: &[u8], key: &str) -> Vec<u8> {
     filled(template, "{accept}", &accept_of(key.trim().as_bytes()))
 }
 
+/// The response that accepts a request with this key, and agrees to these extensions (RFC 6455 section
+/// 4.2.2).
+pub fn accepting(key: &str, extensions: Option<&str>) -> Vec<u8> {
+    let extensions = extensions.map(|value| format!("Sec-WebSocket-Extensions: {value}\r\n"));
+    format!(
+        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+         Sec-WebSocket-Accept: {}\r\n{}\r\n",
+        accept_of(key.as_bytes()),
+        extensions.unwrap_or_default()
+    )
+    .into_bytes()
+}
+
 /// `head` with `value` in each place of `name`.
 fn filled(head: &[u8], name: &str, value: &str) -> Vec<u8> {
     let mut output = Vec::with_capacity(head.len() + value.len());
