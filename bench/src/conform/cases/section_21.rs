@@ -113,14 +113,16 @@ pub(super) fn cases() -> Vec<Case> {
         "The client opens the connection, and the message comes back.",
     ));
     let line = |line: &str| head(&[line, UPGRADE, CONNECTION, ACCEPT]);
+    // Without content, for whose end a client may wait (RFC 9112 section 6.3).
+    let empty = |line: &str| head(&[line, UPGRADE, CONNECTION, ACCEPT, "Content-Length: 0"]);
     let without = |name: &str| {
         let lines = [LINE, UPGRADE, CONNECTION, ACCEPT];
         head(&lines.into_iter().filter(|line| !line.starts_with(name)).collect::<Vec<_>>())
     };
     let extension = |value: &str| and(&[&format!("Sec-WebSocket-Extensions: {value}")]);
     let refuse: [(&'static str, &str, Vec<u8>); 26] = [
-        (ANSWER, "Answers with status 200 instead of 101.", line("HTTP/1.1 200 OK")),
-        (ANSWER, "Answers with status 400 instead of 101.", line("HTTP/1.1 400 Bad Request")),
+        (ANSWER, "Answers with status 200 instead of 101.", empty("HTTP/1.1 200 OK")),
+        (ANSWER, "Answers with status 400 instead of 101.", empty("HTTP/1.1 400 Bad Request")),
         (ANSWER, "Answers with status 1010.", line("HTTP/1.1 1010 Switching Protocols")),
         ("RFC 9110 7.8", "Answers in HTTP/1.0.", line("HTTP/1.0 101 Switching Protocols")),
         ("RFC 9112 4", "Answers in HTTP/2.0.", line("HTTP/2.0 101 Switching Protocols")),
@@ -207,9 +209,21 @@ pub(super) fn cases() -> Vec<Case> {
             extension("permessage-deflate, permessage-deflate"),
         ),
     ];
+    // RFC 6455 section 4.1 looks only at the status in the first line.
+    let is_version = |description: &str| description.starts_with("Answers in HTTP/");
     cases.extend((1..).zip(refuse).map(|(case, (clause, description, response))| {
-        refused(case, clause, response)
-            .says(description, "The client fails the connection and answers no message.")
+        let case = refused(case, clause, response);
+        match is_version(description) {
+            false => {
+                case.says(description, "The client fails the connection and answers no message.")
+            }
+            true => {
+                let codes: Vec<u16> = [NORMAL].into_iter().chain(CODES).collect();
+                let case = Case { close: Ending::either(codes), ..case };
+                case.or(Behavior::NonStrict, vec![text(HELLO)])
+                    .says(description, "The client fails the connection. To open it is not strict.")
+            }
+        }
     }));
     cases
 }
