@@ -138,6 +138,21 @@ faults! {
         "RFC 6455 4.1" CLIENT ALL;
     RequestByPost "request-by-post" "Asks with the method POST."
         "RFC 6455 4.1" CLIENT ALL;
+    // The response as a client reads it.
+    StatusUnchecked "status-unchecked" "Takes a response of any status for one that opens the connection."
+        "RFC 6455 4.1" CLIENT &["21.2.1", "21.2.2", "21.2.3"];
+    UpgradeUnchecked "upgrade-unchecked" "Accepts a response whatever Upgrade it has."
+        "RFC 6455 4.1" CLIENT &["21.2.7", "21.2.10"];
+    ConnectionUnchecked "connection-unchecked" "Accepts a response whatever Connection it has."
+        "RFC 6455 4.1" CLIENT &["21.2.8", "21.2.11"];
+    AcceptUnchecked "accept-unchecked" "Accepts a response whatever Sec-WebSocket-Accept it has."
+        "RFC 6455 4.1" CLIENT &["21.2.9", "21.2.12", "21.2.13", "21.2.14", "21.2.15"];
+    SubprotocolUnchecked "subprotocol-unchecked" "Accepts a subprotocol that was not offered."
+        "RFC 6455 4.1" CLIENT &["21.2.16"];
+    ExtensionsUnchecked "extensions-unchecked" "Accepts whatever extensions it does not know, and uses none."
+        "RFC 6455 4.1" CLIENT
+        &["21.2.17", "21.2.18", "21.2.19", "21.2.20", "21.2.21", "21.2.22", "21.2.23", "21.2.24",
+          "21.2.25", "21.2.26"];
     // Frames.
     WrongMasking "wrong-masking" "Masks as a server, does not mask as a client."
         "RFC 6455 5.1" BOTH JUDGED;

@@ -33,9 +33,9 @@ struct Head {
 }
 
 impl Head {
-    /// Receives it; also what came behind it.
-    fn receive(stream: &mut TcpStream) -> io::Result<(Head, Vec<u8>)> {
-        let (mut received, mut room) = (Vec::new(), [0; 4096]);
+    /// Receives it, after `received` has come; also what came behind it.
+    fn receive(stream: &mut TcpStream, mut received: Vec<u8>) -> io::Result<(Head, Vec<u8>)> {
+        let mut room = [0; 4096];
         let end = loop {
             if let Some(at) = received.windows(4).position(|bytes| bytes == b"\r\n\r\n") {
                 break at + 4;
@@ -91,7 +91,7 @@ impl Head {
 
 /// The server's side. Returns nothing if it has refused the request.
 pub(super) fn accept(mut stream: TcpStream, behavior: &Behavior) -> io::Result<Option<Opened>> {
-    let (request, received) = Head::receive(&mut stream)?;
+    let (request, received) = Head::receive(&mut stream, Vec::new())?;
     let status = request.status(behavior);
     if status != 101 {
         let response = format!(
@@ -164,16 +164,25 @@ pub(super) fn connect(
     }
     request += &format!("Sec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: {version}\r\n\r\n");
     stream.write_all(request.as_bytes())?;
-    let (response, received) = Head::receive(&mut stream)?;
-    let is_accepted = response.line.starts_with("HTTP/1.1 101")
-        && response.has_token("upgrade", "websocket")
-        && response.has_token("connection", "upgrade")
-        && response.field("sec-websocket-accept") == Some(accept_of(&key))
-        && response.field("sec-websocket-protocol").is_none();
+    let (mut response, mut received) = Head::receive(&mut stream, Vec::new())?;
+    let is_interim =
+        |line: &str| line.starts_with("HTTP/1.1 1") && !line.starts_with("HTTP/1.1 101");
+    // RFC 9110 section 15.2. A status has three digits.
+    while is_interim(&response.line) && response.line.as_bytes().get(12) == Some(&b' ') {
+        (response, received) = Head::receive(&mut stream, received)?;
+    }
+    let status = if has(Fault::StatusUnchecked) { "HTTP/1.1 " } else { "HTTP/1.1 101 " };
+    let is_accepted = response.line.starts_with(status)
+        && (response.has_token("upgrade", "websocket") || has(Fault::UpgradeUnchecked))
+        && (response.has_token("connection", "upgrade") || has(Fault::ConnectionUnchecked))
+        && (response.field("sec-websocket-accept") == Some(accept_of(&key))
+            || has(Fault::AcceptUnchecked))
+        && (response.field("sec-websocket-protocol").is_none() || has(Fault::SubprotocolUnchecked));
     let refused = || io::Error::other(format!("the server answered {:?}", response.line));
     let answer = response.field("sec-websocket-extensions");
     let codec = match answer.map(|answer| extension::accepted(&answer)) {
         _ if !is_accepted => return Err(refused()),
+        Some(None) if has(Fault::ExtensionsUnchecked) => None,
         Some(None) => return Err(refused()),
         Some(Some(_)) if has(Fault::NoDeflate) => return Err(refused()),
         Some(Some(parameters)) => Some(Codec::new(&parameters, Role::Client, behavior)),
