@@ -9,9 +9,10 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Args, CommandFactory, FromArgMatches as _, Parser, Subcommand, ValueEnum};
 use ringecho::cpus::CpuList;
+use ringecho::listen::Address;
 
 use crate::candidate::Between;
-use crate::conform::{Demand, Pattern, Volume};
+use crate::conform::Pattern;
 use crate::load::{CONNECTIONS_MAX, Kind, Mix, PIPELINE_MAX, Rate, SIZE_MAX};
 use crate::rtt::Wait;
 use crate::session::Form;
@@ -39,8 +40,8 @@ pub enum Command {
     Load(Load),
     /// Compare servers in short rounds of shuffled order, with ratios paired by round.
     Compare(Compare),
-    /// Test whether a server conforms to RFC 6455 and RFC 7692, with the cases of the Autobahn suite and
-    /// own ones.
+    /// Test whether a server or a client conforms to RFC 6455 and RFC 7692, with the cases of the
+    /// Autobahn suite and own ones.
     Conform(Conform),
     /// Add up results, for example of several machines.
     Merge(Merge),
@@ -310,12 +311,21 @@ pub struct Compare {
 }
 
 /// `ringbench conform`
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct Conform {
     /// ws://HOST:PORT/ or unix:/PATH; or COMMAND, which is started and ended, with {port} where the
     /// port to serve on belongs [default: start the ringecho in the directory of this program on a
     /// free port].
     pub target: Option<String>,
+
+    /// Test clients instead: serve the cases at ADDRESS:PORT or unix:/PATH, by the protocol of the
+    /// Autobahn suite (/getCaseCount, /runCase?case=N&agent=NAME and so on), until Ctrl-C.
+    #[arg(long, value_name = "ADDRESS", conflicts_with_all = ["target", "agent", "jobs", "write_expected"])]
+    pub serve: Option<Address>,
+
+    /// With --serve: end after the first client has asked for its report (/updateReports).
+    #[arg(long, requires = "serve")]
+    pub once: bool,
 
     /// Run only these cases, such as 9.7.2, 7.* or several: 7.*,9.1.3. Can be given several times.
     #[arg(long, value_name = "CASES", value_delimiter = ',')]
@@ -356,7 +366,7 @@ pub struct Conform {
     #[arg(long, value_name = "DIR")]
     pub report: Option<PathBuf>,
 
-    /// Write everything that is known of each case as JSON.
+    /// Write everything that is known of each case as JSON; with --serve, a list of such results.
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
 
@@ -367,18 +377,6 @@ pub struct Conform {
     /// Random seed of masking keys.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = number::<u64>(0..=u64::MAX))]
     pub seed: u64,
-}
-
-impl Conform {
-    /// How many messages cases have.
-    pub fn volume(&self) -> Volume {
-        if self.quick { Volume::Quick } else { Volume::Full }
-    }
-
-    /// How much is asked of the server.
-    pub fn demand(&self) -> Demand {
-        if self.strict { Demand::Strict } else { Demand::Musts }
-    }
 }
 
 /// `ringbench merge`

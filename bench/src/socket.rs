@@ -12,12 +12,13 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use ringecho::listen::{self, Address, ListenError, Listening, SocketFile};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::sockopt::{self, Timeout};
 use rustix::net::{
-    AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags, SocketType, connect, recv,
-    send, socket_with,
+    AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags, SocketType, accept_with,
+    connect, recv, send, socket_with,
 };
 
 use crate::problem::{Problem, Step};
@@ -165,6 +166,14 @@ impl Stream {
         Ok(Stream(stream))
     }
 
+    /// A connection that was accepted.
+    fn accepted(socket: OwnedFd) -> io::Result<Stream> {
+        let stream = TcpStream::from(socket);
+        stream.set_nonblocking(false)?;
+        sockopt::set_socket_timeout(&stream, Timeout::Recv, Some(SLICE))?;
+        Ok(Stream(stream))
+    }
+
     /// Receives what has come, without waiting; 0 at the end of the connection.
     ///
     /// # Errors
@@ -214,6 +223,61 @@ impl Stream {
     /// When the kernel refuses.
     pub fn reset_at_end(&self) -> io::Result<()> {
         Ok(sockopt::set_socket_linger(&self.0, Some(Duration::ZERO))?)
+    }
+}
+
+/// A socket that accepts connections, one at a time and never waiting too long.
+#[derive(Debug)]
+pub struct Listener {
+    socket: OwnedFd,
+    /// Where it listens, with its real port.
+    address: Address,
+    #[expect(dead_code, reason = "it is removed when it is dropped")]
+    file: Option<SocketFile>,
+}
+
+impl Listener {
+    /// Listens on an address. Port 0 is a free one.
+    ///
+    /// # Errors
+    ///
+    /// When the address is in use, or the kernel refuses it.
+    pub fn open(address: &Address) -> Result<Listener, ListenError> {
+        let options = listen::Options { workers: 1, ..listen::Options::default() };
+        let Listening { address, mut sockets, file } = listen::open(address, options)?;
+        let socket = sockets.remove(0);
+        // What was there when poll(2) looked may be gone when it is accepted.
+        rustix::io::ioctl_fionbio(&socket, true)
+            .map_err(|error| ListenError::new(&address, error.into()))?;
+        Ok(Listener { socket, address, file })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> &Address {
+        &self.address
+    }
+
+    /// The next connection; nothing if none comes within [`SLICE`], or the stop is requested before.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel cannot accept one, for example for lack of descriptors.
+    pub fn accept(&self, stop: &Stop) -> io::Result<Option<Stream>> {
+        let mut all = [PollFd::new(&self.socket, PollFlags::IN), PollFd::new(stop, PollFlags::IN)];
+        let slice = Timespec { tv_sec: 0, tv_nsec: i64::from(SLICE.subsec_nanos()) };
+        match poll(&mut all, Some(&slice)) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        if stop.is_requested() {
+            return Ok(None);
+        }
+        match accept_with(&self.socket, SocketFlags::CLOEXEC) {
+            Ok(socket) => Stream::accepted(socket).map(Some),
+            // accept(2): errors of a connection that has ended meanwhile are like no connection.
+            Err(Errno::AGAIN | Errno::INTR | Errno::CONNABORTED) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
     }
 }
 

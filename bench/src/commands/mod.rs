@@ -2,6 +2,7 @@
 
 mod compare;
 mod conform;
+mod conform_clients;
 mod cpus;
 mod floor;
 mod live_line;

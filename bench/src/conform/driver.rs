@@ -2,23 +2,28 @@
 //! until that is over.
 
 use std::io;
+use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD as BASE64;
+use ringecho::protocol::extension;
 use rustix::event::PollFlags;
 
 use super::case::{self, Case};
 use super::deflate::{Library, Offer, Terms};
 use super::exchange::{Ended, Exchange, Opened, Role, Want};
-use super::head::Connection;
+use super::head::{self, Connection};
 use super::transcript::Transcript;
-use crate::opening::{Handshake, Opening};
+use crate::opening::{HANDSHAKE_TIMEOUT, Handshake, Opening};
 use crate::problem::{Problem, Step};
 use crate::session::Session;
 use crate::socket::{Deadline, SLICE, Stream, is_transient};
 use crate::stop::Stop;
 use crate::target::Target;
+
+/// How long a send waits while there is no room and the peer sends.
+const PAUSE: Duration = Duration::from_millis(10);
 
 /// A stream of bytes in both directions. A TCP connection is one; a stream within HTTP/2 may be.
 pub trait Wire {
@@ -110,30 +115,49 @@ pub struct Run {
     pub duration: Duration,
 }
 
+/// When a case began.
+#[derive(Debug, Clone, Copy)]
+struct Begun {
+    started: SystemTime,
+    begin: Instant,
+}
+
+impl Begun {
+    fn now() -> Begun {
+        Begun { started: SystemTime::now(), begin: Instant::now() }
+    }
+
+    /// The case that ends now.
+    fn run(self, transcript: Transcript, handshake: Handshake) -> Run {
+        let Begun { started, begin } = self;
+        Run { transcript, handshake, started, duration: begin.elapsed() }
+    }
+
+    /// The same where no connection was opened, for this reason.
+    fn refused(self, case: &Case, refused: String) -> Run {
+        let transcript = Transcript { refused: Some(refused), ..Transcript::new(case.number) };
+        self.run(transcript, Handshake::default())
+    }
+}
+
 /// Tests a server: runs a case on a new connection. Returns nothing if the stop is requested.
 pub fn run(case: &Case, target: &Target, library: &Library, seed: u64, stop: &Stop) -> Option<Run> {
-    let (started, begin) = (SystemTime::now(), Instant::now());
-    let refused = |refused: String, handshake: Handshake| {
-        let transcript = Transcript { refused: Some(refused), ..Transcript::new(case.number) };
-        Run { transcript, handshake, started, duration: begin.elapsed() }
-    };
+    let begun = Begun::now();
     let opening = Opening::new(target, seed);
     if !case.earlier.is_empty() && !run_earlier(case, &opening, library, stop) {
         if stop.is_requested() {
             return None;
         }
-        let wrong = "The earlier connection could not be opened.".to_owned();
-        return Some(refused(wrong, Handshake::default()));
+        return Some(begun.refused(case, "The earlier connection could not be opened.".to_owned()));
     }
     if let case::Opening::Request(..) = case.opening {
         let mut stream = match opening.connect(stop) {
             Ok(stream) => stream,
             Err(Problem::Stopped) => return None,
-            Err(problem) => return Some(refused(sentence(&problem), Handshake::default())),
+            Err(problem) => return Some(begun.refused(case, sentence(&problem))),
         };
         let Some((host, path)) = &target.websocket else {
-            let wrong = "The target speaks no WebSocket.".to_owned();
-            return Some(refused(wrong, Handshake::default()));
+            return Some(begun.refused(case, "The target speaks no WebSocket.".to_owned()));
         };
         let key = Session::framed(seed).nonce();
         let connection = Connection { host, target: path, key: &BASE64.encode(key) };
@@ -141,39 +165,126 @@ pub fn run(case: &Case, target: &Target, library: &Library, seed: u64, stop: &St
         if !drive(&mut exchange, &mut stream, stop) {
             return None;
         }
-        let (duration, handshake) = (begin.elapsed(), exchange.handshake().clone());
-        let transcript = exchange.into_transcript();
-        return Some(Run { transcript, handshake, started, duration });
+        let handshake = exchange.handshake().clone();
+        return Some(begun.run(exchange.into_transcript(), handshake));
     }
     let offer = Offer::field(&case.offers);
     let (opened, answer) = match opening.open_offering(offer.as_deref(), stop) {
         Ok(opened) => opened,
         Err(Problem::Stopped) => return None,
         Err(problem) => {
-            let mut run = refused(sentence(&problem), Handshake::default());
+            let mut run = begun.refused(case, sentence(&problem));
             run.transcript.closing.was_open_handshake_timeout =
                 matches!(problem, Problem::TimedOut(Step::Handshake, _));
             return Some(run);
         }
     };
+    let handshake = opened.handshake;
     let terms = match Terms::agreed(&case.offers, answer.as_deref()) {
         Ok(terms) => terms,
-        Err(wrong) => return Some(refused(wrong, opened.handshake)),
+        Err(wrong) => return Some(Run { handshake, ..begun.refused(case, wrong) }),
     };
-    let mut stream = opened.stream;
     let received = opened.session.unread();
     let connection = Opened { role: Role::Client, terms, received, seed };
-    let mut exchange = Exchange::new(case, library, connection, Instant::now());
-    if !drive(&mut exchange, &mut stream, stop) {
-        return None;
-    }
-    let duration = begin.elapsed();
-    let mut transcript = exchange.into_transcript();
-    let handshake = opened.handshake;
+    let exchange = Exchange::new(case, library, connection, Instant::now());
+    let mut transcript = driven(exchange, &mut { opened.stream }, stop)?;
     let traffic = &mut transcript.traffic;
     *traffic.sent.entry(handshake.request.len()).or_default() += 1;
     *traffic.received.entry(handshake.response.len()).or_default() += 1;
-    Some(Run { transcript, handshake, started, duration })
+    Some(begun.run(transcript, handshake))
+}
+
+/// The request of a client that is tested, and what it means.
+#[derive(Debug, Clone, Copy)]
+pub struct Asked<'a> {
+    /// The value of Sec-WebSocket-Key.
+    pub key: &'a str,
+    /// Its bytes.
+    pub head: &'a [u8],
+    /// What it offers.
+    pub offers: &'a [extension::Offer],
+    /// The seed of masking keys, where a case has a frame that is masked wrongly.
+    pub seed: u64,
+}
+
+/// Tests a client: runs a case on a connection on which a request has come that is in order. Returns
+/// nothing if the stop is requested.
+pub fn answer(
+    case: &Case,
+    asked: &Asked<'_>,
+    wire: &mut impl Wire,
+    library: &Library,
+    stop: &Stop,
+) -> Option<Run> {
+    let begun = Begun::now();
+    let Asked { key, head, offers, seed } = *asked;
+    let request = head.to_vec();
+    let (mut transcript, response) = if let case::Opening::Response(..) = case.opening {
+        let exchange = Exchange::answering(case, library, key, seed, Instant::now());
+        let response = exchange.handshake().response.clone();
+        (driven(exchange, wire, stop)?, response)
+    } else {
+        let (extensions, terms) = Terms::accepted(&case.offers, offers).unzip();
+        let response = head::accepting(key, extensions.as_deref());
+        if !send_all(wire, &response, Instant::now() + HANDSHAKE_TIMEOUT, stop) {
+            let run = begun.refused(case, "The client did not take the response.".to_owned());
+            return (!stop.is_requested()).then_some(run);
+        }
+        let opened = Opened { role: Role::Server, terms, received: &[], seed };
+        let exchange = Exchange::new(case, library, opened, Instant::now());
+        let mut transcript = driven(exchange, wire, stop)?;
+        *transcript.traffic.sent.entry(response.len()).or_default() += 1;
+        (transcript, response)
+    };
+    *transcript.traffic.received.entry(request.len()).or_default() += 1;
+    Some(begun.run(transcript, Handshake { request, response }))
+}
+
+/// Refuses the request of a client that is tested, for this reason: the case has failed. Returns nothing
+/// if the stop is requested.
+pub fn refuse(
+    case: &Case,
+    head: &[u8],
+    (why, response): (String, Vec<u8>),
+    wire: &mut impl Wire,
+    stop: &Stop,
+) -> Option<Run> {
+    let begun = Begun::now();
+    let is_sent = send_all(wire, &response, Instant::now() + HANDSHAKE_TIMEOUT, stop);
+    let mut run = begun.refused(case, why);
+    run.transcript.closing.is_server = true;
+    run.handshake = Handshake { request: head.to_vec(), response };
+    (is_sent || !stop.is_requested()).then_some(run)
+}
+
+/// What happened on a connection, once it is over; nothing if the stop is requested. The connection may be
+/// carried by anything.
+fn driven(mut exchange: Exchange<'_>, wire: &mut impl Wire, stop: &Stop) -> Option<Transcript> {
+    drive(&mut exchange, wire, stop).then(|| exchange.into_transcript())
+}
+
+/// Sends all of these bytes. Returns whether that has worked before `until` and before the stop.
+pub fn send_all(wire: &mut impl Wire, bytes: &[u8], until: Instant, stop: &Stop) -> bool {
+    let mut left = bytes;
+    while !left.is_empty() {
+        let time = until.saturating_duration_since(Instant::now());
+        if stop.is_requested() || time.is_zero() {
+            return false;
+        }
+        match wire.send(left) {
+            Ok(count) => left = &left[count..],
+            Err(error) if is_transient(&error) => {
+                // What the peer sends meanwhile is for later, so it must not end each wait at once.
+                match wire.wait(time.min(PAUSE)) {
+                    Ok(true) => thread::sleep(PAUSE),
+                    Ok(false) => {}
+                    Err(_) => return false,
+                }
+            }
+            Err(_) => return false,
+        }
+    }
+    true
 }
 
 /// Does what a case does on an earlier connection. Returns whether that could be opened.
@@ -250,4 +361,92 @@ fn receive(exchange: &mut Exchange<'_>, wire: &mut impl Wire, time: Duration) ->
         Err(error) => return Err(error),
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+
+    use testkit::frame::{CLOSE, parse};
+
+    use super::super::cases::{self, Volume};
+    use super::super::verdict::{Behavior, BehaviorClose, judge};
+    use super::*;
+
+    /// A connection within this process: no socket, and no HTTP.
+    struct Memory {
+        peer: Option<Sender<Vec<u8>>>,
+        own: Receiver<Vec<u8>>,
+        left: Vec<u8>,
+    }
+
+    impl Wire for Memory {
+        fn send(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let peer = self.peer.as_ref().ok_or(io::ErrorKind::BrokenPipe)?;
+            peer.send(bytes.to_vec()).map_err(|_| io::ErrorKind::BrokenPipe)?;
+            Ok(bytes.len())
+        }
+
+        fn receive(&mut self, room: &mut [u8], time: Duration) -> io::Result<usize> {
+            if self.left.is_empty() {
+                match self.own.recv_timeout(time) {
+                    Ok(bytes) => self.left = bytes,
+                    Err(RecvTimeoutError::Timeout) => return Err(io::ErrorKind::WouldBlock.into()),
+                    Err(RecvTimeoutError::Disconnected) => return Ok(0),
+                }
+            }
+            let count = self.left.len().min(room.len());
+            room[..count].copy_from_slice(&self.left[..count]);
+            self.left.drain(..count);
+            Ok(count)
+        }
+
+        fn wait(&mut self, _: Duration) -> io::Result<bool> {
+            Ok(true)
+        }
+
+        fn end(&mut self) -> io::Result<()> {
+            self.peer = None;
+            Ok(())
+        }
+
+        fn reset(&mut self) -> io::Result<()> {
+            self.end()
+        }
+    }
+
+    /// What a stream within HTTP/2 needs, too: no case depends on a socket or on how it was opened.
+    #[test]
+    fn a_connection_need_not_be_a_socket() {
+        let (cases, library) = (cases::all(Volume::Quick), Library::default());
+        let stop = Stop::new().expect("a pipe");
+        for number in ["1.1.1", "1.2.8", "2.2", "7.1.1", "10.1.1"] {
+            let case = cases.iter().find(|case| case.number.to_string() == number).expect(number);
+            let (peer, theirs) = mpsc::channel();
+            let (sender, own) = mpsc::channel();
+            let echo = thread::spawn(move || {
+                let mut received = Vec::new();
+                for bytes in theirs {
+                    received.extend(bytes);
+                    let frames = parse(&received);
+                    received.clear();
+                    for frame in frames {
+                        let first = if frame.first & 0x0f == 9 { 0x8a } else { frame.first };
+                        let answer = testkit::frame(first, &frame.payload);
+                        if sender.send(answer).is_err() || first == CLOSE {
+                            return;
+                        }
+                    }
+                }
+            });
+            let mut wire = Memory { peer: Some(peer), own, left: Vec::new() };
+            let opened = Opened { role: Role::Server, terms: None, received: &[], seed: 1 };
+            let exchange = Exchange::new(case, &library, opened, Instant::now());
+            let transcript = driven(exchange, &mut wire, &stop).expect("it is not stopped");
+            echo.join().expect("no panic");
+            let verdict = judge(case, &transcript);
+            let found = (verdict.behavior, verdict.behavior_close);
+            assert_eq!(found, (Behavior::Ok, BehaviorClose::Ok), "{number}: {verdict:?}");
+        }
+    }
 }

@@ -1,6 +1,6 @@
 //! The outcome of a run as JUnit XML, which CI systems show: a test suite for each section, a test for
-//! each case. It has failed if it is not as expected, and is skipped if the server does not support what
-//! it tests.
+//! each case. It has failed if it is not as expected, and is skipped if what is tested does not support
+//! what it is about. The results of several clients are one document, whose test suites name them.
 
 use std::collections::BTreeMap;
 
@@ -10,31 +10,51 @@ use super::cases::{is_own, section_name};
 use super::results::{CaseResult, Results};
 use super::verdict::Behavior;
 
-/// The XML document.
-pub fn document(results: &Results) -> String {
-    let mut sections: BTreeMap<u16, Vec<&CaseResult>> = BTreeMap::new();
-    for case in &results.cases {
-        sections.entry(case.case.section()).or_default().push(case);
-    }
-    let failures =
-        |cases: &[&CaseResult]| cases.iter().filter(|case| case.difference.is_some()).count();
-    let skipped = |cases: &[&CaseResult]| cases.iter().filter(|case| is_skipped(case)).count();
-    let seconds = |seconds: f64| format!("{seconds:.3}");
-    let time = |cases: &[&CaseResult]| seconds(cases.iter().map(|case| case.duration_s).sum());
-    let all: Vec<&CaseResult> = results.cases.iter().collect();
+/// The XML document of these results, one or several.
+pub fn document(all: &[&Results]) -> String {
+    let cases: Vec<&CaseResult> = all.iter().flat_map(|results| &results.cases).collect();
+    let agents: Vec<&str> = all.iter().map(|results| &results.agent[..]).collect();
+    let duration_s: f64 = all.iter().map(|results| results.duration_s).sum();
     let markup = html! {
         (PreEscaped("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n"))
-        testsuites name=(legal(&results.agent)) tests=(all.len()) failures=(failures(&all))
-            skipped=(skipped(&all)) time=(seconds(results.duration_s)) {
-            @for (section, cases) in &sections {
-                testsuite name=(name(*section)) tests=(cases.len())
-                    failures=(failures(cases)) skipped=(skipped(cases)) time=(time(cases)) {
-                    @for case in cases { (testcase(case)) }
+        testsuites name=(legal(&agents.join(", "))) tests=(cases.len()) failures=(failures(&cases))
+            skipped=(skipped(&cases)) time=(seconds(duration_s)) {
+            @for results in all {
+                @let agent = if all.len() == 1 { String::new() } else { format!("{}: ", results.agent) };
+                @for (section, cases) in &sections(results) {
+                    testsuite name=(legal(&(agent.clone() + &name(*section)))) tests=(cases.len())
+                        failures=(failures(cases)) skipped=(skipped(cases)) time=(time(cases)) {
+                        @for case in cases { (testcase(case)) }
+                    }
                 }
             }
         }
     };
     markup.into_string() + "\n"
+}
+
+fn sections(results: &Results) -> BTreeMap<u16, Vec<&CaseResult>> {
+    let mut sections: BTreeMap<u16, Vec<&CaseResult>> = BTreeMap::new();
+    for case in &results.cases {
+        sections.entry(case.case.section()).or_default().push(case);
+    }
+    sections
+}
+
+fn failures(cases: &[&CaseResult]) -> usize {
+    cases.iter().filter(|case| case.difference.is_some()).count()
+}
+
+fn skipped(cases: &[&CaseResult]) -> usize {
+    cases.iter().filter(|case| is_skipped(case)).count()
+}
+
+fn time(cases: &[&CaseResult]) -> String {
+    seconds(cases.iter().map(|case| case.duration_s).sum())
+}
+
+fn seconds(seconds: f64) -> String {
+    format!("{seconds:.3}")
 }
 
 /// The name of a section, which says whether it is an own one.

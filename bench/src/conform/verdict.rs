@@ -199,7 +199,11 @@ fn judge_events(case: &Case, transcript: &Transcript) -> (Behavior, String) {
         return failed(format!("The peer broke the protocol: {}.", violation.reason()));
     }
     if transcript.lacks_compression {
-        return (Behavior::Unimplemented, "The peer declined permessage-deflate.".to_owned());
+        let why = match transcript.closing.is_server {
+            false => "The peer declined permessage-deflate.",
+            true => "The peer did not offer permessage-deflate as the case needs it.",
+        };
+        return (Behavior::Unimplemented, why.to_owned());
     }
     if let Some(rounds) = &transcript.rounds {
         let further = transcript.events.iter().find(|event| !matches!(event, Event::Ping(_)));

@@ -22,7 +22,8 @@ mod section_9;
 use std::time::Duration;
 
 use super::case::{
-    Case, Chop, Ending, Expected, Frame, Limit, Needs, Opening, Payload, RoundTrips, Sends, Step,
+    Case, Chop, Ending, Expected, Frame, Limit, NORMAL, Needs, Opening, Payload, RoundTrips, Sends,
+    Step, TEXT,
 };
 use super::number::Number;
 use super::verdict::Behavior;
@@ -109,6 +110,14 @@ pub fn section_name(section: u16) -> &'static str {
         25 => "headers and floods",
         _ => "",
     }
+}
+
+/// A message, if there is one, and a close frame: no test, but the answer to a question.
+pub fn saying(text: Option<&str>) -> Case {
+    let message = text.map(|text| at_once([Frame::new(TEXT, text)]));
+    let close = Step::Close(NORMAL.to_be_bytes().into());
+    let script = message.into_iter().chain([close]).collect();
+    answered(Number::pair(0, 1), "RFC 6455 7.1.2", script, Vec::new())
 }
 
 /// A case whose answers are all right and which this side then closes.
