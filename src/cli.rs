@@ -26,13 +26,14 @@ use crate::cpus::CpuList;
 use crate::engine::pump::{MEMORY_MAX_DEFAULT, Timeouts};
 use crate::engine::wait::WaitStrategy;
 use crate::engine::{BufferConfig, Engine};
-use crate::listen::{Address, DualStack};
+use crate::listen::{Address, DualStack, Endpoint, Transport};
 use crate::offload;
 use crate::protocol::{
     Access, FrameLimits, Origin, Policy, Protocol, RequestPath, Settings, Subprotocol,
 };
 use crate::sandbox;
 use crate::server::Config;
+use crate::tls::{self, Certificates, Files};
 
 pub use self::choices::EngineChoice;
 pub use self::limits::Limit;
@@ -50,7 +51,7 @@ pub const WORKERS_MAX: u16 = 1024;
 /// Echoes every message as it was sent, text or binary, fragment by fragment. SIGINT or SIGTERM
 /// closes all connections with code 1001, waits --drain-timeout for the peers and prints a summary;
 /// another one, more than 100 ms later, ends the server at once. SIGUSR1 writes the statistics
-/// file. SIGHUP has no effect. Sockets that systemd passes are listened on instead of the default address.
+/// file. SIGHUP reads certificates again. Sockets that systemd passes are listened on instead of the default address.
 #[derive(Debug, Parser)]
 #[command(version, max_term_width = 100, args_conflicts_with_subcommands = true)]
 pub struct Cli {
@@ -58,15 +59,34 @@ pub struct Cli {
     #[command(subcommand)]
     pub command: Option<Command>,
 
-    /// Address to listen on, IP:PORT or unix:/PATH; repeat the option for several.
+    /// Address to listen on, IP:PORT, ws://IP:PORT, wss://IP:PORT or unix:/PATH; repeat the option for several.
     ///
-    /// Port 0 stands for a free port. The address :: takes IPv4 connections too, unless --ipv6-only is given.
+    /// wss:// speaks TLS and needs a certificate; the others are plain. Port 0 stands for a free port. The address :: takes IPv4 connections too, unless --ipv6-only is given.
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9001")]
-    pub listen: Vec<Address>,
+    pub listen: Vec<Endpoint>,
 
     /// Whether `listen` is the default.
     #[arg(skip)]
     pub listens_by_default: bool,
+
+    /// Certificate for wss://, a file in PEM with those that lead to its authority after it. Repeat the option for
+    /// several: a client gets the first that is valid for the name it asks for, or else the first.
+    ///
+    /// SIGHUP reads the files again; open connections are kept.
+    #[arg(long, value_name = "FILE")]
+    pub tls_cert: Vec<PathBuf>,
+
+    /// Key of the certificate, a file in PEM; one for each --tls-cert, in the same order.
+    #[arg(long, value_name = "FILE")]
+    pub tls_key: Vec<PathBuf>,
+
+    /// Demand certificates of clients that an authority in this file, in PEM, has signed.
+    #[arg(long, value_name = "FILE")]
+    pub tls_client_ca: Option<PathBuf>,
+
+    /// Make a certificate at the start, to try out wss://; a warning shows its fingerprint.
+    #[arg(long)]
+    pub tls_self_signed: bool,
 
     /// Take over from the server that was started with the same option and path, without refusing a client.
     ///
@@ -268,12 +288,29 @@ impl Cli {
         if self.ipv6_only { DualStack::Off } else { DualStack::On }
     }
 
+    /// What TLS is made from, where it is spoken.
+    fn tls(&self) -> Option<tls::Source> {
+        if self.listen.iter().all(|endpoint| endpoint.transport == Transport::Plain) {
+            return None;
+        }
+        let certificates = if self.tls_self_signed {
+            Certificates::SelfSigned
+        } else {
+            let pairs = self.tls_cert.iter().cloned().zip(self.tls_key.iter().cloned());
+            Certificates::Files(
+                pairs.map(|(certificate, key)| Files { certificate, key }).collect(),
+            )
+        };
+        Some(tls::Source { certificates, client_ca: self.tls_client_ca.clone() })
+    }
+
     /// What the options ask for.
     pub fn config(&self) -> Config {
         // Plain TCP has no handshake, and no pings.
         let is_websocket = self.protocol == Protocol::WebSocket;
         Config {
             listen: self.listen.clone(),
+            tls: self.tls(),
             dual_stack: self.dual_stack(),
             workers: self.workers.map(usize::from),
             cpus: self.cpus.clone().map(|CpuList(cpus)| cpus),
@@ -408,7 +445,8 @@ mod tests {
     #[test]
     fn the_defaults_are_those_of_the_documents() {
         let config = parse(&[]).expect("no options").config();
-        assert_eq!(config.listen, [Address::Tcp("127.0.0.1:9001".parse().expect("an address"))]);
+        let address = Address::Tcp("127.0.0.1:9001".parse().expect("an address"));
+        assert_eq!((config.listen, config.tls), (vec![address.into()], None));
         assert_eq!((config.engine, config.unix_mode), (None, None));
         assert_eq!(config.dual_stack, DualStack::On);
         assert_eq!((config.wait, config.spin_max), (WaitStrategy::Adaptive, None));
@@ -423,6 +461,26 @@ mod tests {
         assert_eq!(config.settings.frames, FrameLimits::DEFAULT);
         assert_eq!((config.connections_per_address, config.memory_max), (None, 1 << 30));
         assert_eq!(config.access, Access::default());
+    }
+
+    #[test]
+    fn certificates_and_keys_belong_together_by_their_order() {
+        let listen = ["--listen", "wss://127.0.0.1:1", "--listen", "127.0.0.1:2"];
+        let tls =
+            |arguments: &[&str]| parse(&[&listen, arguments].concat()).expect("TLS").config().tls;
+        let files = |certificate: &str, key: &str| Files {
+            certificate: certificate.into(),
+            key: key.into(),
+        };
+        let given = ["--tls-cert", "a", "--tls-cert", "b", "--tls-key", "c", "--tls-key", "d"];
+        let certificates = Certificates::Files(vec![files("a", "c"), files("b", "d")]);
+        assert_eq!(tls(&given), Some(tls::Source { certificates, client_ca: None }));
+        let given = ["--tls-self-signed", "--tls-client-ca", "e"];
+        let own = Certificates::SelfSigned;
+        assert_eq!(
+            tls(&given),
+            Some(tls::Source { certificates: own, client_ca: Some("e".into()) })
+        );
     }
 
     #[test]

@@ -22,4 +22,5 @@ pub mod sandbox;
 pub mod server;
 pub mod slab;
 pub mod statistics_file;
+pub mod tls;
 pub mod workers;

@@ -24,6 +24,7 @@ use ringecho::listen::passed::{self, Environment, PassedError};
 use ringecho::sandbox::{self, Call, Needs};
 use ringecho::server::{Control, Server, Statistics};
 use ringecho::statistics_file::StatisticsFile;
+use ringecho::tls;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::{Handle, Signals};
 use tracing::warn;
@@ -84,7 +85,9 @@ fn serve(cli: &Cli) -> Result<(), String> {
     raise_descriptor_limit();
     let is_sandboxed = cli.sandbox == sandbox::Policy::On;
     let of_output = output.as_ref().map(|output| output.file.needs()).unwrap_or_default();
-    let watcher = Watcher::start(output, is_sandboxed.then(|| of_output.clone()))?;
+    let of_reload = config.tls.as_ref().map(tls::Source::needs).unwrap_or_default();
+    let of_watcher = is_sandboxed.then(|| of_output.clone().and(of_reload));
+    let watcher = Watcher::start(output, of_watcher)?;
     let server = Server::start(&config, passed).map_err(|error| error.to_string())?;
     watcher.control.get_or_init(|| server.control());
     if is_sandboxed {
@@ -187,8 +190,10 @@ fn obey(
     let mut stopped_at: Option<Instant> = None;
     for signal in signals.forever() {
         match (control.get(), signal) {
-            // The terminal is gone, or somebody means to reload: neither is a reason to end.
-            (_, SIGHUP) => {}
+            // The terminal may be gone, which is no reason to end.
+            (Some(control), SIGHUP) => control.reload(),
+            // The files are being read anyway.
+            (None, SIGHUP) => {}
             (Some(control), SIGUSR1) => {
                 let outcome = output.as_mut().map(|output| output.write(&control.statistics()));
                 if let Some(Err(problem)) = outcome {

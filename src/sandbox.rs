@@ -1,7 +1,7 @@
 //! Locks a thread down once it has all that it needs.
 //!
-//! From then on the thread makes only the system calls that it still has a use for (seccomp(2)). It writes only where
-//! it still has to, reads no file, and reaches no address (landlock(7)). It has no capability but those that reach
+//! From then on the thread makes only the system calls that it still has a use for (seccomp(2)). It reads and writes
+//! only where it still has to, and reaches no address (landlock(7)). It has no capability but those that reach
 //! its own files (capabilities(7)). What the kernel cannot enforce is left out and reported, so that a thread is
 //! always locked down as far as this kernel allows.
 //!
@@ -127,6 +127,8 @@ pub const FATAL: &[Call] = &[
 /// What a thread does with a path after the start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Access {
+    /// Reads files in the directory that it is.
+    Read,
     /// Writes the file that it is.
     Write,
     /// Creates, writes, replaces and removes files in the directory that it is.
@@ -138,6 +140,7 @@ enum Access {
 impl Access {
     fn rights(self) -> BitFlags<AccessFs> {
         match self {
+            Access::Read => make_bitflags!(AccessFs::{ReadFile}),
             Access::Write => make_bitflags!(AccessFs::{WriteFile | Truncate}),
             Access::Manage => {
                 make_bitflags!(AccessFs::{WriteFile | Truncate | MakeReg | RemoveFile})
@@ -160,6 +163,12 @@ impl Needs {
     pub fn calling(mut self, calls: &[Call]) -> Needs {
         self.calls.extend(calls);
         self
+    }
+
+    /// Reading files in this directory, and below it, too.
+    #[must_use]
+    pub fn reading_in(self, directory: &Path) -> Needs {
+        self.reaching(directory, Access::Read)
     }
 
     /// Writing this file too, which may be a device.
@@ -195,10 +204,13 @@ impl Needs {
 
     /// The capabilities that let root reach files of other users, for a thread that has files to reach.
     fn capabilities(&self) -> CapabilitySet {
-        if self.places.is_empty() {
-            return CapabilitySet::empty();
-        }
-        CapabilitySet::CHOWN | CapabilitySet::DAC_OVERRIDE | CapabilitySet::FOWNER
+        let of_place = |(_, access): &(PathBuf, Access)| match access {
+            Access::Read => CapabilitySet::DAC_READ_SEARCH,
+            Access::Write | Access::Manage | Access::Remove => {
+                CapabilitySet::CHOWN | CapabilitySet::DAC_OVERRIDE | CapabilitySet::FOWNER
+            }
+        };
+        self.places.iter().map(of_place).fold(CapabilitySet::empty(), CapabilitySet::union)
     }
 }
 

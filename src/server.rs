@@ -8,6 +8,7 @@ mod estate;
 
 use std::fmt;
 use std::io;
+use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -16,7 +17,7 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use rustix::event::EventfdFlags;
 use serde::Serialize;
-use tracing::warn;
+use tracing::{info, warn};
 
 use self::estate::{Entrance, Estate};
 use crate::cpus;
@@ -25,12 +26,13 @@ use crate::engine::wait::{Pace, WaitStrategy, measure_wake_up};
 use crate::engine::{BufferConfig, Engine, EngineError, WorkerConfig};
 use crate::linux;
 use crate::listen::takeover::{self, TakeoverError};
-use crate::listen::{self, Address, DualStack, ListenError, Listening};
+use crate::listen::{self, Address, DualStack, Endpoint, ListenError, Listening, Transport};
 use crate::metrics::{Counters, Snapshot};
 use crate::offload::{self, program::Program};
 use crate::protocol::{Access, Protocol, Settings, Subprotocol};
 use crate::retry::retry;
 use crate::sandbox::{self, Needs};
+use crate::tls::{self, Tls};
 use crate::workers::{self, Listener, Memory, Serving, Worker, Workers};
 
 /// How long to try again when the kernel refuses memory: the rings of a killed server count against the
@@ -40,8 +42,10 @@ const MEMORY_WAIT_MAX: Duration = Duration::from_millis(500);
 /// The configuration of a server.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Where to listen; port 0 becomes a free port.
-    pub listen: Vec<Address>,
+    /// Where to listen, and what is spoken there; port 0 becomes a free port.
+    pub listen: Vec<Endpoint>,
+    /// What TLS is made from, where it is spoken.
+    pub tls: Option<tls::Source>,
     /// Whether `[::]` takes IPv4 too.
     pub dual_stack: DualStack,
     /// The path of the Unix socket at which this server takes over from an older one, and at which it waits for
@@ -95,6 +99,8 @@ pub enum ServerError {
     Listen(ListenError),
     /// An older server cannot be taken over from.
     Takeover(TakeoverError),
+    /// There can be no TLS.
+    Tls(tls::StartError),
     /// The kernel refuses to run a thread on a CPU that was asked for.
     CpuRefused(usize, io::Error),
     /// The control group of the process may have less memory than the buffers take.
@@ -124,6 +130,7 @@ impl fmt::Display for ServerError {
                 }
             }
             ServerError::Takeover(error) => error.fmt(f),
+            ServerError::Tls(error) => error.fmt(f),
             ServerError::Memory { needed, allowed } => write!(
                 f,
                 "the buffers take {}, and the control group may have {}; lower --buffers, \
@@ -167,12 +174,14 @@ pub struct Statistics {
     pub workers: Vec<Snapshot>,
 }
 
-/// Reads the counters of a server's workers, and asks them to stop, from any thread.
+/// Reads the counters of a server's workers, has certificates read again, and asks the workers to stop, from any
+/// thread.
 #[derive(Debug, Clone)]
 pub struct Control {
     stop: Arc<OwnedFd>,
     counters: Arc<[Arc<Counters>]>,
     estate: Arc<Mutex<Estate>>,
+    tls: Option<Arc<Tls>>,
 }
 
 impl Control {
@@ -181,6 +190,18 @@ impl Control {
         // Else connections would wait for a server that does not accept them any more.
         self.estate().close();
         workers::stop(&self.stop);
+    }
+
+    /// Reads the files of certificates again, for connections that come from now on. If that fails, nothing changes.
+    pub fn reload(&self) {
+        let Some(tls) = &self.tls else { return };
+        match tls.reload() {
+            Ok(doubts) => {
+                doubts.iter().for_each(|doubt| warn!("{doubt}"));
+                info!("new connections get the certificates that the files have now");
+            }
+            Err(error) => warn!("new connections get the same certificates as before: {error}"),
+        }
     }
 
     fn estate(&self) -> MutexGuard<'_, Estate> {
@@ -200,7 +221,7 @@ impl Control {
 pub struct Server {
     engine: Engine,
     offload: offload::Policy,
-    addresses: Vec<Address>,
+    endpoints: Vec<Endpoint>,
     cpus: Vec<usize>,
     serving: Serving,
     control: Control,
@@ -212,21 +233,25 @@ impl Server {
     ///
     /// # Errors
     ///
-    /// When an address, a CPU, memory, io_uring or offload was asked for and is refused, or the older server
+    /// When a certificate, an address, a CPU, memory, io_uring or offload was asked for and is refused, or the older server
     /// does not answer. Then that server goes on.
     pub fn start(config: &Config, passed: Vec<Listening>) -> Result<Server, ServerError> {
         let cpus = assign_cpus(config)?;
         check_memory(config, cpus.len())?;
+        let tls = config.tls.as_ref().map(|source| load(source, config)).transpose()?;
         let stop = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
             .map_err(|error| ServerError::System("make an eventfd", error.into()))?;
         let control = Control {
             stop: Arc::new(stop),
             counters: cpus.iter().map(|_| Arc::default()).collect(),
             estate: Arc::default(),
+            tls: tls.map(Arc::new),
         };
         let chosen =
             choose(&Wanted { config, pace: pace(config, &cpus), cpus: &cpus, control: &control })?;
-        let Listeners { listening, shares, entrance } = match listen(config, passed, cpus.len()) {
+        let tls = control.tls.as_ref();
+        let listeners = listen(config, passed, cpus.len(), tls);
+        let Listeners { listening, shares, entrance } = match listeners {
             Ok(listeners) => listeners,
             Err(error) => {
                 chosen.workers.give_up();
@@ -235,15 +260,19 @@ impl Server {
         };
         chosen.say_what_is_missing();
         let Chosen { engine, offload, workers, .. } = chosen;
-        let addresses = listening.iter().map(|opened| opened.address.clone()).collect();
+        let endpoint = |opened: &Listening| Endpoint {
+            address: opened.address.clone(),
+            transport: opened.transport,
+        };
+        let endpoints = listening.iter().map(endpoint).collect();
         let serving = workers.serve(shares)?;
         estate::keep(&control, listening, entrance, config.sandbox);
-        Ok(Server { engine, offload, addresses, cpus, serving, control })
+        Ok(Server { engine, offload, endpoints, cpus, serving, control })
     }
 
-    /// Where it listens, with real ports.
-    pub fn addresses(&self) -> &[Address] {
-        &self.addresses
+    /// Where it listens, with real ports, and what is spoken there.
+    pub fn endpoints(&self) -> &[Endpoint] {
+        &self.endpoints
     }
 
     /// The engine that it uses.
@@ -300,6 +329,7 @@ fn listen(
     config: &Config,
     mut passed: Vec<Listening>,
     workers: usize,
+    tls: Option<&Arc<Tls>>,
 ) -> Result<Listeners, ServerError> {
     let options =
         listen::Options { workers, dual_stack: config.dual_stack, unix_mode: config.unix_mode };
@@ -311,18 +341,39 @@ fn listen(
         None => None,
     };
     let mut listening = Vec::new();
-    for address in &config.listen {
+    for Endpoint { address, transport } in &config.listen {
         let was_passed = passed.iter().position(|it| listen::is_same(&it.address, address));
         let taken = was_passed.map(|place| passed.remove(place));
         let taken = taken.or_else(|| entrance.as_mut()?.claim(address));
-        listening.push(match taken {
+        let opened = match taken {
             Some(taken) => taken,
             None => listen::open(address, options)?,
-        });
+        };
+        listening.push(Listening { transport: *transport, ..opened });
     }
     listening.append(&mut passed);
-    let shares = estate::distribute(&mut listening, workers, entrance.as_ref())?;
+    let shares = estate::distribute(&mut listening, workers, entrance.as_ref(), tls)?;
     Ok(Listeners { listening, shares, entrance })
+}
+
+/// Reads the certificates, or makes one, and says what clients will not like about it.
+fn load(source: &tls::Source, config: &Config) -> Result<Tls, ServerError> {
+    let addresses = config.listen.iter().filter_map(|endpoint| match endpoint {
+        Endpoint { address: Address::Tcp(address), transport: Transport::Tls } => {
+            Some(address.ip())
+        }
+        Endpoint { .. } => None,
+    });
+    let addresses: Vec<IpAddr> = addresses.collect();
+    let (tls, doubts) = Tls::load(source, &addresses).map_err(ServerError::Tls)?;
+    doubts.iter().for_each(|doubt| warn!("{doubt}"));
+    if let Some(fingerprint) = tls.own_fingerprint() {
+        warn!(
+            "clients do not trust the certificate, which was made for this start; its SHA-256 \
+             fingerprint is {fingerprint}"
+        );
+    }
+    Ok(tls)
 }
 
 /// What all workers have in common, whatever their engine.

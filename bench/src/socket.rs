@@ -244,7 +244,7 @@ impl Listener {
     /// When the address is in use, or the kernel refuses it.
     pub fn open(address: &Address) -> Result<Listener, ListenError> {
         let options = listen::Options { workers: 1, ..listen::Options::default() };
-        let Listening { address, mut sockets, file } = listen::open(address, options)?;
+        let Listening { address, mut sockets, file, .. } = listen::open(address, options)?;
         let socket = sockets.remove(0);
         // What was there when poll(2) looked may be gone when it is accepted.
         rustix::io::ioctl_fionbio(&socket, true)

@@ -18,11 +18,11 @@ use testkit::{CLOSE, Ended, PING, PONG, reply, run_by};
 /// The server itself, on threads of this process, while `test` runs.
 fn serving<T>(test: impl FnOnce(&str) -> T) -> T {
     let mut config: Config = cli::defaults();
-    config.listen = vec![Address::Tcp("127.0.0.1:0".parse().expect("an address"))];
+    config.listen = vec!["127.0.0.1:0".parse().expect("an address")];
     config.workers = Some(1);
     config.engine = Some(Engine::Epoll);
     let server = Server::start(&config, Vec::new()).expect("a server");
-    let Address::Tcp(address) = &server.addresses()[0] else { panic!("a TCP address") };
+    let Address::Tcp(address) = &server.endpoints()[0].address else { panic!("a TCP address") };
     let outcome = test(&format!("ws://{address}/"));
     server.control().stop();
     server.join().expect("a good end");

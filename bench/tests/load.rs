@@ -32,14 +32,14 @@ impl Echo {
 
     fn listen(scheme: &str, address: Address) -> Echo {
         let mut config: Config = cli::defaults();
-        config.listen = vec![address];
+        config.listen = vec![address.into()];
         config.workers = Some(1);
         config.engine = Some(Engine::Epoll);
         if scheme == "tcp" {
             config.settings.protocol = Protocol::Tcp;
         }
         let server = Server::start(&config, Vec::new()).expect("a server");
-        let target = match &server.addresses()[0] {
+        let target = match &server.endpoints()[0].address {
             Address::Tcp(address) => format!("{scheme}://{address}"),
             Address::Unix(path) => format!("unix:{}", path.display()),
         };

@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::Cli;
 use super::choices::{self, COMPRESSIONS, OFFLOADS, WAITS};
 use crate::cpus;
-use crate::listen::Address;
+use crate::listen::{Address, Endpoint, Transport};
 use crate::offload;
 use crate::protocol::Protocol;
 use crate::server::{Server, Statistics};
@@ -15,14 +15,16 @@ use crate::server::{Server, Statistics};
 impl Cli {
     /// The line that says that the server accepts connections, where, and with which options.
     pub fn greeting(&self, server: &Server) -> String {
-        let scheme = match self.protocol {
-            Protocol::WebSocket => "ws",
-            Protocol::Tcp => "tcp",
+        let scheme = |transport| match (self.protocol, transport) {
+            (Protocol::WebSocket, Transport::Plain) => "ws",
+            (Protocol::WebSocket, Transport::Tls) => "wss",
+            (Protocol::Tcp, Transport::Plain | Transport::Tls) => "tcp",
         };
-        let addresses = server.addresses().iter().map(|address| match address {
-            Address::Tcp(address) => format!("{scheme}://{address}"),
-            Address::Unix(_) => address.to_string(),
-        });
+        let addresses =
+            server.endpoints().iter().map(|Endpoint { address, transport }| match address {
+                Address::Tcp(address) => format!("{}://{address}", scheme(*transport)),
+                Address::Unix(_) => address.to_string(),
+            });
         let workers = server.cpus().len();
         // Several workers may share a CPU.
         let mut used = server.cpus().to_vec();

@@ -9,7 +9,7 @@ use crate::engine::Engine;
 #[cfg(feature = "tokio-uring")]
 use crate::engine::tokio_uring::FIXED_MAX;
 use crate::engine::wait::WaitStrategy;
-use crate::listen::{self, Address};
+use crate::listen::{self, Address, Endpoint, Transport};
 use crate::offload;
 use crate::protocol::{Policy, Protocol};
 
@@ -18,6 +18,7 @@ impl Cli {
     /// does not merely have its default.
     pub(super) fn broken_rule(&self, is_given: impl Fn(&str) -> bool) -> Option<String> {
         self.listening_rule()
+            .or_else(|| self.tls_rule(&is_given))
             .or_else(|| self.waiting_rule(&is_given))
             .or_else(|| self.protocol_rule(&is_given))
             .or_else(|| self.offload_rule())
@@ -25,15 +26,17 @@ impl Cli {
     }
 
     fn listening_rule(&self) -> Option<String> {
-        if let Some(overlap) = listen::overlap(&self.listen, self.dual_stack()) {
+        let addresses = || self.listen.iter().map(|endpoint| &endpoint.address);
+        let listen: Vec<Address> = addresses().cloned().collect();
+        if let Some(overlap) = listen::overlap(&listen, self.dual_stack()) {
             return Some(format!("--listen: {overlap}; leave one of them out"));
         }
         let door = self.takeover.iter().map(|path| Address::Unix(path.clone()));
-        let all: Vec<Address> = self.listen.iter().cloned().chain(door).collect();
+        let all: Vec<Address> = listen.iter().cloned().chain(door).collect();
         if let Some(overlap) = listen::overlap(&all, self.dual_stack()) {
             return Some(format!("--takeover: {overlap}; choose another path"));
         }
-        let has_unix = self.listen.iter().any(|address| matches!(address, Address::Unix(_)));
+        let has_unix = addresses().any(|address| matches!(address, Address::Unix(_)));
         if self.unix_mode.is_some() && !has_unix {
             return Some("--unix-mode needs a Unix socket; add --listen unix:/PATH".into());
         }
@@ -41,12 +44,46 @@ impl Cli {
             Address::Tcp(address) => address.is_ipv6() && address.ip().is_unspecified(),
             Address::Unix(_) => false,
         };
-        if self.ipv6_only && !self.listen.iter().any(is_wildcard) {
+        if self.ipv6_only && !addresses().any(is_wildcard) {
             return Some(
                 "--ipv6-only needs the IPv6 wildcard address; add --listen [::]:9001".into(),
             );
         }
         None
+    }
+
+    fn tls_rule(&self, is_given: impl Fn(&str) -> bool) -> Option<String> {
+        let is_tls = |endpoint: &Endpoint| endpoint.transport == Transport::Tls;
+        if !self.listen.iter().any(is_tls) {
+            let of_tls = [
+                ("tls_cert", "--tls-cert"),
+                ("tls_key", "--tls-key"),
+                ("tls_client_ca", "--tls-client-ca"),
+                ("tls_self_signed", "--tls-self-signed"),
+            ];
+            let (_, option) = of_tls.into_iter().find(|(id, _)| is_given(id))?;
+            return Some(format!("{option} needs TLS; add --listen wss://0.0.0.0:9443"));
+        }
+        if self.protocol == Protocol::Tcp {
+            return Some("--listen wss:// needs --protocol websocket".into());
+        }
+        let (certificates, keys) = (self.tls_cert.len(), self.tls_key.len());
+        match (certificates, self.tls_self_signed) {
+            (0, false) if keys == 0 => Some(
+                "--listen wss:// needs a certificate; add --tls-cert FILE and --tls-key FILE, or \
+                 --tls-self-signed to try it out"
+                    .into(),
+            ),
+            (_, true) if certificates + keys > 0 => Some(
+                "--tls-self-signed has no effect with --tls-cert and --tls-key; leave it out"
+                    .into(),
+            ),
+            (_, false) if certificates != keys => Some(format!(
+                "each certificate needs its key, in the same order: {certificates} with --tls-cert, \
+                 {keys} with --tls-key"
+            )),
+            _ => None,
+        }
     }
 
     fn waiting_rule(&self, is_given: impl Fn(&str) -> bool) -> Option<String> {
@@ -130,7 +167,7 @@ impl Cli {
         {
             return Some("--memory-max is less than --message-max; lower that too".into());
         }
-        let has_tcp = self.listen.iter().any(|address| matches!(address, Address::Tcp(_)));
+        let has_tcp = self.listen.iter().any(|it| matches!(it.address, Address::Tcp(_)));
         if self.connections_per_address.0.is_some() && !has_tcp {
             return Some("--connections-per-address needs TCP; add --listen 127.0.0.1:9001".into());
         }
@@ -153,8 +190,11 @@ impl Cli {
             let limit = offload::PAYLOAD_BYTES_MAX >> 10;
             return Some(format!("{option} needs a --message-max of at least {limit}KiB"));
         }
-        if self.listen.iter().all(|address| matches!(address, Address::Unix(_))) {
-            return Some(format!("{option} needs TCP; add --listen 127.0.0.1:9001"));
+        let is_offloadable = |endpoint: &Endpoint| {
+            matches!(endpoint.address, Address::Tcp(_)) && endpoint.transport == Transport::Plain
+        };
+        if !self.listen.iter().any(is_offloadable) {
+            return Some(format!("{option} needs plain TCP; add --listen 127.0.0.1:9001"));
         }
         None
     }
@@ -197,7 +237,19 @@ mod tests {
         ("--engine epoll --offload auto", "--offload auto needs --engine uring"),
         ("--message-max 16383 --offload on", "--message-max of at least 16KiB"),
         ("--message-max 16383 --offload auto", "--message-max of at least 16KiB"),
-        ("--listen unix:/a --offload on", "--offload on needs TCP"),
+        ("--listen unix:/a --offload on", "--offload on needs plain TCP"),
+        ("--listen wss://[::1]:1 --tls-self-signed --offload on", "--offload on needs plain TCP"),
+        ("--listen wss://[::1]:1", "--tls-cert FILE and --tls-key FILE, or --tls-self-signed"),
+        ("--tls-cert a --tls-key b", "--tls-cert needs TLS; add --listen wss://"),
+        ("--tls-key b", "--tls-key needs TLS"),
+        ("--tls-client-ca a", "--tls-client-ca needs TLS"),
+        ("--listen ws://[::1]:1 --tls-self-signed", "--tls-self-signed needs TLS"),
+        ("--listen wss://[::1]:1 --tls-cert a", "1 with --tls-cert, 0 with --tls-key"),
+        ("--listen wss://[::1]:1 --tls-key a --tls-client-ca c", "0 with --tls-cert, 1 with"),
+        ("--listen wss://[::1]:1 --tls-cert a --tls-cert b --tls-key c", "2 with --tls-cert, 1"),
+        ("--listen wss://[::1]:1 --tls-self-signed --tls-cert a --tls-key b", "has no effect with"),
+        ("--listen wss://[::1]:1 --tls-self-signed --protocol tcp", "needs --protocol websocket"),
+        ("--listen wss://[::1]:1 --listen ws://[::1]:1 --tls-self-signed", "is given twice"),
         ("--ping-after 150s", "shorter than --idle-timeout"),
         ("--ping-after 5s --idle-timeout 5s", "shorter than --idle-timeout"),
         ("--memory-max 63MiB", "--memory-max is less than --message-max"),
@@ -208,7 +260,7 @@ mod tests {
         ("--protocol tcp --control-frames-max 1", "--control-frames-max has no effect"),
         ("--protocol tcp --path /", "--path has no effect"),
         ("--protocol tcp --origin null", "--origin has no effect"),
-        ("--listen unix:/a --listen unix:/b --offload auto", "--offload auto needs TCP"),
+        ("--listen unix:/a --listen unix:/b --offload auto", "--offload auto needs plain TCP"),
     ];
 
     #[test]
@@ -236,6 +288,9 @@ mod tests {
         for arguments in [
             "--listen 127.0.0.1:0 --listen 127.0.0.1:0",
             "--listen [::]:1 --listen 0.0.0.0:1 --ipv6-only",
+            "--listen ws://127.0.0.1:1 --listen wss://127.0.0.1:2 --tls-self-signed --offload on",
+            "--listen wss://[::]:1 --ipv6-only --tls-cert a --tls-key b --tls-cert c --tls-key d",
+            "--listen wss://[::1]:1 --tls-cert a --tls-key a --tls-client-ca c",
             "--listen 127.0.0.1:1 --listen unix:/a --unix-mode 600 --offload on",
             "--wait adaptive --spin-us 20",
             "--wait sqpoll --spin-us 20",

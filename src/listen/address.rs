@@ -1,4 +1,5 @@
-//! Addresses to listen on: how they are written, and whether two of them are in each other's way.
+//! Addresses to listen on: how they are written, what is spoken there, and whether two of them are in each other's
+//! way.
 //!
 //! This module opens no socket. It looks at the file system only to tell whether two paths lead to
 //! the same file.
@@ -31,6 +32,54 @@ impl fmt::Display for Address {
     }
 }
 
+/// What connections to an address carry the protocol in.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub enum Transport {
+    /// Nothing: it lies open.
+    #[default]
+    Plain,
+    /// TLS.
+    Tls,
+}
+
+/// An address to listen on, and what is spoken there. It is written as an address alone, which is plain, or as the
+/// URL of one: `ws://` is plain too, `wss://` is TLS (RFC 6455 section 3). Unix sockets have no URL, and no TLS.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Endpoint {
+    /// Where to listen.
+    pub address: Address,
+    /// What is spoken there.
+    pub transport: Transport,
+}
+
+impl From<Address> for Endpoint {
+    /// A plain one.
+    fn from(address: Address) -> Endpoint {
+        Endpoint { address, transport: Transport::Plain }
+    }
+}
+
+impl FromStr for Endpoint {
+    type Err = AddressError;
+
+    fn from_str(text: &str) -> Result<Endpoint, AddressError> {
+        if text.starts_with(UNIX) {
+            return text.parse::<Address>().map(Endpoint::from);
+        }
+        let (transport, text) = match text.split_once("://") {
+            None => return text.parse::<Address>().map(Endpoint::from),
+            Some(("ws", rest)) => (Transport::Plain, rest),
+            Some(("wss", rest)) => (Transport::Tls, rest),
+            Some(_) => return Err(AddressError::Scheme),
+        };
+        // A URL may end with a path, of which this is the least.
+        match text.strip_suffix('/').unwrap_or(text).parse()? {
+            Address::Unix(_) => Err(AddressError::UnixScheme),
+            address => Ok(Endpoint { address, transport }),
+        }
+    }
+}
+
 /// Why a text is not an address to listen on; says what to write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AddressError {
@@ -44,6 +93,10 @@ pub enum AddressError {
     Zone,
     /// It stands for a group of machines or for all of them, and a TCP connection leads to one.
     Group,
+    /// It is a URL of another scheme than WebSocket's.
+    Scheme,
+    /// It is the URL of a Unix socket.
+    UnixScheme,
     /// No path follows `unix:`.
     NoPath,
     /// The path can only be that of a directory.
@@ -69,6 +122,10 @@ impl fmt::Display for AddressError {
             AddressError::Group => f.write_str(
                 "multicast and broadcast addresses take no connections; write an address of this \
                  machine, or 0.0.0.0 or [::] for all of them",
+            ),
+            AddressError::Scheme => f.write_str("write ws:// or wss:// before the address, or nothing"),
+            AddressError::UnixScheme => f.write_str(
+                "a Unix socket is plain, since it does not leave the machine; write unix:/PATH alone",
             ),
             AddressError::NoPath => f.write_str(
                 "the path is missing; write it after unix:, such as unix:/run/ringecho.sock",
@@ -267,6 +324,34 @@ mod tests {
         let longest = format!("unix:{}", "x".repeat(UNIX_PATH_BYTES_MAX));
         assert_eq!(address(&longest).to_string(), longest);
         assert_eq!((longest + "x").parse::<Address>(), Err(AddressError::LongPath));
+    }
+
+    #[test]
+    fn a_url_says_what_is_spoken() {
+        for (text, transport) in [
+            ("127.0.0.1:9001", Transport::Plain),
+            ("ws://127.0.0.1:9001", Transport::Plain),
+            ("wss://127.0.0.1:9001", Transport::Tls),
+            ("wss://127.0.0.1:9001/", Transport::Tls),
+        ] {
+            let expected = Endpoint { address: address("127.0.0.1:9001"), transport };
+            assert_eq!(text.parse(), Ok(expected), "{text}");
+        }
+        let unix = "unix:/run/wss://socket";
+        assert_eq!(unix.parse(), Ok(Endpoint::from(address(unix))));
+        for (text, error) in [
+            ("https://127.0.0.1:443", AddressError::Scheme),
+            ("WSS://127.0.0.1:443", AddressError::Scheme),
+            ("://127.0.0.1:443", AddressError::Scheme),
+            ("wss://", AddressError::Malformed),
+            ("wss://127.0.0.1", AddressError::NoPort),
+            ("wss://localhost:443", AddressError::Malformed),
+            ("wss://127.0.0.1:443/path", AddressError::Port),
+            ("wss://unix:/run/socket", AddressError::UnixScheme),
+            ("ws://unix:/run/socket", AddressError::UnixScheme),
+        ] {
+            assert_eq!(text.parse::<Endpoint>(), Err(error), "{text}");
+        }
     }
 
     /// Pairs that overlap, and what is said of them.

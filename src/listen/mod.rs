@@ -26,7 +26,9 @@ use crate::linux;
 use crate::retry::retry;
 use crate::sandbox::{Call, Needs};
 
-pub use self::address::{Address, AddressError, DualStack, Overlap, is_same, overlap};
+pub use self::address::{
+    Address, AddressError, DualStack, Endpoint, Overlap, Transport, is_same, overlap,
+};
 pub use self::holder::Holder;
 
 /// How long to try an address that is in use.
@@ -51,6 +53,8 @@ pub struct Options {
 pub struct Listening {
     /// The address, with its real port.
     pub address: Address,
+    /// What is spoken there.
+    pub transport: Transport,
     /// At least one socket. Among several the kernel distributes the connections.
     pub sockets: Vec<OwnedFd>,
     /// The file of a Unix socket, if it goes with this server.
@@ -132,7 +136,7 @@ impl ListenError {
     }
 }
 
-/// Opens the listeners of one address. Waits for at most [`ADDRESS_WAIT_MAX`] while it is in use.
+/// Opens the plain listeners of one address. Waits for at most [`ADDRESS_WAIT_MAX`] while it is in use.
 ///
 /// # Errors
 ///
@@ -178,7 +182,8 @@ fn open_tcp(address: SocketAddr, options: Options) -> io::Result<Listening> {
             Ok(listener)
         })
         .collect::<io::Result<Vec<OwnedFd>>>()?;
-    Ok(Listening { address: Address::Tcp(address), sockets, file: None })
+    let address = Address::Tcp(address);
+    Ok(Listening { address, transport: Transport::Plain, sockets, file: None })
 }
 
 fn tcp_socket(address: SocketAddr, dual_stack: DualStack) -> io::Result<OwnedFd> {
@@ -202,7 +207,8 @@ fn local_address(socket: &OwnedFd) -> io::Result<SocketAddr> {
 fn open_unix(path: &Path, options: Options) -> io::Result<Listening> {
     let (listener, file) = bind_unix(path, SocketType::STREAM, options.unix_mode)?;
     let address = Address::Unix(path.to_owned());
-    Ok(Listening { address, sockets: vec![listener], file: Some(file) })
+    let transport = Transport::Plain;
+    Ok(Listening { address, transport, sockets: vec![listener], file: Some(file) })
 }
 
 /// A socket of this type that listens at `path`, and its file.

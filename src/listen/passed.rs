@@ -14,7 +14,7 @@ use listenfd::ListenFd;
 use rustix::io::Errno;
 use rustix::net::{self, SocketAddrAny, SocketAddrUnix, sockopt};
 
-use super::{Address, Listening, is_same};
+use super::{Address, Listening, Transport, is_same};
 
 /// The first descriptor that is passed.
 const FIRST: usize = 3;
@@ -131,7 +131,12 @@ pub fn take(mut fds: ListenFd, environment: &Environment) -> Result<Vec<Listenin
         }
         match passed.iter_mut().find(|earlier| is_same(&earlier.address, &address)) {
             Some(earlier) => earlier.sockets.push(socket),
-            None => passed.push(Listening { address, sockets: vec![socket], file: None }),
+            None => passed.push(Listening {
+                address,
+                transport: Transport::Plain,
+                sockets: vec![socket],
+                file: None,
+            }),
         }
     }
     Ok(passed)

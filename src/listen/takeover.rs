@@ -4,6 +4,8 @@
 //! sockets and the door itself, accepts connections on those that it wants, and says so. Only then does the older
 //! server stop. Until then it serves as if nothing had happened, so the newer one may fail at any time.
 //!
+//! What is spoken on a socket, plain or TLS, is not handed over: the newer server has its own options.
+//!
 //! The sockets themselves are handed over, not their addresses: connections that wait in the queue of a socket
 //! are lost when its last descriptor is closed. What is in the file system stays where it is, and goes with the
 //! newer server from then on.
@@ -27,7 +29,8 @@ use rustix::net::{
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Address, DualStack, ListenError, Listening, SocketFile, bind_unix, is_same, open_retrying,
+    Address, DualStack, ListenError, Listening, SocketFile, Transport, bind_unix, is_same,
+    open_retrying,
 };
 use crate::linux;
 use crate::sandbox::Call;
@@ -143,7 +146,7 @@ impl Successor {
     ///
     /// When it has ended, or the kernel refuses it.
     pub fn give(&self, listening: &[Listening], door: &Door) -> io::Result<()> {
-        for Listening { address, sockets, file } in listening {
+        for Listening { address, sockets, file, .. } in listening {
             let has_file = file.as_ref().is_some_and(SocketFile::is_there);
             let message = Message::Sockets { address: name(address), has_file };
             for sockets in sockets.chunks(SOCKETS_MAX) {
@@ -245,7 +248,8 @@ fn receive_all(connection: OwnedFd, path: &Path) -> io::Result<Inheritance> {
                 }
                 // One that cannot be written is of no use here.
                 let Ok(address) = name.parse() else { continue };
-                let listening = Listening { address, sockets, file: None };
+                let transport = Transport::Plain;
+                let listening = Listening { address, transport, sockets, file: None };
                 offered.push(Offered { name, listening, has_file });
             }
             Message::Door if sockets.len() == 1 => {
@@ -365,7 +369,8 @@ mod tests {
             (0..count).map(|_| TcpListener::bind("127.0.0.1:0").expect("a port")).collect();
         let ports: Vec<_> = sockets.iter().map(|it| it.local_addr().expect("one")).collect();
         let sockets = sockets.into_iter().map(Into::into).collect();
-        (Listening { address: Address::Tcp(ports[0]), sockets, file: None }, ports)
+        let (address, transport) = (Address::Tcp(ports[0]), Transport::Plain);
+        (Listening { address, transport, sockets, file: None }, ports)
     }
 
     #[test]

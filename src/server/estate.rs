@@ -4,6 +4,7 @@
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
@@ -11,8 +12,10 @@ use tracing::{info, warn};
 
 use super::Control;
 use crate::listen::takeover::{self, Door, Inheritance};
-use crate::listen::{self, Address, ListenError, Listening, SocketFile};
+use crate::listen::{self, Address, ListenError, Listening, SocketFile, Transport};
+use crate::protocol::Acceptor;
 use crate::sandbox::{self, Needs};
+use crate::tls::Tls;
 use crate::workers::Listener;
 
 /// The pause after something at the door that was no server.
@@ -79,14 +82,19 @@ impl Entrance {
 }
 
 /// Distributes all sockets over the workers. A copy of each remains if there is an entrance through which they
-/// can be handed over.
+/// can be handed over. Connections to those that are not plain get their layers from `tls`.
 pub(super) fn distribute(
     listening: &mut [Listening],
     workers: usize,
     entrance: Option<&Entrance>,
+    tls: Option<&Arc<Tls>>,
 ) -> Result<Vec<Vec<Listener>>, ListenError> {
     let mut shares: Vec<Vec<Listener>> = (0..workers).map(|_| Vec::new()).collect();
-    for Listening { address, sockets, .. } in listening {
+    for Listening { address, transport, sockets, .. } in listening {
+        let acceptor = match transport {
+            Transport::Plain => None,
+            Transport::Tls => tls.map(|tls| tls.clone() as Arc<dyn Acceptor>),
+        };
         let mut share = || {
             let kept = sockets.iter().filter(|_| entrance.is_some()).map(OwnedFd::try_clone);
             let kept = kept.collect::<io::Result<Vec<OwnedFd>>>()?;
@@ -94,7 +102,10 @@ pub(super) fn distribute(
         };
         let shared = share().map_err(|error| ListenError::new(address, error))?;
         for (share, sockets) in shares.iter_mut().zip(shared) {
-            share.extend(sockets.into_iter().map(|socket| Listener { socket, acceptor: None }));
+            let acceptor = acceptor.clone();
+            share.extend(
+                sockets.into_iter().map(|socket| Listener { socket, acceptor: acceptor.clone() }),
+            );
         }
     }
     Ok(shares)

@@ -19,7 +19,7 @@ const LAYERS: &[&[&str]] = &[
     &["server"],
     &["workers"],
     &["engine"],
-    &["offload"],
+    &["offload", "tls"],
     &["protocol"],
     &["buffer"],
     &["listen"],

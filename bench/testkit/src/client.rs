@@ -1,8 +1,9 @@
-//! A scripted client over a real socket, which sends exactly the bytes that a test gives it.
+//! A scripted client over a real socket, which sends exactly the bytes that a test gives it. It may also speak over
+//! another stream, such as TLS on a socket.
 //!
 //! Reads and writes block, every wait is bounded, and failures are panics.
 
-use std::io::{self, BufReader, Read as _, Write as _};
+use std::io::{self, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 
 use rustix::net::sockopt;
@@ -25,11 +26,11 @@ pub const RESPONSE: &str = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websock
 
 /// A connection to the server.
 #[derive(Debug)]
-pub struct Client {
-    stream: BufReader<TcpStream>,
+pub struct Client<S = TcpStream> {
+    stream: BufReader<S>,
 }
 
-impl Client {
+impl Client<TcpStream> {
     /// A connection after its opening handshake.
     pub fn connect(address: SocketAddr) -> Client {
         let mut client = Client::open(address);
@@ -44,9 +45,35 @@ impl Client {
 
     /// A client that continues on this connection.
     pub fn on(stream: TcpStream) -> Client {
-        stream.set_nodelay(true).expect("an option");
-        stream.set_read_timeout(Some(TIMEOUT)).expect("an option");
-        stream.set_write_timeout(Some(TIMEOUT)).expect("an option");
+        prepare(&stream);
+        Client::over(stream)
+    }
+
+    /// The same connection, on which what is written next takes the place of the last `repeated` bytes: see
+    /// [`rewind`].
+    #[must_use]
+    pub fn rewound(self, repeated: u32) -> Client {
+        assert!(self.stream.buffer().is_empty(), "everything received is read");
+        Client::on(rewind(self.stream.into_inner(), repeated))
+    }
+
+    /// Limits the receive buffer, which otherwise keeps growing for a client that does not read. With less
+    /// than a few segments of the loopback device, the server's kernel would wait for timers.
+    pub fn limit_receiving(&self) {
+        sockopt::set_socket_recv_buffer_size(self.stream(), 256 << 10).expect("an option");
+    }
+}
+
+/// Sets the options of the socket of a [`Client`].
+pub fn prepare(stream: &TcpStream) {
+    stream.set_nodelay(true).expect("an option");
+    stream.set_read_timeout(Some(TIMEOUT)).expect("an option");
+    stream.set_write_timeout(Some(TIMEOUT)).expect("an option");
+}
+
+impl<S: Read + Write> Client<S> {
+    /// A client that speaks over this stream, whose socket has been prepared ([`prepare`]).
+    pub fn over(stream: S) -> Client<S> {
         Client { stream: BufReader::new(stream) }
     }
 
@@ -67,28 +94,20 @@ impl Client {
         String::from_utf8(response).expect("the server writes ASCII")
     }
 
-    /// The socket, for its options and for shutting it down.
-    pub fn stream(&self) -> &TcpStream {
+    /// The stream, for the options of its socket and for shutting it down.
+    pub fn stream(&self) -> &S {
         self.stream.get_ref()
     }
 
-    /// The same connection, on which what is written next takes the place of the last `repeated` bytes: see
-    /// [`rewind`].
-    #[must_use]
-    pub fn rewound(self, repeated: u32) -> Client {
-        assert!(self.stream.buffer().is_empty(), "everything received is read");
-        Client::on(rewind(self.stream.into_inner(), repeated))
-    }
-
-    /// Limits the receive buffer, which otherwise keeps growing for a client that does not read. With less
-    /// than a few segments of the loopback device, the server's kernel would wait for timers.
-    pub fn limit_receiving(&self) {
-        sockopt::set_socket_recv_buffer_size(self.stream(), 256 << 10).expect("an option");
+    /// The stream, to speak on it otherwise.
+    pub fn stream_mut(&mut self) -> &mut S {
+        self.stream.get_mut()
     }
 
     /// Sends bytes as they are.
     pub fn write(&mut self, bytes: &[u8]) {
-        self.stream.get_mut().write_all(bytes).expect("the server reads");
+        let stream = self.stream.get_mut();
+        stream.write_all(bytes).and_then(|()| stream.flush()).expect("the server reads");
     }
 
     /// Reads exactly `count` bytes.

@@ -6,6 +6,7 @@
 //! faults to choose, and the real program as a process. Everything fails with a panic whose message says
 //! what was expected.
 
+pub mod certificate;
 pub mod client;
 pub mod deflate;
 pub mod fake;
@@ -21,6 +22,7 @@ pub mod repair;
 pub mod seccomp;
 pub mod server;
 
+pub use certificate::{Authority, Issued};
 pub use client::{Client, REQUEST, RESPONSE};
 pub use frame::{BINARY, CLOSE, FIN, Frame, KEY, PING, PONG, RSV1, TEXT, frame, reply};
 pub use loss::{deafen, hurry, lose};
