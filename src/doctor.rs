@@ -149,7 +149,7 @@ mod tests {
         let tree = Tree::new(&[("proc/sys/kernel/osrelease/directory", "")]);
         assert_eq!(examine(tree.root(), &facts()).checks[0].verdict, Unknown);
         fs::write(tree.root().join("proc/meminfo"), [0xFF, 0xFE, 0x00]).expect("a file");
-        assert_eq!(examine(tree.root(), &facts()).checks.len(), Ability::ALL.len() + 22);
+        assert_eq!(examine(tree.root(), &facts()).checks.len(), Ability::ALL.len() + 23);
     }
 
     #[test]

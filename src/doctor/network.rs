@@ -8,6 +8,7 @@ pub(super) fn checks(machine: Machine<'_>) -> Vec<Check> {
         congestion_control(machine),
         busy_polling(machine, "net.core.busy_poll", "proc/sys/net/core/busy_poll"),
         busy_polling(machine, "net.core.busy_read", "proc/sys/net/core/busy_read"),
+        kernel_tls(machine),
     ]
 }
 
@@ -41,6 +42,15 @@ fn busy_polling(machine: Machine<'_>, name: &'static str, path: &str) -> Check {
     }
 }
 
+/// Whether the kernel could encrypt by itself (tls.rst of the kernel's documentation). The server does not use it.
+fn kernel_tls(machine: Machine<'_>) -> Check {
+    let row = Row::new(Heading::Network, "kernel TLS", "any; the server encrypts by itself");
+    match machine.read("proc/sys/net/ipv4/tcp_available_ulp") {
+        Some(names) if names.split_whitespace().any(|name| name == "tls") => row.fine("available"),
+        Some(_) | None => row.absent("the module tls is not loaded"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use crate::doctor::fixture::{check, expect, expect_each};
@@ -63,6 +73,22 @@ mod tests {
             ],
         );
         expect(&check("congestion control", &[]), Absent, "no TCP", None);
+    }
+
+    #[test]
+    fn kernel_tls() {
+        expect_each(
+            "kernel TLS",
+            "proc/sys/net/ipv4/tcp_available_ulp",
+            &[
+                ("espintcp mptcp tls\n", Fine, "available", None),
+                ("tls\n", Fine, "available", None),
+                ("mptcp\n", Absent, "not loaded", None),
+                ("tlsx", Absent, "not loaded", None),
+                ("\n", Absent, "not loaded", None),
+            ],
+        );
+        expect(&check("kernel TLS", &[]), Absent, "not loaded", None);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use serde_json::Value;
 use testkit::{Ended, end, program, run, run_by, say, without_io_uring};
 
 /// Every check, in the order of the table.
-const CHECKS: [&str; 31] = [
+const CHECKS: [&str; 32] = [
     "kernel version",
     "IORING_SETUP_SQPOLL",
     "IORING_SETUP_SUBMIT_ALL",
@@ -39,6 +39,7 @@ const CHECKS: [&str; 31] = [
     "congestion control",
     "net.core.busy_poll",
     "net.core.busy_read",
+    "kernel TLS",
     "huge pages free",
     "transparent huge pages",
 ];
