@@ -7,9 +7,8 @@
 //! times that the kernel comes in between is bounded; while user space sleeps or waits, the kernel may do what it
 //! likes.
 //!
-//! Orders are all there is, because each count that one side writes before it reads the other's is followed by a
-//! full barrier. That is also why Loom does not serve here: it takes sequentially consistent accesses for weaker
-//! ones, and would report orders that cannot occur.
+//! Here a write is seen at once. That the memory orderings in the source are enough for that is the subject of
+//! `orderings.rs`.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;

@@ -8,6 +8,8 @@
 pub mod gate;
 #[cfg(test)]
 mod interleavings;
+#[cfg(test)]
+mod orderings;
 pub mod program;
 pub mod record;
 #[cfg(test)]

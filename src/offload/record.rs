@@ -10,9 +10,13 @@
 //! User space also counts what it has received. If too much is passed up and not received, the program
 //! drops what comes, and the connection is given up.
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
+#[cfg(not(all(test, weak_memory)))]
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::time::Duration;
 
+#[cfg(all(test, weak_memory))]
+use super::orderings::AtomicU64;
 use crate::metrics::Echoed;
 
 /// A count of answered bytes that the program never reaches, so that the gate stays shut.
@@ -178,6 +182,7 @@ use program::interleave;
 #[cfg(test)]
 pub mod program {
     use std::cell::RefCell;
+    use std::sync::atomic::Ordering::Acquire;
 
     use super::*;
 
@@ -197,6 +202,9 @@ pub mod program {
     }
 
     /// What the program does to a record, each of it in one step.
+    ///
+    /// Its memory orderings are those of `verdict.bpf.c`: adding with `SeqCst` is a full barrier, and all else is
+    /// as weak as it can be.
     impl Record {
         /// A run begins.
         pub fn begin(&self) {
@@ -210,23 +218,24 @@ pub mod program {
 
         /// Whether everything that was passed up is answered.
         pub fn is_open(&self) -> bool {
-            self.answered.load(SeqCst) == self.passed.load(SeqCst)
+            // Acquire stands for the address of `sent`, which depends on what is read here.
+            self.answered.load(Acquire) == self.passed.load(Relaxed)
         }
 
         /// How many bytes are in flight to the peer, which has acknowledged `acknowledged`.
         pub fn flight(&self, acknowledged: u64) -> i64 {
-            let given = self.sent.load(SeqCst) + self.echoed_out.load(SeqCst);
+            let given = self.sent.load(Relaxed) + self.echoed_out.load(Relaxed);
             given.wrapping_sub(acknowledged).cast_signed()
         }
 
         /// Whether the answers are in the socket's send queue, which was given `written` bytes.
         pub fn is_clear(&self, written: u64) -> bool {
-            let sent = self.sent.load(SeqCst);
-            if self.cleared.load(SeqCst) != sent {
-                if written < sent + self.echoed_out.load(SeqCst) {
+            let sent = self.sent.load(Relaxed);
+            if self.cleared.load(Relaxed) != sent {
+                if written < sent + self.echoed_out.load(Relaxed) {
                     return false;
                 }
-                self.cleared.store(sent, SeqCst);
+                self.cleared.store(sent, Relaxed);
             }
             true
         }
@@ -234,36 +243,36 @@ pub mod program {
         /// A frame is echoed with `echoed` bytes.
         pub fn echo(&self, echoed: u64, now: Duration) {
             self.echoed_at_ns.store(now.as_nanos() as u64, Relaxed);
-            self.echoed_frames.fetch_add(1, SeqCst);
-            self.echoed_out.fetch_add(echoed, SeqCst);
+            self.echoed_frames.fetch_add(1, Relaxed);
+            self.echoed_out.fetch_add(echoed, Relaxed);
         }
 
         /// A packet of `bytes` bytes is passed up, or dropped if more than `unreceived_max` bytes may
         /// then be waiting to be received. Returns whether it is passed up.
         pub fn pass(&self, bytes: u64, unreceived_max: u64) -> bool {
-            let (received, passed) = (self.received.load(SeqCst), self.passed.load(SeqCst));
-            if received >= self.marked.load(SeqCst) {
-                let weight = self.weight.swap(0, SeqCst);
+            let (received, passed) = (self.received.load(Relaxed), self.passed.load(Relaxed));
+            if received >= self.marked.load(Relaxed) {
+                let weight = self.weight.swap(0, Relaxed);
                 let is_empty = received == passed;
-                self.weight_before.store(if is_empty { 0 } else { weight }, SeqCst);
-                self.marked.store(passed, SeqCst);
+                self.weight_before.store(if is_empty { 0 } else { weight }, Relaxed);
+                self.marked.store(passed, Relaxed);
             }
-            let weight = self.weight.fetch_add(bytes, SeqCst) + bytes;
-            if self.weight_before.load(SeqCst) + weight > unreceived_max {
-                self.overrun.store(1, SeqCst);
+            let weight = self.weight.fetch_add(bytes, Relaxed) + bytes;
+            if self.weight_before.load(Relaxed) + weight > unreceived_max {
+                self.overrun.store(1, Relaxed);
             }
             self.passed.fetch_add(bytes, SeqCst);
-            self.overrun.load(SeqCst) == 0
+            self.overrun.load(Relaxed) == 0
         }
 
         /// Whether all notices are taken.
         pub fn is_noticed(&self) -> bool {
-            self.notices_taken.load(SeqCst) == self.notices.load(SeqCst)
+            self.notices_taken.load(Relaxed) == self.notices.load(Relaxed)
         }
 
         /// A notice is sent.
         pub fn notify(&self) {
-            self.notices.fetch_add(1, SeqCst);
+            self.notices.fetch_add(1, Relaxed);
         }
     }
 }

@@ -157,6 +157,14 @@ static __always_inline __u64 load(const __u64 *count)
     return *(const volatile __u64 *)count;
 }
 
+// Reads a count of user space that it has written before another one, of which `later` was read. A processor may read
+// ahead of a branch, but not ahead of the address to read from, which depends on `later` here.
+static __always_inline __u64 load_after(__u64 later, const __u64 *count)
+{
+    asm volatile("%0 &= 0" : "+r"(later));
+    return load((const void *)count + later);
+}
+
 // The next two functions are not static, so that the verifier checks each once for any arguments, and not
 // again on every path to a call, which would take most of the time of loading.
 
@@ -210,9 +218,9 @@ __attribute__((noinline)) __u64 unmask(struct __sk_buff *skb, __u32 from, __u32 
     return seen | unmask_rest(skb, from, count, key);
 }
 
-// Turns the packet into its echo, if it is a frame to be echoed. Returns the length of the echo, or 0 if
-// the packet is unchanged.
-static __always_inline __u32 echo(struct __sk_buff *skb, struct record *record)
+// Turns the packet into its echo, if it is a frame to be echoed and `sent` bytes of user space leave before it. Returns
+// the length of the echo, or 0 if the packet is unchanged.
+static __always_inline __u32 echo(struct __sk_buff *skb, struct record *record, __u64 sent)
 {
     __u32 length = skb->len, payload, header;
     if (length < 6 || length > 8 + PAYLOAD_BYTES_MAX || record->echoed_frames >= ECHOED_FRAMES_MAX)
@@ -222,7 +230,7 @@ static __always_inline __u32 echo(struct __sk_buff *skb, struct record *record)
     if (!tcp)
         return 0;
     // Signed, because an acknowledged SYN or FIN counts as a byte.
-    __u64 sent = load(&record->sent), due = sent + record->echoed_out;
+    __u64 due = sent + record->echoed_out;
     __s64 flight = due + length - 4 - tcp->bytes_acked;
     if (flight > FLIGHT_BYTES_MAX)
         return 0;
@@ -399,8 +407,9 @@ int verdict(struct __sk_buff *skb)
     else
         length = fresh;
     __u32 echoed = 0;
-    if (fresh > 0 && load(&record->answered) == record->passed)
-        echoed = echo(skb, record);
+    __u64 answered = load(&record->answered);
+    if (fresh > 0 && answered == record->passed)
+        echoed = echo(skb, record, load_after(answered, &record->sent));
     if (echoed) {
         record->echoed_frames++;
         record->echoed_out += echoed;
