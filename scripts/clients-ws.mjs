@@ -1,6 +1,6 @@
 // The client `ws`, for the script `clients`: echoes a corpus over one connection and compares.
 //
-// `node clients-ws.mjs DIRECTORY` takes `ws` from the directory it is installed in, and the port, the
+// `node clients-ws.mjs DIRECTORY` takes `ws` from the directory it is installed in, and the URL, the
 // offer and the corpus as JSON on standard input. On success it prints as JSON what was agreed on, how
 // many echoes there were and how many messages were sent compressed; on failure it prints what differed
 // and exits with status 1.
@@ -22,7 +22,9 @@ const corpus = JSON.parse(readFileSync(job.corpus, "utf8")).map((message) => {
 });
 
 const { offer } = job;
-const socket = new WebSocket(`ws://127.0.0.1:${job.port}/`, {
+const socket = new WebSocket(`${job.url}/`, {
+  // The server has made its certificate itself.
+  rejectUnauthorized: false,
   perMessageDeflate: {
     // Of the undefined parameters, `ws` offers only `client_max_window_bits`.
     clientMaxWindowBits: offer.client_max_window_bits ?? false,
