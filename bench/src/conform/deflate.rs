@@ -332,8 +332,9 @@ impl Inflater {
     /// For messages of the side `theirs`, while the other sends as `ours`.
     pub fn new(ours: Side, theirs: Side) -> Inflater {
         let takes_over = theirs.takes_over;
+        // What refers to nothing before it means the same wherever it stands.
         let is_mirror =
-            ours.takes_over == theirs.takes_over && ours.window_bits <= theirs.window_bits;
+            (theirs.takes_over || !ours.takes_over) && ours.window_bits <= theirs.window_bits;
         let (inflater, output) = (Decompress::new(false), Vec::new());
         Inflater { inflater, takes_over, is_mirror, is_in_step: true, output }
     }
@@ -529,17 +530,23 @@ mod tests {
         let library = Library::default();
         let (bytes, count) = (1024, 50);
         let parts = library.parts(Corpus::Json, bytes);
-        let ours = library.stream(Corpus::Json, bytes, count, FULL);
         // A server that first mirrors and then compresses for itself, with the same history.
-        let mut inflater = Inflater::new(FULL, FULL);
-        let mut deflater = Compress::new(Compression::new(1), false);
-        for number in 0..count {
-            let sent = ours.message(number);
-            let theirs = compressed(&mut deflater, parts.message(number));
-            let payload = if number < 40 { sent } else { &theirs };
-            let echo = Echo { payload, is_compressed: true, parts, number, sent };
-            assert_eq!(inflater.check_echo(&echo), Ok(Ok(())), "{number}");
+        for takes_over in [true, false] {
+            let side = Side { takes_over, ..FULL };
+            let ours = library.stream(Corpus::Json, bytes, count, side);
+            let mut inflater = Inflater::new(side, FULL);
+            let mut deflater = Compress::new(Compression::new(1), false);
+            for number in 0..count {
+                let sent = ours.message(number);
+                let theirs = compressed(&mut deflater, parts.message(number));
+                let payload = if number < 40 { sent } else { &theirs };
+                let echo = Echo { payload, is_compressed: true, parts, number, sent };
+                assert_eq!(inflater.check_echo(&echo), Ok(Ok(())), "{number}");
+                // The same bytes are not inflated.
+                assert_eq!(inflater.is_in_step, number < 40, "{number} {takes_over}");
+            }
         }
+        let ours = library.stream(Corpus::Json, bytes, count, FULL);
         // What is not the message, compressed or not.
         let mut inflater = Inflater::new(FULL, FULL);
         let [other, sent] = [ours.message(1), ours.message(0)];
