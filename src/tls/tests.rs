@@ -646,8 +646,11 @@ fn what_takes_the_place_of_a_file_can_be_reached() {
         fs::create_dir(directory).expect("a directory");
     }
     let [certificate, key] = place.authority.issue(&["localhost"]).write(&other, "first");
-    std::os::unix::fs::symlink(&certificate, own.join("cert")).expect("a link");
-    let files = Files { certificate: own.join("cert"), key };
+    let link = |target: &Path, name: &str| {
+        std::os::unix::fs::symlink(target, own.join(name)).expect("a link");
+        own.join(name)
+    };
+    let files = Files { certificate: link(&certificate, "cert"), key: link(&key, "key") };
     let wanted = Needs::default()
         .calling(CALLS)
         .reading_in(&own)
