@@ -415,6 +415,25 @@ mod tests {
         }
     }
 
+    /// Whether the last of these unmasked frames is whole.
+    fn ends_with_a_frame(mut bytes: &[u8]) -> bool {
+        while !bytes.is_empty() {
+            let (header, length) = match *bytes {
+                [_, length @ 0..126, ..] => (2, u64::from(length)),
+                [_, 126, a, b, ..] => (4, u64::from(u16::from_be_bytes([a, b]))),
+                [_, 127, a, b, c, d, e, f, g, h, ..] => {
+                    (10, u64::from_be_bytes([a, b, c, d, e, f, g, h]))
+                }
+                _ => return false,
+            };
+            match bytes.get(header + length as usize..) {
+                Some(rest) => bytes = rest,
+                None => return false,
+            }
+        }
+        true
+    }
+
     /// What a stream within HTTP/2 needs, too: no case depends on a socket or on how it was opened.
     #[test]
     fn a_connection_need_not_be_a_socket() {
@@ -428,6 +447,10 @@ mod tests {
                 let mut received = Vec::new();
                 for bytes in theirs {
                     received.extend(bytes);
+                    // Some cases cut their frames.
+                    if !ends_with_a_frame(&received) {
+                        continue;
+                    }
                     let frames = parse(&received);
                     received.clear();
                     for frame in frames {
