@@ -1,18 +1,29 @@
-//! The conformance suite as a server, for clients: a client that is right, ones that are not, and others
-//! that ask for what is not there.
+//! The conformance suite as a server, for clients: a client that is right, one with each fault, and
+//! others that ask for what is not there.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Child, Command};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
+use std::time::Duration;
 
-use ringbench::conform::{Behavior, BehaviorClose, Clients, Demand, Report, Serving, Suite};
+use ringbench::conform::case::Limit;
+use ringbench::conform::{
+    Behavior, BehaviorClose, Case, Clients, Demand, Number, Report, Serving, Suite,
+};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use testkit::mutant::{self, Fault, Role, run_cases};
 use testkit::{Ended, TIMEOUT, end, spawn};
+
+/// How many of the cases that must notice a fault are run.
+const CASES_MAX: usize = 6;
+/// The longest time that one of them may wait for what does not come, if there are others.
+const LIMIT_MAX: Duration = Duration::from_secs(10);
 
 fn serving(suite: &Suite<Clients>) -> Serving {
     suite.serve("127.0.0.1:0").expect("a free port")
@@ -22,6 +33,17 @@ fn serving(suite: &Suite<Clients>) -> Serving {
 fn only(mut reports: Vec<Report>) -> Report {
     assert_eq!(reports.len(), 1);
     reports.remove(0)
+}
+
+/// The verdicts on a client with these faults, by case.
+fn verdicts(
+    suite: &Suite<Clients>,
+    faults: &[Fault],
+) -> BTreeMap<Number, (Behavior, BehaviorClose)> {
+    let serving = serving(suite);
+    run_cases(serving.url(), "mutant", &mutant::Behavior::with(faults)).expect("it runs");
+    let report = only(serving.finish());
+    report.results.cases.iter().map(|it| (it.case, (it.behavior, it.behavior_close))).collect()
 }
 
 /// Cases of sections 12 and 13 of each kind, and what else is short.
@@ -55,6 +77,56 @@ fn a_client_that_is_right_passes_every_case_strictly() {
             assert!(case.request.starts_with("GET /runCase?case="), "{}", case.request);
         }
     }
+}
+
+/// The cases that must notice a fault: a few of them, evenly chosen, without those that may wait long for
+/// what does not come. If there are no others, the one that waits the shortest.
+fn noticing(fault: Fault, cases: &[Case]) -> Vec<String> {
+    let limit = |case: &Case| {
+        let (Limit::Fail(limit) | Limit::Close(limit)) = case.limit;
+        limit
+    };
+    let mut all: Vec<&Case> =
+        cases.iter().filter(|case| fault.is_noticed_by(&case.number.to_string())).collect();
+    all.sort_by_key(|case| limit(case));
+    let short = all.iter().filter(|case| limit(case) <= LIMIT_MAX).count();
+    all.truncate(short.max(1));
+    all.sort_by_key(|case| case.number);
+    let step = all.len().div_ceil(CASES_MAX).max(1);
+    all.into_iter().step_by(step).map(|case| case.number.to_string()).collect()
+}
+
+#[test]
+fn every_fault_of_a_client_is_noticed() {
+    let every = Suite::clients().quick().selected().expect("cases");
+    let faults = Fault::ALL.iter().filter(|it| it.fits(Role::Client) && !it.is_legal());
+    let trials: Vec<(Fault, Vec<String>)> = faults
+        .map(|fault| (*fault, noticing(*fault, &every)))
+        .filter(|(_, cases)| !cases.is_empty())
+        .collect();
+    assert!(trials.len() > 40, "{}", trials.len());
+    let suite = |cases: &[String]| {
+        Suite::clients().quick().cases(&cases.join(",")).expect("there are such cases")
+    };
+    let all: BTreeSet<String> = trials.iter().flat_map(|(_, cases)| cases).cloned().collect();
+    let right = verdicts(&suite(&all.into_iter().collect::<Vec<_>>()), &[]);
+    let unnoticed = |(fault, cases): &(Fault, Vec<String>)| -> Vec<String> {
+        let wrong = verdicts(&suite(cases), &[*fault]);
+        assert_eq!(wrong.len(), cases.len(), "{fault}");
+        let same = wrong.into_iter().filter(|(number, verdict)| right.get(number) == Some(verdict));
+        same.map(|(number, verdict)| format!("{fault}: {number} {verdict:?}")).collect()
+    };
+    // Most of the time is spent waiting for what does not come.
+    let next = AtomicUsize::new(0);
+    let found: Vec<String> = thread::scope(|scope| {
+        let work = || {
+            let trials = std::iter::from_fn(|| trials.get(next.fetch_add(1, Ordering::Relaxed)));
+            trials.flat_map(unnoticed).collect::<Vec<String>>()
+        };
+        let workers: Vec<_> = (0..16).map(|_| scope.spawn(work)).collect();
+        workers.into_iter().flat_map(|worker| worker.join().expect("no panic")).collect()
+    });
+    assert!(found.is_empty(), "{found:#?}");
 }
 
 #[test]
