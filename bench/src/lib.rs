@@ -8,6 +8,7 @@ use ringecho::protocol::{
 };
 
 pub mod candidate;
+pub mod case_report;
 pub mod cli;
 pub mod commands;
 pub mod compare;
@@ -37,7 +38,7 @@ pub mod tables;
 pub mod target;
 pub mod usage;
 pub mod verdict;
-pub mod wire_report;
+pub mod wire;
 
 /// The settings of a server that is started without options.
 const SETTINGS: Settings = Settings {
