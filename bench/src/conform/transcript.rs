@@ -7,6 +7,8 @@ use std::time::Duration;
 use ringecho::protocol::violation::Violation;
 use serde::Serialize;
 
+use super::case::CLOSE;
+use super::inflate::Broken;
 use super::number::Number;
 use crate::rtt::SizeCounts;
 use crate::session::Form;
@@ -150,6 +152,12 @@ pub struct Transcript {
     pub rounds: Option<Rounds>,
     /// The first rule that the peer broke in its frames.
     pub violation: Option<Violation>,
+    /// What was wrong with a compressed message, if that was it.
+    pub not_inflated: Option<Broken>,
+    /// Whether the rule was broken by a close frame.
+    pub is_close_broken: bool,
+    /// Whether the peer ended the TCP connection by a reset.
+    pub is_reset: bool,
     /// How it ended.
     pub closing: Closing,
     /// What went over the wire.
@@ -169,10 +177,24 @@ impl Transcript {
             events: Vec::new(),
             rounds: None,
             violation: None,
+            not_inflated: None,
+            is_close_broken: false,
+            is_reset: false,
             closing: Closing::default(),
             traffic: Traffic::default(),
             log: Vec::new(),
         }
+    }
+
+    /// Notes that a compressed message could not be inflated. Returns the rule that it breaks.
+    pub fn not_inflated(&mut self, broken: Broken) -> Violation {
+        self.not_inflated.get_or_insert(broken);
+        broken.violation()
+    }
+
+    /// How many close frames came.
+    pub fn close_frames(&self) -> u64 {
+        self.traffic.frames_received.get(&CLOSE).copied().unwrap_or(0)
     }
 }
 
