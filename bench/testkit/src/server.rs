@@ -43,8 +43,7 @@ impl Server {
     /// returns when it has printed its first line.
     ///
     /// `RINGECHO_TEST_ENGINE` names the engine of all servers whose arguments do not name one and do not
-    /// need what only another has. `offload` stands for io_uring with `--offload on`. `RINGECHO_TEST_SANDBOX` is the
-    /// `--sandbox` of those whose arguments have none.
+    /// need what only another has. `offload` stands for io_uring with `--offload on`.
     pub fn start(arguments: &[&str]) -> Server {
         Server::start_with(arguments, &[])
     }
@@ -73,12 +72,6 @@ impl Server {
             if !is_sealed && !arguments.iter().any(|argument| others.contains(argument)) {
                 command.args(engine);
             }
-        }
-        // A sanitizer's runtime reads and writes files that the sandbox hides.
-        if let Ok(sandbox) = std::env::var("RINGECHO_TEST_SANDBOX")
-            && !arguments.contains(&"--sandbox")
-        {
-            command.args(["--sandbox", &sandbox]);
         }
         Server::start_by(command)
     }
