@@ -30,7 +30,7 @@ PORT = re.compile(r"ws://127\.0\.0\.1:(\d+)")
 @contextlib.contextmanager
 def running(binary, arguments=(), stats_file=None, wrapper=(), log=None):
     """Runs `binary` on a free port and yields the port and the process id; ends it with SIGTERM and checks
-    its status.
+    its status. It may be told to listen elsewhere too, by `arguments`.
 
     `wrapper` is a command that precedes the binary and becomes it (`nice`, `strace -D`), `log` a file
     that takes standard error.
@@ -40,7 +40,7 @@ def running(binary, arguments=(), stats_file=None, wrapper=(), log=None):
         command += ["--stats-file", str(stats_file)]
     command += arguments
     with _started(command, log) as process:
-        (address,) = _addresses(process, command)
+        address, *_ = _addresses(process, command)
         yield int(PORT.fullmatch(address)[1]), process.pid
 
 
