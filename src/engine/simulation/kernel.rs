@@ -8,6 +8,7 @@
 //! offloaded sockets, and [`checks`] what must hold at rest and at the end.
 
 mod checks;
+mod connections;
 mod listener;
 mod offload;
 mod operations;
@@ -21,6 +22,7 @@ use std::fmt;
 use std::rc::Rc;
 use std::time::Duration;
 
+use self::connections::Connections;
 use self::listener::Listener;
 use self::steps::Step;
 use super::buffers::Buffers;
@@ -171,7 +173,7 @@ pub(super) struct Kernel {
     random: Random,
     now: Duration,
     stops_by: Duration,
-    connections: Vec<Connection>,
+    connections: Connections,
     /// Connections that are connected and not gone.
     active: Vec<usize>,
     connected: usize,
@@ -215,7 +217,7 @@ impl Kernel {
         Kernel {
             program: Rc::new(RefCell::new(program)),
             records,
-            connections,
+            connections: Connections::new(connections),
             active: Vec::new(),
             connected: 0,
             descriptors: vec![None; scenario.descriptors],

@@ -76,8 +76,8 @@ impl Kernel {
         // Until now it has run at the time of the last call.
         let before = std::mem::replace(&mut program.now, self.now);
         for &number in &self.active {
+            let Some(place) = self.connections[number].place else { continue };
             let connection = &mut self.connections[number];
-            let Some(place) = connection.place else { continue };
             let socket = program.socket_mut(place);
             if socket.is_overrun {
                 self.totals.overrun += u64::from(connection.link.overrun());

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::checks::Rest;
-use super::{Flight, Kernel};
+use super::{Connection, Flight, Kernel};
 use crate::engine::ring::{Completion, Sent};
 use crate::engine::simulation::peer::Act;
 
@@ -79,9 +79,20 @@ impl Kernel {
         let around = steps.len();
         let first = self.random.below(count);
         for at in (first..count).chain(0..first) {
-            self.find_steps_of(self.active[at], steps);
+            let number = self.active[at];
+            if self.connections.is_idle(number, self.now) {
+                continue;
+            }
+            self.find_steps_of(number, steps);
             if steps.len() > around {
                 return;
+            }
+            let Connection { link, place, .. } = &self.connections[number];
+            // What the program does changes no connection.
+            if place.is_none() && !self.is_still {
+                let wakes_at = link.wakes_at();
+                let until = if wakes_at > self.now { wakes_at } else { Duration::MAX };
+                self.connections.note_idle(number, until);
             }
         }
     }
