@@ -9,11 +9,13 @@ use std::time::Duration;
 use crate::server::{Launch, Ready, Server};
 use crate::stop::Stop;
 use crate::target::Target;
+use crate::tls::Trust;
 use crate::usage::Usage;
 
-/// Placeholders for a free port in a command: for a server that speaks WebSocket, and for one that
-/// echoes plain bytes.
-const PORTS: [&str; 2] = ["{port}", "{tcp-port}"];
+/// Placeholders for a free port in a command: for a server that speaks WebSocket, for one that speaks it
+/// over TLS, and for one that echoes plain bytes.
+const PORTS: [&str; 3] = [PORT, "{tls-port}", "{tcp-port}"];
+const PORT: &str = "{port}";
 /// Words by which a shell joins commands or redirects what they print.
 const SHELL_WORDS: [&str; 8] = ["&&", "||", "|", ";", "&", ">", "<", "2>&1"];
 
@@ -37,6 +39,8 @@ pub struct Candidate {
     source: Source,
     server: Option<Server>,
     target: Option<Target>,
+    /// Whom to trust, if TLS is spoken.
+    trust: Option<Trust>,
 }
 
 /// Where a server comes from.
@@ -51,12 +55,32 @@ enum Source {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Scheme {
     WebSocket,
+    Tls,
     Tcp,
+}
+
+impl Scheme {
+    /// What the server of a command speaks.
+    fn of(command: &str) -> Scheme {
+        let [_, tls, tcp] = PORTS;
+        let is_url = |(before, _): (&str, &str)| {
+            // The last word before the port, as in --listen wss://127.0.0.1:{port}.
+            before.rsplit(char::is_whitespace).next().is_some_and(|word| word.contains("wss://"))
+        };
+        if command.contains(tls) || command.split_once(PORT).is_some_and(is_url) {
+            Scheme::Tls
+        } else if command.contains(PORT) || !command.contains(tcp) {
+            Scheme::WebSocket
+        } else {
+            Scheme::Tcp
+        }
+    }
 }
 
 impl Candidate {
     /// A candidate as it is written on the command line: `[NAME=]TARGET`, or `[NAME=]COMMAND` with
-    /// `{port}` (WebSocket) or `{tcp-port}` (plain bytes) in it. Nothing is started.
+    /// `{port}` (WebSocket), `{tls-port}` (WebSocket over TLS) or `{tcp-port}` (plain bytes) in it. `{port}`
+    /// in a URL that begins with `wss://` is for TLS too. Nothing is started.
     ///
     /// # Errors
     ///
@@ -73,11 +97,12 @@ impl Candidate {
         if !is_command(what) {
             let target = what.parse().map_err(|error| {
                 format!(
-                    "{error}; in a command that starts a server, write {{port}} or {{tcp-port}} for its port"
+                    "{error}; in a command that starts a server, write {{port}}, {{tls-port}} or {{tcp-port}} for its \
+                     port"
                 )
             })?;
             let (source, target) = (Source::Address, Some(target));
-            return Ok(Candidate { name, source, server: None, target });
+            return Ok(Candidate { name, source, server: None, target, trust: None });
         }
         let words = shell_words::split(what).map_err(|error| format!("{what}: {error}"))?;
         let first = words.first().map(String::as_str).unwrap_or_default();
@@ -93,14 +118,27 @@ impl Candidate {
                  'COMMANDS'"
             ));
         }
-        let scheme = if what.contains(PORTS[0]) { Scheme::WebSocket } else { Scheme::Tcp };
-        let source = Source::Command { words, scheme };
-        Ok(Candidate { name, source, server: None, target: None })
+        let source = Source::Command { words, scheme: Scheme::of(what) };
+        Ok(Candidate { name, source, server: None, target: None, trust: None })
     }
 
     /// Whether a command starts it.
     pub fn is_started_here(&self) -> bool {
         matches!(self.source, Source::Command { .. })
+    }
+
+    /// Whether it speaks TLS.
+    pub fn is_over_tls(&self) -> bool {
+        match &self.source {
+            Source::Address => self.target.as_ref().is_some_and(|target| target.tls.is_some()),
+            Source::Command { scheme, .. } => *scheme == Scheme::Tls,
+        }
+    }
+
+    /// Says whom to trust if it speaks TLS.
+    pub fn trust(&mut self, trust: &Trust) {
+        self.target = self.target.take().map(|target| target.trusting(trust));
+        self.trust = Some(trust.clone());
     }
 
     /// Starts it on the CPUs `cpus`, or resumes it if it was stopped.
@@ -123,9 +161,14 @@ impl Candidate {
             .map_err(|error| format!("{}: {error}{}", self.name, hint(&self.name)))?;
         let target = match scheme {
             Scheme::WebSocket => format!("ws://{}/", server.address()),
+            Scheme::Tls => format!("wss://{}/", server.address()),
             Scheme::Tcp => format!("tcp://{}", server.address()),
         };
-        self.target = Some(target.parse()?);
+        let target: Target = target.parse()?;
+        self.target = Some(match &self.trust {
+            Some(trust) => target.trusting(trust),
+            None => target,
+        });
         self.server = Some(server);
         Ok(())
     }
@@ -220,6 +263,21 @@ mod tests {
         let Source::Command { words, scheme } = command.source else { panic!("a command") };
         assert_eq!(words, ["server", "--name", "b c", "{port}"]);
         assert_eq!(scheme, Scheme::WebSocket);
+        for (command, scheme) in [
+            ("a {port}", Scheme::WebSocket),
+            ("a ws://127.0.0.1:{port}", Scheme::WebSocket),
+            ("a --url=wss://127.0.0.1:{port} --tls-self-signed", Scheme::Tls),
+            ("a --listen wss://127.0.0.1:{port}", Scheme::Tls),
+            ("a --behind wss://b.example/ {port}", Scheme::WebSocket),
+            ("a {tls-port}", Scheme::Tls),
+            ("a {tcp-port}", Scheme::Tcp),
+        ] {
+            assert_eq!(Scheme::of(command), scheme, "{command}");
+            let parsed = Candidate::parse(command).expect("a command");
+            assert_eq!(parsed.is_over_tls(), scheme == Scheme::Tls, "{command}");
+        }
+        let over_tls = Candidate::parse("wss://localhost/").expect("a target");
+        assert!(over_tls.is_over_tls());
         let set = Candidate::parse("a=env PORT={tcp-port} server").expect("a command");
         assert!(matches!(set.source, Source::Command { scheme: Scheme::Tcp, .. }));
     }

@@ -17,6 +17,7 @@ use crate::load::{CONNECTIONS_MAX, Kind, Mix, PIPELINE_MAX, Rate, SIZE_MAX};
 use crate::rtt::Wait;
 use crate::session::Form;
 use crate::target::Target;
+use crate::tls::{Accepted, Sessions, Trust};
 
 /// A latency lab for WebSocket echo servers.
 ///
@@ -102,6 +103,46 @@ pub struct Common {
     pub server_cpus: Option<CpuList>,
 }
 
+/// TLS, for targets that begin with wss://.
+#[derive(Debug, Clone, Default, Args)]
+pub struct TlsOptions {
+    /// For wss://: accept the certificates in this PEM file and those that they have signed, instead of
+    /// those that this system trusts. Can be given several times.
+    #[arg(long, value_name = "FILE")]
+    pub ca: Vec<PathBuf>,
+
+    /// For wss://: do not check whose certificate the server shows. The results say so.
+    #[arg(long, conflicts_with = "ca")]
+    pub insecure: bool,
+
+    /// For wss://: resume the session of an earlier connection, where the server offers that. Otherwise
+    /// each connection has a full TLS handshake.
+    #[arg(long)]
+    pub tls_resume: bool,
+}
+
+impl TlsOptions {
+    /// Whether there is any.
+    pub fn is_given(&self) -> bool {
+        self.insecure || self.tls_resume || !self.ca.is_empty()
+    }
+
+    /// What they say.
+    ///
+    /// # Errors
+    ///
+    /// When a file cannot be used, or this system trusts nobody.
+    pub fn trust(&self) -> Result<Trust, String> {
+        let accepted = match &self.ca[..] {
+            _ if self.insecure => Accepted::Any,
+            [] => Accepted::System,
+            files => Accepted::Files(files.to_vec()),
+        };
+        let sessions = if self.tls_resume { Sessions::Resumed } else { Sessions::New };
+        Trust::new(&accepted, sessions)
+    }
+}
+
 /// Messages of round trips.
 #[derive(Debug, Args)]
 pub struct Messages {
@@ -133,7 +174,7 @@ impl Messages {
 /// `ringbench rtt`
 #[derive(Debug, Args)]
 pub struct Rtt {
-    /// ws://HOST:PORT/, unix:/PATH or tcp://HOST:PORT [default: start the ringecho in the directory
+    /// ws://HOST:PORT/, wss://HOST:PORT/, unix:/PATH or tcp://HOST:PORT [default: start the ringecho in the directory
     /// of this program on a free port].
     pub target: Option<Target>,
 
@@ -161,6 +202,10 @@ pub struct Rtt {
     /// Write an HTML page and a JSON file per case into this directory, as the Autobahn suite does.
     #[arg(long, value_name = "DIR")]
     pub report: Option<PathBuf>,
+
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "its fields are documented")]
+    pub tls: TlsOptions,
 
     #[command(flatten)]
     #[expect(missing_docs, reason = "its fields are documented")]
@@ -219,7 +264,7 @@ pub struct Traffic {
 /// `ringbench load`
 #[derive(Debug, Args)]
 pub struct Load {
-    /// ws://HOST:PORT/, unix:/PATH or tcp://HOST:PORT.
+    /// ws://HOST:PORT/, wss://HOST:PORT/, unix:/PATH or tcp://HOST:PORT.
     pub target: Target,
 
     #[command(flatten)]
@@ -246,6 +291,10 @@ pub struct Load {
     /// With --size: binary messages instead of text.
     #[arg(long, requires = "size")]
     pub binary: bool,
+
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "its fields are documented")]
+    pub tls: TlsOptions,
 
     #[command(flatten)]
     #[expect(missing_docs, reason = "its fields are documented")]
@@ -277,9 +326,9 @@ pub struct Report {
 /// `ringbench compare`
 #[derive(Debug, Args)]
 pub struct Compare {
-    /// [NAME=]ws://HOST:PORT/, or [NAME=]COMMAND, which is started and ended. {port} in it is replaced
-    /// by the port to serve WebSocket on, {tcp-port} by one to echo plain bytes on. Ratios are to the
-    /// first.
+    /// [NAME=]ws://HOST:PORT/, or wss://, or [NAME=]COMMAND, which is started and ended. {port} in it is
+    /// replaced by the port to serve WebSocket on, {tls-port} by one to serve it on over TLS (so is {port}
+    /// after wss://), {tcp-port} by one to echo plain bytes on. Ratios are to the first.
     #[arg(required = true, num_args = 2..)]
     pub targets: Vec<String>,
 
@@ -304,6 +353,10 @@ pub struct Compare {
     /// Otherwise each is started once and suspended (SIGSTOP) while others are measured.
     #[arg(long)]
     pub restart: bool,
+
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "its fields are documented")]
+    pub tls: TlsOptions,
 
     #[command(flatten)]
     #[expect(missing_docs, reason = "its fields are documented")]

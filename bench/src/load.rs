@@ -153,6 +153,7 @@ pub fn run(plan: &Plan, stop: &Stop, tell: &mut dyn FnMut(Event)) -> Result<Outc
     tell(Event::Opened);
     let tallies: Vec<Mutex<Tally>> = (0..plan.threads()).map(|_| Mutex::default()).collect();
     let mut run = Run::new(plan, stop);
+    run.tls = links.iter().flatten().find_map(|link| link.stream.agreed());
     let assignments = run.assignments(&tallies, links, &openers)?;
     let ended = run.work(assignments, &tallies, tell)?;
     Ok(run.outcome(tally::total(tallies), &ended))
@@ -208,6 +209,8 @@ struct Run<'a> {
     sums: Sums,
     /// The time in which this process did not run.
     paused: Duration,
+    /// What TLS has agreed on.
+    tls: Option<String>,
 }
 
 impl<'a> Run<'a> {
@@ -229,6 +232,7 @@ impl<'a> Run<'a> {
             started_at: SystemTime::now() + lead + plan.warm_up,
             sums: Sums::new(window),
             paused: Duration::ZERO,
+            tls: None,
         }
     }
 
@@ -331,7 +335,7 @@ impl<'a> Run<'a> {
     }
 
     fn outcome(self, mut tally: Tally, ended: &[Ended]) -> Outcome {
-        let Run { plan, stop, pace, window: planned, started_at, sums, paused } = self;
+        let Run { plan, stop, pace, window: planned, started_at, sums, paused, tls } = self;
         // A worker whose connections have all failed ends early while the others go on, so it does not
         // say when the load ended, unless all have failed. A stop ends all workers at once.
         let (failed, whole): (Vec<&Ended>, Vec<&Ended>) =
@@ -352,7 +356,10 @@ impl<'a> Run<'a> {
         ended.iter().for_each(|ended| lag.add(&ended.lag));
         let measurement = Measurement {
             name: plan.target.to_string(),
-            description: plan.description(),
+            description: match tls {
+                Some(tls) => format!("{}; over {tls}", plan.description()),
+                None => plan.description(),
+            },
             messages: tally.counted.echoed,
             wrong: tally.counted.wrong,
             unasked: tally.counted.unasked,

@@ -1,5 +1,5 @@
-//! From a target to an open connection: connects, and for a WebSocket goes through the opening
-//! handshake (RFC 6455 section 4.1).
+//! From a target to an open connection: connects, goes through the handshake of TLS if there is TLS, and for
+//! a WebSocket through the opening handshake (RFC 6455 section 4.1).
 
 use std::io;
 use std::time::Duration;
@@ -13,6 +13,7 @@ use crate::session::{Response, Session};
 use crate::socket::{CONNECT_TIMEOUT, Deadline, Stream, is_transient};
 use crate::stop::Stop;
 use crate::target::Target;
+use crate::tls::Failure;
 
 /// How long the opening handshake may take.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -91,14 +92,20 @@ impl<'a> Opening<'a> {
         Ok(opened)
     }
 
-    /// Connects, without an opening handshake.
+    /// Connects, with TLS if the target says so, but without an opening handshake.
     ///
     /// # Errors
     ///
-    /// When nobody listens, it takes too long, or the stop is requested.
+    /// When nobody listens, there is no TLS that can be trusted, it takes too long, or the stop is
+    /// requested.
     pub fn connect(&self, stop: &Stop) -> Result<Stream, Problem> {
         let mut deadline = Deadline::new(Step::Connect, self.connect_timeout, stop);
-        Stream::connect(&self.target.endpoint, &mut deadline)
+        let mut stream = Stream::connect(&self.target.endpoint, &mut deadline)?;
+        if let Some(tls) = &self.target.tls {
+            let mut deadline = Deadline::new(Step::Tls, self.handshake_timeout, stop);
+            stream.secure(tls, &mut deadline)?;
+        }
+        Ok(stream)
     }
 
     /// Opens the connection with this value of Sec-WebSocket-Extensions, and returns that of the
@@ -137,7 +144,10 @@ impl<'a> Opening<'a> {
             shake_hands(&mut opened, &request, deadline, read).map_err(
                 |problem| match problem {
                     Problem::Closed(_) => Problem::Unanswered(None),
-                    Problem::Lost(error) => Problem::Unanswered(Some(error)),
+                    Problem::Lost(error) => match Failure::of(&error) {
+                        Some(failure) => Problem::NoTls(failure),
+                        None => Problem::Unanswered(Some(error)),
+                    },
                     problem => problem,
                 },
             )?;
@@ -164,13 +174,13 @@ fn shake_hands(
     }
 }
 
-fn send_all(stream: &Stream, bytes: &[u8], deadline: &mut Deadline<'_>) -> Result<(), Problem> {
+fn send_all(stream: &mut Stream, bytes: &[u8], deadline: &mut Deadline<'_>) -> Result<(), Problem> {
     let mut left = bytes;
     while !left.is_empty() {
         match stream.send(left) {
             Ok(count) => left = &left[count..],
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                deadline.wait(stream, PollFlags::OUT)?;
+                stream.wait(PollFlags::OUT, deadline)?;
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(Problem::Lost(error)),
@@ -181,12 +191,12 @@ fn send_all(stream: &Stream, bytes: &[u8], deadline: &mut Deadline<'_>) -> Resul
 
 /// Waits until something comes, and puts it into the session.
 fn receive(
-    stream: &Stream,
+    stream: &mut Stream,
     session: &mut Session,
     deadline: &mut Deadline<'_>,
 ) -> Result<(), Problem> {
     loop {
-        deadline.wait(stream, PollFlags::IN)?;
+        stream.wait(PollFlags::IN, deadline)?;
         match stream.receive(session.room()) {
             Ok(0) => return Err(Problem::Closed(None)),
             Ok(count) => {

@@ -9,11 +9,15 @@ use std::time::Duration;
 use ringecho::protocol::client::Refusal;
 use ringecho::protocol::violation::Violation;
 
+use crate::tls;
+
 /// What a connection waits for; each has a deadline of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
     /// The addresses of a host name, and a connection to one of them.
     Connect,
+    /// The handshake of TLS.
+    Tls,
     /// The whole answer to the opening handshake.
     Handshake,
     /// Room for a message, and its whole echo.
@@ -29,6 +33,8 @@ pub enum Problem {
     CannotResolve(io::Error),
     /// There is no connection.
     CannotConnect(io::Error),
+    /// There is a connection, but no TLS on it that can be trusted.
+    NoTls(tls::Failure),
     /// What listens there accepts no WebSocket connection.
     Refused(Refusal),
     /// The connection ended before the whole answer to the opening handshake had come: by the server,
@@ -72,7 +78,8 @@ impl Problem {
             | Problem::Lost(error) => {
                 matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE))
             }
-            Problem::Refused(_)
+            Problem::NoTls(_)
+            | Problem::Refused(_)
             | Problem::NoCompression
             | Problem::WrongExtensions(_)
             | Problem::TimedOut(..)
@@ -104,6 +111,7 @@ impl fmt::Display for Problem {
                     _ => Ok(()),
                 }
             }
+            Problem::NoTls(failure) => failure.fmt(f),
             Problem::Refused(refusal) => {
                 write!(f, "not a WebSocket server: {refusal}")?;
                 hint(refusal).map_or(Ok(()), |hint| write!(f, "; {hint}"))
@@ -130,6 +138,10 @@ impl fmt::Display for Problem {
                 let seconds = timeout.as_secs_f64();
                 match step {
                     Step::Connect => write!(f, "cannot connect: no answer within {seconds} s"),
+                    Step::Tls => write!(
+                        f,
+                        "no complete TLS handshake within {seconds} s; the server may not speak TLS"
+                    ),
                     Step::Handshake => {
                         write!(f, "no complete answer to the opening handshake within {seconds} s")
                     }
@@ -167,7 +179,7 @@ impl Error for Problem {}
 fn hint(refusal: &Refusal) -> Option<Cow<'static, str>> {
     let hint = match refusal {
         Refusal::NotHttp => "to measure a plain TCP echo, write tcp://",
-        Refusal::Tls => "ringbench has no TLS; give an address where the server speaks without it",
+        Refusal::Tls => "the server speaks TLS there; write wss:// instead of ws://",
         Refusal::HttpVersion => {
             "a WebSocket needs HTTP/1.1; give the server's own address if this is a proxy's"
         }
@@ -241,7 +253,7 @@ mod tests {
             (Refusal::Status(404), "path"),
             (Refusal::Status(503), "limit"),
             (Refusal::Redirect(301, "wss://a\u{9b}2J/".to_owned()), r"to wss://a\u{9b}2J/;"),
-            (Refusal::Tls, "TLS"),
+            (Refusal::Tls, "wss://"),
             (Refusal::HttpVersion, "HTTP/1.1"),
             (Refusal::HeadTooLong, "fewer"),
             (Refusal::UpgradeMissing, "proxy"),

@@ -167,6 +167,8 @@ pub struct Outcome {
     /// How the server closed the connection, if there was a closing handshake. If that was not clean,
     /// the measurement counts and deserves a warning.
     pub farewell: Option<Farewell>,
+    /// What TLS has agreed on; nothing if the connection was plain.
+    pub tls: Option<String>,
 }
 
 /// Runs a case on a new connection, until it is done or `stop` is requested. An early stop is no
@@ -187,6 +189,7 @@ pub fn run(plan: &Plan<'_>, stop: &Stop) -> Result<Outcome, Problem> {
         Err(Problem::Stopped) => return Ok(outcome),
         Err(problem) => return Err(problem),
     };
+    outcome.tls = opened.stream.agreed();
     let mut connection = Connection::new(opened, *plan, stop);
     match connection.measure(&mut outcome).and_then(|()| connection.close()) {
         Ok(farewell) => outcome.farewell = farewell,
@@ -271,7 +274,7 @@ impl<'a> Connection<'a> {
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     let events = PollFlags::IN | PollFlags::OUT;
-                    if deadline.wait(&self.opened.stream, events)? != PollFlags::OUT {
+                    if self.opened.stream.wait(events, deadline)? != PollFlags::OUT {
                         self.receive_now()?;
                     }
                 }

@@ -2,7 +2,8 @@
 //!
 //! A [`Stream`] itself never waits, except in [`Stream::receive_sleeping`], for at most [`SLICE`].
 //! Every longer wait goes through a [`Deadline`]. It applies to a step as a whole, however many bytes
-//! trickle in meanwhile, and ends at once when the stop is requested. This file knows no frames.
+//! trickle in meanwhile, and ends at once when the stop is requested. This file knows no frames, and of TLS
+//! only when to go through it.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream, ToSocketAddrs as _};
@@ -22,8 +23,10 @@ use rustix::net::{
 };
 
 use crate::problem::{Problem, Step};
+use crate::secured::Secured;
 use crate::stop::Stop;
 use crate::target::Endpoint;
+use crate::tls::{Failure, Tls};
 
 /// How long connecting may take, with the resolution of the host name.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -144,9 +147,16 @@ impl<'a> Deadline<'a> {
     }
 }
 
-/// A connection to a server, not yet opened as a WebSocket. For TCP, Nagle's algorithm is off.
+/// A connection, not yet opened as a WebSocket. For TCP, Nagle's algorithm is off.
+///
+/// If it is encrypted, what is sent and received here is what is within TLS, and a part of the last send may
+/// still wait for room in the socket: it goes out with whatever is called next.
 #[derive(Debug)]
-pub struct Stream(TcpStream);
+pub struct Stream {
+    socket: TcpStream,
+    /// What lies between, if anything.
+    secured: Option<Box<Secured>>,
+}
 
 impl Stream {
     /// Connects.
@@ -159,29 +169,64 @@ impl Stream {
             Endpoint::Tcp(address) => connect_to_any(&resolve(address, deadline)?, deadline)?,
             Endpoint::Unix(path) => connect_unix(path, deadline)?,
         };
-        // Reading, writing and shutting down are the same for every stream socket.
-        let stream = TcpStream::from(socket);
-        stream.set_nonblocking(false).map_err(Problem::CannotConnect)?;
-        sockopt::set_socket_timeout(&stream, Timeout::Recv, Some(SLICE)).map_err(cannot_connect)?;
-        Ok(Stream(stream))
+        Stream::of(socket).map_err(Problem::CannotConnect)
     }
 
-    /// A connection that was accepted.
-    fn accepted(socket: OwnedFd) -> io::Result<Stream> {
-        let stream = TcpStream::from(socket);
-        stream.set_nonblocking(false)?;
-        sockopt::set_socket_timeout(&stream, Timeout::Recv, Some(SLICE))?;
-        Ok(Stream(stream))
+    /// A stream on a socket that is connected.
+    fn of(socket: OwnedFd) -> io::Result<Stream> {
+        // Reading, writing and shutting down are the same for every stream socket.
+        let socket = TcpStream::from(socket);
+        socket.set_nonblocking(false)?;
+        sockopt::set_socket_timeout(&socket, Timeout::Recv, Some(SLICE))?;
+        Ok(Stream { socket, secured: None })
+    }
+
+    /// Goes through the handshake of TLS, as the client.
+    ///
+    /// # Errors
+    ///
+    /// When the server does not speak TLS or is not trusted, or it takes too long.
+    pub fn secure(&mut self, tls: &Tls, deadline: &mut Deadline<'_>) -> Result<(), Problem> {
+        let mut opening = Vec::new();
+        let layer = tls.layer(&mut opening).map_err(Problem::NoTls)?;
+        let mut secured = Secured::new(layer, opening);
+        // Nothing is asked for, so nothing is to come before the handshake is done.
+        let mut room = [0; 4096];
+        let lost = |error: io::Error| match Failure::of(&error) {
+            Some(failure) => Problem::NoTls(failure),
+            None => Problem::Lost(error),
+        };
+        secured.push(&self.socket).map_err(lost)?;
+        while !secured.is_open() {
+            let room_too = if secured.has_pending() { PollFlags::OUT } else { PollFlags::empty() };
+            deadline.wait(&self.socket, PollFlags::IN | room_too)?;
+            match secured.receive(&self.socket, &mut room, RecvFlags::DONTWAIT) {
+                Ok(0) => return Err(Problem::NoTls(Failure::Ended)),
+                Ok(_) => return Err(Problem::UnawaitedEcho),
+                Err(error) if is_transient(&error) => {}
+                Err(error) => return Err(lost(error)),
+            }
+        }
+        self.secured = Some(Box::new(secured));
+        Ok(())
+    }
+
+    /// What both sides of TLS have agreed on; nothing if the connection is plain.
+    pub fn agreed(&self) -> Option<String> {
+        self.secured.as_ref().and_then(|secured| secured.agreed())
     }
 
     /// Receives what has come, without waiting; 0 at the end of the connection.
     ///
     /// # Errors
     ///
-    /// [`io::ErrorKind::WouldBlock`] where nothing has come.
+    /// [`io::ErrorKind::WouldBlock`] where nothing has come, or nothing that is complete.
     #[inline]
-    pub fn receive(&self, room: &mut [u8]) -> io::Result<usize> {
-        let (count, _) = recv(&self.0, room, RecvFlags::DONTWAIT)?;
+    pub fn receive(&mut self, room: &mut [u8]) -> io::Result<usize> {
+        if let Some(secured) = &mut self.secured {
+            return secured.receive(&self.socket, room, RecvFlags::DONTWAIT);
+        }
+        let (count, _) = recv(&self.socket, room, RecvFlags::DONTWAIT)?;
         Ok(count)
     }
 
@@ -189,11 +234,21 @@ impl Stream {
     ///
     /// # Errors
     ///
-    /// [`io::ErrorKind::WouldBlock`] where nothing has come; [`io::ErrorKind::Interrupted`] by a
-    /// signal.
+    /// [`io::ErrorKind::WouldBlock`] where nothing has come, or nothing that is complete;
+    /// [`io::ErrorKind::Interrupted`] by a signal.
     #[inline]
-    pub fn receive_sleeping(&self, room: &mut [u8]) -> io::Result<usize> {
-        let (count, _) = recv(&self.0, room, RecvFlags::empty())?;
+    pub fn receive_sleeping(&mut self, room: &mut [u8]) -> io::Result<usize> {
+        if let Some(secured) = &mut self.secured {
+            secured.push(&self.socket)?;
+            if secured.has_pending() {
+                let either = PollFlags::IN | PollFlags::OUT;
+                let slice = Timespec { tv_sec: 0, tv_nsec: i64::from(SLICE.subsec_nanos()) };
+                poll(&mut [PollFd::new(&self.socket, either)], Some(&slice))?;
+                return secured.receive(&self.socket, room, RecvFlags::DONTWAIT);
+            }
+            return secured.receive(&self.socket, room, RecvFlags::empty());
+        }
+        let (count, _) = recv(&self.socket, room, RecvFlags::empty())?;
         Ok(count)
     }
 
@@ -203,17 +258,51 @@ impl Stream {
     ///
     /// [`io::ErrorKind::WouldBlock`] where there is no room.
     #[inline]
-    pub fn send(&self, bytes: &[u8]) -> io::Result<usize> {
-        Ok(send(&self.0, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL)?)
+    pub fn send(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if let Some(secured) = &mut self.secured {
+            return secured.send(&self.socket, bytes);
+        }
+        Ok(send(&self.socket, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL)?)
     }
 
-    /// Shuts down the sending direction.
+    /// Waits for one of `events`, and returns those that came, or room for what waits in TLS.
+    ///
+    /// # Errors
+    ///
+    /// As [`Deadline::wait`].
+    pub fn wait(
+        &self,
+        events: PollFlags,
+        deadline: &mut Deadline<'_>,
+    ) -> Result<PollFlags, Problem> {
+        let mut events = events;
+        if let Some(secured) = &self.secured {
+            if events.contains(PollFlags::IN) && secured.has_plain() {
+                deadline.check()?;
+                return Ok(PollFlags::IN);
+            }
+            if secured.has_pending() {
+                events |= PollFlags::OUT;
+            }
+        }
+        deadline.wait(&self.socket, events)
+    }
+
+    /// Whether a part of what was sent waits for room in the socket.
+    pub fn has_pending(&self) -> bool {
+        self.secured.as_ref().is_some_and(|secured| secured.has_pending())
+    }
+
+    /// Shuts down the sending direction; TLS says so first.
     ///
     /// # Errors
     ///
     /// When the connection is gone already.
-    pub fn end(&self) -> io::Result<()> {
-        self.0.shutdown(Shutdown::Write)
+    pub fn end(&mut self) -> io::Result<()> {
+        match &mut self.secured {
+            Some(secured) => secured.end(&self.socket),
+            None => self.socket.shutdown(Shutdown::Write),
+        }
     }
 
     /// Makes the end of the connection, which comes with this value's, a reset.
@@ -221,8 +310,18 @@ impl Stream {
     /// # Errors
     ///
     /// When the kernel refuses.
-    pub fn reset_at_end(&self) -> io::Result<()> {
-        Ok(sockopt::set_socket_linger(&self.0, Some(Duration::ZERO))?)
+    pub fn reset_at_end(&mut self) -> io::Result<()> {
+        // A reset says nothing more.
+        self.secured = None;
+        Ok(sockopt::set_socket_linger(&self.socket, Some(Duration::ZERO))?)
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        if let Some(secured) = &mut self.secured {
+            secured.take_leave(&self.socket);
+        }
     }
 }
 
@@ -273,7 +372,7 @@ impl Listener {
             return Ok(None);
         }
         match accept_with(&self.socket, SocketFlags::CLOEXEC) {
-            Ok(socket) => Stream::accepted(socket).map(Some),
+            Ok(socket) => Stream::of(socket).map(Some),
             // accept(2): errors of a connection that has ended meanwhile are like no connection.
             Err(Errno::AGAIN | Errno::INTR | Errno::CONNABORTED) => Ok(None),
             Err(error) => Err(error.into()),
@@ -283,7 +382,7 @@ impl Listener {
 
 impl AsFd for Stream {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        self.socket.as_fd()
     }
 }
 
@@ -302,8 +401,12 @@ impl Write for Stream {
         self.send(bytes)
     }
 
+    /// Sends of what waits as much as there is room for.
     fn flush(&mut self) -> io::Result<()> {
-        Ok(())
+        match &mut self.secured {
+            Some(secured) => secured.push(&self.socket),
+            None => Ok(()),
+        }
     }
 }
 
@@ -420,7 +523,7 @@ mod tests {
         let (listener, endpoint) = listener();
         let stop = Stop::new().expect("a pipe");
         let mut deadline = Deadline::new(Step::Connect, GENEROUS, &stop);
-        let stream = Stream::connect(&endpoint, &mut deadline).expect("a listener");
+        let mut stream = Stream::connect(&endpoint, &mut deadline).expect("a listener");
         let _accepted = listener.accept().expect("a connection");
         let nothing = stream.receive(&mut [0; 16]).expect_err("nothing has come");
         assert_eq!(nothing.kind(), io::ErrorKind::WouldBlock);
@@ -446,8 +549,8 @@ mod tests {
         assert!(matches!(ended, Problem::TimedOut(Step::Echo, after) if after == short), "{ended}");
         let ended = thread::scope(|scope| {
             let mut deadline = Deadline::new(Step::Echo, GENEROUS, &stop);
-            let stream = &stream;
-            let waits = scope.spawn(move || deadline.wait(stream, PollFlags::IN));
+            let socket = stream.as_fd();
+            let waits = scope.spawn(move || deadline.wait(socket, PollFlags::IN));
             stop.request();
             waits.join().expect("no panic")
         });

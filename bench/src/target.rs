@@ -10,11 +10,17 @@ use std::str::FromStr;
 use fluent_uri::UriRef;
 use fluent_uri::component::{Authority, Host};
 
+use crate::tls::{Tls, Trust};
+
 /// The longest path that connect(2) takes for a Unix socket, in bytes.
 const UNIX_PATH_BYTES_MAX: usize = 107;
 /// The forms of a target, for error messages.
-const FORMS: &str = "write ws://127.0.0.1:9001/, unix:/run/echo.sock, or tcp://127.0.0.1:9001 for plain \
-                     bytes";
+const FORMS: &str = "write ws://127.0.0.1:9001/, wss://HOST:PORT/ for TLS, unix:/run/echo.sock, or \
+                     tcp://127.0.0.1:9001 for plain bytes";
+
+/// The ports of the schemes (RFC 6455 section 3).
+const PORT: u16 = 80;
+const PORT_TLS: u16 = 443;
 
 /// Where a server listens.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,9 +31,9 @@ pub enum Endpoint {
     Unix(PathBuf),
 }
 
-/// A server to measure, in the forms `ws://HOST[:PORT][/PATH][?QUERY]`, `unix:/PATH` (WebSocket) and
-/// `tcp://HOST:PORT` (plain bytes).
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A server to measure, in the forms `ws://HOST[:PORT][/PATH][?QUERY]`, the same with `wss:` (over TLS),
+/// `unix:/PATH` (WebSocket) and `tcp://HOST:PORT` (plain bytes).
+#[derive(Debug, Clone)]
 pub struct Target {
     /// As it was given.
     pub text: String,
@@ -35,6 +41,18 @@ pub struct Target {
     pub endpoint: Endpoint,
     /// The value of Host and the request target, if it speaks WebSocket; else it echoes bytes.
     pub websocket: Option<(String, String)>,
+    /// TLS, if the connection is encrypted.
+    pub tls: Option<Box<Tls>>,
+}
+
+impl Target {
+    /// The same, with this trust in the server if the connection is encrypted.
+    pub fn trusting(mut self, trust: &Trust) -> Target {
+        if let Some(tls) = &mut self.tls {
+            tls.trust(trust);
+        }
+        self
+    }
 }
 
 impl fmt::Display for Target {
@@ -50,17 +68,30 @@ impl FromStr for Target {
     ///
     /// One line that says what is wrong with the text, and what to write.
     fn from_str(text: &str) -> Result<Target, String> {
-        let of = |endpoint, websocket| Ok(Target { text: text.to_owned(), endpoint, websocket });
+        let of = |endpoint, websocket| {
+            Ok(Target { text: text.to_owned(), endpoint, websocket, tls: None })
+        };
         let wrong = |what: &str| Err(format!("{text:?}: {what}"));
         let Some((scheme, rest)) = text.split_once(':') else {
             return wrong(&format!("there is no scheme; {FORMS}"));
         };
         // RFC 3986 section 3.1: schemes are case-insensitive.
         match scheme.to_ascii_lowercase().as_str() {
-            "ws" => match websocket(rest) {
-                Ok((address, host, path)) => of(Endpoint::Tcp(address), Some((host, path))),
+            "ws" => match websocket(rest, PORT) {
+                Ok(Url { address, host, path, .. }) => {
+                    of(Endpoint::Tcp(address), Some((host, path)))
+                }
                 Err(what) => wrong(&what),
             },
+            "wss" => {
+                match websocket(rest, PORT_TLS).and_then(|url| Ok((Tls::with(&url.name)?, url))) {
+                    Ok((tls, Url { address, host, path, .. })) => {
+                        let target = of(Endpoint::Tcp(address), Some((host, path)));
+                        target.map(|target| Target { tls: Some(Box::new(tls)), ..target })
+                    }
+                    Err(what) => wrong(&what),
+                }
+            }
             "unix" => match unix_path(rest) {
                 Ok(path) => {
                     of(Endpoint::Unix(path), Some(("localhost".to_owned(), "/".to_owned())))
@@ -71,16 +102,27 @@ impl FromStr for Target {
                 Ok(address) => of(Endpoint::Tcp(address), None),
                 Err(what) => wrong(&what),
             },
-            "wss" => wrong("TLS is not supported; measure the server behind it with ws://"),
             "http" => wrong("write ws:// instead of http://, such as ws://127.0.0.1:9001/"),
-            "https" => wrong("TLS is not supported; measure the server behind it with ws://"),
+            "https" => wrong("write wss:// instead of https://, such as wss://localhost:9001/"),
             _ => wrong(FORMS),
         }
     }
 }
 
-/// Address, value of Host and request target of a URL, of which `rest` follows `ws:`.
-fn websocket(rest: &str) -> Result<(String, String, String), String> {
+/// The parts of a WebSocket's URL.
+struct Url {
+    /// What to connect to.
+    address: String,
+    /// The value of Host.
+    host: String,
+    /// The same without a port.
+    name: String,
+    /// The request target.
+    path: String,
+}
+
+/// The parts of a URL of which `rest` follows `ws:` or `wss:`.
+fn websocket(rest: &str, default_port: u16) -> Result<Url, String> {
     let reference = parse(rest)?;
     // RFC 6455 section 3: "Fragment identifiers are meaningless in the context of WebSocket URIs and
     // MUST NOT be used on these URIs."
@@ -89,7 +131,7 @@ fn websocket(rest: &str) -> Result<(String, String, String), String> {
             "a WebSocket's URL has no fragment; write %23 for a # in path or query".to_owned()
         );
     }
-    let (address, host) = address(&reference, Some(80))?;
+    let Address { address, host, name } = address(&reference, Some(default_port))?;
     // RFC 6455 section 3: the resource name is the path, or a slash, and the query.
     let mut path = reference.path().as_str().to_owned();
     if path.is_empty() {
@@ -99,7 +141,7 @@ fn websocket(rest: &str) -> Result<(String, String, String), String> {
         path.push('?');
         path.push_str(query.as_str());
     }
-    Ok((address, host, path))
+    Ok(Url { address, host, name, path })
 }
 
 /// The address of which `rest` follows `tcp:`.
@@ -110,7 +152,7 @@ fn plain(rest: &str) -> Result<String, String> {
             "plain bytes have no path; write tcp://HOST:PORT and nothing after it".to_owned()
         );
     }
-    Ok(address(&reference, None)?.0)
+    Ok(address(&reference, None)?.address)
 }
 
 fn unix_path(path: &str) -> Result<PathBuf, String> {
@@ -172,25 +214,32 @@ fn unparsable(rest: &str) -> String {
     format!("this is no URL by RFC 3986; {FORMS}")
 }
 
-/// The address to connect to, and the value of Host: without the port, if that is the default
-/// (RFC 6455 section 4.1, item 4 of the request).
-fn address(
-    reference: &UriRef<&str>,
-    default_port: Option<u16>,
-) -> Result<(String, String), String> {
+/// An authority of a URL.
+struct Address {
+    /// What to connect to.
+    address: String,
+    /// The value of Host: without the port, if that is the default (RFC 6455 section 4.1, item 4 of the
+    /// request).
+    host: String,
+    /// The host alone.
+    name: String,
+}
+
+fn address(reference: &UriRef<&str>, default_port: Option<u16>) -> Result<Address, String> {
     let Some(authority) = reference.authority() else {
         return Err(format!("a host follows the slashes; {FORMS}"));
     };
-    let host = host(&authority)?;
+    let name = host(&authority)?.to_owned();
     let port = match (authority.port_to_u16(), default_port) {
         (Ok(Some(port)), _) if port > 0 => port,
         (Ok(None), Some(port)) => port,
         (Ok(None), None) => return Err("a port follows the host, such as :9001".to_owned()),
         (Ok(Some(_)) | Err(_), _) => return Err("a port is a number from 1 to 65535".to_owned()),
     };
-    let address = format!("{host}:{port}");
+    let address = format!("{name}:{port}");
     let is_default = Some(port) == default_port;
-    Ok((address.clone(), if is_default { host.to_owned() } else { address }))
+    let host = if is_default { name.clone() } else { address.clone() };
+    Ok(Address { address, host, name })
 }
 
 fn host<'a>(authority: &Authority<'a>) -> Result<&'a str, String> {
@@ -239,6 +288,18 @@ mod tests {
             assert_eq!(target.to_string(), text);
             // What the handshake demands of both.
             assert!(uri::is_host_and_port(host) && uri::is_path_and_query(path), "{text}");
+        }
+        for (text, address, host) in [
+            ("wss://localhost/", "localhost:443", "localhost"),
+            ("WSS://localhost:443/", "localhost:443", "localhost"),
+            ("wss://localhost:80/", "localhost:80", "localhost:80"),
+            ("wss://[::1]:9001/", "[::1]:9001", "[::1]:9001"),
+            ("wss://127.0.0.1", "127.0.0.1:443", "127.0.0.1"),
+        ] {
+            let target: Target = text.parse().expect(text);
+            assert_eq!(target.endpoint, Endpoint::Tcp(address.into()), "{text}");
+            assert_eq!(target.websocket, Some((host.into(), "/".into())), "{text}");
+            assert!(target.tls.is_some(), "{text}");
         }
         let unix: Target = "unix:/a/b".parse().expect("a path");
         assert_eq!(unix.endpoint, Endpoint::Unix("/a/b".into()));
@@ -296,8 +357,10 @@ mod tests {
             ("ws://a\\b", "'\\\\'"),
             ("ws://a/%zz", "%25"),
             ("ws://a/%", "%25"),
-            ("wss://a", "TLS"),
-            ("https://a", "TLS"),
+            ("wss:a", "ws://127.0.0.1:9001/"),
+            ("wss://a_b-/", "name of the DNS"),
+            ("wss://a/#b", "fragment"),
+            ("https://a", "wss://"),
             ("http://a/", "ws://"),
             ("unix:", "unix:/run"),
             ("unix:/a\0b", "NUL"),

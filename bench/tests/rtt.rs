@@ -335,7 +335,7 @@ fn an_answer_that_opens_no_websocket_is_named() {
     for (answer, name) in [
         ("HTTP/1.1 404 Not Found\r\n\r\n", "404"),
         ("HTTP/1.1 302 Found\r\nLocation: /x\r\n\r\n", "redirects to /x"),
-        ("\x15\x03\x01\0\x02\x02\x46", "no TLS"),
+        ("\x15\x03\x01\0\x02\x02\x46", "wss://"),
         ("SSH-2.0-OpenSSH_9.9\r\n", "tcp://"),
         ("HTTP/1.1 101 Switching Protocols\r\n\r\n", "Upgrade"),
     ] {

@@ -7,6 +7,7 @@
 //! A [`Channel`] is the layer of one connection, with what it has to send of its own: its part of a handshake, alerts,
 //! and its farewell.
 
+use std::error::Error;
 use std::fmt;
 
 use bytes::Bytes;
@@ -26,8 +27,8 @@ pub enum Progress {
     Failed,
 }
 
-/// The server's side of a layer, for one connection.
-pub trait Layer: fmt::Debug {
+/// One side of a layer, for one connection.
+pub trait Layer: fmt::Debug + Send {
     /// Reads bytes that have come from the peer, which it may overwrite. It appends what they carry for the dialogue to
     /// `plain`, and what has to be sent to the peer to `sealed`.
     fn open(&mut self, received: &mut [u8], plain: &mut Vec<u8>, sealed: &mut Vec<u8>) -> Progress;
@@ -43,6 +44,16 @@ pub trait Layer: fmt::Debug {
 
     /// Heap bytes of what it has received and not yet read.
     fn held_bytes(&self) -> usize;
+
+    /// Why it cannot go on, after [`Progress::Failed`], if it knows.
+    fn failure(&self) -> Option<&(dyn Error + 'static)> {
+        None
+    }
+
+    /// What both sides have agreed on, in the words of its standard, once its handshake is done.
+    fn agreed(&self) -> Option<String> {
+        None
+    }
 }
 
 /// Makes the layer of each connection that is accepted at an address.

@@ -75,10 +75,8 @@ impl fmt::Display for TlsError {
                 )
             }
             Problem::IsKey => {
-                write!(
-                    f,
-                    "{option} {path} has a private key and no certificate; give it as --tls-key"
-                )
+                write!(f, "{option} {path} has a private key and no certificate")?;
+                if *option == CERTIFICATE { f.write_str("; give it as --tls-key") } else { Ok(()) }
             }
             Problem::IsCertificate => {
                 write!(
@@ -112,7 +110,7 @@ impl std::error::Error for TlsError {}
 
 const CERTIFICATE: &str = "--tls-cert";
 const KEY: &str = "--tls-key";
-const CLIENT_CA: &str = "--tls-client-ca";
+pub(super) const CLIENT_CA: &str = "--tls-client-ca";
 
 /// A file's text.
 struct Text<'a> {
@@ -231,18 +229,23 @@ fn doubt(certificate: &ParsedCertificate<'_>, provider: &CryptoProvider) -> Opti
     }
 }
 
-/// The authorities whose certificates clients may show.
+/// Adds the authorities in a file in PEM to those that are trusted, and returns their certificates. `option` names the
+/// file on the command line, for the text of errors.
 ///
 /// # Errors
 ///
 /// When the file cannot be read, or has no certificate that can be used.
-pub(super) fn authorities(path: &Path) -> Result<RootCertStore, TlsError> {
-    let text = Text::read(CLIENT_CA, path)?;
-    let mut roots = RootCertStore::empty();
-    for certificate in text.certificates()? {
-        roots.add(certificate).map_err(|error| text.malformed(error))?;
+pub fn add_authorities(
+    roots: &mut RootCertStore,
+    option: &'static str,
+    path: &Path,
+) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let text = Text::read(option, path)?;
+    let certificates = text.certificates()?;
+    for certificate in &certificates {
+        roots.add(certificate.clone()).map_err(|error| text.malformed(error))?;
     }
-    Ok(roots)
+    Ok(certificates)
 }
 
 /// A certificate that no authority has signed, for `names`, which may be IP addresses. Its key exists in memory only.

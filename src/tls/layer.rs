@@ -1,17 +1,22 @@
-//! The server's side of TLS on one connection: records in, records out.
+//! TLS on one connection, the server's side or the client's: records in, records out.
 //!
 //! The unbuffered interface of rustls reads records where they lie and writes records where it is told to, so all
 //! that is kept here is what has arrived of a record that is not complete. Between two messages that is nothing.
 
+use std::error;
 use std::fmt;
 use std::mem;
+use std::ops::DerefMut;
 use std::sync::Arc;
 
-use rustls::server::UnbufferedServerConnection;
+use rustls::client::{ClientConnectionData, UnbufferedClientConnection};
+use rustls::pki_types::ServerName;
+use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
 use rustls::unbuffered::{
-    ConnectionState, EncodeError, EncryptError, InsufficientSizeError, UnbufferedStatus,
+    ConnectionState, EncodeError, EncryptError, InsufficientSizeError, UnbufferedConnectionCommon,
+    UnbufferedStatus,
 };
-use rustls::{Error, ServerConfig};
+use rustls::{ClientConfig, Error, ProtocolVersion, ServerConfig};
 
 use crate::protocol::{Layer, Progress};
 
@@ -51,16 +56,55 @@ enum Words<'a> {
     Farewell,
 }
 
+/// One of the two sides of TLS, for which rustls has a type each, with methods of the same names.
+trait Side: DerefMut<Target = UnbufferedConnectionCommon<Self::Data>> + Send {
+    type Data;
+
+    /// Whether something else may come first than a record: a request in plain HTTP.
+    const MAY_BE_MISTAKEN: bool;
+
+    fn process<'c, 'i>(&'c mut self, records: &'i mut [u8])
+    -> UnbufferedStatus<'c, 'i, Self::Data>;
+}
+
+impl Side for UnbufferedServerConnection {
+    type Data = ServerConnectionData;
+
+    const MAY_BE_MISTAKEN: bool = true;
+
+    fn process<'c, 'i>(
+        &'c mut self,
+        records: &'i mut [u8],
+    ) -> UnbufferedStatus<'c, 'i, Self::Data> {
+        self.process_tls_records(records)
+    }
+}
+
+impl Side for UnbufferedClientConnection {
+    type Data = ClientConnectionData;
+
+    const MAY_BE_MISTAKEN: bool = false;
+
+    fn process<'c, 'i>(
+        &'c mut self,
+        records: &'i mut [u8],
+    ) -> UnbufferedStatus<'c, 'i, Self::Data> {
+        self.process_tls_records(records)
+    }
+}
+
 /// The TLS of one connection.
-pub(super) struct TlsLayer {
-    connection: UnbufferedServerConnection,
+struct TlsLayer<S> {
+    connection: S,
     /// What has come of a record that is not complete, or of a handshake message in several records, as rustls has
     /// left it.
     held: Vec<u8>,
     stage: Stage,
+    /// Why it cannot go on.
+    failure: Option<Box<Error>>,
 }
 
-impl fmt::Debug for TlsLayer {
+impl<S> fmt::Debug for TlsLayer<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // The connection has the keys.
         let held = self.held.len();
@@ -68,13 +112,36 @@ impl fmt::Debug for TlsLayer {
     }
 }
 
-impl TlsLayer {
-    /// # Errors
-    ///
-    /// When the configuration contradicts itself.
-    pub(super) fn new(config: Arc<ServerConfig>) -> Result<TlsLayer, Error> {
-        let connection = UnbufferedServerConnection::new(config)?;
-        Ok(TlsLayer { connection, held: Vec::new(), stage: Stage::Silent })
+/// The server's side of TLS on a new connection.
+///
+/// # Errors
+///
+/// When the configuration contradicts itself.
+pub(super) fn accepting(config: Arc<ServerConfig>) -> Result<Box<dyn Layer>, Error> {
+    Ok(Box::new(TlsLayer::new(UnbufferedServerConnection::new(config)?)))
+}
+
+/// The client's side of TLS on a new connection to the server of this name. Appends to `sealed` what opens it.
+///
+/// # Errors
+///
+/// When the configuration contradicts itself, or has nothing to offer.
+pub fn connecting(
+    config: Arc<ClientConfig>,
+    name: ServerName<'static>,
+    sealed: &mut Vec<u8>,
+) -> Result<Box<dyn Layer>, Error> {
+    let mut layer = TlsLayer::new(UnbufferedClientConnection::new(config, name)?);
+    let (_, progress) = layer.read(&mut [], &mut Vec::new(), sealed);
+    match (progress, layer.failure.take()) {
+        (Progress::Failed, Some(failure)) => Err(*failure),
+        _ => Ok(Box::new(layer)),
+    }
+}
+
+impl<S: Side> TlsLayer<S> {
+    fn new(connection: S) -> TlsLayer<S> {
+        TlsLayer { connection, held: Vec::new(), stage: Stage::Silent, failure: None }
     }
 
     /// How many bytes are missing until what is held is a record; as many as there are if that is not what is held.
@@ -99,8 +166,9 @@ impl TlsLayer {
     ) -> (usize, Progress) {
         let mut read = 0;
         loop {
-            let status = self.connection.process_tls_records(&mut records[read..]);
+            let status = self.connection.process(&mut records[read..]);
             let UnbufferedStatus { mut discard, state } = status;
+            let mut failure = None;
             let progress = match state {
                 Ok(ConnectionState::ReadTraffic(mut traffic)) => {
                     let mut outcome = None;
@@ -110,7 +178,10 @@ impl TlsLayer {
                                 discard += record.discard;
                                 plain.extend_from_slice(record.payload);
                             }
-                            Err(_) => outcome = Some(Progress::Failed),
+                            Err(error) => {
+                                failure = Some(error);
+                                outcome = Some(Progress::Failed);
+                            }
                         }
                     }
                     outcome
@@ -127,13 +198,18 @@ impl TlsLayer {
                     Some(Progress::Continue)
                 }
                 Ok(ConnectionState::PeerClosed | ConnectionState::Closed) => Some(Progress::Ended),
+                Err(error) => {
+                    failure = Some(error);
+                    Some(Progress::Failed)
+                }
                 // Early data is not offered, and there is no further state today.
-                Ok(_) | Err(_) => Some(Progress::Failed),
+                Ok(_) => Some(Progress::Failed),
             };
             read += discard;
             match progress {
                 None => {}
                 Some(Progress::Failed) => {
+                    self.failure = failure.map(Box::new);
                     self.encode_alerts(&mut records[read..], sealed);
                     return (read, Progress::Failed);
                 }
@@ -147,7 +223,7 @@ impl TlsLayer {
         // If there is none, rustls would look at what it could not read again.
         while self.connection.wants_write()
             && let Ok(ConnectionState::EncodeTlsData(mut data)) =
-                self.connection.process_tls_records(records).state
+                self.connection.process(records).state
         {
             append(sealed, RECORD_PLAIN_MAX, |room| encoded(data.encode(room)));
         }
@@ -158,7 +234,7 @@ impl TlsLayer {
         let mut held = mem::take(&mut self.held);
         loop {
             // What is held was read already, but rustls remembers places in it.
-            match self.connection.process_tls_records(&mut held).state {
+            match self.connection.process(&mut held).state {
                 Ok(ConnectionState::WriteTraffic(mut traffic)) => {
                     let mut is_exhausted = false;
                     let mut write = |room: &mut [u8]| match words {
@@ -219,11 +295,13 @@ fn encoded(outcome: Result<usize, EncodeError>) -> Result<usize, usize> {
     }
 }
 
-impl Layer for TlsLayer {
+impl<S: Side> Layer for TlsLayer<S> {
     fn open(&mut self, received: &mut [u8], plain: &mut Vec<u8>, sealed: &mut Vec<u8>) -> Progress {
         match self.stage {
             // The method of a request. A record begins with a number below 0x20 (RFC 8446 section 5.1).
-            Stage::Silent if received.first().is_some_and(u8::is_ascii_alphabetic) => {
+            Stage::Silent
+                if S::MAY_BE_MISTAKEN && received.first().is_some_and(u8::is_ascii_alphabetic) =>
+            {
                 self.stage = Stage::Ended;
                 sealed.extend_from_slice(PLAIN_HTTP.as_bytes());
                 return Progress::Failed;
@@ -277,5 +355,21 @@ impl Layer for TlsLayer {
 
     fn held_bytes(&self) -> usize {
         self.held.capacity()
+    }
+
+    fn failure(&self) -> Option<&(dyn error::Error + 'static)> {
+        self.failure.as_deref().map(|failure| failure as _)
+    }
+
+    fn agreed(&self) -> Option<String> {
+        let version = match self.connection.protocol_version()? {
+            ProtocolVersion::TLSv1_2 => "TLS 1.2",
+            ProtocolVersion::TLSv1_3 => "TLS 1.3",
+            _ => return None,
+        };
+        let suite = self.connection.negotiated_cipher_suite()?.suite();
+        // rustls tells those of TLS 1.3 by a name of its own.
+        let suite = format!("{suite:?}").replace("TLS13_", "TLS_");
+        Some(format!("{version} with {suite}"))
     }
 }

@@ -1,8 +1,8 @@
 //! TLS 1.2 and 1.3 for the listeners that want it: certificates, and the layer of each connection.
 //!
 //! A [`Tls`] has the configuration that new connections get. It can be read again while the server runs; connections
-//! that are open keep the one that they began with. This module opens no socket, and does not know what is said within
-//! a connection.
+//! that are open keep the one that they began with. [`connecting`] is the client's side, for `ringbench`. This module
+//! opens no socket, and does not know what is said within a connection.
 
 mod files;
 mod layer;
@@ -25,16 +25,16 @@ use rustls::server::{
 };
 use rustls::sign::CertifiedKey;
 use rustls::version::{TLS12, TLS13};
-use rustls::{Error, ServerConfig};
+use rustls::{Error, RootCertStore, ServerConfig};
 
-use self::layer::TlsLayer;
 use crate::protocol::{Acceptor, Layer};
 use crate::sandbox::{Call, Needs};
 
-pub use self::files::{Files, TlsError};
+pub use self::files::{Files, TlsError, add_authorities};
+pub use self::layer::connecting;
 
 /// The protocol within TLS, and the only one (RFC 7301): a WebSocket is opened by HTTP/1.1.
-const ALPN: &[u8] = b"http/1.1";
+pub const ALPN: &[u8] = b"http/1.1";
 /// Sessions of TLS 1.2 that are kept for clients that take no tickets. One takes less than 1 KiB.
 const SESSIONS_MAX: usize = 4096;
 
@@ -216,8 +216,10 @@ fn server_config(
         .with_protocol_versions(&[&TLS13, &TLS12])?;
     let builder = match client_ca {
         Some(path) => {
-            let roots = Arc::new(files::authorities(path)?);
-            let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider).build();
+            let mut roots = RootCertStore::empty();
+            add_authorities(&mut roots, files::CLIENT_CA, path)?;
+            let verifier =
+                WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build();
             let verifier = verifier.map_err(|error| StartError::Other(error.to_string()))?;
             builder.with_client_cert_verifier(verifier)
         }
@@ -258,9 +260,7 @@ impl ResolvesServerCert for ByName {
 impl Acceptor for Tls {
     fn accept(&self) -> Box<dyn Layer> {
         let config = self.config.read().unwrap_or_else(PoisonError::into_inner).clone();
-        let layer = TlsLayer::new(config);
-        Box::new(
-            layer.expect("the configuration does not limit fragments, so nothing can be wrong"),
-        )
+        layer::accepting(config)
+            .expect("the configuration does not limit fragments, so nothing can be wrong")
     }
 }

@@ -393,7 +393,7 @@ fn used_up_keys_end_a_connection_that_cannot_have_new_ones() {
         .with_no_client_auth()
         .with_cert_resolver(Arc::new(ByName(vec![Arc::new(key)])));
     let mut pair = Pair::new(place.client_config(&TLS12), &place.server());
-    pair.layer = Box::new(TlsLayer::new(Arc::new(config)).expect("a layer"));
+    pair.layer = layer::accepting(Arc::new(config)).expect("a layer");
     pair.handshake().expect("they agree");
     let mut echoed = 0;
     while pair.layer.is_open() {

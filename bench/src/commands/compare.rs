@@ -7,7 +7,7 @@ use super::cpus::{Cpus, cpus};
 use super::load::{check, plan, verdict};
 use super::output::{Files, finish};
 use super::rtt::{add, cases};
-use super::{ENDED_BY_SIGNAL, Failure, Outcome, command_line};
+use super::{ENDED_BY_SIGNAL, Failure, Outcome, command_line, tls};
 use crate::candidate::Candidate;
 use crate::cli::Compare;
 use crate::compare::{self, Turn};
@@ -33,9 +33,13 @@ pub fn compare(options: &Compare, stop: &Stop, output: &mut impl Write) -> Outco
     let cpus = cpus(&options.common)?;
     check(&options.traffic)?;
     let mut candidates = candidates(&options.targets)?;
+    if let Some(trust) = tls::trust(&options.tls, candidates.iter().any(Candidate::is_over_tls))? {
+        candidates.iter_mut().for_each(|candidate| candidate.trust(&trust));
+    }
     let names: Vec<String> = candidates.iter().map(|it| it.name.clone()).collect();
     let files = Files::open(options.common.output.as_deref(), names.iter().map(String::as_str))?;
     let mut results = Results::new(Kind::Compare, command_line(), Environment::here());
+    results.warnings.extend(tls::warning(&options.tls));
     if options.load.is_none() {
         cpus.pin();
     }

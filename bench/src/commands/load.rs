@@ -8,7 +8,7 @@ use ringecho::cpus::CpuList;
 use super::cpus::{Cpus, cpus};
 use super::live_line::LiveLine;
 use super::output::{Files, finish};
-use super::{ENDED_BY_SIGNAL, Failure, Outcome, command_line};
+use super::{ENDED_BY_SIGNAL, Failure, Outcome, command_line, tls};
 use crate::cli::{Common, Load, Traffic};
 use crate::environment::Environment;
 use crate::load::{self, Counts, Event, LoadError, Plan, Rate};
@@ -25,15 +25,21 @@ use crate::target::Target;
 /// connections are printed as warnings.
 pub fn load(options: &Load, stop: &Stop, output: &mut impl Write) -> Outcome {
     check(&options.traffic)?;
+    let trust = tls::trust(&options.tls, options.target.tls.is_some())?;
     let names = [options.target.to_string()];
     let files = Files::open(options.common.output.as_deref(), names.iter().map(String::as_str))?;
     let cpus = cpus(&options.common)?;
-    let mut plan = plan(&options.target, &options.traffic, &cpus, &options.common);
+    let target = match &trust {
+        Some(trust) => options.target.clone().trusting(trust),
+        None => options.target.clone(),
+    };
+    let mut plan = plan(&target, &options.traffic, &cpus, &options.common);
     (plan.duration, plan.warm_up) = (options.duration, options.warm_up);
     (plan.drain, plan.mix) = (options.drain, options.mix());
     // The server was started elsewhere, so only the user knows its CPUs.
     plan.server_cpus = options.common.server_cpus.clone().map(|CpuList(cpus)| cpus);
     let mut results = Results::new(Kind::Load, command_line(), Environment::here());
+    results.warnings.extend(tls::warning(&options.tls));
     let live = LiveLine::on_terminal();
     let outcome = load::run(&plan, stop, &mut |event| {
         if let Event::Progress(progress) = event {

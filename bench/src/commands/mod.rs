@@ -11,6 +11,7 @@ mod merge;
 mod output;
 mod report;
 mod rtt;
+mod tls;
 
 pub use self::compare::compare;
 pub use self::conform::conform;

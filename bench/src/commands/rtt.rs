@@ -8,7 +8,7 @@ use ringecho::cpus;
 use super::cpus::{Cpus, cpus};
 use super::floor::calibrate;
 use super::output::{Files, finish};
-use super::{ENDED_BY_SIGNAL, Failure, Outcome, command_line};
+use super::{ENDED_BY_SIGNAL, Failure, Outcome, command_line, tls};
 use crate::cli::{Messages, Rtt};
 use crate::environment::Environment;
 use crate::results::{Kind, Measurement, Results, Round};
@@ -31,8 +31,11 @@ pub fn rtt(options: &Rtt, stop: &Stop, output: &mut impl Write) -> Outcome {
             "--histogram needs a single case; add --case 9.7.2 or --size 16".to_owned(),
         ));
     }
+    let is_over_tls = options.target.as_ref().is_some_and(|target| target.tls.is_some());
+    let trust = tls::trust(&options.tls, is_over_tls)?;
     let cpus = cpus(&options.common)?;
     let mut results = Results::new(Kind::Rtt, command_line(), Environment::here());
+    results.warnings.extend(tls::warning(&options.tls));
     cpus.pin();
     if options.target.is_none() {
         cpus.warn(&mut results.warnings);
@@ -59,7 +62,10 @@ pub fn rtt(options: &Rtt, stop: &Stop, output: &mut impl Write) -> Outcome {
             floor => Some(floor?),
         };
     }
-    let (target, _sibling) = target_of(options, &cpus, stop)?;
+    let (mut target, _sibling) = target_of(options, &cpus, stop)?;
+    if let Some(trust) = &trust {
+        target = target.trusting(trust);
+    }
     results.measurements = cases.iter().map(unmeasured).collect();
     let mut rounds = Rounds {
         options,
@@ -236,6 +242,11 @@ pub(super) fn add(
 ) {
     let latencies = &outcome.latencies;
     let duration_s = outcome.duration.as_secs_f64();
+    if let Some(tls) = &outcome.tls
+        && !measurement.description.contains(tls)
+    {
+        measurement.description += &format!(" Over {tls}.");
+    }
     measurement.messages += latencies.count();
     measurement.payload_bytes += latencies.count() * case.payload_bytes as u64;
     measurement.latencies.add(latencies);

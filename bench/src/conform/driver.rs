@@ -75,6 +75,7 @@ impl Wire for Stream {
             return self.receive_sleeping(room);
         }
         poll(self, PollFlags::IN, time)?;
+        // TLS may have waited for room only.
         Stream::receive(self, room)
     }
 
@@ -95,7 +96,7 @@ impl Wire for Stream {
 /// Waits for `events`, at most `time`, and returns those that came.
 fn poll(stream: &Stream, events: PollFlags, time: Duration) -> io::Result<PollFlags> {
     let mut deadline = Deadline::regardless(Step::Echo, time);
-    match deadline.wait(stream, events) {
+    match stream.wait(events, &mut deadline) {
         Ok(came) => Ok(came),
         Err(Problem::Lost(error)) => Err(error),
         Err(_) => Ok(PollFlags::empty()),

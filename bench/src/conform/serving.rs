@@ -258,7 +258,7 @@ impl Service {
     }
 
     fn connection(&self, mut stream: Stream) {
-        let Some(received) = self.receive(&stream) else { return };
+        let Some(received) = self.receive(&mut stream) else { return };
         let asked = received.and_then(|(request, bytes)| {
             let question = self.question(&request)?;
             Ok((question, request, bytes))
@@ -277,11 +277,11 @@ impl Service {
 
     /// The request and all bytes that came with it; nothing if the client has gone or the stop is
     /// requested.
-    fn receive(&self, stream: &Stream) -> Option<Result<(Request, Vec<u8>), Wrong>> {
+    fn receive(&self, stream: &mut Stream) -> Option<Result<(Request, Vec<u8>), Wrong>> {
         let mut deadline = Deadline::new(Step::Handshake, HANDSHAKE_TIMEOUT, &self.stop);
         let (mut received, mut room) = (Vec::new(), [0; 4096]);
         loop {
-            match deadline.wait(stream, PollFlags::IN) {
+            match stream.wait(PollFlags::IN, &mut deadline) {
                 Ok(_) => {}
                 Err(Problem::TimedOut(..)) => {
                     let what = "The request was not complete in time.".to_owned();
@@ -444,13 +444,13 @@ impl Service {
 
     /// Ends a connection, and waits a moment for the client to do so. Otherwise a reset would answer
     /// what it is still sending, and could overtake the last frames.
-    fn end(&self, stream: &Stream) {
+    fn end(&self, stream: &mut Stream) {
         let mut deadline = Deadline::new(Step::Close, LINGER, &self.stop);
         let mut room = [0; 4096];
         if stream.end().is_err() {
             return;
         }
-        while deadline.wait(stream, PollFlags::IN).is_ok() {
+        while stream.wait(PollFlags::IN, &mut deadline).is_ok() {
             match stream.receive(&mut room) {
                 Ok(0) => return,
                 Ok(_) => {}

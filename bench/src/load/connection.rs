@@ -103,6 +103,7 @@ impl Connection {
     /// Whether bytes wait for the socket to have room.
     pub(super) fn has_output(&self) -> bool {
         self.written < self.output.len()
+            || self.link.as_ref().is_some_and(|link| link.stream.has_pending())
     }
 
     /// Writes messages to the output until it is long enough or no more may be sent.
@@ -173,6 +174,7 @@ impl Connection {
     /// Writes as much of the output as the socket has room for.
     pub(super) fn flush(&mut self) -> io::Result<()> {
         let Some(link) = &mut self.link else { return Ok(()) };
+        link.stream.flush()?;
         while self.written < self.output.len() {
             match link.stream.write(&self.output[self.written..]) {
                 Ok(count) => self.written += count,
