@@ -199,7 +199,8 @@ pub struct Rtt {
     #[arg(long)]
     pub histogram: bool,
 
-    /// Write an HTML page and a JSON file per case into this directory, as the Autobahn suite does.
+    /// Write a page and a JSON file per case and an index into this directory, in the format of the
+    /// Autobahn suite.
     #[arg(long, value_name = "DIR")]
     pub report: Option<PathBuf>,
 
@@ -415,7 +416,7 @@ pub struct Conform {
     pub strict: bool,
 
     /// Write a page and a JSON file per case and an index into this directory, in the format of the
-    /// Autobahn suite. Reports of other agents in it stay.
+    /// Autobahn suite. Reports of other agents and other cases in it stay.
     #[arg(long, value_name = "DIR")]
     pub report: Option<PathBuf>,
 

@@ -8,6 +8,7 @@ use ringecho::protocol::{
 };
 
 pub mod candidate;
+pub mod case_report;
 pub mod cli;
 pub mod commands;
 pub mod compare;
@@ -39,7 +40,7 @@ pub mod target;
 pub mod tls;
 pub mod usage;
 pub mod verdict;
-pub mod wire_report;
+pub mod wire;
 
 /// The settings of a server that is started without options.
 const SETTINGS: Settings = Settings {

@@ -24,7 +24,8 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let mut output = io::stdout().lock();
+    // It leaves out colours where nobody sees them, or the environment says so (NO_COLOR).
+    let mut output = anstream::stdout().lock();
     let outcome = match &cli.command {
         Command::Rtt(options) => commands::rtt(options, &stop, &mut output),
         Command::Load(options) => commands::load(options, &stop, &mut output),

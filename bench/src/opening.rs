@@ -62,6 +62,21 @@ pub struct Opened {
     pub handshake: Handshake,
 }
 
+/// A connection that could not be opened.
+#[derive(Debug)]
+pub struct Failed {
+    /// Why.
+    pub problem: Problem,
+    /// What there was of an opening handshake, with whatever came instead of a response.
+    pub handshake: Handshake,
+}
+
+impl From<Problem> for Failed {
+    fn from(problem: Problem) -> Failed {
+        Failed { problem, handshake: Handshake::default() }
+    }
+}
+
 impl<'a> Opening<'a> {
     /// An opening without compression and with the default timeouts.
     pub fn new(target: &'a Target, seed: u64) -> Opening<'a> {
@@ -88,8 +103,10 @@ impl<'a> Opening<'a> {
         let read = |session: &mut Session, request: &Request<'_>| {
             Ok(session.opened(request)?.map(|response| (response, None)))
         };
-        let (opened, _) = self.open_by(offer, stop, read)?;
-        Ok(opened)
+        match self.open_by(offer, stop, read) {
+            Ok((opened, _)) => Ok(opened),
+            Err(failed) => Err(failed.problem),
+        }
     }
 
     /// Connects, with TLS if the target says so, but without an opening handshake.
@@ -118,7 +135,7 @@ impl<'a> Opening<'a> {
         &self,
         offer: Option<&str>,
         stop: &Stop,
-    ) -> Result<(Opened, Option<String>), Problem> {
+    ) -> Result<(Opened, Option<String>), Failed> {
         self.open_by(offer, stop, Session::answered)
     }
 
@@ -129,7 +146,7 @@ impl<'a> Opening<'a> {
         offer: Option<&str>,
         stop: &Stop,
         read: impl FnMut(&mut Session, &Request<'_>) -> Result<Option<Response>, Problem>,
-    ) -> Result<(Opened, Option<String>), Problem> {
+    ) -> Result<(Opened, Option<String>), Failed> {
         let stream = self.connect(stop)?;
         let session = match &self.target.websocket {
             Some(_) => Session::framed(self.seed),
@@ -140,18 +157,22 @@ impl<'a> Opening<'a> {
         let key = opened.session.nonce();
         let request = Request { host, target, key, extensions: offer };
         let deadline = Deadline::new(Step::Handshake, self.handshake_timeout, stop);
-        let answer =
-            shake_hands(&mut opened, &request, deadline, read).map_err(
-                |problem| match problem {
+        match shake_hands(&mut opened, &request, deadline, read) {
+            Ok(answer) => Ok((opened, answer)),
+            Err(problem) => {
+                let problem = match problem {
                     Problem::Closed(_) => Problem::Unanswered(None),
                     Problem::Lost(error) => match Failure::of(&error) {
                         Some(failure) => Problem::NoTls(failure),
                         None => Problem::Unanswered(Some(error)),
                     },
                     problem => problem,
-                },
-            )?;
-        Ok((opened, answer))
+                };
+                let Opened { session, mut handshake, .. } = opened;
+                handshake.response = session.unread().to_vec();
+                Err(Failed { problem, handshake })
+            }
+        }
     }
 }
 

@@ -8,7 +8,8 @@
 //! receive. All other work is done while nothing is in flight. Only a message that does not fit into
 //! the socket's buffers takes several sends and receives.
 
-use std::collections::BTreeMap;
+pub mod report;
+
 use std::io;
 use std::time::{Duration, Instant};
 
@@ -24,6 +25,7 @@ use crate::socket::{CONNECT_TIMEOUT, Deadline, is_transient};
 use crate::stop::Stop;
 use crate::target::Target;
 use crate::verdict::{Answer, Closing, End, Farewell, Sent};
+use crate::wire::Traffic;
 
 /// How long a message may take to leave and its echo to come back whole.
 pub const ECHO_TIMEOUT: Duration = Duration::from_secs(10);
@@ -127,22 +129,13 @@ impl<'a> Plan<'a> {
     }
 }
 
-/// How many sends or receives there were of each size in bytes.
-pub type SizeCounts = BTreeMap<usize, u64>;
-
 /// What went over the wire of one connection.
 #[derive(Debug, Clone, Default)]
 pub struct Wire {
     /// The opening handshake.
     pub handshake: Handshake,
-    /// Receives from the socket.
-    pub received: SizeCounts,
-    /// Sends to the socket.
-    pub sent: SizeCounts,
-    /// Frames received, by opcode.
-    pub frames_received: BTreeMap<u8, u64>,
-    /// Frames sent, by opcode.
-    pub frames_sent: BTreeMap<u8, u64>,
+    /// Sends and receives, and frames.
+    pub traffic: Traffic,
     /// The close frame that was sent.
     pub close_sent: Vec<u8>,
     /// The close frame that was received.
@@ -215,8 +208,8 @@ impl<'a> Connection<'a> {
         let handshake = std::mem::take(&mut opened.handshake);
         let mut wire = Wire::default();
         if plan.target.websocket.is_some() {
-            *wire.sent.entry(handshake.request.len()).or_default() += 1;
-            *wire.received.entry(handshake.response.len()).or_default() += 1;
+            *wire.traffic.sent.entry(handshake.request.len()).or_default() += 1;
+            *wire.traffic.received.entry(handshake.response.len()).or_default() += 1;
         }
         wire.handshake = handshake;
         let payload = payload(plan.case.payload_bytes, plan.seed);
@@ -237,7 +230,7 @@ impl<'a> Connection<'a> {
             let sent = Instant::now();
             let mut deadline = Deadline::since(sent, Step::Echo, timeouts.echo, self.stop);
             self.send(&output, &mut deadline)?;
-            *self.wire.frames_sent.entry(case.form.opcode() as u8).or_default() += 1;
+            *self.wire.traffic.frames_sent.entry(case.form.opcode() as u8).or_default() += 1;
             let form = self.echo(&mut deadline)?;
             let came = Instant::now();
             self.judge(number, form)?;
@@ -269,7 +262,7 @@ impl<'a> Connection<'a> {
         while !left.is_empty() {
             match self.opened.stream.send(left) {
                 Ok(count) => {
-                    *self.wire.sent.entry(count).or_default() += 1;
+                    *self.wire.traffic.sent.entry(count).or_default() += 1;
                     left = &left[count..];
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -300,7 +293,7 @@ impl<'a> Connection<'a> {
 
     fn note_received(&mut self, count: usize) {
         self.opened.session.filled(count);
-        *self.wire.received.entry(count).or_default() += 1;
+        *self.wire.traffic.received.entry(count).or_default() += 1;
     }
 
     fn note_close(&mut self, code: Option<u16>, frame: Vec<u8>) {
@@ -337,7 +330,7 @@ impl<'a> Connection<'a> {
         let mut frame = Vec::new();
         self.opened.session.control(&mut frame, opcode, payload);
         self.send(&frame, deadline)?;
-        *self.wire.frames_sent.entry(opcode as u8).or_default() += 1;
+        *self.wire.traffic.frames_sent.entry(opcode as u8).or_default() += 1;
         Ok(frame)
     }
 
@@ -381,7 +374,7 @@ impl<'a> Connection<'a> {
                 Event::Close(..) => Opcode::Close,
                 Event::Ping(_) => Opcode::Ping,
             };
-            *self.wire.frames_received.entry(opcode as u8).or_default() += 1;
+            *self.wire.traffic.frames_received.entry(opcode as u8).or_default() += 1;
         }
         Ok(event)
     }

@@ -1,22 +1,21 @@
 //! `ringbench conform`
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufWriter, Write};
-use std::path::Path;
-use std::time::Instant;
+use std::fs;
+use std::io::{self, IsTerminal as _, Write};
+use std::path::{Path, PathBuf};
 
 use super::conform_clients;
 use super::live_line::LiveLine;
-use super::output::Problems;
+use super::output::{Opened, Problems, identity};
 use super::rtt::start_sibling;
 use super::{Failure, Outcome, command_line};
 use crate::candidate::Candidate;
+use crate::case_report;
 use crate::cli::Conform;
-use crate::conform::{self, Results, Suite, SuiteError, text};
+use crate::conform::{self, Report, Suite, SuiteError, text};
 use crate::server::Server;
 use crate::stop::Stop;
 use crate::target::Target;
-use crate::wire_report;
 
 /// `ringbench conform`
 ///
@@ -32,34 +31,19 @@ pub fn conform(options: &Conform, stop: &Stop, output: &mut impl Write) -> Outco
     if let Some(agent) = &options.agent {
         suite = suite.agent(agent);
     }
-    let cases = suite.selected()?.len();
-    let json = options.json.as_deref().map(create).transpose()?;
-    let xml = options.junit.as_deref().map(create).transpose()?;
-    let baseline = options.write_expected.as_deref().map(open_to_replace).transpose()?;
-    if let Some(directory) = &options.report {
-        wire_report::prepare(directory).map_err(|error| cannot_write(directory, &error))?;
-    }
+    suite.selected()?;
+    let mut files = Files::open(options)?;
     let target = tested.start(stop)?;
-    let (begin, live) = (Instant::now(), LiveLine::on_terminal());
-    let mut report = suite.run_until(&target, stop, &mut |done, case| {
-        live.show(&text::progress(done, cases, case.number, begin.elapsed()));
+    let live = LiveLine::on_terminal();
+    let mut report = suite.run_until(&target, stop, &mut |progress| {
+        live.show(&text::progress(progress));
     })?;
     live.clear();
     report.results.command = command_line();
     let mut problems = Problems::default();
-    let page = report.text(&how(options));
+    let page = report.styled(&text::View { how: &how(options), columns: columns() });
     problems.note_standard_output(output.write_all(page.as_bytes()).and_then(|()| output.flush()));
-    if let (Some(file), Some(path)) = (json, &options.json) {
-        problems.note(write(&file, &report.results).map_err(|error| cannot_write(path, &error)));
-    }
-    if let (Some(mut file), Some(path)) = (xml, &options.junit) {
-        let written = file.write_all(report.junit().as_bytes());
-        problems.note(written.map_err(|error| cannot_write(path, &error)));
-    }
-    if let (Some(file), Some(path)) = (baseline, &options.write_expected) {
-        let written = replace(file, &suite.baseline(&report));
-        problems.note(written.map_err(|error| cannot_write(path, &error)));
-    }
+    files.write(&report, || suite.baseline(&report), &mut problems);
     if let Some(directory) = &options.report {
         let written = report.write(directory);
         problems.note(written.map_err(|error| cannot_write(directory, &error)));
@@ -67,6 +51,80 @@ pub fn conform(options: &Conform, stop: &Stop, output: &mut impl Write) -> Outco
     problems.note(tested.survived());
     let outcome = problems.outcome(Ok(()));
     if report.is_as_expected() { outcome } else { outcome.and(Err(Failure::Failed(Vec::new()))) }
+}
+
+/// The columns of standard output.
+pub(super) fn columns() -> usize {
+    if !io::stdout().is_terminal() {
+        return text::COLUMNS;
+    }
+    let size = rustix::termios::tcgetwinsize(io::stdout());
+    size.map_or(0, |size| size.ws_col.into()).max(text::COLUMNS / 2)
+}
+
+/// The files that are written when the cases are done, opened before.
+struct Files {
+    json: Option<Opened>,
+    junit: Option<Opened>,
+    baseline: Option<Opened>,
+}
+
+impl Files {
+    fn open(options: &Conform) -> Result<Files, Failure> {
+        let Conform { json, junit, expected, write_expected, report, .. } = options;
+        let open = |path: &Option<PathBuf>| path.clone().map(Opened::open).transpose();
+        let taken = [
+            ("--expected", expected),
+            ("--write-expected", write_expected),
+            ("--json", json),
+            ("--junit", junit),
+        ];
+        let baseline = open(write_expected)?;
+        let files = Files { json: open(json)?, junit: open(junit)?, baseline };
+        for (at, (later, path)) in taken.iter().enumerate() {
+            let same = |other: &Path| path.as_deref().is_some_and(|path| is_same_file(path, other));
+            // A file of known failures may be replaced by its successor.
+            let mut others = taken[..at]
+                .iter()
+                .filter(|(other, _)| (*other, *later) != ("--expected", "--write-expected"));
+            let earlier = others.find(|(_, other)| other.as_deref().is_some_and(same));
+            if let Some((earlier, _)) = earlier {
+                return Err(Failure::Usage(format!(
+                    "{earlier} and {later} name the same file; choose another name for one of them"
+                )));
+            }
+        }
+        if let Some(directory) = report {
+            case_report::prepare(directory).map_err(|error| cannot_write(directory, &error))?;
+        }
+        Ok(files)
+    }
+
+    /// Writes them; `baseline` is the text of the file of known failures.
+    fn write(
+        &mut self,
+        report: &Report,
+        baseline: impl FnOnce() -> String,
+        problems: &mut Problems,
+    ) {
+        if let Some(file) = &mut self.json {
+            problems.note(file.write(|output| {
+                serde_json::to_writer_pretty(&mut *output, &report.results)?;
+                writeln!(output)
+            }));
+        }
+        if let Some(file) = &mut self.junit {
+            problems.note(file.write(|output| output.write_all(report.junit().as_bytes())));
+        }
+        if let Some(file) = &mut self.baseline {
+            problems.note(file.write(|output| output.write_all(baseline().as_bytes())));
+        }
+    }
+}
+
+/// Whether two paths are one regular file, in which one output would overwrite the other.
+fn is_same_file(one: &Path, other: &Path) -> bool {
+    one.is_file() && identity(one).is_some_and(|it| identity(other) == Some(it))
 }
 
 /// The suite with what the options choose.
@@ -171,34 +229,6 @@ pub(super) fn how(options: &Conform) -> String {
         words.extend(["--expected".to_owned(), path.display().to_string()]);
     }
     shell_words::join(words)
-}
-
-fn create(path: &Path) -> Result<File, String> {
-    File::create(path).map_err(|error| cannot_write(path, &error))
-}
-
-/// Opens a file to replace what is in it by [`replace`], until when it stays as it is.
-fn open_to_replace(path: &Path) -> Result<File, String> {
-    let mut options = OpenOptions::new();
-    let opened = options.write(true).create(true).truncate(false).open(path);
-    opened.map_err(|error| cannot_write(path, &error))
-}
-
-/// Makes `text` all that is in a file.
-fn replace(mut file: File, text: &str) -> io::Result<()> {
-    file.write_all(text.as_bytes())?;
-    // A device, such as /dev/stdout, has no length.
-    match file.metadata()?.is_file() {
-        true => file.set_len(text.len() as u64),
-        false => Ok(()),
-    }
-}
-
-fn write(file: &File, results: &Results) -> io::Result<()> {
-    let mut output = BufWriter::new(file);
-    serde_json::to_writer_pretty(&mut output, results)?;
-    writeln!(output)?;
-    output.flush()
 }
 
 pub(super) fn cannot_write(path: &Path, error: &io::Error) -> String {

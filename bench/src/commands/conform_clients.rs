@@ -7,15 +7,16 @@ use std::sync::{Mutex, PoisonError};
 
 use ringecho::listen::Address;
 
-use super::conform::{cannot_write, chosen, how};
+use super::conform::{cannot_write, chosen, columns, how};
 use super::live_line::LiveLine;
 use super::output::Problems;
 use super::{Failure, Outcome, command_line};
+use crate::case_report;
 use crate::cli::Conform;
 use crate::conform::serving::{News, Until};
+use crate::conform::text::View;
 use crate::conform::{Report, Results, Suite, junit};
 use crate::stop::Stop;
-use crate::wire_report;
 
 /// Tests the clients that come, until the stop is requested or what the options say.
 ///
@@ -55,9 +56,11 @@ pub(super) fn serve(
     let mut reports = serving.wait();
     LiveLine::on_terminal().clear();
     let command = command_line();
+    let how = how(options);
     for report in &mut reports {
         report.results.command.clone_from(&command);
-        let page = format!("\n{}\n\n{}", report.results.agent, report.text(&how(options)));
+        let text = report.styled(&View { how: &how, columns: columns() });
+        let page = format!("\n{}\n\n{text}", report.results.agent);
         let written = output.write_all(page.as_bytes()).and_then(|()| output.flush());
         problems.note_standard_output(written);
     }
@@ -96,7 +99,7 @@ impl Files {
         }
         match &self.report {
             Some(directory) => {
-                wire_report::prepare(directory).map_err(|error| cannot_write(directory, &error))
+                case_report::prepare(directory).map_err(|error| cannot_write(directory, &error))
             }
             None => Ok(()),
         }

@@ -120,7 +120,7 @@ impl Files {
 
 /// An open file, to which nothing may be written in the end.
 #[derive(Debug)]
-struct Opened {
+pub(super) struct Opened {
     path: PathBuf,
     file: File,
     is_new: bool,
@@ -128,7 +128,12 @@ struct Opened {
 }
 
 impl Opened {
-    fn open(path: PathBuf) -> Result<Opened, String> {
+    /// Opens it. What is in it stays until something is written.
+    ///
+    /// # Errors
+    ///
+    /// That it cannot be written, and why.
+    pub(super) fn open(path: PathBuf) -> Result<Opened, String> {
         let failed = |error| format!("cannot write {}: {error}", path.display());
         let is_new = fs::symlink_metadata(&path).is_err();
         let file = File::options().write(true).create(true).truncate(false).open(&path);
@@ -137,7 +142,7 @@ impl Opened {
     }
 
     /// Replaces what is in it.
-    fn write(
+    pub(super) fn write(
         &mut self,
         fill: impl FnOnce(&mut BufWriter<&File>) -> io::Result<()>,
     ) -> Result<(), String> {

@@ -1,7 +1,7 @@
 //! `ringbench rtt`
 
 use std::io::Write;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use ringecho::cpus;
 
@@ -9,15 +9,16 @@ use super::cpus::{Cpus, cpus};
 use super::floor::calibrate;
 use super::output::{Files, finish};
 use super::{ENDED_BY_SIGNAL, Failure, Outcome, command_line, tls};
+use crate::case_report::{self, CaseReport};
 use crate::cli::{Messages, Rtt};
 use crate::environment::Environment;
 use crate::results::{Kind, Measurement, Results, Round};
+use crate::rtt::report::{Run, report};
 use crate::rtt::{self, CLOSE_TIMEOUT, Case, Plan};
 use crate::server::{Launch, Ready, Server, program};
 use crate::stop::Stop;
 use crate::target::Target;
 use crate::verdict::Farewells;
-use crate::wire_report;
 
 /// `ringbench rtt`
 ///
@@ -52,7 +53,7 @@ pub fn rtt(options: &Rtt, stop: &Stop, output: &mut impl Write) -> Outcome {
     let names = cases.iter().map(|case| case.name.as_str());
     let files = Files::open(options.common.output.as_deref(), names)?;
     if let Some(directory) = &options.report {
-        wire_report::prepare(directory)
+        case_report::prepare(directory)
             .map_err(|error| format!("cannot write to {}: {error}", directory.display()))?;
     }
     if options.calibrate {
@@ -73,7 +74,7 @@ pub fn rtt(options: &Rtt, stop: &Stop, output: &mut impl Write) -> Outcome {
         stop,
         begin: Instant::now(),
         farewells: Farewells::default(),
-        report_problem: Ok(()),
+        reports: Vec::new(),
     };
     let ending = rounds.run(&cases, &mut results.measurements);
     results.measurements.retain(|measurement| measurement.messages > 0);
@@ -81,7 +82,12 @@ pub fn rtt(options: &Rtt, stop: &Stop, output: &mut impl Write) -> Outcome {
     results.warnings.extend(rounds.farewells.warning(CLOSE_TIMEOUT));
     results.warnings.extend(stop.suspension_warning());
     let mut problems = finish(&mut results, &[], files, output);
-    problems.note(rounds.report_problem);
+    if let (Some(directory), [first, ..]) = (&options.report, &rounds.reports[..]) {
+        let written = case_report::write(directory, &first.agent, &rounds.reports);
+        problems.note(
+            written.map_err(|error| format!("cannot write to {}: {error}", directory.display())),
+        );
+    }
     if options.histogram
         && let [measurement] = results.measurements.as_slice()
     {
@@ -184,8 +190,8 @@ struct Rounds<'a> {
     begin: Instant,
     /// How the server closed the connections.
     farewells: Farewells,
-    /// Why a report could not be written, which does not end the measurement.
-    report_problem: Result<(), String>,
+    /// The reports of the first round, if there are to be some.
+    reports: Vec<CaseReport>,
 }
 
 impl Rounds<'_> {
@@ -207,6 +213,7 @@ impl Rounds<'_> {
         let began = begin.elapsed();
         let seed = options.common.seed.wrapping_add(u64::from(round));
         let plan = Plan { wait: options.messages.wait.wait(), seed, ..Plan::new(target, case) };
+        let started = SystemTime::now();
         let outcome = match rtt::run(&plan, stop) {
             Ok(outcome) => outcome,
             Err(_) if stop.is_requested() => return Ending::Stopped,
@@ -218,12 +225,11 @@ impl Rounds<'_> {
         if outcome.latencies.count() > 0 {
             add(measurement, case, &outcome, began);
         }
-        if round == 0
-            && let Some(directory) = &options.report
-        {
-            let written = wire_report::write(directory, target, case, &outcome)
-                .map_err(|error| format!("cannot write to {}: {error}", directory.display()));
-            self.report_problem = std::mem::replace(&mut self.report_problem, Ok(())).and(written);
+        if round == 0 && options.report.is_some() {
+            let name = options.target.as_ref().map_or("ringecho".to_owned(), Target::to_string);
+            let place = self.reports.len() + 1;
+            let run = Run { place, name: &name, plan: &plan, started, outcome: &outcome };
+            self.reports.push(report(&run));
         }
         match outcome.problem {
             Some(failed) => Ending::Failed(format!("{target}, case {}: {failed}", case.name)),

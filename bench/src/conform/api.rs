@@ -55,19 +55,25 @@ use std::marker::PhantomData;
 use std::path::Path;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
+use anstream::adapter::strip_str;
+
 use super::case::Case;
 use super::cases::{self, Volume};
+use super::deflate::Library;
 use super::expected::{self, Expectations};
 use super::number::Pattern;
 use super::results::{CaseResult, FORMAT, Results, Tally, server_name};
 use super::suite::{self, Judged, Plan};
+use super::text::{Progress, View};
 use super::verdict::Demand;
-use super::{junit, report, text};
+use super::{driver, junit, report, text};
 use crate::opening::Opening;
 use crate::problem::Problem;
 use crate::stop::Stop;
 use crate::target::Target;
 
+/// Characters of the name that a server gives itself.
+const AGENT_MAX: usize = 200;
 /// How many cases run at a time if nothing else is said.
 pub const JOBS: usize = 4;
 
@@ -147,10 +153,10 @@ impl Suite<Servers> {
     pub fn run(&self, target: &str) -> Result<Report, SuiteError> {
         let target: Target = target.parse().map_err(SuiteError::Senseless)?;
         let stop = Stop::new().map_err(|error| SuiteError::Unreachable(error.to_string()))?;
-        self.run_until(&target, &stop, &mut |_, _| {})
+        self.run_until(&target, &stop, &mut |_| {})
     }
 
-    /// The same until the stop is requested. Calls `tell` after each case with how many are done.
+    /// The same until the stop is requested. Calls `tell` after each case with how far the run is.
     ///
     /// # Errors
     ///
@@ -159,29 +165,61 @@ impl Suite<Servers> {
         &self,
         target: &Target,
         stop: &Stop,
-        tell: &mut dyn FnMut(usize, &Case),
+        tell: &mut dyn FnMut(&Progress),
     ) -> Result<Report, SuiteError> {
         let cases = self.selected()?;
         if target.websocket.is_none() {
             let what = format!("{target} speaks no WebSocket; write ws:// or unix:/");
             return Err(SuiteError::Senseless(what));
         }
-        match Opening::new(target, self.seed).open(stop) {
-            Ok(_) | Err(Problem::Stopped) => {}
-            // Otherwise every case would say so.
-            Err(problem) => return Err(SuiteError::Unreachable(format!("{target}: {problem}"))),
-        }
+        self.check_that_it_answers(target, stop)?;
         let plan = Plan { target, cases: &cases, jobs: self.jobs, seed: self.seed };
         let (started, begin) = (SystemTime::now(), Instant::now());
-        let judged = suite::run(&plan, stop, tell);
-        let cut_short = (judged.len() < cases.len()).then(|| "ended by a signal".to_owned());
+        let mut different = 0;
+        let judged = suite::run(&plan, stop, &mut |done, judged| {
+            let number = cases[judged.at].number;
+            let differs = self.expectations.difference(number, judged, self.demand).is_some();
+            different += usize::from(differs);
+            let (total, elapsed) = (cases.len(), begin.elapsed());
+            tell(&Progress { done, different, total, last: number, elapsed });
+        });
+        let cut_short = match judged.len() == cases.len() {
+            true => None,
+            false if stop.is_requested() => Some("ended by a signal".to_owned()),
+            false => suite::reason(&judged),
+        };
         let results = self.results(&cases, &judged);
-        let own_name = || results.iter().find_map(|case| server_name(&case.response));
-        let given = self.agent.as_deref().or_else(own_name).or(self.agent_otherwise.as_deref());
-        let agent = given.unwrap_or(&target.text).to_owned();
+        // It goes to the terminal, and it may be anything.
+        let shown = |name: &str| -> String {
+            name.chars().filter(|c| !c.is_control()).take(AGENT_MAX).collect()
+        };
+        let own_name = || results.iter().find_map(|case| server_name(&case.response)).map(shown);
+        let given = self.agent.clone().or_else(own_name).or_else(|| self.agent_otherwise.clone());
+        let agent = given.unwrap_or_else(|| target.text.clone());
         let time = Time { started, duration_s: begin.elapsed().as_secs_f64() };
         let run = Run { agent, target: target.to_string(), time, cut_short };
         Ok(self.report(cases, judged, results, run))
+    }
+
+    /// Checks that there is a server that answers. Otherwise every case would say that there is none,
+    /// some of them after minutes.
+    fn check_that_it_answers(&self, target: &Target, stop: &Stop) -> Result<(), SuiteError> {
+        match Opening::new(target, self.seed).open(stop) {
+            Ok(_) => {}
+            Err(Problem::Stopped) => return Ok(()),
+            Err(problem) => return Err(SuiteError::Unreachable(format!("{target}: {problem}"))),
+        }
+        // A text message and the closing handshake.
+        let mut first = cases::every(self.volume).into_iter().filter(|case| !case.is_timed());
+        let Some(case) = first.next() else { return Ok(()) };
+        let run = driver::run(&case, target, &Library::default(), self.seed, stop);
+        match run.is_some_and(|run| run.transcript.is_silent()) {
+            true => Err(SuiteError::Unreachable(format!(
+                "{target}: it opens connections, but sends neither an echo nor an answer to a close \
+                 frame; check that it is an echo server"
+            ))),
+            false => Ok(()),
+        }
     }
 }
 
@@ -428,7 +466,13 @@ impl Report {
     /// The table by section, and everything that is not as expected. `how` is the command that runs some
     /// of the cases, without naming them.
     pub fn text(&self, how: &str) -> String {
-        text::page(&self.results, &self.cases, how)
+        let text = self.styled(&View { how, columns: text::COLUMNS });
+        strip_str(&text).to_string()
+    }
+
+    /// The same with colours, as ANSI escape sequences.
+    pub fn styled(&self, view: &View<'_>) -> String {
+        text::page(&self.results, &self.cases, view)
     }
 
     /// The report as JUnit XML, which CI systems show.

@@ -418,6 +418,11 @@ impl Case {
         !self.outcomes.iter().all(|(_, events)| refused(events))
     }
 
+    /// Whether its duration says something about the peer: it consists of round trips.
+    pub fn is_timed(&self) -> bool {
+        self.script.iter().any(|step| matches!(step, Step::RoundTrips(_)))
+    }
+
     /// About how long it takes in seconds, to begin with what takes longest.
     pub fn cost(&self) -> f64 {
         /// Bytes a second of messages that are compressed, and that are not; messages a second.

@@ -174,6 +174,11 @@ impl<'a> Parts<'a> {
         Parts { text, bytes }
     }
 
+    /// The bytes of a message before it is compressed.
+    pub fn message_bytes(&self) -> usize {
+        self.bytes
+    }
+
     fn offset(&self, message: u32) -> usize {
         (message as usize * self.bytes) % self.text.len()
     }

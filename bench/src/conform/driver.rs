@@ -15,7 +15,7 @@ use super::deflate::{Library, Offer, Terms};
 use super::exchange::{Ended, Exchange, Opened, Role, Want};
 use super::head::{self, Connection};
 use super::transcript::Transcript;
-use crate::opening::{HANDSHAKE_TIMEOUT, Handshake, Opening};
+use crate::opening::{Failed, HANDSHAKE_TIMEOUT, Handshake, Opening};
 use crate::problem::{Problem, Step};
 use crate::session::Session;
 use crate::socket::{Deadline, SLICE, Stream, is_transient};
@@ -116,6 +116,24 @@ pub struct Run {
     pub duration: Duration,
 }
 
+impl Run {
+    /// The same with this opening handshake, or what there was of it.
+    fn with(mut self, handshake: Handshake) -> Run {
+        let Handshake { request, response } = &handshake;
+        let traffic = &mut self.transcript.traffic;
+        let (sent, received) = (&mut traffic.sent, &mut traffic.received);
+        let ways = match self.transcript.closing.is_server {
+            true => [(response, sent), (request, received)],
+            false => [(request, sent), (response, received)],
+        };
+        for (head, sizes) in ways.into_iter().filter(|(head, _)| !head.is_empty()) {
+            *sizes.entry(head.len()).or_default() += 1;
+        }
+        self.handshake = handshake;
+        self
+    }
+}
+
 /// When a case began.
 #[derive(Debug, Clone, Copy)]
 struct Begun {
@@ -155,7 +173,11 @@ pub fn run(case: &Case, target: &Target, library: &Library, seed: u64, stop: &St
         let mut stream = match opening.connect(stop) {
             Ok(stream) => stream,
             Err(Problem::Stopped) => return None,
-            Err(problem) => return Some(begun.refused(case, sentence(&problem))),
+            Err(problem) => {
+                let mut run = begun.refused(case, sentence(&problem));
+                run.transcript.is_unreachable = true;
+                return Some(run);
+            }
         };
         let Some((host, path)) = &target.websocket else {
             return Some(begun.refused(case, "The target speaks no WebSocket.".to_owned()));
@@ -172,27 +194,31 @@ pub fn run(case: &Case, target: &Target, library: &Library, seed: u64, stop: &St
     let offer = Offer::field(&case.offers);
     let (opened, answer) = match opening.open_offering(offer.as_deref(), stop) {
         Ok(opened) => opened,
-        Err(Problem::Stopped) => return None,
-        Err(problem) => {
-            let mut run = begun.refused(case, sentence(&problem));
+        Err(Failed { problem: Problem::Stopped, .. }) => return None,
+        Err(Failed { problem, handshake }) => {
+            let mut run = begun.refused(case, sentence(&problem)).with(handshake);
             run.transcript.closing.was_open_handshake_timeout =
                 matches!(problem, Problem::TimedOut(Step::Handshake, _));
+            run.transcript.is_unreachable = matches!(
+                problem,
+                Problem::CannotResolve(_)
+                    | Problem::CannotConnect(_)
+                    | Problem::TimedOut(..)
+                    | Problem::Unanswered(_)
+            );
             return Some(run);
         }
     };
     let handshake = opened.handshake;
     let terms = match Terms::agreed(&case.offers, answer.as_deref()) {
         Ok(terms) => terms,
-        Err(wrong) => return Some(Run { handshake, ..begun.refused(case, wrong) }),
+        Err(wrong) => return Some(begun.refused(case, wrong).with(handshake)),
     };
     let received = opened.session.unread();
     let connection = Opened { role: Role::Client, terms, received, seed };
     let exchange = Exchange::new(case, library, connection, Instant::now());
-    let mut transcript = driven(exchange, &mut { opened.stream }, stop)?;
-    let traffic = &mut transcript.traffic;
-    *traffic.sent.entry(handshake.request.len()).or_default() += 1;
-    *traffic.received.entry(handshake.response.len()).or_default() += 1;
-    Some(begun.run(transcript, handshake))
+    let transcript = driven(exchange, &mut { opened.stream }, stop)?;
+    Some(begun.run(transcript, Handshake::default()).with(handshake))
 }
 
 /// The request of a client that is tested, and what it means.
@@ -254,7 +280,7 @@ pub fn refuse(
     let is_sent = send_all(wire, &response, Instant::now() + HANDSHAKE_TIMEOUT, stop);
     let mut run = begun.refused(case, why);
     run.transcript.closing.is_server = true;
-    run.handshake = Handshake { request: head.to_vec(), response };
+    let run = run.with(Handshake { request: head.to_vec(), response });
     (is_sent || !stop.is_requested()).then_some(run)
 }
 

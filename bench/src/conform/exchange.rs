@@ -18,11 +18,12 @@ use super::case::{
 use super::deflate::{Echo, Inflater, Library, Offer, Parts, StreamOf, Terms};
 use super::frames::{self, Reader, Received, Rules};
 use super::head::{self, Connection, Response};
-use super::transcript::{Entry, Event, Octets, Rounds, Transcript, hexadecimal, shown};
+use super::transcript::{Event, Rounds, Transcript, shown};
 use super::verdict::are_all;
 use crate::opening::Handshake;
 use crate::random::Random;
 use crate::session::Form;
+use crate::wire::{AtLimit, Entry, Octets, hexadecimal};
 
 /// How long the peer may take to answer a close frame, and a server then to end the connection.
 pub const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -33,6 +34,13 @@ const GOING_AWAY: u16 = 1001;
 const COMPRESSED: u8 = 0x40;
 /// Bytes that a message may have beyond twice the longest of the case. No echo is longer.
 const EXCESS_MAX: usize = 1 << 20;
+/// Lines of the wire log. A peer that sends without end makes as many as it likes.
+const LOG_LINES_MAX: usize = 2000;
+/// Events that are kept, and bytes of messages. No case expects as many.
+const EVENTS_MAX: usize = 1 << 16;
+const EVENT_BYTES_MAX: usize = 64 << 20;
+/// Pings that are kept. They do not count as answers.
+const PINGS_MAX: usize = 1000;
 
 /// Which end of the connection this program is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -167,6 +175,8 @@ pub struct Exchange<'a> {
     message: Message,
     /// The longest message that the peer may send, in bytes.
     payload_max: usize,
+    /// The bytes of the messages that the transcript keeps.
+    kept_bytes: usize,
     transcript: Transcript,
     handshake: Handshake,
 }
@@ -277,6 +287,7 @@ impl<'a> Exchange<'a> {
             sending: Sending::On,
             message: Message::default(),
             payload_max,
+            kept_bytes: 0,
             transcript,
             handshake: Handshake::default(),
         };
@@ -378,7 +389,7 @@ impl<'a> Exchange<'a> {
     pub fn sent(&mut self, count: usize) {
         if self.is_logged() {
             let sent = Octets::of(&self.outgoing.chop()[..count]);
-            self.transcript.log.push(Entry::Sent(sent));
+            self.log(Entry::Sent(sent));
         }
         *self.transcript.traffic.sent.entry(count).or_default() += 1;
         self.outgoing.sent(count);
@@ -393,10 +404,14 @@ impl<'a> Exchange<'a> {
     pub fn received(&mut self, count: usize, now: Instant) {
         if self.is_logged() {
             let received = Octets::of(self.reader.newest(count));
-            self.transcript.log.push(Entry::Received(received));
+            self.log(Entry::Received(received));
         }
         *self.transcript.traffic.received.entry(count).or_default() += 1;
         self.reader.filled(count);
+        if !self.is_readable {
+            // A peer may go on without end.
+            self.reader.skip(self.reader.unread().len());
+        }
         self.read(now);
     }
 
@@ -434,6 +449,16 @@ impl<'a> Exchange<'a> {
     /// handshake, which is kept elsewhere.
     fn is_logged(&self) -> bool {
         self.trips.is_none() && self.state != State::Opening
+    }
+
+    /// Adds a line to the wire log, unless it is full.
+    fn log(&mut self, entry: Entry) {
+        let log = &mut self.transcript.log;
+        match log.len() {
+            ..LOG_LINES_MAX => log.push(entry),
+            LOG_LINES_MAX => log.push(Entry::Off),
+            _ => {}
+        }
     }
 
     /// The opening handshake, if it is what is tested.
@@ -501,7 +526,7 @@ impl<'a> Exchange<'a> {
             }
             Step::Pause(duration, name) => {
                 self.timer = (now + *duration, Timer::Pause(*name));
-                self.transcript.log.push(Entry::Pause(*duration, *name));
+                self.log(Entry::Pause(*duration, *name));
                 return true;
             }
             Step::Close(payload) => self.send_close(payload),
@@ -515,6 +540,12 @@ impl<'a> Exchange<'a> {
             }
         };
         self.arm(timer, now);
+        if timer == Timer::Limit && self.next == case.script.len() {
+            self.log(match case.limit {
+                Limit::Fail(time) => Entry::Limit(AtLimit::Fail, time),
+                Limit::Close(time) => Entry::Limit(AtLimit::Close, time),
+            });
+        }
         true
     }
 
@@ -540,9 +571,20 @@ impl<'a> Exchange<'a> {
             (Header::MaskedWrongly, None) => Some((self.keys.number() as u32).to_ne_bytes()),
             (Header::Right | Header::Length16 | Header::Length64(_), key) => key,
         };
+        let begin = self.outgoing.bytes.len();
         frames::append_with(&mut self.outgoing.bytes, first, payload, key, header);
-        self.transcript.log.push(Entry::FrameSent(first, Octets::of(payload), key));
-        *self.transcript.traffic.frames_sent.entry(first & 15).or_default() += 1;
+        self.log(Entry::FrameSent(first, Octets::of(payload), key));
+        let opcode = first & 15;
+        *self.transcript.traffic.frames_sent.entry(opcode).or_default() += 1;
+        if opcode < CLOSE {
+            let sent = &mut self.transcript.messages.sent;
+            sent.add_frame(payload.len(), self.outgoing.bytes.len() - begin);
+            if first & 0x80 != 0 {
+                sent.messages += 1;
+            }
+            // What the cases compress by hand is not inflated here.
+            sent.message_bytes += payload.len() as u64;
+        }
     }
 
     fn append_frame(&mut self, frame: &Frame) {
@@ -609,7 +651,7 @@ impl<'a> Exchange<'a> {
     fn skip_rest(&mut self) {
         self.next = self.case.script.len();
         if self.trips.take().is_some() {
-            self.transcript.log.push(Entry::On);
+            self.log(Entry::On);
         }
     }
 
@@ -627,18 +669,22 @@ impl<'a> Exchange<'a> {
         };
         self.transcript.rounds = Some(Rounds { count: trips.count, right: 0, wrong: None });
         self.trips = Some(Trips { trips, supply, sent: 0 });
-        self.transcript.log.push(Entry::Off);
+        self.log(Entry::Off);
     }
 
     fn send_message(&mut self) {
         let Some(Trips { trips, supply, sent }) = &mut self.trips else { return };
-        let (first, payload) = match supply {
-            Supply::Same(payload) => (trips.form.opcode() as u8, &payload[..]),
-            Supply::Of(_, stream) => {
-                (trips.form.opcode() as u8 | COMPRESSED, stream.message(*sent))
-            }
+        let (first, payload, message_bytes) = match supply {
+            Supply::Same(payload) => (trips.form.opcode() as u8, &payload[..], payload.len()),
+            Supply::Of(parts, stream) => (
+                trips.form.opcode() as u8 | COMPRESSED,
+                stream.message(*sent),
+                parts.message_bytes(),
+            ),
         };
         *sent += 1;
+        let volume = &mut self.transcript.messages.sent;
+        volume.add_message(message_bytes);
         let fragment = trips.fragment_bytes.unwrap_or(payload.len()).max(1);
         let begin = self.outgoing.begin();
         let frames = payload.len().div_ceil(fragment).max(1);
@@ -650,7 +696,9 @@ impl<'a> Exchange<'a> {
                 Role::Client => Some((self.keys.number() as u32).to_ne_bytes()),
                 Role::Server => None,
             };
+            let begin = self.outgoing.bytes.len();
             frames::append(&mut self.outgoing.bytes, last | first, piece, key);
+            volume.add_frame(piece.len(), self.outgoing.bytes.len() - begin);
         }
         let sent = &mut self.transcript.traffic.frames_sent;
         *sent.entry(first & 15).or_default() += 1;
@@ -675,7 +723,7 @@ impl<'a> Exchange<'a> {
         }
         match timer {
             Timer::Pause(name) if self.state == State::Open => {
-                self.transcript.log.push(Entry::PauseOver(name));
+                self.log(Entry::PauseOver(name));
                 self.transcript.events.push(Event::Silence(name));
                 self.arm(Timer::Limit, now);
             }
@@ -683,16 +731,17 @@ impl<'a> Exchange<'a> {
                 self.next = self.case.script.len();
                 self.arm(Timer::CloseReply, now);
             }
-            Timer::Limit => {
-                self.transcript.log.push(Entry::LimitOver);
-                match self.case.limit {
-                    Limit::Fail(_) => {
-                        self.transcript.closing.failed_by_me = true;
-                        self.close(GOING_AWAY, now);
-                    }
-                    Limit::Close(_) => self.close(NORMAL, now),
+            Timer::Limit => match self.case.limit {
+                Limit::Fail(_) => {
+                    self.log(Entry::LimitOver(AtLimit::Fail));
+                    self.transcript.closing.failed_by_me = true;
+                    self.close(GOING_AWAY, now);
                 }
-            }
+                Limit::Close(_) => {
+                    self.log(Entry::LimitOver(AtLimit::Close));
+                    self.close(NORMAL, now);
+                }
+            },
             Timer::CloseReply => {
                 self.transcript.closing.was_close_handshake_timeout = true;
                 self.give_up("the peer did not answer the close frame in time");
@@ -770,6 +819,9 @@ impl<'a> Exchange<'a> {
 
     /// Notes why the peer's response is wrong.
     fn refuses(&mut self, wrong: String) -> bool {
+        if self.handshake.response.is_empty() {
+            self.handshake.response = self.reader.unread().to_vec();
+        }
         self.transcript.is_unopened = true;
         self.transcript.refused = Some(wrong);
         self.give_up("the response is wrong");
@@ -806,11 +858,14 @@ impl<'a> Exchange<'a> {
 
     fn frame(&mut self, frame: Received, now: Instant) -> Result<(), Violation> {
         *self.transcript.traffic.frames_received.entry(frame.opcode).or_default() += 1;
-        let Received { is_final, is_compressed, opcode, payload } = frame;
+        let Received { is_final, is_compressed, opcode, key, wire_bytes, payload } = frame;
         if self.trips.is_none() {
             let first = u8::from(is_final) << 7 | u8::from(is_compressed) << 6 | opcode;
             let payload = Octets::of(self.reader.bytes(payload.clone()));
-            self.transcript.log.push(Entry::FrameReceived(first, payload));
+            self.log(Entry::FrameReceived(first, payload, key));
+        }
+        if opcode < CLOSE {
+            self.transcript.messages.received.add_frame(payload.len(), wire_bytes);
         }
         match opcode {
             CLOSE => {
@@ -868,6 +923,7 @@ impl<'a> Exchange<'a> {
         if form == Form::Text && str::from_utf8(&payload).is_err() {
             return Err(Violation::TextNotUtf8);
         }
+        self.transcript.messages.received.add_message(payload.len());
         self.note(Event::Message(form, payload), now);
         Ok(())
     }
@@ -883,14 +939,20 @@ impl<'a> Exchange<'a> {
             (Supply::Of(parts, stream), Some(inflater)) => {
                 let (parts, is_compressed) = (*parts, *is_compressed);
                 let sent = stream.message(number);
-                inflater
-                    .check_echo(&Echo { payload, is_compressed, parts, number, sent })?
-                    .map_err(|came| difference(&parts.message(number).concat(), &came))
+                inflater.check_echo(&Echo { payload, is_compressed, parts, number, sent })?.map_err(
+                    |came| (difference(&parts.message(number).concat(), &came), came.len()),
+                )
             }
             (Supply::Of(..), None) => unreachable!("it needs terms"),
             (Supply::Same(sent), _) if sent == payload => Ok(()),
-            (Supply::Same(sent), _) => Err(difference(sent, payload)),
+            (Supply::Same(sent), _) => Err((difference(sent, payload), payload.len())),
         };
+        let message_bytes = match (&trips.supply, &compared) {
+            (_, Err((_, bytes))) => *bytes,
+            (Supply::Of(parts, _), Ok(())) => parts.message_bytes(),
+            (Supply::Same(sent), Ok(())) => sent.len(),
+        };
+        self.transcript.messages.received.add_message(message_bytes);
         let wrong = match compared {
             _ if number == trips.sent => "it came before its message was sent".to_owned(),
             Ok(()) if form == trips.trips.form => {
@@ -901,7 +963,7 @@ impl<'a> Exchange<'a> {
                 return Ok(());
             }
             Ok(()) => format!("it is {form} instead of {}", trips.trips.form),
-            Err(difference) => difference,
+            Err((difference, _)) => difference,
         };
         rounds.wrong = Some(match count {
             1 => format!("The echo is wrong: {wrong}."),
@@ -913,6 +975,9 @@ impl<'a> Exchange<'a> {
 
     /// Notes an event. If everything has come, this side may close.
     fn note(&mut self, event: Event, now: Instant) {
+        if !self.keeps(&event) {
+            return;
+        }
         self.transcript.events.push(event);
         let Case { outcomes, close, .. } = self.case;
         let is_complete =
@@ -920,6 +985,27 @@ impl<'a> Exchange<'a> {
         let is_sent = self.next == self.case.script.len();
         if close.by != End::Theirs && is_sent && is_complete {
             self.close(close.codes[0], now);
+        }
+    }
+
+    /// Whether an event is kept. What is dropped cannot change the verdict: it is a ping, or comes after
+    /// more than any case expects.
+    fn keeps(&mut self, event: &Event) -> bool {
+        let events = self.transcript.events.len();
+        match event {
+            Event::Ping(_) => events < PINGS_MAX,
+            Event::Message(_, payload) if events < EVENTS_MAX => {
+                let is_kept = self.kept_bytes < EVENT_BYTES_MAX;
+                self.kept_bytes += if is_kept { payload.len() } else { 0 };
+                is_kept
+            }
+            Event::Message(..)
+            | Event::Pong(_)
+            | Event::Silence(_)
+            | Event::Refused(..)
+            | Event::HungUp
+            | Event::Opened
+            | Event::Agreed(_) => events < EVENTS_MAX,
         }
     }
 

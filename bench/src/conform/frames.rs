@@ -115,6 +115,10 @@ pub struct Received {
     pub is_compressed: bool,
     /// The opcode, which is not reserved.
     pub opcode: u8,
+    /// The masking key.
+    pub key: Option<[u8; 4]>,
+    /// The length of the frame with its header.
+    pub wire_bytes: usize,
     /// Where [`Reader::bytes`] finds the payload, until more is read.
     pub payload: Range<usize>,
 }
@@ -241,14 +245,15 @@ impl Reader {
             self.awaited = whole;
             return Ok(None);
         }
-        if is_masked {
-            let key = [0, 1, 2, 3].map(|at| unread[header - 4 + at]);
+        let key = is_masked.then(|| [0, 1, 2, 3].map(|at| unread[header - 4 + at]));
+        if let Some(key) = key {
             mask(&mut unread[header..whole], key);
         }
         let payload = self.read + header..self.read + whole;
         self.read += whole;
         self.awaited = 0;
-        Ok(Some(Received { is_final, is_compressed: reserved != 0, opcode, payload }))
+        let (is_compressed, wire_bytes) = (reserved != 0, whole);
+        Ok(Some(Received { is_final, is_compressed, opcode, key, wire_bytes, payload }))
     }
 
     /// The payload of the frame that was taken last.

@@ -1,13 +1,18 @@
 //! The outcome of a run as JUnit XML, which CI systems show: a test suite for each section, a test for
 //! each case. It has failed if it is not as expected, and is skipped if what is tested does not support
 //! what it is about. The results of several clients are one document, whose test suites name them.
+//!
+//! There is no standard. Elements and attributes are those that the schema of Jenkins' xUnit plugin and
+//! that of Ant have in common with what other readers know.
 
 use std::collections::BTreeMap;
+use std::time::{Duration, UNIX_EPOCH};
 
 use maud::{PreEscaped, html};
 
 use super::cases::{is_own, section_name};
 use super::results::{CaseResult, Results};
+use super::text::listed;
 use super::verdict::Behavior;
 
 /// The XML document of these results, one or several.
@@ -18,12 +23,13 @@ pub fn document(all: &[&Results]) -> String {
     let markup = html! {
         (PreEscaped("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n"))
         testsuites name=(legal(&agents.join(", "))) tests=(cases.len()) failures=(failures(&cases))
-            skipped=(skipped(&cases)) time=(seconds(duration_s)) {
+            errors="0" time=(seconds(duration_s)) {
             @for results in all {
                 @let agent = if all.len() == 1 { String::new() } else { format!("{}: ", results.agent) };
                 @for (section, cases) in &sections(results) {
                     testsuite name=(legal(&(agent.clone() + &name(*section)))) tests=(cases.len())
-                        failures=(failures(cases)) skipped=(skipped(cases)) time=(time(cases)) {
+                        failures=(failures(cases)) errors="0" skipped=(skipped(cases))
+                        timestamp=(moment(cases)) time=(time(cases)) {
                         @for case in cases { (testcase(case)) }
                     }
                 }
@@ -63,6 +69,13 @@ fn name(section: u16) -> String {
     format!("{own}{section} {}", section_name(section))
 }
 
+/// When the first of these cases began (UTC), without a zone, which readers do not expect.
+fn moment(cases: &[&CaseResult]) -> String {
+    let first = cases.iter().map(|case| case.started_at_s).reduce(f64::min).unwrap_or(0.0);
+    let moment = UNIX_EPOCH + Duration::try_from_secs_f64(first).unwrap_or_default();
+    humantime::format_rfc3339_seconds(moment).to_string().replace('Z', "")
+}
+
 fn is_skipped(case: &CaseResult) -> bool {
     case.difference.is_none() && case.behavior == Behavior::Unimplemented
 }
@@ -76,11 +89,11 @@ fn testcase(case: &CaseResult) -> PreEscaped<String> {
             @if let Some(difference) = &case.difference {
                 failure type=(verdict) message=(format!("{verdict}; {difference} ({})", case.clause)) {
                     (legal(&format!(
-                        "{} {} {} Observed: {}",
+                        "{} {} {} Observed: {}.",
                         case.expectation,
                         case.result,
                         case.result_close,
-                        case.observed.join(", ")
+                        listed(&case.observed)
                     )))
                 }
             } @else if is_skipped(case) {

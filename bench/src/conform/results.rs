@@ -8,8 +8,8 @@ use super::case::Case;
 use super::cases::is_own;
 use super::number::Number;
 use super::suite::Judged;
-use super::transcript::{Closing, Traffic};
 use super::verdict::{Behavior, BehaviorClose};
+use crate::wire::{Closing, Traffic, Volumes};
 
 /// The version of this format.
 pub const FORMAT: u32 = 1;
@@ -90,6 +90,8 @@ pub struct CaseResult {
     pub closing: Closing,
     /// What went over the wire.
     pub traffic: Traffic,
+    /// The messages among that.
+    pub messages: Volumes,
     /// The request of the opening handshake.
     pub request: String,
     /// The response to it.
@@ -120,6 +122,7 @@ impl CaseResult {
             observed: run.transcript.events.iter().map(ToString::to_string).collect(),
             closing: run.transcript.closing.clone(),
             traffic: run.transcript.traffic.clone(),
+            messages: run.transcript.messages,
             request: head(&run.handshake.request),
             response: head(&run.handshake.response),
             started_at_s: started.as_secs_f64(),

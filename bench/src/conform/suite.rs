@@ -1,6 +1,6 @@
 //! Runs cases against a server, several at a time.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::thread;
 
@@ -10,6 +10,10 @@ use super::driver::{self, Run};
 use super::verdict::{Verdict, judge};
 use crate::stop::Stop;
 use crate::target::Target;
+
+/// Cases in a row, in the order in which they end, that find no server or one that says nothing. After
+/// that the rest is left out, because each of them takes its whole time.
+const LOST_MAX: usize = 20;
 
 /// What is run, and how.
 #[derive(Debug, Clone, Copy)]
@@ -35,17 +39,39 @@ pub struct Judged {
     pub verdict: Verdict,
 }
 
+impl Judged {
+    /// Why it seems that there is no server any more, or that it hangs; nothing if it has said something.
+    fn loss(&self) -> Option<&str> {
+        let transcript = &self.run.transcript;
+        if transcript.is_unreachable {
+            return Some(&self.verdict.result);
+        }
+        transcript.is_silent().then_some("the server opens connections and sends nothing")
+    }
+}
+
+/// Why a run was given up, of which these cases were judged.
+pub fn reason(judged: &[Judged]) -> Option<String> {
+    let lost = judged.iter().filter_map(Judged::loss).next_back()?;
+    Some(format!("{LOST_MAX} cases in a row found no server that answers: {lost}"))
+}
+
 /// Runs all cases, those that take longest first, and calls `tell` after each with how many are done.
-/// Returns them in the order of the plan; fewer if the stop is requested.
-pub fn run(plan: &Plan<'_>, stop: &Stop, tell: &mut dyn FnMut(usize, &Case)) -> Vec<Judged> {
+/// Returns them in the order of the plan; fewer if the stop is requested, or if there seems to be no
+/// server any more ([`reason`]).
+pub fn run(plan: &Plan<'_>, stop: &Stop, tell: &mut dyn FnMut(usize, &Judged)) -> Vec<Judged> {
     let mut order: Vec<usize> = (0..plan.cases.len()).collect();
     order.sort_by(|one, other| {
         plan.cases[*other].cost().total_cmp(&plan.cases[*one].cost()).then(one.cmp(other))
     });
     let (library, next) = (Library::default(), AtomicUsize::new(0));
+    let is_given_up = AtomicBool::new(false);
     let (sender, receiver) = mpsc::channel::<Judged>();
     let work = |sender: mpsc::Sender<Judged>| {
         while let Some(at) = order.get(next.fetch_add(1, Ordering::Relaxed)).copied() {
+            if is_given_up.load(Ordering::Relaxed) {
+                return;
+            }
             let case = &plan.cases[at];
             let seed = plan.seed.wrapping_add(at as u64);
             let Some(run) = driver::run(case, plan.target, &library, seed, stop) else { return };
@@ -64,8 +90,13 @@ pub fn run(plan: &Plan<'_>, stop: &Stop, tell: &mut dyn FnMut(usize, &Case)) -> 
         }
         drop(sender);
         // It ends when all workers have.
+        let mut lost = 0;
         for done in receiver {
-            tell(judged.len() + 1, &plan.cases[done.at]);
+            lost = if done.loss().is_some() { lost + 1 } else { 0 };
+            if lost == LOST_MAX {
+                is_given_up.store(true, Ordering::Relaxed);
+            }
+            tell(judged.len() + 1, &done);
             judged.push(done);
         }
     });

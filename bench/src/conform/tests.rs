@@ -21,6 +21,7 @@ use super::head::Connection;
 use super::transcript::Transcript;
 use super::verdict::{Behavior, BehaviorClose, Verdict, judge};
 
+mod bounds;
 mod own;
 
 /// What a peer does wrong.

@@ -1,8 +1,12 @@
-//! What a run prints: a table by section, and everything that is not as expected.
+//! What a run prints: a table by section, and everything that is not as expected. Colours are written as
+//! ANSI escape sequences; whoever prints the text leaves them out where nobody sees them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::time::Duration;
+
+use anstyle::{AnsiColor, Style};
+use textwrap::{Options, WordSplitter};
 
 use super::case::{Case, Expected};
 use super::cases::section_name;
@@ -12,31 +16,83 @@ use super::verdict::{Behavior, BehaviorClose};
 
 /// Cases with unexpected verdicts that are shown in full.
 const SHOWN_MAX: usize = 20;
+/// Events that are listed of a case.
+const LISTED_MAX: usize = 12;
+/// The columns that the text takes where nothing else is asked for.
+pub const COLUMNS: usize = 80;
+/// The most that it takes. Longer lines are hard to read.
+const COLUMNS_MAX: usize = 110;
+/// The column where the text of a failure begins.
+const INDENT: usize = 12;
 
-/// The line that is shown while cases run.
-pub fn progress(done: usize, total: usize, last: Number, elapsed: Duration) -> String {
-    format!("{done} of {total} cases, last {last}, {:.0} s", elapsed.as_secs_f64())
+const GOOD: Style = AnsiColor::Green.on_default();
+const DOUBTFUL: Style = AnsiColor::Yellow.on_default();
+const BAD: Style = AnsiColor::Red.on_default().bold();
+const STRONG: Style = Style::new().bold();
+
+/// How far a run is.
+#[derive(Debug, Clone, Copy)]
+pub struct Progress {
+    /// How many cases are done.
+    pub done: usize,
+    /// How many of those are not as expected.
+    pub different: usize,
+    /// How many there are.
+    pub total: usize,
+    /// The one that was done last.
+    pub last: Number,
+    /// How long it has taken.
+    pub elapsed: Duration,
 }
 
-/// The whole text. `how` is the command that runs some of the cases, without naming them.
-pub fn page(results: &Results, cases: &[Case], how: &str) -> String {
+/// The line that is shown while cases run.
+pub fn progress(progress: &Progress) -> String {
+    let Progress { done, different, total, last, elapsed } = progress;
+    let different = match different {
+        0 => String::new(),
+        different => format!(", {different} not as expected"),
+    };
+    format!("{done} of {total} cases{different}, last {last}, {:.0} s", elapsed.as_secs_f64())
+}
+
+/// How the text is to be written.
+#[derive(Debug, Clone, Copy)]
+pub struct View<'a> {
+    /// The command that runs some of the cases, without naming them.
+    pub how: &'a str,
+    /// How wide it may be.
+    pub columns: usize,
+}
+
+/// The whole text.
+pub fn page(results: &Results, cases: &[Case], view: &View<'_>) -> String {
     let mut text = String::new();
+    let view = View { columns: view.columns.min(COLUMNS_MAX), ..*view };
     table(results, &mut text).expect("a string takes everything");
     let different: Vec<&CaseResult> =
         results.cases.iter().filter(|case| case.difference.is_some()).collect();
     for result in different.iter().take(SHOWN_MAX) {
         let case = cases.iter().find(|case| case.number == result.case);
-        failure(result, case, how, &mut text).expect("a string takes everything");
+        failure(result, case, &view, &mut text).expect("a string takes everything");
+    }
+    if different.len() > SHOWN_MAX {
+        let count = different.len();
+        let more = format!(
+            "These are {SHOWN_MAX} of the {count} that are not as expected. --report, --json and \
+             --junit have all of them, and so has --case with some of these numbers:"
+        );
+        text += &format!("\n{}\n", filled("", &more, 0, &view));
     }
     for (what, is_own) in [("not as expected", false), ("own cases not as expected", true)] {
-        let numbers = different.iter().filter(|case| case.is_own == is_own);
-        let numbers: Vec<String> = numbers.map(|case| case.case.to_string()).collect();
+        let numbers = patterns(&results.cases, is_own);
         if !numbers.is_empty() {
-            text += &format!("\n{what}: {}\n", numbers.join(" "));
+            let indent = what.len() + 2;
+            text +=
+                &format!("\n{}\n", filled(&format!("{what}: "), &numbers.join(" "), indent, &view));
         }
     }
     if let Some(reason) = &results.cut_short {
-        text += &format!("\nCUT SHORT: {reason}\n");
+        text += &format!("\n{BAD}CUT SHORT{BAD:#}: {reason}\n");
     }
     text + "\n" + &verdict_line(results) + "\n"
 }
@@ -62,30 +118,39 @@ fn verdict_line(results: &Results) -> String {
         true => "; quick: sections 9, 12 and 13 with fewer messages",
         false => "",
     };
+    let style = match suite.cases + own.cases == suite.as_expected + own.as_expected {
+        true => GOOD,
+        false => BAD,
+    };
     let counted = |tally: &Tally| format!("{} of {}", tally.as_expected, tally.cases);
     let counted = match (suite.cases, own.cases) {
         (_, 0) => format!("{} cases", counted(suite)),
         (0, _) => format!("{} own cases", counted(own)),
         _ => format!("{} cases of the suite and {} own cases", counted(suite), counted(own)),
     };
-    format!("{agent}: {counted} as expected, in {duration_s:.1} s{quick}")
+    format!("{agent}: {style}{counted} as expected{style:#}, in {duration_s:.1} s{quick}")
 }
 
 /// The number of cases of each verdict, by section.
 fn table(results: &Results, text: &mut String) -> std::fmt::Result {
+    /// The columns after the name of the section: their heads in two lines, and their widths.
+    const COLUMNS: [(&str, &str, usize); 7] = [
+        ("", "cases", 6),
+        ("", "OK", 6),
+        ("NON-", "STRICT", 8),
+        ("INFORMA-", "TIONAL", 10),
+        ("UNIMPLE-", "MENTED", 10),
+        ("", "FAILED", 8),
+        ("close", "not OK", 8),
+    ];
     let mut sections: BTreeMap<u16, Vec<&CaseResult>> = BTreeMap::new();
     for case in &results.cases {
         sections.entry(case.case.section()).or_default().push(case);
     }
-    write!(text, "{:<26}{:>6}", "section", "cases")?;
-    for behavior in Behavior::ALL {
-        let name = behavior.to_string();
-        write!(text, "{name:>width$}", width = name.len() + 2)?;
-    }
-    writeln!(text, "  close not OK")?;
-    let rows = sections
+    let rows: Vec<(String, &[&CaseResult])> = sections
         .iter()
-        .map(|(section, cases)| (format!("{section:>2} {}", section_name(*section)), &cases[..]));
+        .map(|(section, cases)| (format!("{section:>2} {}", section_name(*section)), &cases[..]))
+        .collect();
     let (own, suite): (Vec<&CaseResult>, Vec<&CaseResult>) =
         results.cases.iter().partition(|case| case.is_own);
     let sums = match (suite.is_empty(), own.is_empty()) {
@@ -93,17 +158,35 @@ fn table(results: &Results, text: &mut String) -> std::fmt::Result {
         (_, true) => vec![("all", &suite)],
         (true, false) => vec![("own", &own)],
     };
-    let sums = sums.into_iter().map(|(name, cases)| (name.to_owned(), &cases[..]));
-    for (name, cases) in rows.chain(sums) {
-        write!(text, "{name:<26}{:>6}", cases.len())?;
-        for behavior in Behavior::ALL {
-            let count = cases.iter().filter(|case| case.behavior == behavior).count();
-            write!(text, "{:>width$}", dash(count), width = behavior.to_string().len() + 2)?;
+    let width = rows.iter().map(|(name, _)| name.len()).max().unwrap_or(0).max("section".len());
+    for (name, heads) in [("", COLUMNS.map(|it| it.0)), ("section", COLUMNS.map(|it| it.1))] {
+        write!(text, "{STRONG}{name:<width$}")?;
+        for (head, (.., width)) in heads.iter().zip(COLUMNS) {
+            write!(text, "{head:>width$}")?;
         }
+        writeln!(text, "{STRONG:#}")?;
+    }
+    let sums = sums.into_iter().map(|(name, cases)| (name.to_owned(), &cases[..]));
+    for (name, cases) in rows.into_iter().chain(sums) {
+        let of = |behavior| cases.iter().filter(|case| case.behavior == behavior).count();
         let is_bad = |case: &&&CaseResult| {
             !matches!(case.behavior_close, BehaviorClose::Ok | BehaviorClose::Informational)
         };
-        writeln!(text, "{:>14}", dash(cases.iter().filter(is_bad).count()))?;
+        let counts = [
+            (cases.len(), Style::new()),
+            (of(Behavior::Ok), Style::new()),
+            (of(Behavior::NonStrict), DOUBTFUL),
+            (of(Behavior::Informational), Style::new()),
+            (of(Behavior::Unimplemented), DOUBTFUL),
+            (of(Behavior::Failed), BAD),
+            (cases.iter().filter(is_bad).count(), BAD),
+        ];
+        write!(text, "{name:<width$}")?;
+        for ((count, style), (.., width)) in counts.into_iter().zip(COLUMNS) {
+            let style = if count == 0 { Style::new() } else { style };
+            write!(text, "{style}{:>width$}{style:#}", dash(count))?;
+        }
+        writeln!(text)?;
     }
     Ok(())
 }
@@ -117,27 +200,36 @@ fn dash(count: usize) -> String {
 fn failure(
     result: &CaseResult,
     case: Option<&Case>,
-    how: &str,
+    view: &View<'_>,
     text: &mut String,
 ) -> std::fmt::Result {
     let CaseResult { case: number, clause, behavior, behavior_close, .. } = result;
     let difference = result.difference.as_deref().unwrap_or_default();
-    writeln!(text, "\n{number} ({clause}): {behavior}, close {behavior_close}; {difference}")?;
-    writeln!(text, "  {} {}", result.description, result.expectation)?;
+    writeln!(
+        text,
+        "\n{BAD}{number}{BAD:#} ({clause}): {behavior}, close {behavior_close}; {difference}"
+    )?;
+    let what = format!("{} {}", result.description, result.expectation);
+    writeln!(text, "{}", filled("  ", &what, 2, view))?;
+    let mut line = |label: &str, what: &str| {
+        writeln!(text, "{}", filled(&format!("  {label:<10}"), what, INDENT, view))
+    };
     let expected: Vec<String> = case
         .into_iter()
         .flat_map(|case| &case.outcomes)
         .map(|(behavior, events)| {
-            format!("{} ({behavior})", listed(events.iter().map(Expected::to_string)))
+            let events: Vec<String> = events.iter().map(Expected::to_string).collect();
+            format!("{} ({behavior})", listed(&events))
         })
         .collect();
     if !expected.is_empty() {
-        writeln!(text, "  expected  {}", expected.join(", or "))?;
+        line("expected", &expected.join(", or "))?;
     }
-    writeln!(text, "  observed  {}", listed(result.observed.iter().cloned()))?;
-    writeln!(text, "  result    {}", result.result)?;
-    writeln!(text, "  close     {} {}", result.result_close, closed(result))?;
-    writeln!(text, "  run it    {how} --case {number}")
+    line("observed", &listed(&result.observed))?;
+    line("result", &result.result)?;
+    line("close", &format!("{} {}", result.result_close, closed(result)))?;
+    // It stays one line, so that it can be copied.
+    writeln!(text, "  run it    {} --case {number}", view.how)
 }
 
 /// How the connection was closed.
@@ -151,7 +243,189 @@ fn closed(result: &CaseResult) -> String {
     )
 }
 
-fn listed(events: impl Iterator<Item = String>) -> String {
-    let events: Vec<String> = events.collect();
-    if events.is_empty() { "nothing".to_owned() } else { events.join(", ") }
+/// Events in a row, or some of them if there are many.
+pub fn listed(events: &[String]) -> String {
+    match events.len() {
+        0 => "nothing".to_owned(),
+        1..=LISTED_MAX => events.join(", "),
+        count => {
+            let shown = events[..LISTED_MAX].join(", ");
+            format!("{shown}, and {} more", count - LISTED_MAX)
+        }
+    }
+}
+
+/// Text behind a label, in lines that fit; those after the first are indented.
+fn filled(label: &str, text: &str, indent: usize, view: &View<'_>) -> String {
+    let rest = " ".repeat(indent);
+    let options = Options::new(view.columns.saturating_sub(1).max(indent + 20))
+        .initial_indent(label)
+        .subsequent_indent(&rest)
+        .word_splitter(WordSplitter::NoHyphenation);
+    textwrap::fill(text, options)
+}
+
+/// The cases that are not as expected as `--case` takes them: as whole sections or groups where all of
+/// their cases that were run are not.
+fn patterns(cases: &[CaseResult], is_own: bool) -> Vec<String> {
+    let groups = |number: Number| {
+        let number = number.to_string();
+        let parts: Vec<&str> = number.split('.').collect();
+        (1..parts.len()).map(|length| parts[..length].join(".")).collect::<Vec<String>>()
+    };
+    let cases = || cases.iter().filter(|case| case.is_own == is_own);
+    let right = cases().filter(|case| case.difference.is_none());
+    let mixed: BTreeSet<String> = right.flat_map(|case| groups(case.case)).collect();
+    let mut sizes: BTreeMap<String, usize> = BTreeMap::new();
+    for group in cases().flat_map(|case| groups(case.case)) {
+        *sizes.entry(group).or_default() += 1;
+    }
+    let mut patterns: Vec<String> = Vec::new();
+    for case in cases().filter(|case| case.difference.is_some()) {
+        let whole = groups(case.case).into_iter().find(|group| !mixed.contains(group));
+        let pattern = match whole {
+            Some(group) if sizes[&group] > 1 => format!("{group}.*"),
+            Some(_) | None => case.case.to_string(),
+        };
+        if patterns.last() != Some(&pattern) {
+            patterns.push(pattern);
+        }
+    }
+    patterns
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::{Closing, Traffic, Volumes};
+
+    fn result(number: &str, difference: Option<&str>) -> CaseResult {
+        let number: Number = number.parse().expect("a number");
+        let (behavior, behavior_close) = match difference {
+            Some(_) => (Behavior::Failed, BehaviorClose::Unclean),
+            None => (Behavior::Ok, BehaviorClose::Ok),
+        };
+        CaseResult {
+            case: number,
+            is_own: number.section() >= 20,
+            clause: "RFC 6455 5.5.2",
+            description: "Sends a ping with as many bytes as a control frame may have.".to_owned(),
+            expectation: "A pong with the same bytes comes back, and nothing else.".to_owned(),
+            behavior,
+            result: "What came is none of what was expected.".to_owned(),
+            behavior_close,
+            result_close: "A complete closing handshake is needed here: the peer reset.".to_owned(),
+            difference: difference.map(str::to_owned),
+            observed: vec!["pong 0xfefefefefefefefefefefefefefefefe".to_owned(); 30],
+            closing: Closing::default(),
+            traffic: Traffic::default(),
+            messages: Volumes::default(),
+            request: String::new(),
+            response: String::new(),
+            started_at_s: 0.0,
+            duration_s: 0.1,
+        }
+    }
+
+    fn results(cases: Vec<CaseResult>) -> Results {
+        let tally = |own: bool| {
+            let cases = cases.iter().filter(|case| case.is_own == own);
+            let right = cases.clone().filter(|case| case.difference.is_none()).count();
+            Tally { cases: cases.count(), as_expected: right }
+        };
+        Results {
+            format: 1,
+            command: Vec::new(),
+            agent: "a server".to_owned(),
+            target: "ws://127.0.0.1:9001/".to_owned(),
+            is_quick: false,
+            cut_short: None,
+            started_at_s: 0.0,
+            duration_s: 1.0,
+            suite: tally(false),
+            own: tally(true),
+            cases,
+        }
+    }
+
+    /// The text without its escape sequences.
+    fn plain(text: &str) -> String {
+        anstream::adapter::strip_str(text).to_string()
+    }
+
+    const HOW: &str = "ringbench conform ws://127.0.0.1:9001/ --quick";
+
+    #[test]
+    fn every_line_but_the_commands_fits_the_terminal() {
+        let cases = (1..=10).flat_map(|case| {
+            [(1, case % 2), (9, 1), (13, 0), (24, case % 3)].map(|(section, wrong)| {
+                let wrong = (wrong == 1).then_some("it should pass");
+                result(&format!("{section}.{case}"), wrong)
+            })
+        });
+        let results = results(cases.collect());
+        for columns in [40, 80, 120] {
+            let text = plain(&page(&results, &[], &View { how: HOW, columns }));
+            // The table has one width.
+            for line in text.lines().skip_while(|line| !line.is_empty()) {
+                let is_command = line.starts_with("  run it");
+                let is_headline = line.contains("RFC 6455 5.5.2");
+                let is_last = line.starts_with("a server: ");
+                let fits = line.chars().count() < columns.max(60);
+                assert!(fits || is_command || is_headline || is_last, "{columns}: {line}");
+            }
+            let table = text.lines().take_while(|line| !line.is_empty());
+            assert!(table.into_iter().all(|line| line.chars().count() < 80), "{text}");
+        }
+    }
+
+    #[test]
+    fn where_much_is_wrong_it_is_summed_up() {
+        let mut cases: Vec<CaseResult> = Vec::new();
+        for case in 1..=30 {
+            cases.push(result(&format!("12.1.{case}"), Some("it should pass")));
+            cases.push(result(&format!("12.2.{case}"), (case > 28).then_some("it should pass")));
+        }
+        cases.push(result("7.1", None));
+        cases.push(result("7.2", Some("it should pass")));
+        cases.push(result("6.1.1", Some("it should pass")));
+        cases.push(result("20.1.1", Some("it should pass")));
+        cases.push(result("20.1.2", Some("it should pass")));
+        cases.sort_by_key(|case| case.case);
+        let text = plain(&page(&results(cases), &[], &View { how: HOW, columns: 80 }));
+        assert_eq!(text.matches("  run it").count(), SHOWN_MAX, "{text}");
+        for part in [
+            "These are 20 of the 36 that are not as expected.",
+            "\nnot as expected: 6.1.1 7.2 12.1.* 12.2.29 12.2.30\n",
+            "\nown cases not as expected: 20.*\n",
+            "fefe, and 18 more\n",
+        ] {
+            assert!(text.replace("\n            ", " ").contains(part), "{part:?} in {text}");
+        }
+    }
+
+    #[test]
+    fn a_failure_is_red_and_what_is_right_is_green() {
+        let right =
+            page(&results(vec![result("1.1.1", None)]), &[], &View { how: HOW, columns: 80 });
+        assert!(right.contains("\u{1b}[32m1 of 1 cases as expected\u{1b}[0m"), "{right:?}");
+        assert!(!right.contains("\u{1b}[31m"), "{right:?}");
+        let wrong = results(vec![result("2.2", Some("it should pass"))]);
+        let wrong = page(&wrong, &[], &View { how: HOW, columns: 80 });
+        assert!(wrong.contains("\u{1b}[1m\u{1b}[31m2.2\u{1b}[0m (RFC"), "{wrong:?}");
+    }
+
+    #[test]
+    fn progress_says_what_has_failed() {
+        let mut now = Progress {
+            done: 3,
+            different: 0,
+            total: 9,
+            last: Number::pair(2, 10),
+            elapsed: Duration::from_millis(1600),
+        };
+        assert_eq!(progress(&now), "3 of 9 cases, last 2.10, 2 s");
+        now.different = 1;
+        assert_eq!(progress(&now), "3 of 9 cases, 1 not as expected, last 2.10, 2 s");
+    }
 }

@@ -1,20 +1,15 @@
 //! What happened on one connection: events in their order, how it ended, and what went over the wire.
 
-use std::collections::BTreeMap;
 use std::fmt;
-use std::time::Duration;
 
 use ringecho::protocol::violation::Violation;
-use serde::Serialize;
 
 use super::number::Number;
-use crate::rtt::SizeCounts;
 use crate::session::Form;
+use crate::wire::{Closing, Entry, Traffic, Volumes, hexadecimal};
 
 /// Bytes of a payload that are shown.
 const SHOWN_MAX: usize = 40;
-/// Bytes of a send, a receive or a payload that the wire log holds.
-const LOGGED_MAX: usize = 256;
 
 /// Something that the peer sent, or a pause in which it did not end the connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,91 +43,6 @@ pub struct Rounds {
     pub wrong: Option<String>,
 }
 
-/// What went over the wire.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-pub struct Traffic {
-    /// Receives by their size in bytes, with the response of the opening handshake.
-    pub received: SizeCounts,
-    /// Sends by their size in bytes, with the request.
-    pub sent: SizeCounts,
-    /// Received frames by opcode.
-    pub frames_received: BTreeMap<u8, u64>,
-    /// Sent frames by opcode.
-    pub frames_sent: BTreeMap<u8, u64>,
-}
-
-/// How the connection ended, in the words of the Autobahn suite. *Me* is this program.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Closing {
-    /// Whether this program was the server.
-    pub is_server: bool,
-    /// Whether it sent the first close frame.
-    pub closed_by_me: bool,
-    /// Whether it failed the connection.
-    pub failed_by_me: bool,
-    /// Whether it ended the TCP connection.
-    pub dropped_by_me: bool,
-    /// Whether both close frames were sent and the server ended the TCP connection.
-    pub was_clean: bool,
-    /// Why it was not clean.
-    pub was_not_clean_reason: Option<String>,
-    /// Whether the server did not end the TCP connection in time.
-    pub was_server_connection_drop_timeout: bool,
-    /// Whether the opening handshake took too long.
-    pub was_open_handshake_timeout: bool,
-    /// Whether the peer did not answer a close frame in time.
-    pub was_close_handshake_timeout: bool,
-    /// The code in the close frame that this program sent.
-    pub local_close_code: Option<u16>,
-    /// The reason in it, in hexadecimal if it is not UTF-8.
-    pub local_close_reason: Option<String>,
-    /// The code in the peer's close frame.
-    pub remote_close_code: Option<u16>,
-    /// The reason in it.
-    pub remote_close_reason: Option<String>,
-}
-
-/// A line of the wire log. Of long bytes it holds the beginning.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Entry {
-    /// A send.
-    Sent(Octets),
-    /// A receive.
-    Received(Octets),
-    /// A frame that was sent: the first byte of its header, its payload and its masking key.
-    FrameSent(u8, Octets, Option<[u8; 4]>),
-    /// A frame that was received. Its payload is unmasked.
-    FrameReceived(u8, Octets),
-    /// A pause of this length and name begins.
-    Pause(Duration, char),
-    /// A pause of this name is over.
-    PauseOver(char),
-    /// The time is over, and the connection is failed or closed.
-    LimitOver,
-    /// From here on nothing is logged, because there is too much of it.
-    Off,
-    /// From here on everything is logged again.
-    On,
-}
-
-/// Bytes of the wire log.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Octets {
-    /// How many there are.
-    pub count: usize,
-    /// The first of them.
-    pub beginning: Vec<u8>,
-}
-
-impl Octets {
-    /// What is logged of these bytes.
-    pub fn of(bytes: &[u8]) -> Octets {
-        let beginning = bytes[..bytes.len().min(LOGGED_MAX)].to_vec();
-        Octets { count: bytes.len(), beginning }
-    }
-}
-
 /// Everything that is known of one case.
 #[derive(Debug, Clone)]
 pub struct Transcript {
@@ -140,6 +50,8 @@ pub struct Transcript {
     pub number: Number,
     /// Why there was no connection, if there was none.
     pub refused: Option<String>,
+    /// Whether nothing came that would be an answer to the request.
+    pub is_unreachable: bool,
     /// Whether the peer declined the compression that the case needs.
     pub lacks_compression: bool,
     /// Whether the opening handshake, which is what is tested, opened no connection.
@@ -154,6 +66,8 @@ pub struct Transcript {
     pub closing: Closing,
     /// What went over the wire.
     pub traffic: Traffic,
+    /// The messages among that.
+    pub messages: Volumes,
     /// The same in its order, without the opening handshake and without round trips.
     pub log: Vec<Entry>,
 }
@@ -164,6 +78,7 @@ impl Transcript {
         Transcript {
             number,
             refused: None,
+            is_unreachable: false,
             lacks_compression: false,
             is_unopened: false,
             events: Vec::new(),
@@ -171,8 +86,14 @@ impl Transcript {
             violation: None,
             closing: Closing::default(),
             traffic: Traffic::default(),
+            messages: Volumes::default(),
             log: Vec::new(),
         }
+    }
+
+    /// Whether the peer opened the connection and then sent nothing at all, not even a close frame.
+    pub fn is_silent(&self) -> bool {
+        self.traffic.frames_received.is_empty() && self.closing.was_close_handshake_timeout
     }
 }
 
@@ -199,11 +120,6 @@ pub fn shown(payload: &[u8]) -> String {
         Err(_) => format!("0x{}", hexadecimal(kept)),
     };
     if rest.is_empty() { kept } else { format!("{kept}... ({} bytes)", payload.len()) }
-}
-
-/// Bytes in hexadecimal.
-pub fn hexadecimal(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

@@ -2,8 +2,8 @@
 //! standard library judges.
 
 use super::super::case::{CONTINUATION, INVALID_PAYLOAD, TEXT, Weight};
-use super::super::transcript::hexadecimal;
 use super::*;
+use crate::wire::hexadecimal;
 
 const CLAUSE: &str = "RFC 6455 8.1";
 const COMES_BACK: &str = "The message comes back, and the connection is closed with code 1000.";
