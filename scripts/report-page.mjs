@@ -111,22 +111,57 @@ function look() {
       }
     });
   }
-  // Text with less contrast to the page than the 4.5 that WCAG asks for.
+  // Text with less contrast to what is behind it than the 4.5 that WCAG asks for.
   const light = (colour) => {
     const parts = colour.match(/[\d.]+/g).slice(0, 3).map((part) => part / 255);
     const [red, green, blue] = parts.map((part) => (part <= 0.04045 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4));
     return 0.2126 * red + 0.7152 * green + 0.0722 * blue;
   };
-  const page = light(getComputedStyle(document.body).backgroundColor);
+  const behind = (element) => {
+    const colour = getComputedStyle(element).backgroundColor;
+    const isClear = colour === "transparent" || /, 0\)$/.test(colour);
+    return isClear && element.parentElement ? behind(element.parentElement) : colour;
+  };
   const colours = new Set();
-  for (const element of document.querySelectorAll("svg.chart text, h1, h2, p, dt, dd, td, th, small, strong")) {
+  const texts = "svg.chart text, h1, h2, h3, p, a, pre, span, dt, dd, td, th, small, strong";
+  for (const element of document.querySelectorAll(texts)) {
     const style = getComputedStyle(element);
     const colour = element.closest("svg") ? style.fill : style.color;
-    const [darker, lighter] = [light(colour), page].sort((one, two) => one - two);
+    const page = behind(element);
+    const [darker, lighter] = [light(colour), light(page)].sort((one, two) => one - two);
     if ((lighter + 0.05) / (darker + 0.05) < 4.5) {
-      colours.add(`${element.tagName.toLowerCase()} in ${colour}`);
+      colours.add(`${element.tagName.toLowerCase()} in ${colour} on ${page}`);
     }
   }
+  // What a reader who hears the page or uses a keyboard relies on.
+  const structure = [];
+  const levels = [...document.querySelectorAll("h1, h2, h3, h4")].map((it) => Number(it.tagName[1]));
+  if (levels[0] !== 1 || levels.filter((level) => level === 1).length !== 1) {
+    structure.push(`the first-level headings are ${levels.filter((level) => level === 1).length}`);
+  }
+  levels.forEach((level, at) => {
+    if (at > 0 && level > levels[at - 1] + 1) {
+      structure.push(`heading ${at + 1} of level ${level} follows one of level ${levels[at - 1]}`);
+    }
+  });
+  for (const head of document.querySelectorAll("th:not([scope])")) {
+    structure.push(`the head ${head.innerText} has no scope`);
+  }
+  for (const table of document.querySelectorAll("table")) {
+    const frame = table.parentElement;
+    if (frame.getAttribute("role") !== "region" || frame.tabIndex !== 0 || !frame.getAttribute("aria-label")) {
+      structure.push("a table cannot be scrolled by keyboard, or has no name");
+    }
+  }
+  for (const link of document.querySelectorAll("a[href^='#']")) {
+    if (!document.getElementById(link.getAttribute("href").slice(1))) {
+      structure.push(`${link.getAttribute("href")} leads nowhere`);
+    }
+  }
+  const plain = (cell) => cell.innerText.replace(/\s+/g, " ").trim();
+  const tables = [...document.querySelectorAll("table")].map((table) =>
+    [...table.rows].map((row) => [...row.cells].map(plain)),
+  );
   const named = document.querySelector("html[lang]") && document.querySelector("meta[name=viewport]");
   return {
     complaint: named ? null : "there is no language or no viewport",
@@ -136,5 +171,8 @@ function look() {
     clientWidth: root.clientWidth,
     charts,
     colours: [...colours],
+    structure,
+    tables,
+    lines: document.querySelectorAll("pre.log span").length,
   };
 }

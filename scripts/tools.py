@@ -26,6 +26,7 @@ PACKAGES = {
     "gcc": "gcc",
     "llvm-strip": "llvm",
     "/usr/include/bpf/bpf_helpers.h": "libbpf-dev",
+    "jq": "jq",
     "node": "nodejs",
     "npm": "npm",
     "strace": "strace",
