@@ -1,7 +1,7 @@
 //! What `ringbench conform` prints and writes where something is in the way: servers that are gone or
 //! hang, signals, files that cannot be written.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -51,7 +51,7 @@ fn hang(peer: &mut Peer) -> std::io::Result<()> {
     peer.wait_for_end()
 }
 
-fn json(file: &PathBuf) -> Value {
+fn json(file: &Path) -> Value {
     let text = std::fs::read_to_string(file).expect("it is written");
     serde_json::from_str(&text).expect("JSON")
 }
@@ -71,8 +71,8 @@ fn the_run_is_given_up_when_the_server_hangs() {
     let file = path("hangs.json");
     let server = right_for(7, hang);
     let output = file.to_str().expect("UTF-8");
-    let ended =
-        conform(&[&server.url(), "--case", "1.*,2.*,3.*", "--jobs", "25", "--json", output]);
+    let cases = ["--case", "1.*,2.*,3.*,4.*,5.*", "--jobs", "25"];
+    let ended = conform(&[&[&server.url()[..], "--json", output], &cases[..]].concat());
     assert_eq!(ended.status.code(), Some(1), "{ended:?}");
     let reason = "CUT SHORT: 20 cases in a row found no server that answers: the server opens \
                   connections and sends nothing";
@@ -80,8 +80,8 @@ fn the_run_is_given_up_when_the_server_hangs() {
     let results = json(&file);
     assert!(reason.ends_with(results["cut_short"].as_str().expect("a reason")), "{results}");
     let run = results["cases"].as_array().expect("cases").len();
-    assert!((25..34).contains(&run), "{run} of 34 cases");
-    assert_eq!(results["suite"]["cases"], 34);
+    assert!((25..64).contains(&run), "{run} of 64 cases");
+    assert_eq!(results["suite"]["cases"], 64);
 }
 
 #[test]
@@ -91,8 +91,8 @@ fn the_run_is_given_up_when_the_server_is_gone() {
     assert_eq!(ended.status.code(), Some(1), "{ended:?}");
     let reason = "CUT SHORT: 20 cases in a row found no server that answers: ";
     assert!(ended.stdout.contains(reason), "{ended:?}");
-    // Two before the cases.
-    assert_eq!(server.accepted(), 30, "{ended:?}");
+    // Two before the cases, and eight that are right. One more may have begun.
+    assert!((30..=31).contains(&server.accepted()), "{ended:?}");
     let last = ended.stdout.lines().last().expect("a line");
     assert!(last.contains(" of 64 cases as expected"), "{last}");
 }
@@ -237,7 +237,9 @@ fn round_trips_and_cases_share_a_directory() {
         .collect();
     assert_eq!(log, ["WLM", "WLM", "TF", "TO", "RO", "RF"]);
     let one = json(&directory.join("simple_1_0_case_1_1_1.json"));
-    let keys = |case: &Value| case.as_object().expect("an object").keys().cloned().collect();
-    assert_eq!(keys(&one), keys(&case) as Vec<String>);
+    let keys = |case: &Value| -> Vec<String> {
+        case.as_object().expect("an object").keys().cloned().collect()
+    };
+    assert_eq!(keys(&one), keys(&case));
     assert!(directory.join("simple_1_0_case_16_bytes.html").exists());
 }
