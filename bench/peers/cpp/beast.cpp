@@ -32,7 +32,8 @@ class Connection : public std::enable_shared_from_this<Connection> {
         websocket::permessage_deflate deflate;
         deflate.server_enable = true;
         stream.set_option(deflate);
-        stream.read_message_max(0);
+        // Without a limit, a header that announces 2^62 bytes would end the process.
+        stream.read_message_max(64 << 20);
         stream.auto_fragment(false);
         // Compressed messages are fragmented all the same, by the size of this buffer.
         stream.write_buffer_bytes(64 * 1024);

@@ -60,7 +60,8 @@ static int answer(struct lws *wsi, enum lws_callback_reasons reason, void *user,
         connection->parts = lws_ring_create(sizeof(struct part), PARTS, part_destroy);
         return connection->parts ? 0 : -1;
     case LWS_CALLBACK_CLOSED:
-        lws_ring_destroy(connection->parts);
+        // It is also called for a connection that was never established.
+        if (connection && connection->parts) lws_ring_destroy(connection->parts);
         return 0;
     case LWS_CALLBACK_SERVER_WRITEABLE:
         return send_part(wsi, connection);

@@ -18,5 +18,7 @@ server.on("listening", () => {
 });
 
 server.on("connection", (socket) => {
+  // Without a listener, a client that breaks the protocol would end the process.
+  socket.on("error", () => {});
   socket.on("message", (message, binary) => socket.send(message, { binary }));
 });
