@@ -276,6 +276,9 @@ pub enum Weight {
     CodeCounts,
     /// An end by the wrong side fails the case.
     EndCounts,
+    /// What the RFC recommends counts, too: the peer sends one close frame, and does not reset the
+    /// connection. Otherwise the case is NON-STRICT.
+    FormCounts,
     /// The RFC leaves everything open: nothing that happens is wrong.
     Open,
 }

@@ -13,14 +13,12 @@ use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, Status};
+use flate2::{Compress, Compression, FlushCompress};
 use ringecho::protocol::extension;
-use ringecho::protocol::violation::Violation;
 
 use super::corpora::Corpus;
+use super::inflate::{Broken, Inflater, TAIL};
 
-/// What RFC 7692 section 7.2.1 removes from the end of a message.
-const TAIL: [u8; 4] = [0, 0, 0xff, 0xff];
 /// How far DEFLATE refers back at most, in bytes.
 const WINDOW_MAX: usize = 32 << 10;
 /// The window without a parameter, in bits (RFC 7692 section 7.1.2).
@@ -319,29 +317,27 @@ pub struct Echo<'a> {
     pub sent: &'a [u8],
 }
 
-/// Inflates what the peer sends.
+/// The compressed messages that the peer sends.
 #[derive(Debug)]
-pub struct Inflater {
-    inflater: Decompress,
+pub struct Echoes {
+    inflater: Inflater,
     /// Whether the peer's messages may refer to earlier ones.
     takes_over: bool,
     /// Whether the same bytes mean the same messages in both directions.
     is_mirror: bool,
     /// Whether all messages so far were the same bytes as those of this side.
     is_in_step: bool,
-    /// The message that was inflated last.
-    output: Vec<u8>,
 }
 
-impl Inflater {
-    /// For messages of the side `theirs`, while the other sends as `ours`.
-    pub fn new(ours: Side, theirs: Side) -> Inflater {
+impl Echoes {
+    /// Of the side `theirs`, while the other sends as `ours`.
+    pub fn new(ours: Side, theirs: Side) -> Echoes {
         let takes_over = theirs.takes_over;
         // What refers to nothing before it means the same wherever it stands.
         let is_mirror =
             (theirs.takes_over || !ours.takes_over) && ours.window_bits <= theirs.window_bits;
-        let (inflater, output) = (Decompress::new(false), Vec::new());
-        Inflater { inflater, takes_over, is_mirror, is_in_step: true, output }
+        let inflater = Inflater::new(theirs.window_bits, takes_over);
+        Echoes { inflater, takes_over, is_mirror, is_in_step: true }
     }
 
     /// Whether this is the echo that it should be; if not, the message that came instead.
@@ -349,13 +345,13 @@ impl Inflater {
     /// # Errors
     ///
     /// When it cannot be inflated.
-    pub fn check_echo(&mut self, echo: &Echo<'_>) -> Result<Result<(), Vec<u8>>, Violation> {
+    pub fn check(&mut self, echo: &Echo<'_>) -> Result<Result<(), Vec<u8>>, Broken> {
         let Echo { payload, is_compressed, parts, number, sent } = *echo;
         if is_compressed && self.is_mirror && self.is_in_step && payload == sent {
             return Ok(Ok(()));
         }
         if self.is_mirror && self.is_in_step && self.takes_over {
-            self.remember(&parts.history(number));
+            self.inflater.remember(&parts.history(number));
         }
         self.is_in_step = false;
         let message = match is_compressed {
@@ -367,50 +363,13 @@ impl Inflater {
         Ok(if is_right { Ok(()) } else { Err(message.to_vec()) })
     }
 
-    /// Takes `history` for what was inflated last: it is a stored block (RFC 1951 section 3.2.4).
-    fn remember(&mut self, history: &[u8]) {
-        let length = history.len() as u16;
-        let mut block = vec![0];
-        block.extend(length.to_le_bytes());
-        block.extend((!length).to_le_bytes());
-        block.extend(history);
-        let mut output = Vec::with_capacity(history.len() + 1);
-        let done = self.inflater.decompress_vec(&block, &mut output, FlushDecompress::Sync);
-        assert!(done.is_ok() && output == history, "a stored block is what it holds");
-    }
-
     /// The message of a compressed payload, which stays until the next one.
     ///
     /// # Errors
     ///
-    /// When it is no DEFLATE stream that ends between two blocks, or has more than `bytes_max` bytes.
-    pub fn inflate(&mut self, payload: &[u8], bytes_max: usize) -> Result<&[u8], Violation> {
-        self.output.clear();
-        self.output.reserve(bytes_max + 1);
-        for mut left in [payload, &TAIL] {
-            while !left.is_empty() {
-                let (taken, written) = (self.inflater.total_in(), self.output.len());
-                let status = self
-                    .inflater
-                    .decompress_vec(left, &mut self.output, FlushDecompress::Sync)
-                    .map_err(|_| Violation::CompressionInvalid)?;
-                let taken = (self.inflater.total_in() - taken) as usize;
-                left = &left[taken..];
-                if self.output.len() > bytes_max {
-                    return Err(Violation::MessageTooBig);
-                }
-                // RFC 7692 section 7.2.3.4: a block with BFINAL may be followed by further ones.
-                if status == Status::StreamEnd {
-                    self.inflater.reset(false);
-                } else if taken == 0 && self.output.len() == written {
-                    return Err(Violation::CompressionInvalid);
-                }
-            }
-        }
-        if !self.takes_over {
-            self.inflater.reset(false);
-        }
-        Ok(&self.output)
+    /// When it cannot be inflated, or has more than `bytes_max` bytes.
+    pub fn inflate(&mut self, payload: &[u8], bytes_max: usize) -> Result<&[u8], Broken> {
+        self.inflater.message(payload, bytes_max)
     }
 }
 
@@ -520,10 +479,10 @@ mod tests {
             ] {
                 let (parts, stream) =
                     (library.parts(corpus, bytes), library.stream(corpus, bytes, count, side));
-                let mut inflater = Inflater::new(side, side);
+                let mut echoes = Echoes::new(side, side);
                 for number in 0..count {
                     let payload = stream.message(number);
-                    let message = inflater.inflate(payload, bytes).expect("valid");
+                    let message = echoes.inflate(payload, bytes).expect("valid");
                     assert_eq!(message, parts.message(number).concat(), "{corpus:?} {number}");
                 }
             }
@@ -539,31 +498,31 @@ mod tests {
         for takes_over in [true, false] {
             let side = Side { takes_over, ..FULL };
             let ours = library.stream(Corpus::Json, bytes, count, side);
-            let mut inflater = Inflater::new(side, FULL);
+            let mut echoes = Echoes::new(side, FULL);
             let mut deflater = Compress::new(Compression::new(1), false);
             for number in 0..count {
                 let sent = ours.message(number);
                 let theirs = compressed(&mut deflater, parts.message(number));
                 let payload = if number < 40 { sent } else { &theirs };
                 let echo = Echo { payload, is_compressed: true, parts, number, sent };
-                assert_eq!(inflater.check_echo(&echo), Ok(Ok(())), "{number}");
+                assert_eq!(echoes.check(&echo), Ok(Ok(())), "{number}");
                 // The same bytes are not inflated.
-                assert_eq!(inflater.is_in_step, number < 40, "{number} {takes_over}");
+                assert_eq!(echoes.is_in_step, number < 40, "{number} {takes_over}");
             }
         }
         let ours = library.stream(Corpus::Json, bytes, count, FULL);
         // What is not the message, compressed or not.
-        let mut inflater = Inflater::new(FULL, FULL);
+        let mut echoes = Echoes::new(FULL, FULL);
         let [other, sent] = [ours.message(1), ours.message(0)];
         let first = Echo { payload: sent, is_compressed: true, parts, number: 0, sent };
-        assert_eq!(inflater.check_echo(&first), Ok(Ok(())));
+        assert_eq!(echoes.check(&first), Ok(Ok(())));
         let plain = parts.message(1).concat();
         let next = Echo { payload: &plain, is_compressed: false, number: 1, sent: other, ..first };
-        assert_eq!(inflater.check_echo(&next), Ok(Ok(())));
+        assert_eq!(echoes.check(&next), Ok(Ok(())));
         let wrong = Echo { payload: b"else", number: 2, ..next };
-        assert_eq!(inflater.check_echo(&wrong), Ok(Err(b"else".to_vec())));
+        assert_eq!(echoes.check(&wrong), Ok(Err(b"else".to_vec())));
         let broken = Echo { payload: b"\xff\xff", is_compressed: true, number: 3, ..next };
-        assert_eq!(inflater.check_echo(&broken), Err(Violation::CompressionInvalid));
+        assert_eq!(echoes.check(&broken), Err(Broken::Invalid));
     }
 
     /// The same bytes mean something else if the peer may not refer to earlier messages.
@@ -573,12 +532,12 @@ mod tests {
         let parts = library.parts(Corpus::Json, 1024);
         let ours = library.stream(Corpus::Json, 1024, 10, FULL);
         let theirs = Side { takes_over: false, ..FULL };
-        let mut inflater = Inflater::new(FULL, theirs);
+        let mut echoes = Echoes::new(FULL, theirs);
         let echoes: Vec<bool> = (0..10)
             .map(|number| {
                 let sent = ours.message(number);
                 let echo = Echo { payload: sent, is_compressed: true, parts, number, sent };
-                inflater.check_echo(&echo) == Ok(Ok(()))
+                echoes.check(&echo) == Ok(Ok(()))
             })
             .collect();
         assert!(echoes[0] && !echoes[1], "{echoes:?}");
@@ -586,13 +545,13 @@ mod tests {
 
     #[test]
     fn a_final_block_and_a_bomb_are_handled() {
-        let mut inflater = Inflater::new(FULL, FULL);
+        let mut echoes = Echoes::new(FULL, FULL);
         // RFC 7692 section 7.2.3.4: "Hello" in a block with BFINAL, and the byte after it.
         let last = b"\xf3\x48\xcd\xc9\xc9\x07\x00\x00";
-        assert_eq!(inflater.inflate(last, 100).expect("valid"), b"Hello");
+        assert_eq!(echoes.inflate(last, 100).expect("valid"), b"Hello");
         let mut deflater = Compress::new(Compression::new(6), false);
         let zeros = vec![0; 100_000];
         let bomb = compressed(&mut deflater, [&zeros, &[]]);
-        assert_eq!(inflater.inflate(&bomb, 1000), Err(Violation::MessageTooBig));
+        assert_eq!(echoes.inflate(&bomb, 1000), Err(Broken::TooLong));
     }
 }

@@ -15,7 +15,7 @@ use super::case::{
     BINARY, CLOSE, CONTINUATION, Case, Chop, Content, End, Expected, Frame, Header, Limit, NORMAL,
     Needs, PING, PONG, RoundTrips, Sends, Step, TEXT,
 };
-use super::deflate::{Echo, Inflater, Library, Offer, Parts, StreamOf, Terms};
+use super::deflate::{Echo, Echoes, Library, Offer, Parts, StreamOf, Terms};
 use super::frames::{self, Reader, Received, Rules};
 use super::head::{self, Connection, Response};
 use super::transcript::{Event, Rounds, Transcript, shown};
@@ -27,6 +27,8 @@ use crate::wire::{AtLimit, Entry, Octets, hexadecimal};
 
 /// How long the peer may take to answer a close frame, and a server then to end the connection.
 pub const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long round trips may stand still, with no byte sent or received, before the time is over.
+pub const STALL_TIMEOUT: Duration = Duration::from_secs(5);
 /// The close code of a connection that was failed because the peer did nothing (RFC 6455 section
 /// 7.4.1).
 const GOING_AWAY: u16 = 1001;
@@ -162,9 +164,13 @@ pub struct Exchange<'a> {
     reader: Reader,
     /// Whether what the peer sends can still be told apart.
     is_readable: bool,
-    inflater: Option<Inflater>,
+    echoes: Option<Echoes>,
     state: State,
     timer: (Instant, Timer),
+    /// Bytes that were sent or received.
+    moved: u64,
+    /// How many there were when the last of them moved, and when that was; nothing before round trips.
+    progress: Option<(u64, Instant)>,
     /// The next step of the script.
     next: usize,
     trips: Option<Trips<'a>>,
@@ -254,9 +260,9 @@ impl<'a> Exchange<'a> {
             allows_compression: terms.is_some(),
             payload_max: payload_max as u64,
         };
-        let inflater = terms.map(|Terms { client, server }| match role {
-            Role::Client => Inflater::new(client, server),
-            Role::Server => Inflater::new(server, client),
+        let echoes = terms.map(|Terms { client, server }| match role {
+            Role::Client => Echoes::new(client, server),
+            Role::Server => Echoes::new(server, client),
         });
         let mut transcript = Transcript::new(case.number);
         transcript.closing.is_server = role == Role::Server;
@@ -277,9 +283,11 @@ impl<'a> Exchange<'a> {
             keys: Random::new(seed),
             reader: Reader::new(rules, received),
             is_readable: true,
-            inflater,
+            echoes,
             state: State::Open,
             timer: (now, Timer::Limit),
+            moved: 0,
+            progress: None,
             next: 0,
             trips: None,
             begun: VecDeque::new(),
@@ -367,7 +375,7 @@ impl<'a> Exchange<'a> {
                 | State::CloseSent
                 | State::Closed => {}
             }
-            let (until, timer) = self.timer;
+            let (until, timer) = self.deadline(now);
             if now >= until {
                 self.expired(timer, now);
             } else if !self.outgoing.is_empty() {
@@ -378,6 +386,19 @@ impl<'a> Exchange<'a> {
                 return Want::Receive(until);
             }
         }
+    }
+
+    /// The next deadline. Round trips that stand still need not last until their limit.
+    fn deadline(&mut self, now: Instant) -> (Instant, Timer) {
+        let (until, timer) = self.timer;
+        if self.trips.is_none() || timer != Timer::Limit {
+            return (until, timer);
+        }
+        let progress = self.progress.get_or_insert((self.moved, now));
+        if progress.0 != self.moved {
+            *progress = (self.moved, now);
+        }
+        (until.min(progress.1 + STALL_TIMEOUT), timer)
     }
 
     /// What is to be sent in one piece.
@@ -392,6 +413,7 @@ impl<'a> Exchange<'a> {
             self.log(Entry::Sent(sent));
         }
         *self.transcript.traffic.sent.entry(count).or_default() += 1;
+        self.moved += count as u64;
         self.outgoing.sent(count);
     }
 
@@ -407,6 +429,7 @@ impl<'a> Exchange<'a> {
             self.log(Entry::Received(received));
         }
         *self.transcript.traffic.received.entry(count).or_default() += 1;
+        self.moved += count as u64;
         self.reader.filled(count);
         if !self.is_readable {
             // A peer may go on without end.
@@ -424,6 +447,7 @@ impl<'a> Exchange<'a> {
             self.transcript.events.push(Event::HungUp);
             self.transcript.is_unopened = true;
         }
+        self.transcript.is_reset = how == Ended::Reset;
         if self.state != State::Closed {
             let how = match how {
                 Ended::Closed => "the peer ended the TCP connection",
@@ -710,7 +734,8 @@ impl<'a> Exchange<'a> {
 
     /// What a deadline means that has passed.
     fn expired(&mut self, timer: Timer, now: Instant) {
-        if !self.outgoing.is_empty() && !matches!(timer, Timer::Pause(_)) {
+        let is_unread = !self.outgoing.is_empty() && !matches!(timer, Timer::Pause(_));
+        if is_unread && self.state != State::Opening {
             // The peer does not read, so it would not see a close frame.
             self.transcript.closing.failed_by_me = true;
             return self.give_up("the peer did not read what it was sent");
@@ -774,7 +799,13 @@ impl<'a> Exchange<'a> {
             let taken = match self.reader.take() {
                 Ok(None) => return,
                 Ok(Some(frame)) => self.frame(frame, now),
-                Err(violation) => Err(violation),
+                Err(violation) => {
+                    let first = self.reader.unread().first();
+                    if first.is_some_and(|first| first & 15 == CLOSE) {
+                        self.answer_broken_close(violation, now);
+                    }
+                    Err(violation)
+                }
             };
             if let Err(violation) = taken {
                 self.broken(violation, now);
@@ -841,7 +872,7 @@ impl<'a> Exchange<'a> {
         if let Ok(Some(terms)) = Terms::agreed(&offers, Some(answer)) {
             self.reader.allow_compression();
             self.terms = Some(terms);
-            self.inflater = Some(Inflater::new(terms.client, terms.server));
+            self.echoes = Some(Echoes::new(terms.client, terms.server));
         }
     }
 
@@ -914,9 +945,10 @@ impl<'a> Exchange<'a> {
             return self.echo(form, now);
         }
         let payload = std::mem::take(payload);
-        let payload = match &mut self.inflater {
-            Some(inflater) if *is_compressed => {
-                inflater.inflate(&payload, self.payload_max)?.to_vec()
+        let payload = match &mut self.echoes {
+            Some(echoes) if *is_compressed => {
+                let inflated = echoes.inflate(&payload, self.payload_max).map(<[u8]>::to_vec);
+                inflated.map_err(|broken| self.transcript.not_inflated(broken))?
             }
             Some(_) | None => payload,
         };
@@ -930,18 +962,21 @@ impl<'a> Exchange<'a> {
 
     /// Compares an echo with what was sent.
     fn echo(&mut self, form: Form, now: Instant) -> Result<(), Violation> {
-        let (Some(trips), Some(rounds)) = (&self.trips, &mut self.transcript.rounds) else {
+        let (Some(trips), Some(rounds)) = (&self.trips, &self.transcript.rounds) else {
             unreachable!("they begin together")
         };
         let Message { payload, is_compressed, .. } = &self.message;
         let (number, count) = (rounds.right, rounds.count);
-        let compared = match (&trips.supply, &mut self.inflater) {
-            (Supply::Of(parts, stream), Some(inflater)) => {
+        let compared = match (&trips.supply, &mut self.echoes) {
+            (Supply::Of(parts, stream), Some(echoes)) => {
                 let (parts, is_compressed) = (*parts, *is_compressed);
                 let sent = stream.message(number);
-                inflater.check_echo(&Echo { payload, is_compressed, parts, number, sent })?.map_err(
-                    |came| (difference(&parts.message(number).concat(), &came), came.len()),
-                )
+                echoes
+                    .check(&Echo { payload, is_compressed, parts, number, sent })
+                    .map_err(|broken| self.transcript.not_inflated(broken))?
+                    .map_err(|came| {
+                        (difference(&parts.message(number).concat(), &came), came.len())
+                    })
             }
             (Supply::Of(..), None) => unreachable!("it needs terms"),
             (Supply::Same(sent), _) if sent == payload => Ok(()),
@@ -953,6 +988,7 @@ impl<'a> Exchange<'a> {
             (Supply::Same(sent), Ok(())) => sent.len(),
         };
         self.transcript.messages.received.add_message(message_bytes);
+        let Some(rounds) = &mut self.transcript.rounds else { return Ok(()) };
         let wrong = match compared {
             _ if number == trips.sent => "it came before its message was sent".to_owned(),
             Ok(()) if form == trips.trips.form => {
@@ -1018,15 +1054,32 @@ impl<'a> Exchange<'a> {
             closing.remote_close_code = Some(u16::from_be_bytes(*code));
             closing.remote_close_reason = text(reason);
         }
-        let checked = frames::check_close(payload);
-        closing.was_clean = checked.is_ok();
+        if let Err(violation) = frames::check_close(payload) {
+            self.answer_broken_close(violation, now);
+            return Err(violation);
+        }
+        closing.was_clean = true;
+        // RFC 6455 section 5.5.1: the answer typically repeats the code.
+        let code = closing.remote_close_code;
+        self.answer_close(code, now);
+        Ok(())
+    }
+
+    /// Answers a close frame that breaks a rule (RFC 6455 section 7.1.7). The peer has closed all the
+    /// same.
+    fn answer_broken_close(&mut self, violation: Violation, now: Instant) {
+        self.transcript.is_close_broken = true;
+        self.answer_close(Some(violation.close_code().value()), now);
+    }
+
+    /// Ends the closing handshake that the peer has begun or ended by its close frame.
+    fn answer_close(&mut self, code: Option<u16>, now: Instant) {
         if self.state == State::Open {
-            checked?;
-            // RFC 6455 section 5.5.1: the answer typically repeats the code.
-            closing.local_close_code = closing.remote_close_code;
+            self.transcript.closing.local_close_code = code;
             self.skip_rest();
             if self.begun.is_empty() {
-                self.send_frame(0x80 | CLOSE, &payload[..payload.len().min(2)]);
+                let payload = code.map(u16::to_be_bytes);
+                self.send_frame(0x80 | CLOSE, payload.as_ref().map_or(&[], |code| &code[..]));
             }
         }
         self.state = State::Closed;
@@ -1035,7 +1088,6 @@ impl<'a> Exchange<'a> {
             // RFC 6455 section 7.1.1: the server ends the TCP connection.
             self.state = State::Dropping;
         }
-        checked
     }
 }
 

@@ -56,6 +56,7 @@ pub mod exchange;
 pub mod expected;
 pub mod frames;
 pub mod head;
+pub mod inflate;
 pub mod junit;
 pub mod number;
 pub mod report;

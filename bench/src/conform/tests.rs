@@ -15,7 +15,7 @@ use testkit::{CLOSE, FIN, PING, PONG, REQUEST, RESPONSE};
 use super::case::{Case, Limit, Opening, Weight};
 use super::cases::{self, Volume};
 use super::deflate::Library;
-use super::exchange::{Ended, Exchange, Opened, Role, Want};
+use super::exchange::{Ended, Exchange, Opened, Role, STALL_TIMEOUT, Want};
 use super::frames::{Reader, Rules};
 use super::head::Connection;
 use super::transcript::Transcript;
@@ -333,6 +333,9 @@ fn faults_are_found_where_they_are() {
     assert_eq!(failed(Fault::WrongCode), counts);
     assert_eq!(closed(Fault::NoCode, BehaviorClose::Ok).len(), all - informational);
     assert_eq!(failed(Fault::InvalidCode).len(), all - informational);
+    // The peer has closed all the same, and it is its code that is wrong.
+    let invalid = closed(Fault::InvalidCode, BehaviorClose::WrongCode);
+    assert_eq!(invalid.len(), all - informational);
     assert_eq!(closed(Fault::Resets, BehaviorClose::Ok).len(), all - informational);
     assert_eq!(failed(Fault::Masks).len(), all - informational);
     assert_eq!(closed(Fault::Mute, BehaviorClose::Ok), Vec::<String>::new());
@@ -374,6 +377,35 @@ fn every_case_ends_whatever_the_peer_does() {
         assert!(limit <= Duration::from_secs(10), "{}", case.number);
         assert!(closing.was_close_handshake_timeout && closing.dropped_by_me, "{}", case.number);
     }
+}
+
+/// What takes minutes need not, if nothing moves.
+#[test]
+fn round_trips_that_stand_still_end_before_their_limit() {
+    let cases = cases::all(Volume::Full);
+    let case = cases.iter().find(|case| case.number.to_string() == "9.8.6").expect("it is there");
+    assert!(matches!(case.limit, Limit::Close(limit) if limit > 10 * STALL_TIMEOUT));
+    let (library, begin) = (Library::default(), Instant::now());
+    let opened = Opened { role: Role::Client, terms: None, received: &[], seed: 1 };
+    let mut exchange = Exchange::new(case, &library, opened, begin);
+    let mut send = |exchange: &mut Exchange<'_>, now| {
+        while let Want::Send(_) = exchange.want(now) {
+            exchange.sent(exchange.chop().len());
+        }
+        exchange.want(now)
+    };
+    assert_eq!(send(&mut exchange, begin), Want::Receive(begin + STALL_TIMEOUT));
+    // Every byte counts.
+    let later = begin + STALL_TIMEOUT / 2;
+    exchange.room()[0] = 0x82;
+    exchange.received(1, later);
+    assert_eq!(exchange.want(later), Want::Receive(later + STALL_TIMEOUT));
+    let end = later + STALL_TIMEOUT;
+    assert!(matches!(exchange.want(end), Want::Send(_)), "a close frame");
+    send(&mut exchange, end);
+    let transcript = exchange.into_transcript();
+    assert!(transcript.closing.closed_by_me);
+    assert_eq!(judge(case, &transcript).behavior, Behavior::Failed);
 }
 
 #[test]

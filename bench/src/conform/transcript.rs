@@ -4,6 +4,8 @@ use std::fmt;
 
 use ringecho::protocol::violation::Violation;
 
+use super::case::CLOSE;
+use super::inflate::Broken;
 use super::number::Number;
 use crate::session::Form;
 use crate::wire::{Closing, Entry, Traffic, Volumes, hexadecimal};
@@ -62,6 +64,12 @@ pub struct Transcript {
     pub rounds: Option<Rounds>,
     /// The first rule that the peer broke in its frames.
     pub violation: Option<Violation>,
+    /// What was wrong with a compressed message, if that was it.
+    pub not_inflated: Option<Broken>,
+    /// Whether the rule was broken by a close frame.
+    pub is_close_broken: bool,
+    /// Whether the peer ended the TCP connection by a reset.
+    pub is_reset: bool,
     /// How it ended.
     pub closing: Closing,
     /// What went over the wire.
@@ -84,6 +92,9 @@ impl Transcript {
             events: Vec::new(),
             rounds: None,
             violation: None,
+            not_inflated: None,
+            is_close_broken: false,
+            is_reset: false,
             closing: Closing::default(),
             traffic: Traffic::default(),
             messages: Volumes::default(),
@@ -94,6 +105,17 @@ impl Transcript {
     /// Whether the peer opened the connection and then sent nothing at all, not even a close frame.
     pub fn is_silent(&self) -> bool {
         self.traffic.frames_received.is_empty() && self.closing.was_close_handshake_timeout
+    }
+
+    /// Notes that a compressed message could not be inflated. Returns the rule that it breaks.
+    pub fn not_inflated(&mut self, broken: Broken) -> Violation {
+        self.not_inflated.get_or_insert(broken);
+        broken.violation()
+    }
+
+    /// How many close frames came.
+    pub fn close_frames(&self) -> u64 {
+        self.traffic.frames_received.get(&CLOSE).copied().unwrap_or(0)
     }
 }
 

@@ -168,6 +168,11 @@ pub fn judge(case: &Case, transcript: &Transcript) -> Verdict {
         let result_close = "No connection was opened.".to_owned();
         return Verdict { behavior, result, behavior_close, result_close };
     }
+    if transcript.lacks_compression {
+        // This side has closed, because there is nothing to test.
+        let (behavior_close, result_close) = judge_close(&Ending::clean(), transcript);
+        return Verdict { behavior, result, behavior_close, result_close };
+    }
     let (mut behavior_close, result_close) = judge_close(&case.close, transcript);
     match case.close.weight {
         Weight::Apart => {}
@@ -179,6 +184,13 @@ pub fn judge(case: &Case, transcript: &Transcript) -> Verdict {
         Weight::EndCounts => {
             if is_ended_wrongly(&case.close, transcript) {
                 (behavior, result) = (Behavior::Failed, result_close.clone());
+            }
+        }
+        Weight::FormCounts => {
+            if behavior == Behavior::Ok
+                && let Some(loose) = ends_loosely(&case.close, transcript)
+            {
+                (behavior, result) = (Behavior::NonStrict, loose);
             }
         }
         Weight::Open => {
@@ -196,7 +208,12 @@ pub fn judge(case: &Case, transcript: &Transcript) -> Verdict {
 fn judge_events(case: &Case, transcript: &Transcript) -> (Behavior, String) {
     let failed = |result: String| (Behavior::Failed, result);
     if let Some(violation) = transcript.violation {
-        return failed(format!("The peer broke the protocol: {}.", violation.reason()));
+        let detail = transcript.not_inflated.map(|broken| format!(": {broken}"));
+        return failed(format!(
+            "The peer broke the protocol: {}{}.",
+            violation.reason(),
+            detail.unwrap_or_default()
+        ));
     }
     if transcript.lacks_compression {
         let why = match transcript.closing.is_server {
@@ -294,6 +311,20 @@ fn is_ended_wrongly(wanted: &Ending, transcript: &Transcript) -> bool {
     }
 }
 
+/// What the end of the connection lacks that the RFC only recommends: a close frame (RFC 6455 section
+/// 7.1.7), and one only; and an end of the TCP connection that is no reset (section 7.1.1), unless this
+/// side may have sent what the peer did not wait for.
+fn ends_loosely(wanted: &Ending, transcript: &Transcript) -> Option<String> {
+    match transcript.close_frames() {
+        0 => Some("The peer ended the connection without a close frame.".to_owned()),
+        1 if transcript.is_reset && wanted.by == End::Ours => {
+            Some("The peer reset the TCP connection instead of ending it.".to_owned())
+        }
+        1 => None,
+        count => Some(format!("The peer sent {count} close frames.")),
+    }
+}
+
 fn judge_close(wanted: &Ending, transcript: &Transcript) -> (BehaviorClose, String) {
     let closing = &transcript.closing;
     let (verdict, reason) = if is_ended_wrongly(wanted, transcript) {
@@ -303,13 +334,16 @@ fn judge_close(wanted: &Ending, transcript: &Transcript) -> (BehaviorClose, Stri
             End::Either => "The peer neither answered nor failed the connection.",
         };
         (BehaviorClose::Failed, side.to_owned())
-    } else if wanted.needs_handshake && !closing.was_clean {
-        let reason = closing.was_not_clean_reason.as_deref().unwrap_or("it was not complete");
-        (BehaviorClose::Unclean, format!("A complete closing handshake is needed here: {reason}."))
     } else if let Some(code) = closing.remote_close_code.filter(|it| !wanted.codes.contains(it)) {
         let codes: Vec<String> = wanted.codes.iter().map(u16::to_string).collect();
         let codes = codes.join(" or ");
         (BehaviorClose::WrongCode, format!("The close code is {code}, but should be {codes}."))
+    } else if transcript.is_close_broken {
+        let reason = "The peer's close frame breaks the RFC.";
+        (BehaviorClose::Unclean, reason.to_owned())
+    } else if wanted.needs_handshake && !closing.was_clean {
+        let reason = closing.was_not_clean_reason.as_deref().unwrap_or("it was not complete");
+        (BehaviorClose::Unclean, format!("A complete closing handshake is needed here: {reason}."))
     } else if !closing.is_server && closing.dropped_by_me {
         let reason = "The server should end the TCP connection (RFC 6455 section 7.1.1).";
         (BehaviorClose::FailedByClient, reason.to_owned())
