@@ -4,6 +4,10 @@
 //! A refusal is a response with status 400 or higher. A server that also serves pages may answer what
 //! asks for no WebSocket connection in another way, which is INFORMATIONAL. To hang up is NON-STRICT: the
 //! RFC wants "an HTTP response with an appropriate error code" (RFC 6455 section 4.2.1).
+//!
+//! What must be refused is what misses an item of RFC 6455 section 4.2.1, and what RFC 9112 says a server
+//! must refuse. Of the rest of HTTP, RFC 9112 only recommends that it is refused (section 3); a server
+//! that accepts it, or waits for more of it, is NON-STRICT.
 
 use super::super::case::{CONTINUATION, NORMAL, PING, PROTOCOL_ERROR, TEXT, Weight};
 use super::*;
@@ -100,9 +104,16 @@ fn opening(number: Number, clause: &'static str, may: May, request: Vec<u8>) -> 
         May::RatherAccept => vec![
             (Behavior::Ok, hello),
             (Behavior::NonStrict, vec![Expected::Refused(400, 599, None)]),
+            (Behavior::NonStrict, vec![Expected::HungUp]),
         ],
-        May::Choose => [(Behavior::Ok, hello)].into_iter().chain(refusals()).collect(),
-        May::RatherRefuse => refusals().into_iter().chain([(Behavior::NonStrict, hello)]).collect(),
+        May::Choose => {
+            let waits = (Behavior::NonStrict, Vec::new());
+            [(Behavior::Ok, hello)].into_iter().chain(refusals()).chain([waits]).collect()
+        }
+        May::RatherRefuse => {
+            let others = [(Behavior::NonStrict, hello), (Behavior::NonStrict, Vec::new())];
+            refusals().into_iter().chain(others).collect()
+        }
         May::Refuse => refusals().into(),
     };
     let script = vec![at_once([Frame::new(TEXT, HELLO)])];
@@ -141,6 +152,9 @@ fn forms() -> Vec<Row> {
     let mut reversed = Request::plain();
     reversed.fields.reverse();
     let long = format!("X-Long: {}", "a".repeat(3000));
+    let rather = |clause, description, request: Request| {
+        (clause, description, May::RatherAccept, request.bytes())
+    };
     vec![
         row(FORM, "Sends the request in its plain form.", Request::plain()),
         row(FIELDS, "Sends names of fields in lower case.", changed(str::to_lowercase)),
@@ -158,13 +172,13 @@ fn forms() -> Vec<Row> {
             "Sends `Connection: keep-alive, Upgrade`.",
             Request::with("Connection", &["Connection: keep-alive, Upgrade"]),
         ),
-        row(
+        rather(
             "RFC 9110 5.3",
             "Sends two fields Connection, the second with Upgrade.",
             Request::with("Connection", &["Connection: keep-alive", "Connection: Upgrade"]),
         ),
         row(
-            "RFC 9110 5.6.1",
+            "RFC 9110 5.6.1.2",
             "Sends a Connection with empty elements.",
             Request::with("Connection", &["Connection: ,keep-alive,, Upgrade ,"]),
         ),
@@ -177,7 +191,7 @@ fn forms() -> Vec<Row> {
             },
         ),
         row(
-            FIELDS,
+            "RFC 9110 5.5",
             "Sends spaces and tabs around each value.",
             Request {
                 fields: Request::plain()
@@ -209,17 +223,23 @@ fn forms() -> Vec<Row> {
             "Offers an extension that nobody knows.",
             Request::and(&["Sec-WebSocket-Extensions: x-unknown; a; b=1; c=\"d\""]),
         ),
-        row(
+        // A server may insist on a subprotocol.
+        rather(
             "RFC 6455 4.2.2",
             "Offers two subprotocols. The server may choose one or none.",
             Request::and(&["Sec-WebSocket-Protocol: chat, superchat"]),
         ),
-        row(
+        rather(
             "RFC 6455 11.3.4",
             "Offers two subprotocols in two fields.",
             Request::and(&["Sec-WebSocket-Protocol: chat", "Sec-WebSocket-Protocol: superchat"]),
         ),
-        row("RFC 9110 5.4", "Sends a field of 3,000 bytes.", Request::and(&[&long])),
+        (
+            "RFC 9110 5.4",
+            "Sends a field of 3,000 bytes.",
+            May::Choose,
+            Request::and(&[&long]).bytes(),
+        ),
         row(
             "RFC 9112 3.2.2",
             "Sends the target in absolute form.",
@@ -241,7 +261,7 @@ fn pieces() -> Vec<Case> {
     let behind = |case, script: Vec<Step>, answers: Vec<Expected>| {
         let mut outcomes = vec![(Behavior::Ok, answers), (Behavior::Informational, Vec::new())];
         outcomes.extend(refusals().map(|(_, events)| (Behavior::Informational, events)));
-        let accepted = opening(number(case), "RFC 6455 4.1", May::Accept, plain());
+        let accepted = opening(number(case), "RFC 6455 4.2.2", May::Accept, plain());
         let close = Ending::either([NORMAL, PROTOCOL_ERROR]).weighing(Weight::Apart);
         Case { outcomes, script, close, ..accepted }.sent(Sends::Joined)
     };
@@ -274,20 +294,23 @@ fn pieces() -> Vec<Case> {
 
 fn versions() -> Vec<Row> {
     let line = |may, description, line: &str| (LINE, description, may, Request::line(line).bytes());
+    let method =
+        |description, line: &str| (FORM, description, May::Refuse, Request::line(line).bytes());
+    let old = Request::line("GET {target} HTTP/1.0").bytes();
     let mut rows = vec![
-        line(May::Refuse, "Sends a request of HTTP/1.0.", "GET {target} HTTP/1.0"),
+        ("RFC 9110 7.8", "Sends a request of HTTP/1.0.", May::Refuse, old),
         line(May::Choose, "Sends a request of HTTP/1.2.", "GET {target} HTTP/1.2"),
-        line(May::Refuse, "Sends a request line with HTTP/2.0.", "GET {target} HTTP/2.0"),
-        line(May::Refuse, "Sends `http/1.1` in lower case.", "GET {target} http/1.1"),
-        line(May::Refuse, "Sends a request line without a version.", "GET {target}"),
+        line(May::RatherRefuse, "Sends a request line with HTTP/2.0.", "GET {target} HTTP/2.0"),
+        line(May::RatherRefuse, "Sends `http/1.1` in lower case.", "GET {target} http/1.1"),
+        line(May::RatherRefuse, "Sends a request line without a version.", "GET {target}"),
         line(May::RatherRefuse, "Sends `HTTP/1.10`.", "GET {target} HTTP/1.10"),
-        line(May::Refuse, "Sends a POST.", "POST {target} HTTP/1.1"),
-        line(May::Refuse, "Sends a HEAD.", "HEAD {target} HTTP/1.1"),
-        line(May::Refuse, "Sends a PUT.", "PUT {target} HTTP/1.1"),
-        line(May::Refuse, "Sends an OPTIONS.", "OPTIONS {target} HTTP/1.1"),
-        line(May::Refuse, "Sends a method that nobody knows.", "FETCH {target} HTTP/1.1"),
-        line(May::Refuse, "Sends `get` in lower case.", "get {target} HTTP/1.1"),
-        line(May::Refuse, "Sends a request line without a target.", "GET HTTP/1.1"),
+        method("Sends a POST.", "POST {target} HTTP/1.1"),
+        method("Sends a HEAD.", "HEAD {target} HTTP/1.1"),
+        method("Sends a PUT.", "PUT {target} HTTP/1.1"),
+        method("Sends an OPTIONS.", "OPTIONS {target} HTTP/1.1"),
+        method("Sends a method that nobody knows.", "FETCH {target} HTTP/1.1"),
+        method("Sends `get` in lower case.", "get {target} HTTP/1.1"),
+        line(May::RatherRefuse, "Sends a request line without a target.", "GET HTTP/1.1"),
         line(May::Choose, "Sends two spaces in the request line.", "GET  {target} HTTP/1.1"),
         line(May::Choose, "Sends a tab in the request line.", "GET\t{target} HTTP/1.1"),
         line(May::RatherRefuse, "Sends a target with a space in it.", "GET {target}a b HTTP/1.1"),
@@ -352,8 +375,9 @@ fn websocket_fields() -> Vec<Row> {
 fn websocket_versions() -> Vec<Case> {
     let rows: [(&str, May, &[&str]); 9] = [
         ("Sends no version.", May::Refuse, &[]),
-        ("Sends version 8.", May::Refuse, &["Sec-WebSocket-Version: 8"]),
-        ("Sends version 12.", May::Refuse, &["Sec-WebSocket-Version: 12"]),
+        // Some servers speak the drafts, too (RFC 6455 section 4.4).
+        ("Sends version 8.", May::Choose, &["Sec-WebSocket-Version: 8"]),
+        ("Sends version 12.", May::RatherRefuse, &["Sec-WebSocket-Version: 12"]),
         ("Sends version 14.", May::Refuse, &["Sec-WebSocket-Version: 14"]),
         ("Sends version 255.", May::Refuse, &["Sec-WebSocket-Version: 255"]),
         ("Sends version 013.", May::RatherRefuse, &["Sec-WebSocket-Version: 013"]),
@@ -364,7 +388,7 @@ fn websocket_versions() -> Vec<Case> {
     let case = |(case, (description, may, lines)): (u16, (&str, May, &[&str]))| {
         let request = Request::with("Sec-WebSocket-Version", lines).bytes();
         let mut case = opening(Number::triple(20, 5, case), "RFC 6455 4.4", may, request);
-        if let May::Refuse = may {
+        if let May::Refuse | May::RatherRefuse = may {
             let named = Expected::Refused(400, 599, Some("Sec-WebSocket-Version"));
             case.outcomes[0].0 = Behavior::NonStrict;
             case.outcomes.insert(0, (Behavior::Ok, vec![named]));
@@ -488,7 +512,7 @@ fn sizes() -> Vec<Row> {
         field(choose, "Sends a field of 1 MiB.", 1 << 20),
         many(choose, "Sends 50 fields that nobody knows.", 50),
         many(choose, "Sends 2,000 fields that nobody knows.", 2000),
-        (LINE, "Sends a method of 64 KiB.", May::Refuse, Request::line(&method).bytes()),
+        (FORM, "Sends a method of 64 KiB.", May::Refuse, Request::line(&method).bytes()),
     ]
 }
 

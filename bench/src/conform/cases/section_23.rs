@@ -1,8 +1,9 @@
 //! Section 23: how a connection ends in every state: a close frame (group 1), the end of what this side
-//! sends (group 2), and a reset, after which the server serves the next connection (group 3).
+//! sends (group 2), a reset, after which the server serves the next connection (group 3), and what the RFC
+//! recommends: that the peer sends one close frame and ends the TCP connection in order (group 4).
 
-use super::super::case::Weight;
-use super::super::case::{BINARY, CLOSE, CONTINUATION, NORMAL, PING, PONG, PROTOCOL_ERROR, TEXT};
+use super::super::case::{BINARY, CLOSE, CONTINUATION, INVALID_PAYLOAD, NORMAL, PING, PONG};
+use super::super::case::{Header, PROTOCOL_ERROR, TEXT, Weight};
 use super::*;
 
 const HELLO: &str = "Hello, end";
@@ -53,13 +54,18 @@ fn reset(case: u16, earlier: Vec<Step>) -> Case {
 
 fn closes() -> Vec<Case> {
     let normal = || Step::Close(NORMAL.to_be_bytes().into());
+    // RFC 6455 section 5.5.1: the answer has the same code "typically".
+    let unfinished = |case, opcode| {
+        let case = closing(case, vec![begun(opcode), normal()]);
+        Case { close: Ending { codes: vec![NORMAL, PROTOCOL_ERROR], ..case.close.clone() }, ..case }
+    };
     let behind = |case, frame: Frame| closing(case, vec![normal(), at_once([frame])]);
     let joined = |case, frame: Frame| behind(case, frame).sent(Sends::Joined);
     vec![
         closing(1, vec![normal()]).says("Sends a close frame and nothing else.", CLOSED),
-        closing(2, vec![begun(TEXT), normal()])
+        unfinished(2, TEXT)
             .says("Sends the first fragment of a text message and a close frame.", CLOSED),
-        closing(3, vec![begun(BINARY), normal()])
+        unfinished(3, BINARY)
             .says("Sends the first fragment of a binary message and a close frame.", CLOSED),
         closing(4, vec![at_once([Frame::new(PONG, "")]), normal()])
             .says("Sends a pong that nobody asked for and a close frame.", CLOSED),
@@ -122,6 +128,50 @@ fn resets() -> Vec<Case> {
     ]
 }
 
+/// Ends that have to be right and should be in order.
+fn forms() -> Vec<Case> {
+    let number = |case| Number::triple(23, 4, case);
+    let weighed =
+        |case: Case| Case { close: case.close.clone().weighing(Weight::FormCounts), ..case };
+    let closed = |case, script: Vec<Step>, answers: Vec<Expected>| {
+        weighed(answered(number(case), FRAMES, script, answers))
+    };
+    let fails = |case, frame: Frame, code| {
+        weighed(failing(number(case), FAILS, vec![at_once([frame])], code))
+    };
+    let normal = || Step::Close(NORMAL.to_be_bytes().into());
+    let one = "The peer answers with one close frame, and the TCP connection ends without a reset.";
+    let failed = |code: u16| {
+        format!(
+            "The peer fails the connection. It should send a close frame, with code {code}, before it \
+             ends the connection."
+        )
+    };
+    let (protocol, text_code) = (PROTOCOL_ERROR, INVALID_PAYLOAD);
+    let unmasked = hello().with(Header::MaskedWrongly);
+    let control = Frame::new(PING, Payload::Repeated(b"*", 126));
+    vec![
+        closed(1, vec![normal()], Vec::new()).says("Sends a close frame.", one),
+        closed(2, vec![at_once([hello()])], vec![text(HELLO)])
+            .says("Sends a text message, and a close frame when it has come back.", one),
+        fails(3, Frame::new(3, ""), protocol)
+            .says("Sends a frame with a reserved opcode.", failed(protocol)),
+        fails(4, hello().reserved(2), protocol)
+            .says("Sends a text message with RSV2.", failed(protocol)),
+        fails(5, Frame::new(CONTINUATION, "orphan"), protocol)
+            .says("Sends a continuation frame outside any message.", failed(protocol)),
+        fails(6, Frame::new(PING, "").unfinished(), protocol)
+            .says("Sends a ping without FIN.", failed(protocol)),
+        fails(7, control, protocol).says("Sends a ping of 126 bytes.", failed(protocol)),
+        fails(8, unmasked, protocol).says(
+            "Sends a text message that is masked if this side is a server, and not if it is a client.",
+            failed(protocol),
+        ),
+        fails(9, Frame::new(TEXT, &b"\xff"[..]), text_code)
+            .says("Sends text that is not UTF-8.", failed(text_code)),
+    ]
+}
+
 pub(super) fn cases() -> Vec<Case> {
-    closes().into_iter().chain(ends()).chain(resets()).collect()
+    [closes(), ends(), resets(), forms()].concat()
 }

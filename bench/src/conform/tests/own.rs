@@ -62,9 +62,12 @@ fn a_peer_that_does_what_it_should_passes_own_cases_strictly() {
 fn who_opens_everything_and_who_opens_nothing_is_found() {
     let (forms, refused) = (own("20.1,20.2.1,20.2.2"), own("20.3,20.4,20.5,20.6"));
     assert_eq!(others(&forms, Fault::None, Behavior::Ok), Vec::<String>::new());
-    assert_eq!(others(&forms, Fault::OpensNone, Behavior::Failed), Vec::<String>::new());
-    assert_eq!(others(&forms, Fault::HangsUp, Behavior::Failed), Vec::<String>::new());
     assert_eq!(others(&forms, Fault::WrongAccept, Behavior::Failed), Vec::<String>::new());
+    // Some of them only should be accepted.
+    let musts: Vec<Case> = forms.into_iter().filter(|case| case.outcomes.len() == 1).collect();
+    assert_eq!(musts.len(), 19);
+    assert_eq!(others(&musts, Fault::OpensNone, Behavior::Failed), Vec::<String>::new());
+    assert_eq!(others(&musts, Fault::HangsUp, Behavior::Failed), Vec::<String>::new());
     for case in &refused {
         let must = !case.goes_on_when_opened();
         // Without an empty line after it, it sees no request.
@@ -76,8 +79,10 @@ fn who_opens_everything_and_who_opens_nothing_is_found() {
         assert_ne!(none, Behavior::Informational, "{}", case.number);
         let hung = verdict(case, Fault::HangsUp).behavior;
         assert_ne!(hung, Behavior::Ok, "{}", case.number);
+        // Who waits for more of what is not HTTP is not strict.
         let mute = verdict(case, Fault::Mute);
-        assert_eq!(mute.behavior, Behavior::Failed, "{}", case.number);
+        let expected = if must { Behavior::Failed } else { Behavior::NonStrict };
+        assert_eq!(mute.behavior, expected, "{}", case.number);
     }
     let musts = refused.iter().filter(|case| !case.goes_on_when_opened()).count();
     assert!(musts > 25, "{musts}");
@@ -134,6 +139,30 @@ fn ends_and_floods_find_their_faults() {
     assert_eq!(failed("25.2", Fault::AllBinary), all("25.2"));
     // A peer that does not notice the end.
     assert_eq!(failed("23.2", Fault::StaysOpen), all("23.2"));
+}
+
+/// What the RFC only recommends of an end is NON-STRICT, and nothing else is.
+#[test]
+fn an_end_in_bad_form_is_not_strict() {
+    let cases = own("23.4");
+    let found = |fault, behavior| -> Vec<String> {
+        let found = behaviors(&cases, fault).into_iter().filter(|it| it.1 == behavior);
+        found.map(|(number, _)| number.to_string()).collect()
+    };
+    let [answered, failing] = [own("23.4.1,23.4.2"), own("23.4")].map(|cases| {
+        let numbers = cases.iter().map(|case| case.number.to_string());
+        numbers.collect::<Vec<String>>()
+    });
+    // Without a close frame a closing handshake is also unclean; a failed connection only ends in bad form.
+    assert_eq!(found(Fault::NoClose, Behavior::NonStrict), failing);
+    assert_eq!(found(Fault::Resets, Behavior::NonStrict), answered);
+    assert_eq!(found(Fault::WrongCode, Behavior::NonStrict), Vec::<String>::new());
+    for case in &cases {
+        let is_answered = answered.contains(&case.number.to_string());
+        let verdict = verdict(case, Fault::NoClose);
+        assert_eq!(verdict.passes(Demand::Musts), !is_answered, "{}: {verdict:?}", case.number);
+        assert!(!verdict.passes(Demand::Strict), "{}", case.number);
+    }
 }
 
 /// A client that answers every message whatever the response was, or that ends the connection.
