@@ -5,6 +5,7 @@
 use std::io::{self, Read as _, Write as _};
 use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
 use rustix::net::sockopt;
@@ -26,6 +27,9 @@ const CONTROL_MAX: u64 = 125;
 const END_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long [`Fault::AnswersAfterClose`] goes on.
 const AFTER_CLOSE: Duration = Duration::from_millis(500);
+
+/// How many fragments [`Fault::ManyFragmentsLost`] keeps.
+const FRAGMENTS_KEPT: usize = 5000;
 
 /// Why a connection fails (RFC 6455 section 7.1.7).
 #[derive(Debug)]
@@ -162,17 +166,24 @@ impl Connection {
     /// Takes a frame and answers it.
     fn frame(&mut self) -> Result<Next, Broken> {
         let header = self.header()?;
-        match header.opcode() {
+        let next = match header.opcode() {
             CONTINUATION | TEXT | BINARY => self.data(header),
             8..=10 => self.control(header),
             _ => self.skip(header),
+        };
+        if self.has(Fault::SegmentRestLost) {
+            self.received.clear();
         }
+        next
     }
 
     /// Receives a header. Each of its bytes is judged before the next one is waited for.
     fn header(&mut self) -> Result<Header, Broken> {
         let [first] = self.take()?;
         self.check_first(first)?;
+        if self.received.is_empty() && self.has(Fault::HeaderSplitRefused) {
+            return Err(Broken::Protocol);
+        }
         let [second] = self.take()?;
         let is_masked = second & 0x80 != 0;
         // Section 5.1.
@@ -289,6 +300,12 @@ impl Connection {
         });
         let begin = message.payload.len();
         message.begins.push(begin);
+        if header.length == 0 && self.has(Fault::EmptyFragmentsRefused) {
+            let is_whole = is_first && header.is_final();
+            if !is_whole {
+                return Err(Broken::Protocol);
+            }
+        }
         while ((message.payload.len() - begin) as u64) < header.length {
             self.receive_payload(header, begin, &mut message.payload)?;
             if !self.has(Fault::Utf8ByFrame) {
@@ -296,6 +313,10 @@ impl Connection {
             }
         }
         self.check_text(&mut message)?;
+        if message.begins.len() > FRAGMENTS_KEPT && self.has(Fault::ManyFragmentsLost) {
+            message.payload.truncate(begin);
+            message.checked = message.checked.min(begin);
+        }
         let is_split = message.checked < message.payload.len();
         if is_split && is_plain_text(&message) && self.has(Fault::Utf8SplitRefused) {
             return Err(Broken::Text);
@@ -329,13 +350,19 @@ impl Connection {
     /// Answers a message whose last fragment, which begins at `begin`, has come.
     fn complete(&mut self, mut message: Message, begin: usize) -> Result<Next, Broken> {
         let by_fragment = self.answers_by_fragment(&message);
+        let was_compressed = message.is_compressed;
+        if self.codec.is_some() && !was_compressed && self.has(Fault::DeflatePlainRefused) {
+            return Err(Broken::Protocol);
+        }
         if message.is_compressed
             && let Some(codec) = &mut self.codec
         {
             message.payload = codec.inflate(&message.payload, &self.behavior)?;
             message.begins.truncate(1);
         }
-        let is_checked = message.opcode == TEXT && !self.has(Fault::Utf8Unchecked);
+        let is_unchecked = self.has(Fault::Utf8Unchecked)
+            || was_compressed && self.has(Fault::DeflateTextUnchecked);
+        let is_checked = message.opcode == TEXT && !is_unchecked;
         if is_checked && !utf8::is_valid(&message.payload, &self.behavior) {
             return Err(Broken::Text);
         }
@@ -602,7 +629,12 @@ impl Connection {
     fn receive(&mut self) -> io::Result<()> {
         let mut room = [0; 64 << 10];
         match self.stream.read(&mut room)? {
-            0 => Err(io::ErrorKind::UnexpectedEof.into()),
+            0 => {
+                if self.has(Fault::EndUnnoticed) {
+                    thread::sleep(END_TIMEOUT);
+                }
+                Err(io::ErrorKind::UnexpectedEof.into())
+            }
             count => {
                 self.received.extend_from_slice(&room[..count]);
                 Ok(())

@@ -95,14 +95,40 @@ fn bits(value: &str) -> Option<u32> {
     ((8..=BITS_MAX).contains(&bits) && bits.to_string() == value).then_some(bits)
 }
 
+/// Whether this is a token (RFC 9110 section 5.6.2).
+pub(super) fn is_token(text: &str) -> bool {
+    let is_known = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+    !text.is_empty() && text.bytes().all(is_known)
+}
+
+/// Whether this is a list of extensions with their parameters (RFC 6455 section 9.1). What is quoted has
+/// to be a token, too.
+pub(super) fn is_list(text: &str) -> bool {
+    let is_value = |value: &str| {
+        let quoted = value.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
+        is_token(quoted.unwrap_or(value))
+    };
+    let is_parameter = |part: &str| match part.split_once('=') {
+        Some((name, value)) => is_token(name.trim_end()) && is_value(value.trim_start()),
+        None => is_token(part),
+    };
+    let is_extension = |element: &str| {
+        let mut parts = element.split(';').map(str::trim);
+        parts.next().is_some_and(is_token) && parts.all(is_parameter)
+    };
+    text.split(',').map(str::trim).filter(|element| !element.is_empty()).all(is_extension)
+}
+
 /// A server accepts the first offer that is valid. Returns what it answers and what both keep to.
 pub(super) fn accept(offers: &str, behavior: &Behavior) -> Option<(String, Parameters)> {
     if behavior.has(Fault::NoDeflate) {
         return None;
     }
     let is_lenient = behavior.has(Fault::DeflateAnyOffer);
+    let considered = if behavior.has(Fault::DeflateFirstOffer) { 1 } else { usize::MAX };
+    let offers = offers.split(',').map(str::trim).filter(|offer| !offer.is_empty());
     let parameters =
-        offers.split(',').find_map(|offer| Parameters::read(offer.trim(), is_lenient))?;
+        offers.take(considered).find_map(|offer| Parameters::read(offer, is_lenient))?;
     Some((parameters.answer(behavior), parameters))
 }
 
@@ -157,6 +183,12 @@ impl Codec {
         if behavior.has(Fault::DeflateTailKept) {
             payload.extend(TAIL);
         }
+        if behavior.has(Fault::DeflateTailCut) {
+            payload.pop();
+        }
+        if message.is_empty() && behavior.has(Fault::DeflateEmptyMissing) {
+            payload.clear();
+        }
         payload
     }
 
@@ -166,7 +198,24 @@ impl Codec {
         payload: &[u8],
         behavior: &Behavior,
     ) -> Result<Vec<u8>, Broken> {
-        let message = self.inflater.message(payload).map_err(|_| Broken::Text)?;
+        let has = |fault| behavior.has(fault);
+        // RFC 1951 section 3.2.3: BFINAL, and then the type of the block.
+        let first = payload.first().copied().unwrap_or_default();
+        if first & 1 == 1 && has(Fault::DeflateFinalRefused)
+            || first & 6 == 0 && payload.len() > 1 && has(Fault::DeflateStoredRefused)
+        {
+            return Err(Broken::Text);
+        }
+        let beginning = || self.inflater.beginning(payload);
+        let beginning = has(Fault::DeflateErrorsIgnored).then(beginning);
+        let message = match (self.inflater.message(payload), beginning) {
+            (Ok(message), _) => message,
+            (Err(_), Some(beginning)) => beginning,
+            (Err(_), None) => return Err(Broken::Text),
+        };
+        if message.is_empty() && has(Fault::DeflateEmptyRefused) {
+            return Err(Broken::Text);
+        }
         self.inflater.keep_last(WINDOW_MAX);
         if message.len() > behavior.message_bytes_max && !behavior.has(Fault::DeflateUnlimited) {
             return Err(Broken::Size);

@@ -87,8 +87,14 @@ impl Mutant {
 /// Serves every connection of a listener, each on a thread of its own. Does not return.
 pub fn serve(listener: &TcpListener, behavior: Behavior) {
     let behavior = Arc::new(behavior);
+    let mut was_reset = false;
     for stream in listener.incoming().flatten() {
         let behavior = Arc::clone(&behavior);
+        if behavior.has(Fault::ResetSpoilsNext) {
+            // Without being served, a connection ends here.
+            was_reset = !was_reset && serve_one(stream, behavior).is_err();
+            continue;
+        }
         thread::spawn(move || {
             // The client may end a connection at any time.
             let _ = serve_one(stream, behavior);
