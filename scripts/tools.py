@@ -6,6 +6,8 @@ tools, and `scripts/tools.py --build` builds the programs.
 """
 
 import fcntl
+import importlib.machinery
+import importlib.util
 import os
 import shutil
 import signal
@@ -150,6 +152,14 @@ def _answer(command, directory):
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() if done.returncode == 0 else None
+
+
+def script(name):
+    """A script beside this one, as a module."""
+    loader = importlib.machinery.SourceFileLoader(name, str(Path(__file__).with_name(name)))
+    module = importlib.util.module_from_spec(importlib.util.spec_from_loader(name, loader))
+    loader.exec_module(module)
+    return module
 
 
 def split_arguments(words):
