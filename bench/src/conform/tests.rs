@@ -388,7 +388,7 @@ fn round_trips_that_stand_still_end_before_their_limit() {
     let (library, begin) = (Library::default(), Instant::now());
     let opened = Opened { role: Role::Client, terms: None, received: &[], seed: 1 };
     let mut exchange = Exchange::new(case, &library, opened, begin);
-    let mut send = |exchange: &mut Exchange<'_>, now| {
+    let send = |exchange: &mut Exchange<'_>, now| {
         while let Want::Send(_) = exchange.want(now) {
             exchange.sent(exchange.chop().len());
         }

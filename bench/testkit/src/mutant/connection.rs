@@ -181,9 +181,6 @@ impl Connection {
     fn header(&mut self) -> Result<Header, Broken> {
         let [first] = self.take()?;
         self.check_first(first)?;
-        if self.received.is_empty() && self.has(Fault::HeaderSplitRefused) {
-            return Err(Broken::Protocol);
-        }
         let [second] = self.take()?;
         let is_masked = second & 0x80 != 0;
         // Section 5.1.

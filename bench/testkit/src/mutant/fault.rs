@@ -128,7 +128,7 @@ faults! {
         "RFC 9112 2.2" SERVER &["20.1.*", "20.2.1", "20.2.2"];
     AnyMethod "any-method" "Accepts every method."
         "RFC 6455 4.2.1" SERVER
-        &["20.3.7", "20.3.8", "20.3.9", "20.3.10", "20.3.11", "20.3.12", "20.7.8"];
+        &["20.3.7", "20.3.8", "20.3.9", "20.3.10", "20.3.11", "20.3.12"];
     AnyHttpVersion "any-http-version" "Accepts every version of HTTP."
         "RFC 6455 4.2.1" SERVER &["20.3.1", "20.3.3", "20.3.4", "20.3.6"];
     AnyHost "any-host" "Accepts requests without Host, or with an invalid one, or with several."
@@ -161,8 +161,6 @@ faults! {
         "RFC 9112 5" SERVER &["20.1.12"];
     UnknownExtensionRefused "unknown-extension-refused" "Refuses a request that offers an unknown extension."
         "RFC 6455 9.1" SERVER &["20.1.17", "24.2.14", "24.2.15"];
-    RequestSplitRefused "request-split-refused" "Refuses a request that does not come in one segment."
-        "RFC 9112 2.2" SERVER &["20.2.1", "20.2.2"];
     EarlyFramesLost "early-frames-lost" "Loses what comes in one segment with the request."
         "RFC 6455 4.2.2" SERVER &["20.2.3", "20.2.4", "20.2.5"];
     LongHeadRefused "long-head-refused" "Refuses a request of more than 2,000 bytes."
@@ -192,8 +190,6 @@ faults! {
         &["21.2.17", "21.2.18", "21.2.19", "21.2.20", "21.2.21", "21.2.22", "21.2.23", "21.2.24",
           "21.2.25", "21.2.26"];
     // Frames.
-    HeaderSplitRefused "header-split-refused" "Fails a connection if a header does not come in one segment."
-        "RFC 6455 5.4" BOTH &["2.6", "2.11", "5.5", "5.8", "22.1.1", "22.1.2", "22.1.3", "22.1.4"];
     SegmentRestLost "segment-rest-lost" "Loses what comes behind a frame in one segment."
         "RFC 6455 5.4" BOTH &["2.10", "5.3", "5.6", "7.1.5", "22.2.*", "25.2.*"];
     WrongMasking "wrong-masking" "Masks as a server, does not mask as a client."

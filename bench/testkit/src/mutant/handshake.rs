@@ -83,9 +83,6 @@ impl Head {
             if received.len() > most {
                 return Err(NoHead::Refused(HEAD_TOO_LONG));
             }
-            if !received.is_empty() && behavior.has(Fault::RequestSplitRefused) {
-                return Err(NoHead::Refused(BAD_REQUEST));
-            }
             let count = stream.read(&mut room)?;
             if count == 0 {
                 return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
