@@ -333,6 +333,12 @@ fn bombs() -> Vec<Case> {
     ]
 }
 
+/// A message in a stored block, which keeps to every window that may have been agreed on.
+fn stored(message: &[u8]) -> Vec<u8> {
+    let length = message.len() as u16;
+    [&[0][..], &length.to_le_bytes(), &(!length).to_le_bytes(), message, &[0]].concat()
+}
+
 fn contexts() -> Vec<Case> {
     let number = |case| Number::triple(24, 7, case);
     let case = |case, offer: Offer, needs, frames: Vec<Frame>, messages: &[&str]| {
@@ -361,7 +367,7 @@ fn contexts() -> Vec<Case> {
             "Asks the server not to refer to earlier messages, and sends the same one three times.",
             "Each message comes back by itself.",
         ),
-        case(5, near, Needs::Offered, vec![compressed(compress(far.as_bytes()))], &[&far]).says(
+        case(5, near, Needs::Offered, vec![compressed(stored(far.as_bytes()))], &[&far]).says(
             "Asks the server for a window of 512 bytes, and sends a message that begins and ends with \
              the same letters, 600 bytes apart.",
             "The message comes back, and refers to nothing beyond the window.",
