@@ -28,7 +28,7 @@ use crate::wire::{AtLimit, Entry, Octets, hexadecimal};
 /// How long the peer may take to answer a close frame, and a server then to end the connection.
 pub const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long round trips may stand still, with no byte sent or received, before the time is over.
-pub const STALL_TIMEOUT: Duration = Duration::from_secs(5);
+pub const STALL_TIMEOUT: Duration = Duration::from_secs(20);
 /// The close code of a connection that was failed because the peer did nothing (RFC 6455 section
 /// 7.4.1).
 const GOING_AWAY: u16 = 1001;
