@@ -13,7 +13,7 @@ use ringecho::protocol::violation::Violation;
 
 use super::case::{
     BINARY, CLOSE, CONTINUATION, Case, Chop, Content, End, Expected, Frame, Header, Limit, NORMAL,
-    Needs, PING, PONG, RoundTrips, Sends, Step, TEXT,
+    Needs, PING, PONG, RoundTrips, Sends, Step, TEXT, Weight,
 };
 use super::deflate::{Echo, Echoes, Library, Offer, Parts, StreamOf, Terms};
 use super::frames::{self, Reader, Received, Rules};
@@ -771,6 +771,8 @@ impl<'a> Exchange<'a> {
                 self.transcript.closing.was_close_handshake_timeout = true;
                 self.give_up("the peer did not answer the close frame in time");
             }
+            // The RFC does not say when the client has to end it.
+            Timer::ServerDrop if self.role == Role::Server => self.state = State::Dropping,
             Timer::ServerDrop => {
                 self.transcript.closing.was_server_connection_drop_timeout = true;
                 self.give_up("the server did not end the TCP connection in time");
@@ -1085,8 +1087,19 @@ impl<'a> Exchange<'a> {
         self.state = State::Closed;
         self.arm(Timer::ServerDrop, now);
         if self.role == Role::Server {
-            // RFC 6455 section 7.1.1: the server ends the TCP connection.
-            self.state = State::Dropping;
+            // RFC 6455 section 7.1.1: the server ends the TCP connection. Where the form of the end counts,
+            // the client may show what else it has to say, and how it ends.
+            match self.case.close.weight {
+                Weight::FormCounts => {
+                    self.transcript.closing.dropped_by_me = true;
+                    if self.sending == Sending::On {
+                        self.sending = Sending::Ending;
+                    }
+                }
+                Weight::Apart | Weight::CodeCounts | Weight::EndCounts | Weight::Open => {
+                    self.state = State::Dropping;
+                }
+            }
         }
     }
 }
