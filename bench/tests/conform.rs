@@ -4,6 +4,7 @@
 use std::path::PathBuf;
 use std::process::Command;
 
+use ringbench::conform::deflate::Library;
 use ringbench::conform::{Behavior, BehaviorClose, Case, Demand, Plan, Volume, cases, suite};
 use ringbench::stop::Stop;
 use ringbench::target::Target;
@@ -58,7 +59,8 @@ fn the_server_passes_every_case_strictly() {
     let cases: Vec<Case> = cases::all(Volume::Quick);
     let judged = serving(|url| {
         let target: Target = url.parse().expect("a target");
-        let plan = Plan { target: &target, cases: &cases, jobs: 4, seed: 1 };
+        let library = Library::default();
+        let plan = Plan { target: &target, cases: &cases, library: &library, jobs: 4, seed: 1 };
         let mut done = 0;
         let judged = suite::run(&plan, &Stop::new().expect("a pipe"), &mut |count, _| {
             done += 1;
@@ -87,7 +89,8 @@ fn the_server_passes_the_own_cases_strictly() {
     cases.retain(Case::tests_servers);
     let judged = serving(|url| {
         let target: Target = url.parse().expect("a target");
-        let plan = Plan { target: &target, cases: &cases, jobs: 4, seed: 1 };
+        let library = Library::default();
+        let plan = Plan { target: &target, cases: &cases, library: &library, jobs: 4, seed: 1 };
         suite::run(&plan, &Stop::new().expect("a pipe"), &mut |_, _| {})
     });
     assert_eq!(judged.len(), cases.len());

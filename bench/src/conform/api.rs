@@ -172,8 +172,10 @@ impl Suite<Servers> {
             let what = format!("{target} speaks no WebSocket; write ws:// or unix:/");
             return Err(SuiteError::Senseless(what));
         }
-        self.check_that_it_answers(target, stop)?;
-        let plan = Plan { target, cases: &cases, jobs: self.jobs, seed: self.seed };
+        let library = Library::default();
+        self.check_that_it_answers(target, &library, stop)?;
+        let plan =
+            Plan { target, cases: &cases, library: &library, jobs: self.jobs, seed: self.seed };
         let (started, begin) = (SystemTime::now(), Instant::now());
         let mut different = 0;
         let judged = suite::run(&plan, stop, &mut |done, judged| {
@@ -203,7 +205,12 @@ impl Suite<Servers> {
 
     /// Checks that there is a server that answers. Otherwise every case would say that there is none,
     /// some of them after minutes.
-    fn check_that_it_answers(&self, target: &Target, stop: &Stop) -> Result<(), SuiteError> {
+    fn check_that_it_answers(
+        &self,
+        target: &Target,
+        library: &Library,
+        stop: &Stop,
+    ) -> Result<(), SuiteError> {
         match Opening::new(target, self.seed).open(stop) {
             Ok(_) => {}
             Err(Problem::Stopped) => return Ok(()),
@@ -212,7 +219,7 @@ impl Suite<Servers> {
         // A text message and the closing handshake.
         let mut first = cases::every(self.volume).into_iter().filter(|case| !case.is_timed());
         let Some(case) = first.next() else { return Ok(()) };
-        let run = driver::run(&case, target, &Library::default(), self.seed, stop);
+        let run = driver::run(&case, target, library, self.seed, stop);
         match run.is_some_and(|run| run.transcript.is_silent()) {
             true => Err(SuiteError::Unreachable(format!(
                 "{target}: it opens connections, but sends neither an echo nor an answer to a close \

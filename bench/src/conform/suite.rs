@@ -22,6 +22,8 @@ pub struct Plan<'a> {
     pub target: &'a Target,
     /// The cases.
     pub cases: &'a [Case],
+    /// The texts and compressed messages that they share. A later run may share them, too.
+    pub library: &'a Library,
     /// How many run at a time, at least 1.
     pub jobs: usize,
     /// The seed of masking keys.
@@ -64,8 +66,7 @@ pub fn run(plan: &Plan<'_>, stop: &Stop, tell: &mut dyn FnMut(usize, &Judged)) -
     order.sort_by(|one, other| {
         plan.cases[*other].cost().total_cmp(&plan.cases[*one].cost()).then(one.cmp(other))
     });
-    let (library, next) = (Library::default(), AtomicUsize::new(0));
-    let is_given_up = AtomicBool::new(false);
+    let (next, is_given_up) = (AtomicUsize::new(0), AtomicBool::new(false));
     let (sender, receiver) = mpsc::channel::<Judged>();
     let work = |sender: mpsc::Sender<Judged>| {
         while let Some(at) = order.get(next.fetch_add(1, Ordering::Relaxed)).copied() {
@@ -74,7 +75,9 @@ pub fn run(plan: &Plan<'_>, stop: &Stop, tell: &mut dyn FnMut(usize, &Judged)) -
             }
             let case = &plan.cases[at];
             let seed = plan.seed.wrapping_add(at as u64);
-            let Some(run) = driver::run(case, plan.target, &library, seed, stop) else { return };
+            let Some(run) = driver::run(case, plan.target, plan.library, seed, stop) else {
+                return;
+            };
             let verdict = judge(case, &run.transcript);
             if sender.send(Judged { at, run, verdict }).is_err() {
                 return;
