@@ -1,6 +1,7 @@
 //! What `ringbench conform` prints and writes where something is in the way: servers that are gone or
 //! hang, signals, files that cannot be written.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -221,7 +222,9 @@ fn round_trips_and_cases_share_a_directory() {
 
     let index = json(&directory.join("index.json"));
     let entries = index["simple/1.0"].as_object().expect("an agent");
-    assert_eq!(entries.keys().collect::<Vec<_>>(), ["1.1.1", "16 bytes", "9.7.2"]);
+    // Whether a map in memory keeps their order depends on the features of `serde_json`.
+    let names: BTreeSet<&str> = entries.keys().map(String::as_str).collect();
+    assert_eq!(names, BTreeSet::from(["1.1.1", "16 bytes", "9.7.2"]));
     let trips = &entries["9.7.2"];
     assert_eq!((&trips["behavior"], &trips["behaviorClose"]), (&"OK".into(), &"OK".into()));
     assert_eq!(trips["remoteCloseCode"], 1000);
