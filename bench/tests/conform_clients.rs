@@ -12,6 +12,7 @@ use std::thread;
 use std::time::Duration;
 
 use ringbench::conform::case::Limit;
+use ringbench::conform::serving::CONNECTIONS_MAX;
 use ringbench::conform::{
     Behavior, BehaviorClose, Case, Clients, Demand, Number, Report, Serving, Suite,
 };
@@ -229,6 +230,36 @@ fn a_wrong_request_fails_its_case_and_says_why() {
     assert!(!reports[0].judged[0].verdict.passes(Demand::Musts));
 }
 
+/// No more connections are served than the limit says; the next one is when one of them has ended.
+#[test]
+fn a_connection_too_many_waits_for_another_to_end() {
+    let serving = serving(&Suite::clients().cases("9.7.1").expect("a case"));
+    let address: SocketAddr =
+        serving.url().strip_prefix("ws://").expect("TCP").parse().expect("an address");
+    let ask = |question: &str| {
+        let mut stream = TcpStream::connect(address).expect("a listener");
+        stream.set_read_timeout(Some(TIMEOUT)).expect("an option");
+        stream.write_all(asking(question).as_bytes()).expect("there is room");
+        stream
+    };
+    // The answer shows that the connection is served. The case then waits 20 s for its first echo.
+    let serve = || {
+        let mut stream = ask("/runCase?case=1&agent=slow");
+        stream.read_exact(&mut [0; 12]).expect("an answer");
+        stream
+    };
+    let mut served: Vec<TcpStream> = (0..CONNECTIONS_MAX).map(|_| serve()).collect();
+    let mut next = ask("/getCaseCount");
+    next.set_read_timeout(Some(Duration::from_millis(300))).expect("an option");
+    let early = next.read(&mut [0; 12]).expect_err("it is not served yet");
+    assert_eq!(early.kind(), std::io::ErrorKind::WouldBlock);
+    served.pop();
+    next.set_read_timeout(Some(TIMEOUT)).expect("an option");
+    let mut answer = [0; 12];
+    next.read_exact(&mut answer).expect("an answer");
+    assert_eq!(&answer, b"HTTP/1.1 101");
+}
+
 /// `ringbench conform --serve`, which is killed if the test ends before it.
 struct Started {
     child: Option<Child>,
@@ -369,6 +400,15 @@ fn options_that_make_no_sense_for_clients_are_refused() {
         assert_eq!(ended.status.code(), Some(2), "{options:?} {ended:?}");
         assert!(ended.stderr.contains(said), "{options:?} {}", ended.stderr);
     }
+    let both = path("both.json");
+    std::fs::write(&both, "earlier").expect("a file");
+    let name = both.to_str().expect("UTF-8");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ringbench"));
+    let files = ["--serve", "127.0.0.1:0", "--json", name, "--junit", name];
+    let ended = testkit::run_by(command.arg("conform").args(files));
+    assert_eq!(ended.status.code(), Some(2), "{ended:?}");
+    assert!(ended.stderr.contains("--json and --junit name the same file"), "{ended:?}");
+    assert_eq!(std::fs::read_to_string(&both).expect("a file"), "earlier");
     let mut command = Command::new(env!("CARGO_BIN_EXE_ringbench"));
     let file = ["--serve", "127.0.0.1:0", "--json", "/nowhere/file"];
     let ended = testkit::run_by(command.arg("conform").args(file));

@@ -71,29 +71,11 @@ struct Files {
 
 impl Files {
     fn open(options: &Conform) -> Result<Files, Failure> {
-        let Conform { json, junit, expected, write_expected, report, .. } = options;
+        let Conform { json, junit, write_expected, report, .. } = options;
         let open = |path: &Option<PathBuf>| path.clone().map(Opened::open).transpose();
-        let taken = [
-            ("--expected", expected),
-            ("--write-expected", write_expected),
-            ("--json", json),
-            ("--junit", junit),
-        ];
         let baseline = open(write_expected)?;
         let files = Files { json: open(json)?, junit: open(junit)?, baseline };
-        for (at, (later, path)) in taken.iter().enumerate() {
-            let same = |other: &Path| path.as_deref().is_some_and(|path| is_same_file(path, other));
-            // A file of known failures may be replaced by its successor.
-            let mut others = taken[..at]
-                .iter()
-                .filter(|(other, _)| (*other, *later) != ("--expected", "--write-expected"));
-            let earlier = others.find(|(_, other)| other.as_deref().is_some_and(same));
-            if let Some((earlier, _)) = earlier {
-                return Err(Failure::Usage(format!(
-                    "{earlier} and {later} name the same file; choose another name for one of them"
-                )));
-            }
-        }
+        check_that_files_differ(options)?;
         if let Some(directory) = report {
             case_report::prepare(directory).map_err(|error| cannot_write(directory, &error))?;
         }
@@ -120,6 +102,31 @@ impl Files {
             problems.note(file.write(|output| output.write_all(baseline().as_bytes())));
         }
     }
+}
+
+/// Checks that no two options name the same file. Those that are written are there already.
+pub(super) fn check_that_files_differ(options: &Conform) -> Result<(), Failure> {
+    let Conform { json, junit, expected, write_expected, .. } = options;
+    let taken = [
+        ("--expected", expected),
+        ("--write-expected", write_expected),
+        ("--json", json),
+        ("--junit", junit),
+    ];
+    for (at, (later, path)) in taken.iter().enumerate() {
+        let same = |other: &Path| path.as_deref().is_some_and(|path| is_same_file(path, other));
+        // A file of known failures may be replaced by its successor.
+        let mut others = taken[..at]
+            .iter()
+            .filter(|(other, _)| (*other, *later) != ("--expected", "--write-expected"));
+        let earlier = others.find(|(_, other)| other.as_deref().is_some_and(same));
+        if let Some((earlier, _)) = earlier {
+            return Err(Failure::Usage(format!(
+                "{earlier} and {later} name the same file; choose another name for one of them"
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// Whether two paths are one regular file, in which one output would overwrite the other.

@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 
 use ringecho::listen::Address;
 
-use super::conform::{cannot_write, chosen, columns, how};
+use super::conform::{cannot_write, check_that_files_differ, chosen, columns, how};
 use super::live_line::LiveLine;
 use super::output::Problems;
 use super::{Failure, Outcome, command_line};
@@ -32,6 +32,7 @@ pub(super) fn serve(
     let suite = chosen(Suite::clients(), options)?;
     let files = Files::of(options);
     files.prepare()?;
+    check_that_files_differ(options)?;
     let until = if options.once { Until::Reported } else { Until::Stopped };
     let cases = suite.selected()?.len();
     let (live, writing) = (Mutex::new(LiveLine::on_terminal()), Mutex::new(files.clone()));
