@@ -34,6 +34,7 @@ PACKAGES = {
     "strace": "strace",
     "valgrind": "valgrind",
     "/usr/bin/chromium": "chromium",
+    "/usr/bin/firefox-esr": "firefox-esr",
     "/usr/include/boost/beast.hpp": "libboost-dev",
     "/usr/include/libwebsockets.h": "libwebsockets-dev",
     "/usr/include/zlib.h": "zlib1g-dev",

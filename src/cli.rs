@@ -13,6 +13,7 @@ use std::fmt::Display;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytesize::ByteSize;
@@ -28,6 +29,7 @@ use crate::engine::wait::WaitStrategy;
 use crate::engine::{BufferConfig, Engine};
 use crate::listen::{Address, DualStack, Endpoint, Transport};
 use crate::offload;
+use crate::page::page;
 use crate::protocol::{
     Access, FrameLimits, Origin, Policy, Protocol, RequestPath, Settings, Subprotocol,
 };
@@ -172,6 +174,10 @@ pub struct Cli {
     /// the option for several [default: any].
     #[arg(long, value_name = "ORIGIN")]
     pub origin: Vec<Origin>,
+
+    /// Do not serve the page that measures round trips from a browser, at `/`.
+    #[arg(long)]
+    pub no_page: bool,
 
     /// Longest opening handshake, from the connection on; then the client gets status 408. 0: any time.
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = timeout)]
@@ -330,7 +336,11 @@ impl Cli {
                 },
             },
             subprotocol: self.subprotocol.clone(),
-            access: Access { origins: self.origin.clone(), path: self.path.clone() },
+            access: Access {
+                origins: self.origin.clone(),
+                path: self.path.clone(),
+                page: (!self.no_page).then(|| Arc::new(page(self.path.as_ref()))),
+            },
             connections_max: self.connections_max as usize,
             connections_per_address: self.connections_per_address.0,
             memory_max: self.named_memory_max().0.map_or(usize::MAX, |bytes| bytes as usize),
@@ -460,7 +470,8 @@ mod tests {
         assert_eq!(config.timeouts, Timeouts::DEFAULT);
         assert_eq!(config.settings.frames, FrameLimits::DEFAULT);
         assert_eq!((config.connections_per_address, config.memory_max), (None, 1 << 30));
-        assert_eq!(config.access, Access::default());
+        let page = Some(Arc::new(page(None)));
+        assert_eq!(config.access, Access { page, ..Access::default() });
     }
 
     #[test]

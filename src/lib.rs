@@ -16,6 +16,7 @@ pub mod listen;
 pub mod memory;
 pub mod metrics;
 pub mod offload;
+mod page;
 pub mod protocol;
 pub mod retry;
 pub mod sandbox;

@@ -121,6 +121,8 @@ counters! {
     connections_open,
     /// Connections refused: over the limit, or with an invalid opening handshake.
     connections_rejected,
+    /// Times that a browser got the page instead of a WebSocket.
+    pages_served,
     /// Offloaded connections dropped because their peer had sent too much that was not received.
     connections_overrun,
     /// Whole data messages echoed: frames with FIN, text or binary.

@@ -134,6 +134,7 @@ impl Cli {
                 ("control_frames_max", "--control-frames-max"),
                 ("path", "--path"),
                 ("origin", "--origin"),
+                ("no_page", "--no-page"),
             ];
             let (_, option) = of_websocket.into_iter().find(|(id, _)| is_given(id))?;
             return Some(format!("{option} has no effect with --protocol tcp; leave it out"));

@@ -7,7 +7,7 @@ use super::allowance::{Allowance, Limits};
 use super::compression::Scratch;
 use super::extension::Policy;
 use super::frame::CONTROL_PAYLOAD_MAX;
-use super::handshake::{Access, Subprotocol, Terms};
+use super::handshake::{Access, Rejection, Subprotocol, Terms};
 use super::layer::{Acceptor, Texts};
 use super::moment::Moment;
 use super::pool::{Budget, Pool, RECOMPRESSION_MEMORY_DEFAULT};
@@ -180,6 +180,11 @@ impl<'a> Context<'a> {
             access: &self.access,
             recompression: &self.recompression,
         }
+    }
+
+    /// The response to a request that was refused, if it asked for the page.
+    pub(super) fn page_for(&self, request: &[u8], rejection: Rejection) -> Option<[&[u8]; 2]> {
+        self.access.page.as_ref()?.response_to(request, rejection)
     }
 
     /// Reply bytes that may wait to be sent to one peer.

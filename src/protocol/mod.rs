@@ -37,6 +37,6 @@ pub use context::{Context, FrameLimits, Protocol, Settings};
 pub use dialogue::{Answer, Decision, Dialogue, Output};
 pub use dismissal::Dismissal;
 pub use extension::Policy;
-pub use handshake::{Access, Admission, Origin, RequestPath, Subprotocol};
+pub use handshake::{Access, Admission, Origin, Page, RequestPath, Subprotocol};
 pub use layer::{Acceptor, Channel, Layer, Progress, Texts};
 pub use moment::Moment;

@@ -542,7 +542,7 @@ fn clients_that_die_within_a_frame_are_forgotten() {
     let ended = server.terminate();
     assert_eq!(ended.count("buffers_exhausted"), exhausted);
     assert_eq!(ended.count("protocol_violations"), 0);
-    assert_eq!(ended.stdout.lines().count(), 1 + 35);
+    assert_eq!(ended.stdout.lines().count(), 1 + 36);
 }
 
 #[test]

@@ -19,7 +19,7 @@ const LAYERS: &[&[&str]] = &[
     &["server"],
     &["workers"],
     &["engine"],
-    &["offload", "tls"],
+    &["offload", "page", "tls"],
     &["protocol"],
     &["buffer"],
     &["listen"],

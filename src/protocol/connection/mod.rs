@@ -356,7 +356,11 @@ impl Connection {
     fn advance_slowly(&mut self, region: &mut Region<'_>, context: &Context<'_>) -> Next {
         if let Phase::Handshake(admission) = self.phase {
             match (context.settings.protocol, admission) {
-                (Protocol::WebSocket, _) => self.handshake(admission, region, context),
+                (Protocol::WebSocket, _) => {
+                    if let Some(room) = self.handshake(admission, region, context) {
+                        return Next::Expand(room);
+                    }
+                }
                 (Protocol::Tcp, Admission::Open) => self.phase = Phase::Plain,
                 (Protocol::Tcp, Admission::Full | Admission::TooMany) => self.phase = Phase::Closed,
             }
@@ -397,7 +401,14 @@ impl Connection {
         }
     }
 
-    fn handshake(&mut self, admission: Admission, region: &mut Region<'_>, context: &Context<'_>) {
+    /// Answers the opening handshake, if it is whole. If the answer needs more room in the region than there is,
+    /// returns how much, in bytes.
+    fn handshake(
+        &mut self,
+        admission: Admission,
+        region: &mut Region<'_>,
+        context: &Context<'_>,
+    ) -> Option<usize> {
         match handshake::answer(region.unread(), admission, &context.terms()) {
             Ok(None) => {}
             Ok(Some(accepted)) => {
@@ -413,8 +424,25 @@ impl Connection {
                 });
                 self.phase = Phase::Open;
             }
+            Err(rejection) if admission == Admission::Open => {
+                let page = context.page_for(region.unread(), rejection);
+                let Some(parts) = page else {
+                    self.reject(rejection, admission, region, context);
+                    return None;
+                };
+                let room = parts.iter().map(|part| part.len()).sum();
+                if region.gap() < room {
+                    return Some(room);
+                }
+                region.skip_all();
+                parts.iter().for_each(|part| region.write(part));
+                region.release();
+                self.phase = Phase::Closed;
+                context.counters.pages_served.add(1);
+            }
             Err(rejection) => self.reject(rejection, admission, region, context),
         }
+        None
     }
 
     #[cold]

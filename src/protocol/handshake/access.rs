@@ -2,9 +2,11 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use httparse::Header;
 
+use super::page::Page;
 use super::rejection::Rejection;
 use crate::protocol::fields::values;
 use crate::protocol::uri;
@@ -12,7 +14,7 @@ use crate::protocol::uri;
 /// The longest origin, in bytes.
 const ORIGIN_BYTES_MAX: usize = 512;
 
-/// Which requests are accepted. By default, all are.
+/// Which requests are accepted. By default, all are, and there is no page.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Access {
     /// The origins of pages that may connect; any, if this is empty. All browsers send an Origin field, and
@@ -20,6 +22,8 @@ pub struct Access {
     pub origins: Vec<Origin>,
     /// The only path that is served, if there is one.
     pub path: Option<RequestPath>,
+    /// What browsers get that open no WebSocket.
+    pub page: Option<Arc<Page>>,
 }
 
 impl Access {
@@ -89,6 +93,13 @@ impl FromStr for Origin {
 /// The path of a request target, without a query. It is compared byte by byte.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RequestPath(String);
+
+impl RequestPath {
+    /// The path as it was written.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
 
 /// Text that is not a path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

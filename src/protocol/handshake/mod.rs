@@ -7,10 +7,11 @@
 //! That bound makes a resumable parser unnecessary.
 //!
 //! `request` reads and checks the head, `access` says which requests are accepted, `rejection` is the table
-//! of refusals, and `subprotocol` chooses a subprotocol. Nothing here knows frames, sockets or time, so a
+//! of refusals, `page` what browsers get that open no WebSocket, and `subprotocol` chooses a subprotocol. Nothing here knows frames, sockets or time, so a
 //! slow client is not noticed here. Every path is the same echo, unless only one is served.
 
 mod access;
+mod page;
 mod rejection;
 mod request;
 mod subprotocol;
@@ -21,6 +22,7 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 
 pub use access::{Access, Origin, OriginInvalid, PathInvalid, RequestPath};
+pub use page::Page;
 pub use rejection::Rejection;
 use request::Head;
 pub use subprotocol::{NotToken, Subprotocol};

@@ -32,7 +32,7 @@ pub enum Rejection {
     HostInvalid,
     /// The request announces content.
     Content,
-    /// The Upgrade fields do not offer `websocket`: a browser or curl that fetches a page.
+    /// The Upgrade fields do not offer `websocket`: perhaps a browser or curl that fetches a page.
     UpgradeMissing,
     /// The Connection fields do not name `upgrade`.
     ConnectionMissing,

@@ -19,6 +19,9 @@ use crate::protocol::uri;
 const BASE64: GeneralPurpose =
     GeneralPurpose::new(&alphabet::STANDARD, PAD.with_decode_allow_trailing_bits(true));
 
+/// How the names of the fields begin that only an opening handshake has (RFC 6455 section 11.3).
+const HANDSHAKE_FIELDS: &str = "Sec-WebSocket-";
+
 /// The head of a request that is well-formed.
 #[derive(Debug)]
 pub(super) struct Head<'h, 'b> {
@@ -97,7 +100,6 @@ impl<'h, 'b> Head<'h, 'b> {
     /// Checks the head against the list in RFC 6455 section 4.2.1, and returns the key. If several
     /// things are wrong, the first in this order is reported.
     pub(super) fn check(&self) -> Result<&'b [u8], Rejection> {
-        let fields = self.fields;
         // RFC 6455 section 4.2.1, item 1: "An HTTP/1.1 or higher GET request". Methods are
         // case-sensitive (RFC 9110 section 9.1).
         match self.line.method {
@@ -105,6 +107,30 @@ impl<'h, 'b> Head<'h, 'b> {
             b"HEAD" => return Err(Rejection::MethodHead),
             _ => return Err(Rejection::Method),
         }
+        self.check_request()?;
+        self.check_upgrade()
+    }
+
+    /// Whether it asks for the page at `/` and begins no handshake, not even a wrong one.
+    pub(super) fn is_for_page(&self) -> bool {
+        let is_of_handshake = |field: &Header<'_>| {
+            let beginning = field.name.get(..HANDSHAKE_FIELDS.len());
+            beginning.is_some_and(|name| name.eq_ignore_ascii_case(HANDSHAKE_FIELDS))
+        };
+        matches!(self.line.method, b"GET" | b"HEAD")
+            && self.check_request().is_ok()
+            && uri::path_of(self.line.target) == b"/"
+            && !has_token(self.fields, "Upgrade", "websocket")
+            && !self.fields.iter().any(is_of_handshake)
+    }
+
+    pub(super) fn is_get(&self) -> bool {
+        self.line.method == b"GET"
+    }
+
+    /// Checks what holds for all requests that this server answers.
+    fn check_request(&self) -> Result<(), Rejection> {
+        let fields = self.fields;
         // RFC 9110 section 7.8: an Upgrade field in a request of HTTP/1.0 must be ignored. Section 2.5:
         // a higher minor version is processed as 1.1.
         if self.line.minor == 0 {
@@ -129,6 +155,12 @@ impl<'h, 'b> Head<'h, 'b> {
         {
             return Err(Rejection::Content);
         }
+        Ok(())
+    }
+
+    /// Checks what makes a request an opening handshake, and returns the key.
+    fn check_upgrade(&self) -> Result<&'b [u8], Rejection> {
+        let fields = self.fields;
         // RFC 6455 section 4.2.1, item 3; 426 is for the client that has to upgrade (RFC 9110 section
         // 15.5.22). `websocket/13` is another protocol (RFC 9110 section 7.8).
         if !has_token(fields, "Upgrade", "websocket") {

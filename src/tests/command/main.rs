@@ -9,10 +9,11 @@ mod stopping;
 use testkit::{Client, Ended, TEXT, frame};
 
 /// The counters, in the order of the statistics file and of the summary.
-const COUNTERS: [&str; 34] = [
+const COUNTERS: [&str; 35] = [
     "connections_accepted",
     "connections_open",
     "connections_rejected",
+    "pages_served",
     "connections_overrun",
     "messages",
     "messages_offloaded",

@@ -196,7 +196,7 @@ fn one_connection_too_many_is_told_so_within_tls() {
 #[test]
 fn a_request_that_is_not_for_a_websocket_is_answered_within_tls() {
     let place = Place::new();
-    let server = place.start(&[]);
+    let server = place.start(&["--no-page"]);
     let mut client = Client::over(stream(server.address(), place.config(&TLS13)));
     client.write(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n");
     let response = client.read_to_end().expect("an end of TLS");
