@@ -45,6 +45,16 @@ def running(binary, arguments=(), stats_file=None, wrapper=(), log=None):
 
 
 @contextlib.contextmanager
+def started(binary, arguments, stats_file):
+    """Runs `binary` on a free port and yields the port and its first line; ends it like `running`."""
+    command = [str(binary), "--listen", "127.0.0.1:0", "--stats-file", str(stats_file), *arguments]
+    with _started(command, None) as process:
+        line = _first_line(process, command)
+        address, *_ = LISTENING.match(line)[1].split()
+        yield int(PORT.fullmatch(address)[1]), line
+
+
+@contextlib.contextmanager
 def listening(binary, addresses, arguments=(), sockets=(), log=None):
     """Runs `binary` on `addresses`, and on listening `sockets` that are passed to it as a service manager
     passes them; yields all that it listens on, as it prints them; ends it like `running`."""
@@ -112,14 +122,17 @@ def _state(thread):
 
 def _addresses(process, command):
     """Where it listens, from its first line."""
+    return LISTENING.match(_first_line(process, command))[1].split()
+
+
+def _first_line(process, command):
     readable, _, _ = select.select([process.stdout], [], [], START_SECONDS)
     if not readable:
         raise Failure(f"the server printed nothing within {START_SECONDS} s: {' '.join(command)}")
     line = process.stdout.readline().decode(errors="replace").strip()
-    listening = LISTENING.match(line)
-    if listening is None:
+    if LISTENING.match(line) is None:
         raise Failure(f"the server's first line was {line!r}: {' '.join(command)}")
-    return listening[1].split()
+    return line
 
 
 def _is_over(process):

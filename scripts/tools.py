@@ -24,6 +24,7 @@ BUILD_SECONDS = 1200
 # The Debian package of a command, or of a file.
 PACKAGES = {
     "clang": "clang",
+    "dpkg-deb": "dpkg",
     "g++": "g++",
     "gcc": "gcc",
     "llvm-strip": "llvm",
@@ -93,6 +94,25 @@ def install(*tools):
 
 def is_there(tool):
     return Path(tool).exists() if tool.startswith("/") else shutil.which(tool) is not None
+
+
+def extracted(directory, package, program):
+    """Takes a Debian package apart in a directory, unless that is done, and returns the path of the program. Nothing
+    is installed, and no service is started."""
+    path = directory / program
+    if not path.exists():
+        install("dpkg-deb")
+        print(f"taking {path.name} from the package {package}", flush=True)
+        shutil.rmtree(directory, ignore_errors=True)
+        directory.mkdir(parents=True)
+        root = [] if os.geteuid() == 0 else ["sudo", "-n"]
+        with open(TARGET / "packages.lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            execute([*root, "apt-get", "update"], stdout=subprocess.DEVNULL)
+            execute(["apt-get", "download", package], cwd=directory, stdout=subprocess.DEVNULL)
+        for archive in directory.glob("*.deb"):
+            execute(["dpkg-deb", "--extract", archive, directory])
+    return path
 
 
 def node_package(directory, name, version):

@@ -24,7 +24,7 @@ use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use self::choices::{COMPRESSIONS, ENGINES, OFFLOADS, PROTOCOLS, SANDBOXES, WAITS, parser};
 use self::limits::{connections_per_address, control_frames, memory_max, message_frames, timeout};
 use crate::cpus::CpuList;
-use crate::engine::pump::{MEMORY_MAX_DEFAULT, Timeouts};
+use crate::engine::pump::{MEMORY_MAX_DEFAULT, Timeouts, Timing};
 use crate::engine::wait::WaitStrategy;
 use crate::engine::{BufferConfig, Engine};
 use crate::listen::{Address, DualStack, Endpoint, Transport};
@@ -225,6 +225,12 @@ pub struct Cli {
     #[arg(long, value_name = "SIZE", default_value = "128MiB", value_parser = pool_size)]
     pub spill_pool: u64,
 
+    /// Address of the admin listener, IP:PORT or unix:/PATH [default: none].
+    ///
+    /// It answers HTTP requests for /metrics (Prometheus, OpenMetrics), /healthz and /readyz, without asking who wants to know: choose an address that only those reach who may. Port 0 stands for a free port. With it, the time that messages stay in the server is measured.
+    #[arg(long, value_name = "ADDRESS")]
+    pub admin: Option<Address>,
+
     /// Whether the process gives up the rights that it no longer needs once it serves.
     #[arg(long, default_value = "on", value_parser = parser(SANDBOXES))]
     pub sandbox: sandbox::Policy,
@@ -351,6 +357,7 @@ impl Cli {
                 lifetime: self.lifetime.0,
                 drain: self.drain_timeout.0,
             },
+            timing: if self.admin.is_some() { Timing::On } else { Timing::Off },
             buffers: BufferConfig { count: self.buffers, bytes: self.buffer_size },
             spill_pool: self.spill_pool as usize,
             recompression_memory: self.recompression_memory as usize,

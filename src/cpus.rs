@@ -10,6 +10,7 @@ use std::str::FromStr;
 use std::thread;
 
 use core_affinity::CoreId;
+use rustix::thread::{CpuSet, sched_setaffinity};
 
 /// One more than the largest CPU number: the size of a `cpu_set_t` (CPU_SET(3)).
 const CPU_COUNT_MAX: usize = 1024;
@@ -104,6 +105,22 @@ pub fn allowed() -> io::Result<Vec<usize>> {
     let cores = core_affinity::get_core_ids().filter(|cores| !cores.is_empty());
     let cores = cores.ok_or_else(io::Error::last_os_error)?;
     Ok(cores.into_iter().map(|core| core.id).collect())
+}
+
+/// Keeps the calling thread off these CPUs, if any other is left for it.
+///
+/// # Errors
+///
+/// When the kernel refuses (sched_setaffinity(2)).
+pub fn avoid(cpus: &[usize]) -> io::Result<()> {
+    let mut others = CpuSet::new();
+    for cpu in allowed()?.into_iter().filter(|cpu| *cpu < CPU_COUNT_MAX && !cpus.contains(cpu)) {
+        others.set(cpu);
+    }
+    match others.count() {
+        0 => Ok(()),
+        _ => Ok(sched_setaffinity(None, &others)?),
+    }
 }
 
 /// Pins the calling thread to one CPU, which need not be in its affinity mask: the kernel decides.

@@ -3,9 +3,11 @@
 //! The layers, from the outside in: [`cli`] reads the command line, [`server`] starts a worker on
 //! each CPU with the listeners of [`listen`], and [`engine`] moves bytes between sockets and
 //! [`protocol`], which turns the bytes received into the reply, in a region of memory that [`buffer`]
-//! describes. [`offload`] lets the kernel echo by itself where it can. [`doctor`] examines the machine.
+//! describes. [`offload`] lets the kernel echo by itself where it can. [`doctor`] examines the machine, and [`admin`]
+//! answers those who watch the server.
 //! See `docs/architecture.md` for the reasons.
 
+pub mod admin;
 pub mod buffer;
 pub mod cli;
 pub mod cpus;

@@ -16,13 +16,14 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use listenfd::ListenFd;
+use ringecho::admin::{self, Admin, Facts as AdminFacts};
 use ringecho::cli::{self, Cli, Command, summary};
 use ringecho::doctor::{self, Facts};
 use ringecho::linux;
-use ringecho::listen::Listening;
 use ringecho::listen::passed::{self, Environment, PassedError};
+use ringecho::listen::{Address, Listening};
 use ringecho::sandbox::{self, Call, Needs};
-use ringecho::server::{Control, Server, Statistics};
+use ringecho::server::{Config, Control, Server, Statistics};
 use ringecho::statistics_file::StatisticsFile;
 use ringecho::tls;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
@@ -88,18 +89,53 @@ fn serve(cli: &Cli) -> Result<(), String> {
     let of_reload = config.tls.as_ref().map(tls::Source::needs).unwrap_or_default();
     let of_watcher = is_sandboxed.then(|| of_output.clone().and(of_reload));
     let watcher = Watcher::start(output, of_watcher)?;
+    let opened = match (&cli.admin, &cli.takeover) {
+        (Some(address), None) => Some(open_admin(address, cli)?),
+        (Some(_) | None, _) => None,
+    };
     let server = Server::start(&config, passed).map_err(|error| error.to_string())?;
     watcher.control.get_or_init(|| server.control());
+    let admin = match (&cli.admin, opened) {
+        // The older server has let go of the address by now. To end would leave nobody to serve.
+        (Some(address), None) => open_admin(address, cli).map_err(|error| warn!("{error}")).ok(),
+        (Some(_), opened) => opened,
+        (None, _) => None,
+    };
+    let admin = admin.map(|listening| start_admin(listening, cli, &config, &server)).transpose()?;
     if is_sandboxed {
         for missing in sandbox::enter(&of_output.and(server.needs())).missing {
             warn!("the sandbox is incomplete: {missing}");
         }
     }
-    print(&format!("{}\n", cli.greeting(&server)))?;
+    print(&format!("{}\n", cli.greeting(&server, admin.as_ref().map(Admin::address))))?;
     let statistics = server.join().map_err(|error| error.to_string())?;
+    if let Some(admin) = admin {
+        admin.end();
+    }
     let output = watcher.end();
     print(&summary(&statistics))?;
     output.map_or(Ok(()), |mut output| output.write(&statistics))
+}
+
+fn open_admin(address: &Address, cli: &Cli) -> Result<Listening, String> {
+    admin::open(address, cli.unix_mode).map_err(|error| format!("--admin: {error}"))
+}
+
+fn start_admin(
+    listening: Listening,
+    cli: &Cli,
+    config: &Config,
+    server: &Server,
+) -> Result<Admin, String> {
+    let facts = AdminFacts {
+        engine: server.engine().name(),
+        cpus: server.cpus().to_vec(),
+        connections_max: config.connections_max,
+        memory_max: Some(config.memory_max).filter(|&bytes| bytes < usize::MAX),
+        pinned_bytes: server.cpus().len() * config.buffers.memory_bytes(),
+    };
+    Admin::start(listening, server.control(), facts, cli.sandbox)
+        .map_err(|error| format!("--admin: cannot start: {error}"))
 }
 
 /// The sockets that a service manager has passed. No other thread runs yet, because the variables that

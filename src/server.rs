@@ -9,8 +9,9 @@ mod estate;
 use std::fmt;
 use std::io;
 use std::net::IpAddr;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -21,13 +22,13 @@ use tracing::{info, warn};
 
 use self::estate::{Entrance, Estate};
 use crate::cpus;
-use crate::engine::pump::{Limit, MemoryLimit, Shared, Timeouts};
+use crate::engine::pump::{Limit, MemoryLimit, Shared, Timeouts, Timing};
 use crate::engine::wait::{Pace, WaitStrategy, measure_wake_up};
 use crate::engine::{BufferConfig, Engine, EngineError, WorkerConfig};
 use crate::linux;
 use crate::listen::takeover::{self, TakeoverError};
 use crate::listen::{self, Address, DualStack, Endpoint, ListenError, Listening, Transport};
-use crate::metrics::{Counters, Snapshot};
+use crate::metrics::{Counters, ResidenceSnapshot, Snapshot};
 use crate::offload::{self, program::Program};
 use crate::protocol::{Access, Protocol, Settings, Subprotocol};
 use crate::retry::retry;
@@ -80,6 +81,8 @@ pub struct Config {
     pub memory_max: usize,
     /// How long connections may take.
     pub timeouts: Timeouts,
+    /// Whether it is measured how long messages stay in the server.
+    pub timing: Timing,
     /// The pinned memory of each worker.
     pub buffers: BufferConfig,
     /// Bytes that each worker keeps for spills that are not in use, at most its share of a quarter of `memory_max`.
@@ -182,6 +185,8 @@ pub struct Control {
     counters: Arc<[Arc<Counters>]>,
     estate: Arc<Mutex<Estate>>,
     tls: Option<Arc<Tls>>,
+    /// Another server has taken over.
+    has_successor: Arc<AtomicBool>,
 }
 
 impl Control {
@@ -204,6 +209,22 @@ impl Control {
         }
     }
 
+    /// Becomes readable, and stays so, when the workers are asked to stop.
+    pub fn stopping(&self) -> BorrowedFd<'_> {
+        self.stop.as_fd()
+    }
+
+    /// Whether another server has taken over. It is known before [`Control::stopping`] becomes readable.
+    pub fn has_successor(&self) -> bool {
+        self.has_successor.load(Ordering::Acquire)
+    }
+
+    /// Leaves the addresses to another server, which accepts connections now, and stops.
+    fn make_way(&self) {
+        self.has_successor.store(true, Ordering::Release);
+        self.stop();
+    }
+
     fn estate(&self) -> MutexGuard<'_, Estate> {
         self.estate.lock().expect("a panic ends the process")
     }
@@ -213,6 +234,13 @@ impl Control {
         let workers: Vec<Snapshot> =
             self.counters.iter().map(|counters| counters.snapshot()).collect();
         Statistics { total: Snapshot::sum(&workers), workers }
+    }
+
+    /// How long messages have stayed in the server, over all workers; nothing unless that is measured.
+    pub fn residence(&self) -> ResidenceSnapshot {
+        let mut sum = ResidenceSnapshot::default();
+        self.counters.iter().for_each(|counters| counters.residence.add_to(&mut sum));
+        sum
     }
 }
 
@@ -246,6 +274,7 @@ impl Server {
             counters: cpus.iter().map(|_| Arc::default()).collect(),
             estate: Arc::default(),
             tls: tls.map(Arc::new),
+            has_successor: Arc::default(),
         };
         let chosen =
             choose(&Wanted { config, pace: pace(config, &cpus), cpus: &cpus, control: &control })?;
@@ -473,6 +502,7 @@ fn prepare(
             subprotocol: config.subprotocol.clone(),
             access: config.access.clone(),
             timeouts: config.timeouts,
+            timing: config.timing,
             acceptors: Vec::new(),
             stop: control.stop.clone(),
             counters: counters.clone(),

@@ -13,8 +13,9 @@ use crate::protocol::Protocol;
 use crate::server::{Server, Statistics};
 
 impl Cli {
-    /// The line that says that the server accepts connections, where, and with which options.
-    pub fn greeting(&self, server: &Server) -> String {
+    /// The line that says that the server accepts connections, where, and with which options. `admin` is where the
+    /// admin listener is, if there is one.
+    pub fn greeting(&self, server: &Server, admin: Option<&Address>) -> String {
         let scheme = |transport| match (self.protocol, transport) {
             (Protocol::WebSocket, Transport::Plain) => "ws",
             (Protocol::WebSocket, Transport::Tls) => "wss",
@@ -48,6 +49,9 @@ impl Cli {
             policy @ (offload::Policy::On | offload::Policy::Auto) => {
                 let _ = write!(text, ", offload {}", choices::name(OFFLOADS, policy));
             }
+        }
+        if let Some(address) = admin {
+            let _ = write!(text, ", admin {address}");
         }
         text + ")"
     }

@@ -36,9 +36,17 @@ impl Cli {
         if let Some(overlap) = listen::overlap(&all, self.dual_stack()) {
             return Some(format!("--takeover: {overlap}; choose another path"));
         }
-        let has_unix = addresses().any(|address| matches!(address, Address::Unix(_)));
+        let all: Vec<Address> = all.iter().chain(&self.admin).cloned().collect();
+        if let Some(overlap) = listen::overlap(&all, self.dual_stack()) {
+            return Some(format!("--admin: {overlap}; choose another address"));
+        }
+        let has_unix =
+            addresses().chain(&self.admin).any(|address| matches!(address, Address::Unix(_)));
         if self.unix_mode.is_some() && !has_unix {
-            return Some("--unix-mode needs a Unix socket; add --listen unix:/PATH".into());
+            return Some(
+                "--unix-mode needs a Unix socket; add --listen unix:/PATH or --admin unix:/PATH"
+                    .into(),
+            );
         }
         let is_wildcard = |address: &Address| match address {
             Address::Tcp(address) => address.is_ipv6() && address.ip().is_unspecified(),
@@ -219,6 +227,9 @@ mod tests {
         ("--listen [::]:1 --listen 0.0.0.0:1", "already takes the connections to 0.0.0.0:1"),
         ("--listen unix:/a --listen unix:/a", "unix:/a is given twice"),
         ("--listen unix:/a --takeover unix:/a", "--takeover: unix:/a is given twice"),
+        ("--listen unix:/a --admin unix:/a", "--admin: unix:/a is given twice"),
+        ("--takeover unix:/a --admin unix:/a", "--admin: unix:/a is given twice"),
+        ("--listen [::]:1 --admin 127.0.0.1:1", "--admin: [::]:1 already takes the connections"),
         ("--unix-mode 600", "--listen unix:/PATH"),
         ("--ipv6-only", "--listen [::]:9001"),
         ("--ipv6-only --listen [::1]:1", "--listen [::]:9001"),
@@ -299,6 +310,9 @@ mod tests {
             "--engine epoll --wait spin",
             "--takeover unix:/a",
             "--listen unix:/a --takeover unix:/b",
+            "--listen unix:/a --admin unix:/b --takeover unix:/c",
+            "--admin unix:/a --unix-mode 600",
+            "--admin 127.0.0.1:0 --listen 127.0.0.1:0",
             "--protocol tcp --connections-max 1 --offload off",
             "--compression deflate --compression-level 1 --recompression-memory 0",
             "--message-max 16KiB --offload on",

@@ -3,7 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use super::pump::{Shared, Timeouts};
+use super::pump::{Shared, Timeouts, Timing};
 use super::wait::{Pace, WaitStrategy};
 use crate::buffer::SpillPool;
 use crate::metrics::Counters;
@@ -73,6 +73,8 @@ pub struct WorkerConfig {
     pub access: Access,
     /// How long connections may take.
     pub timeouts: Timeouts,
+    /// Whether it is measured how long messages stay.
+    pub timing: Timing,
     /// What makes the layers of connections, by the number of their listener; none where they are plain.
     pub acceptors: Vec<Option<Arc<dyn Acceptor>>>,
     /// Becomes readable when the worker is to stop.
@@ -121,6 +123,7 @@ impl WorkerConfig {
             subprotocol: Subprotocol::Any,
             access: Access::default(),
             timeouts: Timeouts::DEFAULT,
+            timing: Timing::Off,
             acceptors: Vec::new(),
             stop: Arc::new(rustix::event::eventfd(0, flags).expect("an eventfd")),
             counters: Arc::default(),

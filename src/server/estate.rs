@@ -154,7 +154,7 @@ fn wait_for_successor(door: &Door, control: &Control) {
             Ok(addresses) => {
                 control.estate().leave(&addresses);
                 info!("another server has taken over; this one stops");
-                return control.stop();
+                return control.make_way();
             }
             Err(error) => {
                 warn!("no other server has taken over: {error}");

@@ -96,7 +96,8 @@ impl PreparedEpoll {
     ) -> Result<(), EngineError> {
         let context = worker.context();
         let ring = EpollRing::new(self, worker, listeners)?;
-        let pump = Pump::new(ring, context, &worker.shared, worker.timeouts);
+        let pump =
+            Pump::new(ring, context, &worker.shared, worker.timeouts).with_timing(worker.timing);
         started();
         pump.run().map_err(|error| EngineError::new("go on serving", error))
     }

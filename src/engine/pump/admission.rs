@@ -360,7 +360,7 @@ impl<R: Ring> Pump<'_, R> {
     }
 
     fn admit(&mut self, socket: Socket, listener: u32) {
-        let Pump { admissions, worker, peers } = self;
+        let Pump { admissions, worker, peers, .. } = self;
         let address = if admissions.limit.counts_addresses() {
             worker.ring.peer_address(&socket).map(counted)
         } else {
@@ -409,7 +409,7 @@ impl<R: Ring> Pump<'_, R> {
     #[cold]
     pub(super) fn closed(&mut self, id: ConnectionId) {
         let Some(peer) = self.peers.remove(id) else { return };
-        let Pump { admissions, worker, peers } = self;
+        let Pump { admissions, worker, peers, .. } = self;
         worker.context.counters.connections_open.subtract(1);
         admissions.release(id, peer.admission);
         worker.connections = peers.len();

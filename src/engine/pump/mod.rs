@@ -17,7 +17,7 @@
 //! what an event means for it; `heavy`, those that receive and send by turns, and `line`, whose turn it
 //! is; `layered`, those with a layer such as TLS; `offloaded`, the same for connections that the kernel echoes;
 //! `admission`, how connections come in; `deadlines`, what is due when; `timeouts`, how long connections may
-//! take; `memory`, what happens when they have too much of it.
+//! take; `memory`, what happens when they have too much of it; `stopwatch`, how long messages stay.
 
 mod admission;
 mod deadlines;
@@ -27,6 +27,7 @@ mod line;
 mod memory;
 mod offloaded;
 mod peer;
+mod stopwatch;
 mod timeouts;
 mod turn;
 
@@ -43,6 +44,8 @@ use self::memory::Memory;
 pub use self::memory::{MEMORY_MAX_DEFAULT, MemoryLimit};
 pub use self::offloaded::{SECOND_LOOK, SECOND_LOOK_MAX};
 use self::peer::{Peer, Receiving};
+use self::stopwatch::Stopwatch;
+pub use self::stopwatch::Timing;
 pub use self::timeouts::Timeouts;
 use self::timeouts::Timers;
 use self::turn::Turn;
@@ -69,6 +72,8 @@ pub struct Shared {
 pub struct Pump<'a, R: Ring> {
     peers: Slab<Peer<R::Place>>,
     admissions: Admissions<'a>,
+    /// Measures how long messages stay, if somebody wants to know.
+    stopwatch: Option<Stopwatch>,
     worker: Worker<'a, R>,
 }
 
@@ -113,6 +118,7 @@ impl<'a, R: Ring> Pump<'a, R> {
         Pump {
             peers: Slab::with_capacity(shared.connections.max().min(SLOTS_RESERVED)),
             admissions: Admissions::new(&shared.connections),
+            stopwatch: None,
             worker: Worker {
                 ring,
                 context,
@@ -140,6 +146,13 @@ impl<'a, R: Ring> Pump<'a, R> {
     pub fn with_offload(mut self, policy: offload::Policy, auto_run: u8) -> Pump<'a, R> {
         self.worker.offload = policy;
         self.worker.run_wanted = if policy == offload::Policy::Auto { auto_run } else { 0 };
+        self
+    }
+
+    /// Measures how long messages stay in the server if `timing` says so.
+    #[must_use]
+    pub fn with_timing(mut self, timing: Timing) -> Pump<'a, R> {
+        self.stopwatch = (timing == Timing::On).then(Stopwatch::default);
         self
     }
 
@@ -196,6 +209,9 @@ impl<'a, R: Ring> Pump<'a, R> {
     #[inline]
     pub fn wanted(&mut self) -> Wait {
         let worker = &mut self.worker;
+        if let Some(stopwatch) = &mut self.stopwatch {
+            stopwatch.answered(worker.context.counters, || worker.ring.now());
+        }
         worker.quick_sends = 0;
         worker.line.submitted();
         if std::mem::take(&mut worker.is_eager) {
@@ -208,6 +224,9 @@ impl<'a, R: Ring> Pump<'a, R> {
     /// Handles what has completed, then what is due, then the connections that came in.
     #[inline]
     pub fn take(&mut self, completions: &mut Vec<Completion>) {
+        if let Some(stopwatch) = &mut self.stopwatch {
+            stopwatch.saw(self.worker.ring.now());
+        }
         if self.worker.line.has_neighbours() {
             self.worker.context.allowance.begin_cycle();
         } else {

@@ -149,7 +149,8 @@ impl PreparedRuntime {
         runtime.block_on(async {
             let ready = (0..count.into()).filter_map(|index| buffers.check_out(index)).collect();
             let ring = TokioRing::new(worker, listeners, ready)?;
-            let pump = Pump::new(ring, worker.context(), &worker.shared, worker.timeouts);
+            let pump = Pump::new(ring, worker.context(), &worker.shared, worker.timeouts)
+                .with_timing(worker.timing);
             started();
             let serving = tokio_uring::spawn(work(pump));
             count_calls(&worker.counters, serving).await;

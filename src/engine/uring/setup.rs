@@ -101,7 +101,8 @@ impl PreparedRing {
         let context = worker.context();
         let ring = KernelRing::new(&mut self, worker, listeners);
         let pump = Pump::new(ring, context, &worker.shared, worker.timeouts)
-            .with_offload(worker.offload, AUTO_RUN);
+            .with_offload(worker.offload, AUTO_RUN)
+            .with_timing(worker.timing);
         started();
         let outcome = pump.run().map_err(|error| EngineError::new("go on serving", error));
         if outcome.is_err() {
