@@ -36,6 +36,7 @@ use crate::protocol::{
 use crate::sandbox;
 use crate::server::Config;
 use crate::tls::{self, Certificates, Files};
+use crate::top::Target;
 
 pub use self::choices::EngineChoice;
 pub use self::limits::Limit;
@@ -45,6 +46,9 @@ pub use self::output::summary;
 pub const MESSAGE_MAX_MAX: u64 = 1 << 30;
 /// The longest `--spin-us`: one second.
 pub const SPIN_US_MAX: u32 = 1_000_000;
+/// The shortest and the longest `--interval` of `top`.
+const INTERVAL_MIN: Duration = Duration::from_millis(100);
+const INTERVAL_MAX: Duration = Duration::from_secs(3600);
 /// The most workers.
 pub const WORKERS_MAX: u16 = 1024;
 
@@ -241,13 +245,23 @@ pub struct Cli {
 }
 
 /// What the program can do instead of serving.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Subcommand)]
+#[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
 pub enum Command {
     /// Show what affects latency on this machine, and how to change it; changes nothing itself.
     Doctor {
         /// Print JSON.
         #[arg(long)]
         json: bool,
+    },
+    /// Show what a running server does, live, in this terminal; q ends it.
+    Top {
+        /// Where its --admin is: IP:PORT, http://IP:PORT or unix:/PATH.
+        #[arg(value_name = "ADDRESS", default_value = "127.0.0.1:9100")]
+        target: Target,
+
+        /// Time from one question to the next, from 100ms.
+        #[arg(long, value_name = "TIME", default_value = "1s", value_parser = interval)]
+        interval: Duration,
     },
 }
 
@@ -389,6 +403,12 @@ fn number<T: Copy + Display + FromStr + PartialOrd>(
 ) -> Result<T, String> {
     let number = text.parse().ok().filter(|number| range.contains(number));
     number.ok_or_else(|| format!("write a whole number from {} to {}", range.start(), range.end()))
+}
+
+fn interval(text: &str) -> Result<Duration, String> {
+    let time = humantime::parse_duration(text).ok();
+    let time = time.filter(|time| (INTERVAL_MIN..=INTERVAL_MAX).contains(time));
+    time.ok_or_else(|| "write a time from 100ms to 1h, such as 1s".into())
 }
 
 fn unix_path(text: &str) -> Result<PathBuf, String> {
@@ -535,8 +555,18 @@ mod tests {
         assert_eq!(command(&[]), None);
         assert_eq!(command(&["doctor"]), Some(Command::Doctor { json: false }));
         assert_eq!(command(&["doctor", "--json"]), Some(Command::Doctor { json: true }));
+        let top = |target: &str, interval| {
+            Some(Command::Top { target: target.parse().expect("an address"), interval })
+        };
+        let second = Duration::from_secs(1);
+        assert_eq!(command(&["top"]), top("127.0.0.1:9100", second));
+        let given = ["top", "unix:/a", "--interval", "2s"];
+        assert_eq!(command(&given), top("unix:/a", 2 * second));
         for arguments in [
-            &["doctor", "--workers", "2"][..],
+            &["top", "--workers", "2"][..],
+            &["top", "9100"],
+            &["top", "--interval", "99ms"],
+            &["doctor", "--workers", "2"],
             &["--workers", "2", "doctor"],
             &["--json"],
             &["doctor", "doctor"],

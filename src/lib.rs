@@ -3,8 +3,8 @@
 //! The layers, from the outside in: [`cli`] reads the command line, [`server`] starts a worker on
 //! each CPU with the listeners of [`listen`], and [`engine`] moves bytes between sockets and
 //! [`protocol`], which turns the bytes received into the reply, in a region of memory that [`buffer`]
-//! describes. [`offload`] lets the kernel echo by itself where it can. [`doctor`] examines the machine, and [`admin`]
-//! answers those who watch the server.
+//! describes. [`offload`] lets the kernel echo by itself where it can. [`doctor`] examines the machine, [`admin`] answers
+//! those who watch the server, and [`top`] shows them what it says.
 //! See `docs/architecture.md` for the reasons.
 
 pub mod admin;
@@ -26,4 +26,5 @@ pub mod server;
 pub mod slab;
 pub mod statistics_file;
 pub mod tls;
+pub mod top;
 pub mod workers;

@@ -1,4 +1,5 @@
-//! The program `ringecho`: starts the server and obeys signals, or prints the doctor's report.
+//! The program `ringecho`: starts the server and obeys signals, prints the doctor's report, or shows what a server
+//! does.
 //!
 //! Only this file prints, reads the arguments and decides the exit status: 0 after a stop by a
 //! signal, 1 when the server cannot start or go on or an output cannot be written, 2 for a usage
@@ -8,14 +9,16 @@
 #![deny(clippy::print_stderr, clippy::print_stdout)]
 
 use std::env;
-use std::io::{self, Write as _};
+use std::io::{self, IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{self, ExitCode, exit};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use listenfd::ListenFd;
+use ratatui::crossterm::event::{self, Event, KeyCode, KeyEvent, KeyModifiers};
 use ringecho::admin::{self, Admin, Facts as AdminFacts};
 use ringecho::cli::{self, Cli, Command, summary};
 use ringecho::doctor::{self, Facts};
@@ -26,6 +29,7 @@ use ringecho::sandbox::{self, Call, Needs};
 use ringecho::server::{Config, Control, Server, Statistics};
 use ringecho::statistics_file::StatisticsFile;
 use ringecho::tls;
+use ringecho::top::{self, Target};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::{Handle, Signals};
 use tracing::warn;
@@ -48,6 +52,7 @@ fn main() -> ExitCode {
     let outcome = match Cli::read(env::args_os()) {
         Ok(cli) => match cli.command {
             Some(Command::Doctor { json }) => examine(json),
+            Some(Command::Top { ref target, interval }) => watch(target, interval),
             None => serve(&cli),
         },
         // A usage error, which ends the process with status 2.
@@ -74,6 +79,46 @@ fn examine(as_json: bool) -> Result<(), String> {
     let width = size.map_or(0, |size| usize::from(size.ws_col));
     // A terminal that does not know its width reports 0.
     print(&if width == 0 { report.to_string() } else { format!("{report:width$}") })
+}
+
+/// Shows what a server does until a key, or a signal, ends it. The terminal is as before then.
+fn watch(target: &Target, interval: Duration) -> Result<(), String> {
+    if !io::stdin().is_terminal() || !io::stdout().is_terminal() {
+        return Err(format!(
+            "top needs a terminal; the figures are at the path /metrics of {target}"
+        ));
+    }
+    // Before the terminal is touched, so that the error stands where it is looked for.
+    let view = top::first(target).map_err(|error| {
+        format!("no server answers at {target}: {error}; start one with --admin {target}")
+    })?;
+    let is_ended = Arc::new(AtomicBool::new(false));
+    for signal in [SIGTERM, SIGHUP, SIGINT] {
+        signal_hook::flag::register(signal, is_ended.clone())
+            .map_err(|error| format!("cannot watch for signals: {error}"))?;
+    }
+    let shown = ratatui::try_init().and_then(|mut terminal| {
+        top::show(&mut terminal, view, interval, |time| {
+            Ok(is_ended.load(Ordering::Relaxed) || key_ends(time)?)
+        })
+    });
+    let restored = ratatui::try_restore();
+    shown.and(restored).map_err(|error| format!("cannot use the terminal: {error}"))
+}
+
+/// Waits for a key for at most so long: whether it is one that ends the view.
+fn key_ends(time: Duration) -> io::Result<bool> {
+    if !event::poll(time)? {
+        return Ok(false);
+    }
+    // Raw mode makes a key of Ctrl-C.
+    Ok(match event::read()? {
+        Event::Key(KeyEvent { code: KeyCode::Char('c'), modifiers, .. }) => {
+            modifiers.contains(KeyModifiers::CONTROL)
+        }
+        Event::Key(KeyEvent { code, .. }) => matches!(code, KeyCode::Char('q') | KeyCode::Esc),
+        _ => false,
+    })
 }
 
 fn serve(cli: &Cli) -> Result<(), String> {

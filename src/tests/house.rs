@@ -16,6 +16,7 @@ use clap::CommandFactory as _;
 const LAYERS: &[&[&str]] = &[
     &["main"],
     &["cli", "doctor"],
+    &["top"],
     &["admin"],
     &["server"],
     &["workers"],

@@ -4,6 +4,7 @@ mod ends;
 mod metrics;
 mod requests;
 mod threads;
+mod top;
 
 use std::io::{Read, Write as _};
 use std::net::{SocketAddr, TcpStream};
