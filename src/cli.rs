@@ -20,14 +20,18 @@ use bytesize::ByteSize;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::parser::ValueSource;
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
+use tracing::level_filters::LevelFilter;
 
-use self::choices::{COMPRESSIONS, ENGINES, OFFLOADS, PROTOCOLS, SANDBOXES, WAITS, parser};
+use self::choices::{
+    COMPRESSIONS, ENGINES, LEVELS, LOGS, OFFLOADS, PROTOCOLS, SANDBOXES, WAITS, parser,
+};
 use self::limits::{connections_per_address, control_frames, memory_max, message_frames, timeout};
 use crate::cpus::CpuList;
 use crate::engine::pump::{MEMORY_MAX_DEFAULT, Timeouts, Timing};
 use crate::engine::wait::WaitStrategy;
 use crate::engine::{BufferConfig, Engine};
 use crate::listen::{Address, DualStack, Endpoint, Transport};
+use crate::log::Form;
 use crate::offload;
 use crate::page::page;
 use crate::protocol::{
@@ -238,6 +242,14 @@ pub struct Cli {
     /// Whether the process gives up the rights that it no longer needs once it serves.
     #[arg(long, default_value = "on", value_parser = parser(SANDBOXES))]
     pub sandbox: sandbox::Policy,
+
+    /// Form of the log, on standard error.
+    #[arg(long, value_name = "FORM", default_value = "text", value_parser = parser(LOGS))]
+    pub log: Form,
+
+    /// Which lines are logged [default: what the variable RUST_LOG says, or else info].
+    #[arg(long, value_name = "LEVEL", value_parser = parser(LEVELS))]
+    pub log_level: Option<LevelFilter>,
 
     /// Write the counters to this file as JSON, at the end and on SIGUSR1.
     #[arg(long, value_name = "PATH")]

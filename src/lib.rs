@@ -15,6 +15,7 @@ pub mod doctor;
 pub mod engine;
 pub mod linux;
 pub mod listen;
+pub mod log;
 pub mod memory;
 pub mod metrics;
 pub mod offload;

@@ -25,36 +25,38 @@ use ringecho::doctor::{self, Facts};
 use ringecho::linux;
 use ringecho::listen::passed::{self, Environment, PassedError};
 use ringecho::listen::{Address, Listening};
+use ringecho::log::{self, Form, Levels};
 use ringecho::sandbox::{self, Call, Needs};
 use ringecho::server::{Config, Control, Server, Statistics};
 use ringecho::statistics_file::StatisticsFile;
 use ringecho::tls;
 use ringecho::top::{self, Target};
+use rustix::fs::fstat;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::{Handle, Signals};
-use tracing::warn;
+use tracing::level_filters::LevelFilter;
+use tracing::{error, warn};
 
 /// How long after a signal to stop another one is taken for the same: `timeout` and other wrappers pass
 /// a signal on that the process has already had as one of their group.
 const SAME_SIGNAL: Duration = Duration::from_millis(100);
 
+/// The form of the log, once it has started.
+static FORM: OnceLock<Form> = OnceLock::new();
+
 /// With what the thread that obeys signals waits for them: signal handlers wake it through a socket.
 const SIGNAL_CALLS: &[Call] = &[Call::Any(libc::SYS_recvfrom)];
 
 fn main() -> ExitCode {
-    tracing_subscriber::fmt()
-        .with_writer(io::stderr)
-        // It would say that it cannot write where it cannot write, and panic.
-        .log_internal_errors(false)
-        .with_target(false)
-        .without_time()
-        .init();
     let outcome = match Cli::read(env::args_os()) {
-        Ok(cli) => match cli.command {
-            Some(Command::Doctor { json }) => examine(json),
-            Some(Command::Top { ref target, interval }) => watch(target, interval),
-            None => serve(&cli),
-        },
+        Ok(cli) => {
+            start_log(&cli);
+            match cli.command {
+                Some(Command::Doctor { json }) => examine(json),
+                Some(Command::Top { ref target, interval }) => watch(target, interval),
+                None => serve(&cli),
+            }
+        }
         // A usage error, which ends the process with status 2.
         Err(error) if error.use_stderr() => error.exit(),
         // Help, or the version.
@@ -66,6 +68,30 @@ fn main() -> ExitCode {
             complain(&problem);
             ExitCode::FAILURE
         }
+    }
+}
+
+/// Starts the log, as the options and the environment say.
+fn start_log(cli: &Cli) {
+    let stream = fstat(io::stderr()).ok().map(|found| (found.st_dev, found.st_ino));
+    let named = env::var("JOURNAL_STREAM").ok();
+    let form = match cli.log {
+        Form::Text if log::is_journal(named.as_deref(), stream) => Form::Journal,
+        form => form,
+    };
+    let _ = FORM.set(form);
+    let directives = env::var("RUST_LOG").ok().filter(|text| !text.is_empty());
+    let (levels, problem) =
+        match (cli.log_level, directives.as_deref().map(Levels::from_directives)) {
+            (Some(level), _) => (Levels::from_level(level), None),
+            (None, Some(Ok(levels))) => (levels, None),
+            (None, Some(Err(problem))) => (Levels::from_level(LevelFilter::INFO), Some(problem)),
+            (None, None) => (Levels::from_level(LevelFilter::INFO), None),
+        };
+    tracing::subscriber::set_global_default(log::subscriber(form, levels, io::stderr))
+        .expect("it is started once");
+    if let Some(problem) = problem {
+        warn!("RUST_LOG: {problem}");
     }
 }
 
@@ -214,7 +240,11 @@ fn printed(outcome: io::Result<()>) -> Result<(), String> {
 
 /// Says on standard error what went wrong. Nobody may be there to read it, which is no reason to end.
 fn complain(problem: &str) {
-    let _ = writeln!(io::stderr(), "ringecho: {problem}");
+    match FORM.get() {
+        Some(Form::Json) => error!("{problem}"),
+        Some(Form::Journal) => drop(writeln!(io::stderr(), "<3>ringecho: {problem}")),
+        Some(Form::Text) | None => drop(writeln!(io::stderr(), "ringecho: {problem}")),
+    }
 }
 
 /// The thread that obeys signals. It has the statistics file while the server runs, so that there is one

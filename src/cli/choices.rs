@@ -4,8 +4,11 @@
 
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 
+use tracing::level_filters::LevelFilter;
+
 use crate::engine::Engine;
 use crate::engine::wait::WaitStrategy;
+use crate::log::Form;
 use crate::offload;
 use crate::protocol::{Policy, Protocol};
 use crate::sandbox;
@@ -82,6 +85,22 @@ pub(super) const SANDBOXES: &[Choice<sandbox::Policy>] = &[
          it, with a warning that says what is missing",
     ),
     choice("off", sandbox::Policy::Off, "It keeps all its rights"),
+];
+
+pub(super) const LOGS: &[Choice<Form>] = &[
+    choice("text", Form::Text, "A line for people; in the journal, with its priority"),
+    choice("json", Form::Json, "An object in a line, with a time"),
+];
+
+pub(super) const LEVELS: &[Choice<LevelFilter>] = &[
+    choice("off", LevelFilter::OFF, "Nothing but why the program ends"),
+    choice("warn", LevelFilter::WARN, "What somebody should look at"),
+    choice("info", LevelFilter::INFO, "Also what signals and takeovers did"),
+    choice(
+        "debug",
+        LevelFilter::DEBUG,
+        "Also a line for each connection that ends, with the reason",
+    ),
 ];
 
 pub(super) const PROTOCOLS: &[Choice<Protocol>] = &[

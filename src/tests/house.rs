@@ -25,7 +25,7 @@ const LAYERS: &[&[&str]] = &[
     &["protocol"],
     &["buffer"],
     &["listen"],
-    &["cpus", "linux", "memory", "metrics", "retry", "slab", "statistics_file"],
+    &["cpus", "linux", "log", "memory", "metrics", "retry", "slab", "statistics_file"],
     &["sandbox"],
 ];
 /// In the folder of the engines, nothing but `engine/mod.rs` imports these.

@@ -16,7 +16,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rustix::io::Errno;
-use tracing::warn;
+use tracing::{debug, warn};
 
 use super::Pump;
 use super::deadlines::{Due, LINGER_MAX};
@@ -409,6 +409,12 @@ impl<R: Ring> Pump<'_, R> {
     #[cold]
     pub(super) fn closed(&mut self, id: ConnectionId) {
         let Some(peer) = self.peers.remove(id) else { return };
+        debug!(
+            worker = std::thread::current().name(),
+            slot = id.slot,
+            "a connection has ended: {}",
+            peer.end.reason(),
+        );
         let Pump { admissions, worker, peers, .. } = self;
         worker.context.counters.connections_open.subtract(1);
         admissions.release(id, peer.admission);

@@ -6,7 +6,7 @@
 use super::heavy::Heavy;
 use super::offloaded::{OffloadProgress, Offloaded};
 use crate::engine::ring::{Patience, Socket};
-use crate::protocol::{Admission, Channel, Dialogue, Moment};
+use crate::protocol::{Admission, Channel, Dialogue, Dismissal, Moment};
 
 /// Where a connection is between its accept and its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -67,6 +67,40 @@ impl Sending {
     }
 }
 
+/// Why a connection ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum End {
+    /// It does not.
+    No,
+    /// The dialogue has said its last: after a closing handshake, a refused request, or a broken rule.
+    Said,
+    /// The client sends no more, without a closing handshake.
+    ByClient,
+    /// It is broken: reset, or an operation failed.
+    Broken,
+    /// A deadline of its end has come.
+    TimedOut,
+    /// The server has asked for it.
+    Dismissed(Dismissal),
+}
+
+impl End {
+    /// For a line in the log.
+    pub(super) fn reason(self) -> &'static str {
+        match self {
+            End::No => "it was never served",
+            End::Said => "the protocol ended it",
+            End::ByClient => "the client ended it without a closing handshake",
+            End::Broken => "it was reset, or an operation failed",
+            End::TimedOut => "its client took too long to end it",
+            End::Dismissed(Dismissal::Stopping) => "the server stops",
+            End::Dismissed(Dismissal::Idle) => "its client was silent for too long",
+            End::Dismissed(Dismissal::Expired) => "it was open for as long as one may be",
+            End::Dismissed(Dismissal::Memory) => "memory was short",
+        }
+    }
+}
+
 /// Whether a peer reads the last bytes that are sent to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Progress {
@@ -91,6 +125,8 @@ pub(super) struct Peer<P> {
     /// The peer sends no more.
     pub(super) has_ended: bool,
     pub(super) progress: Progress,
+    /// The first reason for its end.
+    pub(super) end: End,
     pub(super) admission: Admission,
     pub(super) offload_progress: OffloadProgress,
     pub(super) offloaded: Option<Box<Offloaded<P>>>,
@@ -123,6 +159,7 @@ impl<P> Peer<P> {
             sending: Sending::Nothing,
             has_ended: false,
             progress: Progress::Unwatched,
+            end: End::No,
             admission,
             offload_progress: progress,
             offloaded: None,
@@ -132,6 +169,13 @@ impl<P> Peer<P> {
             is_pinged: false,
             is_dismissed: false,
             heard_at: now,
+        }
+    }
+
+    /// It ends, and this is why, unless it ends already.
+    pub(super) fn ends(&mut self, why: End) {
+        if self.end == End::No {
+            self.end = why;
         }
     }
 

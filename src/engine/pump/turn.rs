@@ -12,7 +12,7 @@ use super::Worker;
 use super::deadlines::{Due, FAREWELL_MAX, HANDSHAKE_GRACE, LINGER_MAX};
 use super::layered::note_unanswered;
 use super::offloaded::{Arrival, OffloadProgress, SECOND_LOOK};
-use super::peer::{Peer, Progress, Receiving, Sending, Stage};
+use super::peer::{End, Peer, Progress, Receiving, Sending, Stage};
 use crate::buffer::SpillPool;
 use crate::engine::ring::{Further, Lease, Patience, Received, Reply, Ring, Sent, Socket};
 use crate::offload;
@@ -198,6 +198,7 @@ impl<R: Ring> Turn<'_, '_, R> {
     #[cold]
     pub(super) fn settle_slowly(&mut self) {
         if self.peer.stage == Stage::Serving && self.peer.has_ended {
+            self.peer.ends(End::ByClient);
             self.peer.stage = Stage::Farewell;
         }
         if matches!(self.peer.stage, Stage::Serving | Stage::Farewell) {
@@ -365,6 +366,7 @@ impl<R: Ring> Turn<'_, '_, R> {
     /// The server sends what waits, and then nothing more.
     #[cold]
     fn say_farewell(&mut self) {
+        self.peer.ends(End::Said);
         if self.peer.stage == Stage::Serving {
             self.peer.stage = Stage::Farewell;
         }
@@ -373,6 +375,7 @@ impl<R: Ring> Turn<'_, '_, R> {
     /// The connection is broken: nothing more can be sent or received.
     #[cold]
     pub(super) fn mark_broken(&mut self) {
+        self.peer.ends(End::Broken);
         if self.peer.stage != Stage::Closing {
             self.peer.stage = Stage::Leaving;
         }
@@ -427,6 +430,7 @@ impl<R: Ring> Turn<'_, '_, R> {
             let decision = self.peer.dialogue.proceed(&self.worker.context);
             self.follow(decision);
         }
+        self.peer.ends(End::Dismissed(dismissal));
         let decision = self.peer.dialogue.dismiss(dismissal, &self.worker.context);
         self.follow(decision);
         self.settle();
@@ -447,6 +451,7 @@ impl<R: Ring> Turn<'_, '_, R> {
             self.peer.progress = Progress::None;
             self.end_after(FAREWELL_MAX, stage);
         } else {
+            self.peer.ends(End::TimedOut);
             self.drop_now();
         }
     }

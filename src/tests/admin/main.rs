@@ -1,6 +1,7 @@
 //! The admin listener: the real program, asked over HTTP.
 
 mod ends;
+mod logs;
 mod metrics;
 mod requests;
 mod threads;
