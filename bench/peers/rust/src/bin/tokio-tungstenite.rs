@@ -12,7 +12,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 }
 
 async fn answer(stream: TcpStream) -> Result<(), Error> {
-    let config = WebSocketConfig::default().max_frame_size(None);
+    // Without a limit, the library reserves what a header announces, and the process ends at 2^62 bytes.
+    let config = WebSocketConfig::default().max_frame_size(Some(64 << 20));
     let mut socket = tokio_tungstenite::accept_async_with_config(stream, Some(config)).await?;
     let mut ready = None;
     loop {

@@ -22,7 +22,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// Ends with [`tungstenite::Error::ConnectionClosed`] when the closing handshake is done.
 fn echo(stream: TcpStream) -> tungstenite::Result<()> {
     stream.set_nodelay(true)?;
-    let config = WebSocketConfig::default().max_frame_size(None);
+    // Without a limit, the library reserves what a header announces, and the process ends at 2^62 bytes.
+    let config = WebSocketConfig::default().max_frame_size(Some(64 << 20));
     let mut socket =
         tungstenite::accept_with_config(stream, Some(config)).map_err(|error| match error {
             HandshakeError::Failure(error) => error,
