@@ -235,7 +235,7 @@ pub struct Cli {
 
     /// Address of the admin listener, IP:PORT or unix:/PATH [default: none].
     ///
-    /// It answers HTTP requests for /metrics (Prometheus, OpenMetrics), /healthz and /readyz, without asking who wants to know: choose an address that only those reach who may. Port 0 stands for a free port. With it, the time that messages stay in the server is measured.
+    /// It answers HTTP requests for /metrics (Prometheus, OpenMetrics), /healthz, /readyz and /debug/connections, without asking who wants to know: choose an address that only those reach who may. Port 0 stands for a free port. With it, the time that messages stay in the server is measured.
     #[arg(long, value_name = "ADDRESS")]
     pub admin: Option<Address>,
 

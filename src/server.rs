@@ -13,7 +13,7 @@ use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytesize::ByteSize;
 use rustix::event::EventfdFlags;
@@ -22,7 +22,7 @@ use tracing::{info, warn};
 
 use self::estate::{Entrance, Estate};
 use crate::cpus;
-use crate::engine::pump::{Limit, MemoryLimit, Shared, Timeouts, Timing};
+use crate::engine::pump::{Limit, Mailbox, MemoryLimit, Shared, Shown, Timeouts, Timing};
 use crate::engine::wait::{Pace, WaitStrategy, measure_wake_up};
 use crate::engine::{BufferConfig, Engine, EngineError, WorkerConfig};
 use crate::linux;
@@ -81,7 +81,7 @@ pub struct Config {
     pub memory_max: usize,
     /// How long connections may take.
     pub timeouts: Timeouts,
-    /// Whether it is measured how long messages stay in the server.
+    /// Whether it is measured how long messages stay in the server, and workers can be asked what is open.
     pub timing: Timing,
     /// The pinned memory of each worker.
     pub buffers: BufferConfig,
@@ -183,6 +183,8 @@ pub struct Statistics {
 pub struct Control {
     stop: Arc<OwnedFd>,
     counters: Arc<[Arc<Counters>]>,
+    /// Of each worker, if questions were wanted.
+    mailboxes: Arc<[Arc<Mailbox>]>,
     estate: Arc<Mutex<Estate>>,
     tls: Option<Arc<Tls>>,
     /// Another server has taken over.
@@ -236,6 +238,17 @@ impl Control {
         Statistics { total: Snapshot::sum(&workers), workers }
     }
 
+    /// What is open, by worker; no worker unless [`Config::timing`] is on. `None` for one that does not answer within
+    /// `time`.
+    pub fn connections(&self, time: Duration) -> Vec<Option<Shown>> {
+        let asked: Vec<_> = self.mailboxes.iter().map(|mailbox| mailbox.ask()).collect();
+        let until = Instant::now() + time;
+        let answers = asked.into_iter().map(|answer| {
+            answer.recv_timeout(until.saturating_duration_since(Instant::now())).ok()
+        });
+        answers.collect()
+    }
+
     /// How long messages have stayed in the server, over all workers; nothing unless that is measured.
     pub fn residence(&self) -> ResidenceSnapshot {
         let mut sum = ResidenceSnapshot::default();
@@ -272,6 +285,7 @@ impl Server {
         let control = Control {
             stop: Arc::new(stop),
             counters: cpus.iter().map(|_| Arc::default()).collect(),
+            mailboxes: mailboxes(config, cpus.len())?,
             estate: Arc::default(),
             tls: tls.map(Arc::new),
             has_successor: Arc::default(),
@@ -487,7 +501,8 @@ fn prepare(
         },
         memory: MemoryLimit::new(config.memory_max, cpus.len()),
     });
-    let workers = cpus.iter().zip(&*control.counters).map(|(&cpu, counters)| Worker {
+    let workers = cpus.iter().zip(&*control.counters).enumerate();
+    let workers = workers.map(|(number, (&cpu, counters))| Worker {
         cpu,
         config: WorkerConfig {
             buffers: config.buffers,
@@ -503,6 +518,7 @@ fn prepare(
             access: config.access.clone(),
             timeouts: config.timeouts,
             timing: config.timing,
+            mailbox: control.mailboxes.get(number).cloned(),
             acceptors: Vec::new(),
             stop: control.stop.clone(),
             counters: counters.clone(),
@@ -548,6 +564,13 @@ fn choose_offload(
         return Err(ServerError::Offload(reason));
     }
     Ok((offload::Policy::Off, Some(reason)))
+}
+
+/// A mailbox for each worker, if they may be asked.
+fn mailboxes(config: &Config, workers: usize) -> Result<Arc<[Arc<Mailbox>]>, ServerError> {
+    let count = if config.timing == Timing::On { workers } else { 0 };
+    let mailboxes = (0..count).map(|_| Mailbox::new().map(Arc::new)).collect::<io::Result<_>>();
+    mailboxes.map_err(|error| ServerError::System("make an eventfd", error))
 }
 
 /// Refuses buffers for which the kernel would not refuse the memory, but end the process when it touches it.

@@ -3,8 +3,9 @@
 //! That thread reads the counters that the workers write anyway, so it takes nothing from them but, if no other CPU
 //! is left, the time of their CPU. It serves at most [`CONNECTIONS_MAX`] connections, with a deadline for each step
 //! of each, and keeps no connection open. It has nothing to do with WebSocket connections, and a request changes
-//! nothing. [`http`] reads requests, [`exchange`] is one connection, [`exposition`] writes the metrics.
+//! nothing. [`connections`] asks the workers what is open, at the end of a cycle of theirs. [`http`] reads requests, [`exchange`] is one connection, [`exposition`] writes the metrics.
 
+mod connections;
 mod exchange;
 mod exposition;
 mod http;
@@ -28,6 +29,7 @@ use crate::listen::{self, Address, ListenError, Listening, SocketFile};
 use crate::sandbox::{self, Call};
 use crate::server::Control;
 
+pub use self::connections::WORKERS_TIME_MAX;
 pub use self::exchange::{LINGER_MAX, REQUEST_TIME_MAX, RESPONSE_TIME_MAX};
 pub use self::http::{FIELDS_MAX, HEAD_BYTES_MAX};
 
@@ -50,6 +52,7 @@ const INDEX: &str = "\
 /healthz  200 while the process answers
 /readyz   200 while connections are accepted, 503 once the server stops
 /metrics  the counters, for Prometheus and OpenMetrics
+/debug/connections  what is open: a table, or JSON by the Accept field
 ";
 
 /// What is the same for as long as the server runs.
@@ -240,7 +243,10 @@ impl Answers {
                 let (_, _, content_type) = formats.next().expect("one of those offered");
                 Response::content(content_type, self.exposition.encode(media_type))
             }
-            _ => Response::told(404, "There is /healthz, /readyz and /metrics."),
+            "/debug/connections" => connections::answer(&self.control, &request.accept),
+            _ => {
+                Response::told(404, "There is /healthz, /readyz, /metrics and /debug/connections.")
+            }
         }
     }
 }

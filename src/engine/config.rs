@@ -3,7 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use super::pump::{Shared, Timeouts, Timing};
+use super::pump::{Mailbox, Shared, Timeouts, Timing};
 use super::wait::{Pace, WaitStrategy};
 use crate::buffer::SpillPool;
 use crate::metrics::Counters;
@@ -75,6 +75,8 @@ pub struct WorkerConfig {
     pub timeouts: Timeouts,
     /// Whether it is measured how long messages stay.
     pub timing: Timing,
+    /// Through what the worker is asked what is open, if anybody asks.
+    pub mailbox: Option<Arc<Mailbox>>,
     /// What makes the layers of connections, by the number of their listener; none where they are plain.
     pub acceptors: Vec<Option<Arc<dyn Acceptor>>>,
     /// Becomes readable when the worker is to stop.
@@ -124,6 +126,7 @@ impl WorkerConfig {
             access: Access::default(),
             timeouts: Timeouts::DEFAULT,
             timing: Timing::Off,
+            mailbox: None,
             acceptors: Vec::new(),
             stop: Arc::new(rustix::event::eventfd(0, flags).expect("an eventfd")),
             counters: Arc::default(),

@@ -125,6 +125,8 @@ pub enum Completion {
         /// The connection.
         id: ConnectionId,
     },
+    /// Somebody asks what is open.
+    Asked,
     /// The worker is to stop.
     StopRequested,
 }
@@ -177,6 +179,9 @@ pub trait Ring {
 
     /// Asks for one [`Completion::StopRequested`] when the worker is to stop.
     fn watch_stop(&mut self);
+
+    /// Asks for one [`Completion::Asked`] at each question to the worker, if there can be any.
+    fn watch_questions(&mut self) {}
 
     /// Receives until paused or cancelled.
     fn receive(&mut self, id: ConnectionId, socket: &Socket);

@@ -33,6 +33,8 @@ pub enum Op {
     Verify = 9,
     /// The alarm; the slot is 0.
     Alarm = 10,
+    /// The poll of the eventfd through which the worker is asked what is open; the slot is 0.
+    Question = 11,
 }
 
 /// A `user_data` value.
@@ -64,6 +66,7 @@ impl Token {
             8 => Op::HangUp,
             9 => Op::Verify,
             10 => Op::Alarm,
+            11 => Op::Question,
             other => unreachable!("no operation has the number {other}"),
         }
     }
@@ -82,7 +85,7 @@ mod tests {
 
     #[test]
     fn a_token_gives_back_what_it_was_made_of() {
-        for number in 1..=9 {
+        for number in 1..=11 {
             let op = Token(number << 56).op();
             for slot in [0, 1, u32::MAX] {
                 for generation in [0, 1, (1 << GENERATION_BITS) - 1] {

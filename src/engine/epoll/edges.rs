@@ -20,6 +20,7 @@ pub(super) const CONNECTION: u64 = 0;
 pub(super) const LISTENER: u64 = 1 << 32;
 pub(super) const STOP: u64 = 2 << 32;
 pub(super) const ALARM: u64 = 3 << 32;
+pub(super) const QUESTION: u64 = 4 << 32;
 
 /// The epoll instance, and the edges that have not been noted yet.
 pub(super) struct Edges<'a> {

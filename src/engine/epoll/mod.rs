@@ -26,7 +26,7 @@ use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::io::Errno;
 use rustix::time::{TimerfdClockId, TimerfdFlags, timerfd_create};
 
-use self::edges::{ALARM, STOP};
+use self::edges::{ALARM, QUESTION, STOP};
 use self::ring::EpollRing;
 use super::pump::Pump;
 use super::wait::{ThreadClock, Waiter};
@@ -70,6 +70,10 @@ impl PreparedEpoll {
         let epoll = epoll::create(CreateFlags::CLOEXEC).map_err(no_epoll)?;
         let readable = EventFlags::IN | EventFlags::ET;
         epoll::add(&epoll, &worker.stop, EventData::new_u64(STOP), readable).map_err(no_epoll)?;
+        if let Some(mailbox) = &worker.mailbox {
+            let data = EventData::new_u64(QUESTION);
+            epoll::add(&epoll, mailbox.questions(), data, readable).map_err(no_epoll)?;
+        }
         let timer = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::CLOEXEC)
             .map_err(|error| EngineError::new("make a timer", error))?;
         epoll::add(&epoll, &timer, EventData::new_u64(ALARM), readable).map_err(no_epoll)?;
@@ -96,8 +100,9 @@ impl PreparedEpoll {
     ) -> Result<(), EngineError> {
         let context = worker.context();
         let ring = EpollRing::new(self, worker, listeners)?;
-        let pump =
-            Pump::new(ring, context, &worker.shared, worker.timeouts).with_timing(worker.timing);
+        let pump = Pump::new(ring, context, &worker.shared, worker.timeouts)
+            .with_timing(worker.timing)
+            .with_mailbox(worker.mailbox.clone());
         started();
         pump.run().map_err(|error| EngineError::new("go on serving", error))
     }

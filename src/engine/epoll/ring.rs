@@ -14,7 +14,7 @@ use rustix::io::Errno;
 use rustix::net::{self, Shutdown};
 
 use super::buffers::Buffers;
-use super::edges::{CONNECTION, EVENTS, Edges, LISTENER, STOP};
+use super::edges::{CONNECTION, EVENTS, Edges, LISTENER, QUESTION, STOP};
 use super::sockets::{EmptyWhen, Entry, Listener, queue};
 use super::{PreparedEpoll, no_epoll};
 use crate::engine::ring::{
@@ -131,6 +131,7 @@ impl<'a> EpollRing<'a> {
                     }
                 }
                 STOP => self.urgent.push(Completion::StopRequested),
+                QUESTION => self.urgent.push(Completion::Asked),
                 _ => self.edges.alarm.clear(),
             }
         }

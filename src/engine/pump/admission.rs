@@ -381,6 +381,9 @@ impl<R: Ring> Pump<'_, R> {
         worker.context.counters.connections_open.add(1);
         let now = worker.context.now.get();
         let id = peers.insert(Peer::new(socket, admission, worker.offload_progress(), now));
+        if let Some(ledgers) = &mut worker.ledgers {
+            ledgers.accepted(id, worker.ring.recently());
+        }
         if is_refused {
             let at = worker.ring.now() + LINGER_MAX;
             worker.deadlines.set(at, Due::End(id, Stage::Serving));

@@ -17,11 +17,12 @@
 //! what an event means for it; `heavy`, those that receive and send by turns, and `line`, whose turn it
 //! is; `layered`, those with a layer such as TLS; `offloaded`, the same for connections that the kernel echoes;
 //! `admission`, how connections come in; `deadlines`, what is due when; `timeouts`, how long connections may
-//! take; `memory`, what happens when they have too much of it; `stopwatch`, how long messages stay.
+//! take; `memory`, what happens when they have too much of it; `inspection`, what is open; `stopwatch`, how long messages stay.
 
 mod admission;
 mod deadlines;
 mod heavy;
+mod inspection;
 mod layered;
 mod line;
 mod memory;
@@ -33,12 +34,15 @@ mod turn;
 
 use std::collections::VecDeque;
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use self::admission::Admissions;
 pub use self::admission::{ACCEPT_PAUSE, FAILURES_MAX, Limit, REFUSED_MAX, WARNING_PAUSE};
 use self::deadlines::Deadlines;
 pub use self::deadlines::{FAREWELL_MAX, HANDSHAKE_GRACE, LINGER_MAX};
+use self::inspection::Ledgers;
+pub use self::inspection::{Mailbox, ROWS_MAX, Row, SLOTS_MAX, Shown};
 use self::line::Line;
 use self::memory::Memory;
 pub use self::memory::{MEMORY_MAX_DEFAULT, MemoryLimit};
@@ -99,6 +103,8 @@ struct Worker<'a, R> {
     /// Messages in a row that the kernel could have echoed, before it may echo those of a connection.
     run_wanted: u8,
     is_stopping: bool,
+    /// What is noted of connections, if somebody may ask.
+    ledgers: Option<Ledgers>,
     /// Connections that the stop found in their opening handshake.
     latecomers: Vec<ConnectionId>,
     /// Sends that end with the next submission.
@@ -133,6 +139,7 @@ impl<'a, R: Ring> Pump<'a, R> {
                 offload: offload::Policy::Off,
                 run_wanted: 0,
                 is_stopping: false,
+                ledgers: None,
                 latecomers: Vec::new(),
                 quick_sends: 0,
                 is_eager: false,
@@ -153,6 +160,13 @@ impl<'a, R: Ring> Pump<'a, R> {
     #[must_use]
     pub fn with_timing(mut self, timing: Timing) -> Pump<'a, R> {
         self.stopwatch = (timing == Timing::On).then(Stopwatch::default);
+        self
+    }
+
+    /// Answers the questions in `mailbox`, if there is one.
+    #[must_use]
+    pub fn with_mailbox(mut self, mailbox: Option<Arc<Mailbox>>) -> Pump<'a, R> {
+        self.worker.ledgers = mailbox.map(Ledgers::new);
         self
     }
 
@@ -180,6 +194,7 @@ impl<'a, R: Ring> Pump<'a, R> {
     /// Starts accepting.
     pub fn start(&mut self) {
         self.worker.ring.watch_stop();
+        self.worker.ring.watch_questions();
         self.admissions.open(self.worker.ring.listeners());
         self.settle_accepting();
     }
@@ -259,6 +274,9 @@ impl<'a, R: Ring> Pump<'a, R> {
         if !self.worker.latecomers.is_empty() {
             self.see_latecomers_off();
         }
+        if self.worker.ledgers.as_ref().is_some_and(|ledgers| ledgers.is_asked) {
+            self.answer_question();
+        }
     }
 
     /// The ring, for the tests to look at.
@@ -305,6 +323,12 @@ impl<'a, R: Ring> Pump<'a, R> {
             Completion::HungUp { id } => self.at(id, |mut turn| turn.hung_up()),
             Completion::Broken { id } => self.at(id, |mut turn| turn.broken()),
             Completion::Closed { id } => self.closed(id),
+            Completion::Asked => {
+                // At the end of the cycle.
+                if let Some(ledgers) = &mut self.worker.ledgers {
+                    ledgers.is_asked = true;
+                }
+            }
             Completion::StopRequested => {
                 // Everything that was received by now is answered first, whatever came first.
                 self.worker.deadlines.set(Duration::ZERO, deadlines::Due::Stop);

@@ -55,8 +55,11 @@ impl<R: Ring> Turn<'_, '_, R> {
 
     #[inline]
     fn received_data(&mut self, lease: Lease, bytes: usize) {
-        let Turn { peer, worker, .. } = self;
+        let Turn { id, peer, worker } = self;
         worker.context.counters.bytes_in.add(bytes as u64);
+        if let Some(ledgers) = &mut worker.ledgers {
+            ledgers.received(*id, bytes);
+        }
         peer.heard_at = worker.context.now.get();
         if bytes > worker.context.allowance.piece() / 2 || peer.heavy.is_some() {
             self.weigh(bytes, lease.is_full());
@@ -134,6 +137,9 @@ impl<R: Ring> Turn<'_, '_, R> {
     pub(super) fn sent(&mut self, sent: Sent, bytes: u32) {
         let Turn { id, peer, worker } = self;
         worker.context.counters.bytes_out.add(u64::from(bytes));
+        if let Some(ledgers) = &mut worker.ledgers {
+            ledgers.sent(*id, bytes);
+        }
         let was_resent = std::mem::take(&mut peer.is_resent);
         peer.sending = Sending::Nothing;
         if bytes > 0 && peer.progress == Progress::None {

@@ -150,7 +150,8 @@ impl PreparedRuntime {
             let ready = (0..count.into()).filter_map(|index| buffers.check_out(index)).collect();
             let ring = TokioRing::new(worker, listeners, ready)?;
             let pump = Pump::new(ring, worker.context(), &worker.shared, worker.timeouts)
-                .with_timing(worker.timing);
+                .with_timing(worker.timing)
+                .with_mailbox(worker.mailbox.clone());
             started();
             let serving = tokio_uring::spawn(work(pump));
             count_calls(&worker.counters, serving).await;

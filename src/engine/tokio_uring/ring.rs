@@ -36,6 +36,8 @@ pub(super) struct TokioRing {
     pub(super) sockets: Vec<i32>,
     pub(super) listeners: Vec<Rc<Listener>>,
     pub(super) stop: Option<AsyncFd<Arc<OwnedFd>>>,
+    /// Through what the worker is asked what is open.
+    pub(super) questions: Option<AsyncFd<Arc<OwnedFd>>>,
 }
 
 impl TokioRing {
@@ -64,6 +66,7 @@ impl TokioRing {
             tokio_uring::spawn(listener.clone().run(fd, shared.clone()));
             listeners.push(listener);
         }
+        let questions = worker.mailbox.as_ref().map(|mailbox| watch(mailbox.questions().clone()));
         Ok(TokioRing {
             shared,
             lent: Vec::new(),
@@ -71,6 +74,7 @@ impl TokioRing {
             sockets: Vec::new(),
             listeners,
             stop: Some(watch(worker.stop.clone())?),
+            questions: questions.transpose()?,
         })
     }
 
@@ -213,6 +217,17 @@ impl Ring for TokioRing {
         tokio_uring::spawn(async move {
             stop.readable().await.expect("the reactor outlives its tasks").retain_ready();
             shared.tell(Event::Plain(Completion::StopRequested));
+        });
+    }
+
+    fn watch_questions(&mut self) {
+        let Some(questions) = self.questions.take() else { return };
+        let shared = self.shared.clone();
+        tokio_uring::spawn(async move {
+            loop {
+                questions.readable().await.expect("the reactor outlives its tasks").clear_ready();
+                shared.tell(Event::Plain(Completion::Asked));
+            }
         });
     }
 

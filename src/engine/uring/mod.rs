@@ -90,6 +90,7 @@ struct KernelRing<'a> {
     receive_max: u32,
     listeners: Vec<Option<OwnedFd>>,
     stop: RawFd,
+    questions: Option<RawFd>,
     /// Sends that post a completion only if they are cut short, in the order in which they were pushed.
     quick: Vec<(ConnectionId, Reply)>,
     /// Sends that always post a completion, by slot: a connection has one at a time.
@@ -133,6 +134,7 @@ impl<'a> KernelRing<'a> {
             receive_max: prepared.receive_max,
             listeners: listeners.into_iter().map(Some).collect(),
             stop: worker.stop.as_raw_fd(),
+            questions: worker.mailbox.as_ref().map(|it| it.questions().as_raw_fd()),
             quick: Vec::new(),
             patient: HashMap::new(),
             entries: Vec::new(),
@@ -239,6 +241,12 @@ impl<'a> KernelRing<'a> {
             }
             Op::Close => Some(Completion::Closed { id: token.id() }),
             Op::Stop => Some(Completion::StopRequested),
+            Op::Question => {
+                if further == Further::Over && result.is_ok() {
+                    self.watch_questions();
+                }
+                Some(Completion::Asked)
+            }
             Op::HangUp => Some(Completion::HungUp { id: token.id() }),
             Op::Verify => match result {
                 Err(errno) if breaks_connection(errno) => {
@@ -363,6 +371,13 @@ impl Ring for KernelRing<'_> {
         let readable = rustix::event::PollFlags::IN.bits().into();
         let poll = opcode::PollAdd::new(Fd(self.stop), readable).build();
         self.push(poll, Token::new(Op::Stop, Self::listener_id(0)));
+    }
+
+    fn watch_questions(&mut self) {
+        let Some(questions) = self.questions else { return };
+        let readable = rustix::event::PollFlags::IN.bits().into();
+        let poll = opcode::PollAdd::new(Fd(questions), readable).multi(true).build();
+        self.push(poll, Token::new(Op::Question, Self::listener_id(0)));
     }
 
     #[inline]

@@ -102,7 +102,8 @@ impl PreparedRing {
         let ring = KernelRing::new(&mut self, worker, listeners);
         let pump = Pump::new(ring, context, &worker.shared, worker.timeouts)
             .with_offload(worker.offload, AUTO_RUN)
-            .with_timing(worker.timing);
+            .with_timing(worker.timing)
+            .with_mailbox(worker.mailbox.clone());
         started();
         let outcome = pump.run().map_err(|error| EngineError::new("go on serving", error));
         if outcome.is_err() {

@@ -1,5 +1,6 @@
 //! The admin listener: the real program, asked over HTTP.
 
+mod connections;
 mod ends;
 mod logs;
 mod metrics;

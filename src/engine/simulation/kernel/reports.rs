@@ -56,6 +56,7 @@ impl Kernel {
             }
             &Completion::Passed { .. }
             | &Completion::Broken { .. }
+            | &Completion::Asked
             | &Completion::StopRequested => {}
             &Completion::HungUp { id } => {
                 let number = self.find(id).expect("a watch of a connection");
