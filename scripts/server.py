@@ -24,18 +24,20 @@ STOP_SECONDS = 30
 PASSED_FIRST = 3
 
 LISTENING = re.compile(r"ringecho listening on (\S.*) \(engine ")
-PORT = re.compile(r"ws://127\.0\.0\.1:(\d+)")
+PORT = re.compile(r"wss?://127\.0\.0\.1:(\d+)")
 
 
 @contextlib.contextmanager
-def running(binary, arguments=(), stats_file=None, wrapper=(), log=None):
+def running(binary, arguments=(), stats_file=None, wrapper=(), log=None, scheme="ws"):
     """Runs `binary` on a free port and yields the port and the process id; ends it with SIGTERM and checks
     its status. It may be told to listen elsewhere too, by `arguments`.
 
     `wrapper` is a command that precedes the binary and becomes it (`nice`, `strace -D`), `log` a file
     that takes standard error.
     """
-    command = [*wrapper, str(binary), "--listen", "127.0.0.1:0"]
+    command = [*wrapper, str(binary), "--listen", f"{scheme}://127.0.0.1:0"]
+    if scheme == "wss":
+        command.append("--tls-self-signed")
     if stats_file is not None:
         command += ["--stats-file", str(stats_file)]
     command += arguments

@@ -32,12 +32,14 @@ PACKAGES = {
     "jq": "jq",
     "node": "nodejs",
     "npm": "npm",
+    "openssl": "openssl",
     "strace": "strace",
     "valgrind": "valgrind",
     "/usr/bin/chromium": "chromium",
     "/usr/bin/firefox-esr": "firefox-esr",
     "/usr/include/boost/beast.hpp": "libboost-dev",
     "/usr/include/libwebsockets.h": "libwebsockets-dev",
+    "/usr/include/openssl/ssl.h": "libssl-dev",
     "/usr/include/zlib.h": "zlib1g-dev",
 }
 

@@ -9,7 +9,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Args, CommandFactory, FromArgMatches as _, Parser, Subcommand, ValueEnum};
 use ringecho::cpus::CpuList;
-use ringecho::listen::Address;
+use ringecho::listen::Endpoint;
 
 use crate::candidate::Between;
 use crate::conform::Pattern;
@@ -367,15 +367,28 @@ pub struct Compare {
 /// `ringbench conform`
 #[derive(Debug, Clone, Args)]
 pub struct Conform {
-    /// ws://HOST:PORT/ or unix:/PATH; or COMMAND, which is started and ended, with {port} where the
-    /// port to serve on belongs [default: start the ringecho in the directory of this program on a
+    /// ws://HOST:PORT/, wss://HOST:PORT/ or unix:/PATH; or COMMAND, which is started and ended, with {port}
+    /// where the port to serve on belongs, or {tls-port} if it speaks TLS there; {port} after wss:// is
+    /// that, too [default: start the ringecho in the directory of this program on a
     /// free port].
     pub target: Option<String>,
 
-    /// Test clients instead: serve the cases at ADDRESS:PORT or unix:/PATH, by the protocol of the
+    /// Test clients instead: serve the cases at ADDRESS:PORT, wss://ADDRESS:PORT or unix:/PATH, by the protocol of the
     /// Autobahn suite (/getCaseCount, /runCase?case=N&agent=NAME and so on), until Ctrl-C.
     #[arg(long, value_name = "ADDRESS", conflicts_with_all = ["target", "agent", "jobs", "write_expected"])]
-    pub serve: Option<Address>,
+    pub serve: Option<Endpoint>,
+
+    /// With --serve wss://: the certificate and those that lead to an authority, in PEM.
+    #[arg(long, value_name = "FILE", requires = "serve", requires = "tls_key")]
+    pub tls_cert: Option<PathBuf>,
+
+    /// With --tls-cert: its key, in PEM.
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    pub tls_key: Option<PathBuf>,
+
+    /// With --serve wss://: a certificate that no authority has signed, made for this run.
+    #[arg(long, requires = "serve", conflicts_with = "tls_cert")]
+    pub tls_self_signed: bool,
 
     /// With --serve: end after the first client has asked for its report (/updateReports).
     #[arg(long, requires = "serve")]
@@ -431,6 +444,10 @@ pub struct Conform {
     /// Random seed of masking keys.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = number::<u64>(0..=u64::MAX))]
     pub seed: u64,
+
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "its fields are documented")]
+    pub tls: TlsOptions,
 }
 
 /// `ringbench merge`

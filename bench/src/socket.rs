@@ -14,6 +14,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use ringecho::listen::{self, Address, ListenError, Listening, SocketFile};
+use ringecho::protocol::Layer;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::sockopt::{self, Timeout};
@@ -27,6 +28,8 @@ use crate::secured::Secured;
 use crate::stop::Stop;
 use crate::target::Endpoint;
 use crate::tls::{Failure, Tls};
+
+pub use crate::secured::Sealing;
 
 /// How long connecting may take, with the resolution of the host name.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -189,8 +192,27 @@ impl Stream {
     pub fn secure(&mut self, tls: &Tls, deadline: &mut Deadline<'_>) -> Result<(), Problem> {
         let mut opening = Vec::new();
         let layer = tls.layer(&mut opening).map_err(Problem::NoTls)?;
-        let mut secured = Secured::new(layer, opening);
-        // Nothing is asked for, so nothing is to come before the handshake is done.
+        self.shake_hands(Secured::new(layer, opening), deadline)
+    }
+
+    /// Goes through the handshake of TLS, as the server, whose side is `layer`.
+    ///
+    /// # Errors
+    ///
+    /// When the client does not speak TLS, does not trust this side, or it takes too long.
+    pub fn secure_accepted(
+        &mut self,
+        layer: Box<dyn Layer>,
+        deadline: &mut Deadline<'_>,
+    ) -> Result<(), Problem> {
+        self.shake_hands(Secured::new(layer, Vec::new()), deadline)
+    }
+
+    fn shake_hands(
+        &mut self,
+        mut secured: Secured,
+        deadline: &mut Deadline<'_>,
+    ) -> Result<(), Problem> {
         let mut room = [0; 4096];
         let lost = |error: io::Error| match Failure::of(&error) {
             Some(failure) => Problem::NoTls(failure),
@@ -200,9 +222,9 @@ impl Stream {
         while !secured.is_open() {
             let room_too = if secured.has_pending() { PollFlags::OUT } else { PollFlags::empty() };
             deadline.wait(&self.socket, PollFlags::IN | room_too)?;
-            match secured.receive(&self.socket, &mut room, RecvFlags::DONTWAIT) {
+            match secured.fill(&self.socket, &mut room, RecvFlags::DONTWAIT) {
                 Ok(0) => return Err(Problem::NoTls(Failure::Ended)),
-                Ok(_) => return Err(Problem::UnawaitedEcho),
+                Ok(_) => {}
                 Err(error) if is_transient(&error) => {}
                 Err(error) => return Err(lost(error)),
             }
@@ -286,6 +308,23 @@ impl Stream {
             }
         }
         deadline.wait(&self.socket, events)
+    }
+
+    /// Seals otherwise from now on, if there is TLS.
+    ///
+    /// # Errors
+    ///
+    /// When the connection is plain, or gone already.
+    pub fn seal_otherwise(&mut self, how: Sealing) -> io::Result<()> {
+        match &mut self.secured {
+            Some(secured) => secured.seal_otherwise(&self.socket, how),
+            None => Err(io::ErrorKind::Unsupported.into()),
+        }
+    }
+
+    /// Whether the peer has ended the connection without saying so in TLS.
+    pub fn has_ended_unsaid(&self) -> bool {
+        self.secured.as_ref().is_some_and(|secured| secured.has_ended_unsaid())
     }
 
     /// Whether a part of what was sent waits for room in the socket.

@@ -10,6 +10,9 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
+use ringbench::conform::Suite;
+use ringbench::conform::serving::Until;
+use ringbench::conform::verdict::{Behavior, BehaviorClose};
 use ringbench::load::{self, Counts, Outcome as Load, Rate};
 use ringbench::problem::{Problem, Step};
 use ringbench::results::Results;
@@ -22,16 +25,17 @@ use ringbench::verdict::Farewell;
 use ringecho::cli;
 use ringecho::engine::Engine;
 use ringecho::listen::{Address, Endpoint, Transport};
+use ringecho::protocol::Acceptor;
 use ringecho::server::{self, Config};
-use ringecho::tls::{Certificates, Files, Source};
+use ringecho::tls::{Certificates, Files, Source, Tls};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustls::crypto::ring::default_provider;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::server::WebPkiClientVerifier;
 use rustls::version::{TLS12, TLS13};
 use rustls::{
-    AlertDescription, CertificateError, HandshakeKind, RootCertStore, ServerConfig,
-    ServerConnection, SupportedProtocolVersion,
+    AlertDescription, CertificateError, ClientConfig, ClientConnection, HandshakeKind,
+    RootCertStore, ServerConfig, ServerConnection, StreamOwned, SupportedProtocolVersion,
 };
 use testkit::certificate::{Kind, pem};
 use testkit::fake::{Fake, Peer};
@@ -107,6 +111,8 @@ enum Ending {
     Unsaid,
     /// The first record after the handshake is changed on its way.
     Broken,
+    /// It does not end, not even when it no longer understands the client.
+    Stubborn,
 }
 
 /// TLS in front of a scripted server.
@@ -191,7 +197,7 @@ fn relay(
                     *records.last_mut().expect("a record") ^= 1;
                     (&*client).write_all(&records)?;
                 }
-                Ending::Broken | Ending::Said | Ending::Unsaid => {
+                Ending::Broken | Ending::Said | Ending::Unsaid | Ending::Stubborn => {
                     tls.write_tls(&mut &*client)?;
                 }
             }
@@ -205,6 +211,9 @@ fn relay(
         if client_came && from_client {
             from_client = tls.read_tls(&mut &*client)? > 0;
             let outcome = tls.process_new_packets();
+            if outcome.is_err() && ending == Ending::Stubborn {
+                return (&*client).read_to_end(&mut Vec::new()).map(drop);
+            }
             while tls.wants_write() {
                 tls.write_tls(&mut &*client)?;
             }
@@ -539,6 +548,99 @@ fn every_echo_of_a_load_is_right() {
     assert!(often.figures().reconnects > 0);
 }
 
+/// The verdict on a case, which is told by its number.
+fn verdict(url: &str, trust: &Trust, number: &str) -> (Behavior, BehaviorClose) {
+    let suite = Suite::servers().cases(number).expect("a case").over_tls(true);
+    let target: Target = url.parse().expect("a target");
+    let stop = Stop::new().expect("a pipe");
+    let report = suite.run_until(&target.trusting(trust), &stop, &mut |_| {}).expect("a server");
+    let [case] = &report.results.cases[..] else { panic!("{number}") };
+    (case.behavior, case.behavior_close)
+}
+
+#[test]
+fn the_server_passes_every_case_over_tls() {
+    let place = Place::new("conform");
+    let echo = Echo::start(&place);
+    let target: Target = echo.url.parse().expect("a target");
+    let target = target.trusting(&place.trust());
+    let suite = Suite::servers().quick().over_tls(true).jobs(16);
+    let stop = Stop::new().expect("a pipe");
+    let report = suite.run_until(&target, &stop, &mut |_| {}).expect("a server");
+    report.assert_as_expected();
+    assert_eq!(report.results.suite.cases, 517);
+    // The RFC leaves nothing open here.
+    let about_tls = report.results.cases.iter().filter(|case| case.case.section() == 26);
+    let verdicts: Vec<_> = about_tls.map(|case| (case.case, case.behavior)).collect();
+    assert!(verdicts.len() > 10, "{verdicts:?}");
+    assert!(verdicts.iter().all(|(_, behavior)| *behavior == Behavior::Ok), "{verdicts:?}");
+}
+
+#[test]
+fn how_a_server_ends_tls_is_seen() {
+    let place = Place::new("ends");
+    let verdict_of = |ending, number| {
+        let front = Front::start(place.config(), Fake::echo(send_back), ending);
+        verdict(&front.url(), &place.trust(), number)
+    };
+    let (ok, close_ok) = (Behavior::Ok, BehaviorClose::Ok);
+    assert_eq!(verdict_of(Ending::Said, "26.2.1"), (ok, close_ok));
+    assert_eq!(verdict_of(Ending::Unsaid, "26.2.1"), (Behavior::NonStrict, close_ok));
+    assert_eq!(verdict_of(Ending::Said, "26.3.1"), (ok, close_ok));
+    assert_eq!(verdict_of(Ending::Stubborn, "26.3.1").0, Behavior::Failed);
+    assert_eq!(verdict_of(Ending::Stubborn, "26.3.4").0, Behavior::Failed);
+}
+
+/// A client over TLS that echoes, of the crate `tungstenite`, runs all cases.
+fn run_cases(url: &str, cases: usize, trust: &RootCertStore) {
+    let builder = ClientConfig::builder_with_provider(Arc::new(default_provider()));
+    let config = builder.with_safe_default_protocol_versions().expect("versions");
+    let config = config.with_root_certificates(trust.clone()).with_no_client_auth();
+    let config = Arc::new(config);
+    for case in 1..=cases {
+        let stream = TcpStream::connect(&url["wss://".len()..]).expect("a listener");
+        stream.set_nodelay(true).expect("a socket");
+        let name = ServerName::try_from("127.0.0.1").expect("an address");
+        let tls = ClientConnection::new(Arc::clone(&config), name).expect("a client");
+        let stream = StreamOwned::new(tls, stream);
+        let url = format!("{url}/runCase?case={case}&agent=tungstenite").replace("wss:", "ws:");
+        let Ok((mut socket, _)) = tungstenite::client(url, stream) else { continue };
+        while let Ok(message) = socket.read() {
+            if (message.is_text() || message.is_binary()) && socket.send(message).is_err() {
+                break;
+            }
+        }
+        let _ = socket.flush();
+        let tls = socket.get_mut();
+        tls.conn.send_close_notify();
+        let _ = tls.conn.complete_io(&mut tls.sock);
+    }
+}
+
+#[test]
+fn a_client_runs_cases_over_tls() {
+    let place = Place::new("client-cases");
+    let [certificate, key] = place.issued().write(&place.directory, "server");
+    let certificates = Certificates::Files(vec![Files { certificate, key }]);
+    let source = Source { certificates, client_ca: None };
+    let (tls, _) = Tls::load(&source, &[]).expect("files");
+    let address: Address = "127.0.0.1:0".parse().expect("an address");
+    let suite = Suite::clients().cases("1.*,5.*,7.1.*,26.*").expect("cases");
+    let stop = Stop::new().expect("a pipe");
+    let acceptor: Arc<dyn Acceptor> = Arc::new(tls);
+    let serving = suite
+        .serve_through(&address, Some(acceptor), Until::Stopped, &stop, Box::new(|_| {}))
+        .expect("a listener");
+    assert!(serving.url().starts_with("wss://"), "{}", serving.url());
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_slice(place.authority.certificate())).expect("a root");
+    run_cases(serving.url(), serving.cases(), &roots);
+    let reports = serving.finish();
+    let [report] = &reports[..] else { panic!("one client") };
+    report.assert_as_expected();
+    assert!(report.results.cases.iter().any(|case| case.case.section() == 26));
+}
+
 fn ringbench(arguments: &[&str]) -> Ended {
     run_by(Command::new(env!("CARGO_BIN_EXE_ringbench")).args(arguments))
 }
@@ -574,6 +676,28 @@ fn commands_say_what_was_agreed_and_what_was_not_checked() {
     let compare = ["compare", &named[0], &named[1], "--rounds", "2", "--messages", "20"];
     let compare = ringbench(&[&compare[..], &["--ca", &ca, "--tls-resume"]].concat());
     assert!(compare.status.success(), "{compare:?}");
+    let conform = ["conform", "--case", "1.1.*,26.1.*", &echo.url];
+    let conform = |options: &[&str]| ringbench(&[&conform[..], options].concat());
+    let json = place.directory.join("conform.json");
+    let unchecked = conform(&["--insecure", "--json", &text(&json)]);
+    assert!(unchecked.status.success(), "{unchecked:?}");
+    assert_contains(&unchecked.stdout, "note: Nobody checked whose certificate");
+    let written = fs::read_to_string(&json).expect("a file");
+    assert_contains(&written, "Nobody checked whose certificate");
+    assert_contains(&written, "\"26.1.7\"");
+    let untrusted = conform(&[]);
+    assert_contains(&untrusted.stderr, "--ca FILE");
+    for (options, complaint) in [
+        ("--serve 127.0.0.1:0 --tls-self-signed", "need --serve wss://"),
+        ("--serve wss://127.0.0.1:0", "--tls-self-signed"),
+        ("--serve wss://127.0.0.1:0 --tls-self-signed --insecure", "--serve tests clients"),
+        ("ws://127.0.0.1:1/ --case 26", "need wss://"),
+    ] {
+        let words: Vec<&str> = options.split(' ').collect();
+        let ended = ringbench(&[&["conform"], &words[..]].concat());
+        assert_eq!(ended.status.code(), Some(2), "{ended:?}");
+        assert_contains(&ended.stderr.split_whitespace().collect::<Vec<_>>().join(" "), complaint);
+    }
     for useless in ["--insecure", "--tls-resume"] {
         let ended = ringbench(&["load", "ws://127.0.0.1:1/", useless]);
         assert_eq!(ended.status.code(), Some(2), "{ended:?}");

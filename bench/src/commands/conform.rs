@@ -4,11 +4,13 @@ use std::fs;
 use std::io::{self, IsTerminal as _, Write};
 use std::path::{Path, PathBuf};
 
+use ringecho::listen::{Endpoint, Transport};
+
 use super::conform_clients;
 use super::live_line::LiveLine;
 use super::output::{Opened, Problems, identity};
 use super::rtt::start_sibling;
-use super::{Failure, Outcome, command_line};
+use super::{Failure, Outcome, command_line, tls};
 use crate::candidate::Candidate;
 use crate::case_report;
 use crate::cli::Conform;
@@ -16,6 +18,7 @@ use crate::conform::{self, Report, Suite, SuiteError, text};
 use crate::server::Server;
 use crate::stop::Stop;
 use crate::target::Target;
+use crate::tls::Trust;
 
 /// `ringbench conform`
 ///
@@ -23,11 +26,18 @@ use crate::target::Target;
 ///
 /// When a case is not as expected, or cannot be run. What was found out before is printed first.
 pub fn conform(options: &Conform, stop: &Stop, output: &mut impl Write) -> Outcome {
-    if let Some(address) = &options.serve {
-        return conform_clients::serve(options, address, stop, output);
+    if let Some(endpoint) = &options.serve {
+        return conform_clients::serve(options, endpoint, stop, output);
     }
     let mut tested = Tested::parse(options.target.as_deref())?;
+    if let Some(trust) = tls::trust(&options.tls, tested.is_over_tls())? {
+        tested.trust(&trust);
+    }
     let mut suite = chosen(Suite::servers(), options)?.agent_otherwise(tested.name());
+    suite = suite.over_tls(tested.is_over_tls());
+    if let Some(note) = tls::warning(&options.tls) {
+        suite = suite.noting(note);
+    }
     if let Some(agent) = &options.agent {
         suite = suite.agent(agent);
     }
@@ -179,7 +189,7 @@ impl Tested {
         let is_plain = candidate.target().is_ok_and(|target| target.websocket.is_none());
         if is_plain || text.contains("{tcp-port}") {
             return Err(Failure::Usage(format!(
-                "{text:?} speaks no WebSocket; write ws:// or unix:/, or a command with {{port}}"
+                "{text:?} speaks no WebSocket; write ws://, wss:// or unix:/, or a command with {{port}}"
             )));
         }
         Ok(Tested::Named(candidate))
@@ -196,6 +206,20 @@ impl Tested {
                 candidate.begin_turn(&[], stop)?;
                 candidate.target().cloned()
             }
+        }
+    }
+
+    fn is_over_tls(&self) -> bool {
+        match self {
+            Tested::Sibling(_) => false,
+            Tested::Named(candidate) => candidate.is_over_tls(),
+        }
+    }
+
+    /// Says whom to trust if it speaks TLS.
+    fn trust(&mut self, trust: &Trust) {
+        if let Tested::Named(candidate) = self {
+            candidate.trust(trust);
         }
     }
 
@@ -222,10 +246,26 @@ impl Tested {
 /// The command that tests the same server, or clients, in the same way.
 pub(super) fn how(options: &Conform) -> String {
     let mut words = vec!["ringbench".to_owned(), "conform".to_owned()];
-    if let Some(address) = &options.serve {
-        words.extend(["--serve".to_owned(), address.to_string()]);
+    if let Some(Endpoint { address, transport }) = &options.serve {
+        let scheme = match transport {
+            Transport::Plain => "",
+            Transport::Tls => "wss://",
+        };
+        words.extend(["--serve".to_owned(), format!("{scheme}{address}")]);
     }
     words.extend(options.target.clone());
+    for path in &options.tls.ca {
+        words.extend(["--ca".to_owned(), path.display().to_string()]);
+    }
+    if options.tls.insecure {
+        words.push("--insecure".to_owned());
+    }
+    for (option, path) in [("--tls-cert", &options.tls_cert), ("--tls-key", &options.tls_key)] {
+        words.extend(path.iter().flat_map(|path| [option.to_owned(), path.display().to_string()]));
+    }
+    if options.tls_self_signed {
+        words.push("--tls-self-signed".to_owned());
+    }
     if options.quick {
         words.push("--quick".to_owned());
     }

@@ -3,9 +3,11 @@
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use ringecho::listen::Address;
+use ringecho::listen::{Address, Endpoint, Transport};
+use ringecho::protocol::Acceptor;
+use ringecho::tls::{self, Certificates, Source, Tls};
 
 use super::conform::{cannot_write, check_that_files_differ, chosen, columns, how};
 use super::live_line::LiveLine;
@@ -25,11 +27,17 @@ use crate::stop::Stop;
 /// When a case of one of them is not as expected or was not run, or no client has run any.
 pub(super) fn serve(
     options: &Conform,
-    address: &Address,
+    endpoint: &Endpoint,
     stop: &Stop,
     output: &mut impl Write,
 ) -> Outcome {
-    let suite = chosen(Suite::clients(), options)?;
+    if options.tls.is_given() {
+        return Err(Failure::Usage(
+            "--ca, --insecure and --tls-resume are about servers; --serve tests clients".to_owned(),
+        ));
+    }
+    let acceptor = acceptor(options, endpoint)?;
+    let suite = chosen(Suite::clients(), options)?.over_tls(acceptor.is_some());
     let files = Files::of(options);
     files.prepare()?;
     check_that_files_differ(options)?;
@@ -49,7 +57,7 @@ pub(super) fn serve(
             writing.lock().unwrap_or_else(PoisonError::into_inner).write(reports);
         }
     });
-    let serving = suite.serve_until(address, until, stop, listening)?;
+    let serving = suite.serve_through(&endpoint.address, acceptor, until, stop, listening)?;
     let mut problems = Problems::default();
     let greeting = format!("{cases} cases for clients on {}\n", serving.url());
     problems
@@ -76,6 +84,37 @@ pub(super) fn serve(
         true => outcome,
         false => outcome.and(Err(Failure::Failed(Vec::new()))),
     }
+}
+
+/// The server's side of TLS, if that is spoken.
+fn acceptor(options: &Conform, endpoint: &Endpoint) -> Result<Option<Arc<dyn Acceptor>>, Failure> {
+    let own = options.tls_cert.clone().zip(options.tls_key.clone());
+    let certificates = match (endpoint.transport, own) {
+        (Transport::Plain, None) if !options.tls_self_signed => return Ok(None),
+        (Transport::Plain, _) => {
+            return Err(Failure::Usage(
+                "--tls-cert and --tls-self-signed need --serve wss://ADDRESS:PORT".to_owned(),
+            ));
+        }
+        (Transport::Tls, Some((certificate, key))) => {
+            Certificates::Files(vec![tls::Files { certificate, key }])
+        }
+        (Transport::Tls, None) if options.tls_self_signed => Certificates::SelfSigned,
+        (Transport::Tls, None) => {
+            return Err(Failure::Usage(
+                "TLS needs a certificate: add --tls-cert FILE --tls-key FILE, or --tls-self-signed"
+                    .to_owned(),
+            ));
+        }
+    };
+    let addresses = match &endpoint.address {
+        Address::Tcp(address) => vec![address.ip()],
+        Address::Unix(_) => Vec::new(),
+    };
+    let source = Source { certificates, client_ca: None };
+    // Whether a client likes the certificate is its own affair.
+    let (tls, _) = Tls::load(&source, &addresses).map_err(|error| error.to_string())?;
+    Ok(Some(Arc::new(tls)))
 }
 
 /// The files that are written whenever a client asks for reports, and at the end.

@@ -57,7 +57,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use anstream::adapter::strip_str;
 
-use super::case::Case;
+use super::case::{Case, SECTION_TLS};
 use super::cases::{self, Volume};
 use super::deflate::Library;
 use super::expected::{self, Expectations};
@@ -95,7 +95,7 @@ pub enum Servers {}
 impl Tested for Servers {
     const NAME: &'static str = "servers";
     const SECTIONS: &'static str =
-        "sections 1 to 7, 9, 10, 12 and 13, and the own ones 20 and 22 to 25";
+        "sections 1 to 7, 9, 10, 12 and 13, and the own ones 20 and 22 to 26";
 
     fn is_tested_by(case: &Case) -> bool {
         case.tests_servers()
@@ -115,6 +115,9 @@ pub struct Suite<T> {
     agent_otherwise: Option<String>,
     jobs: usize,
     seed: u64,
+    is_over_tls: bool,
+    /// What to keep in mind of the results.
+    notes: Vec<String>,
     tested: PhantomData<T>,
 }
 
@@ -143,8 +146,8 @@ impl Suite<Servers> {
         Suite::new()
     }
 
-    /// Runs the cases against the server at `ws://HOST:PORT/PATH` or `unix:/PATH`, which has to echo
-    /// messages.
+    /// Runs the cases against the server at `ws://HOST:PORT/PATH`, `wss://` likewise or `unix:/PATH`, which
+    /// has to echo messages. Over TLS, section 26 is among them, and the system has to trust the server.
     ///
     /// # Errors
     ///
@@ -153,7 +156,7 @@ impl Suite<Servers> {
     pub fn run(&self, target: &str) -> Result<Report, SuiteError> {
         let target: Target = target.parse().map_err(SuiteError::Senseless)?;
         let stop = Stop::new().map_err(|error| SuiteError::Unreachable(error.to_string()))?;
-        self.run_until(&target, &stop, &mut |_| {})
+        self.clone().over_tls(target.tls.is_some()).run_until(&target, &stop, &mut |_| {})
     }
 
     /// The same until the stop is requested. Calls `tell` after each case with how far the run is.
@@ -259,6 +262,8 @@ impl<T: Tested> Suite<T> {
             agent_otherwise: None,
             jobs: JOBS,
             seed: 1,
+            is_over_tls: false,
+            notes: Vec::new(),
             tested: PhantomData,
         }
     }
@@ -320,7 +325,7 @@ impl<T: Tested> Suite<T> {
     /// When a line makes no sense, or there is no such case.
     pub fn expecting(self, text: &str) -> Result<Suite<T>, SuiteError> {
         let expectations: Expectations = text.parse().map_err(SuiteError::Senseless)?;
-        let all = cases::every(self.volume);
+        let all = cases::with_tls(self.volume);
         let missing = expectations.missing(|number| all.iter().any(|case| case.number == number));
         match missing.first() {
             Some(number) => Err(SuiteError::Senseless(format!("there is no case {number}"))),
@@ -343,6 +348,17 @@ impl<T: Tested> Suite<T> {
         Suite { jobs: jobs.max(1), ..self }
     }
 
+    /// Whether connections are over TLS, so that section 26 is of use.
+    pub fn over_tls(self, is_over_tls: bool) -> Suite<T> {
+        Suite { is_over_tls, ..self }
+    }
+
+    /// A sentence that the results say.
+    pub fn noting(mut self, note: impl Into<String>) -> Suite<T> {
+        self.notes.push(note.into());
+        self
+    }
+
     /// The seed of masking keys: 1.
     pub fn seed(self, seed: u64) -> Suite<T> {
         Suite { seed, ..self }
@@ -359,11 +375,17 @@ impl<T: Tested> Suite<T> {
         };
         let is_selected = |case: &Case| {
             T::is_tested_by(case)
+                && (self.is_over_tls || !case.needs_tls())
                 && (self.included.is_empty() || is_one(&self.included, case))
                 && !is_one(&self.excluded, case)
         };
-        let cases: Vec<Case> = cases::every(self.volume).into_iter().filter(is_selected).collect();
+        let all = cases::with_tls(self.volume).into_iter();
+        let cases: Vec<Case> = all.filter(is_selected).collect();
         match cases.is_empty() {
+            true if !self.is_over_tls => Err(SuiteError::Senseless(format!(
+                "what is excluded leaves no case; those of section {SECTION_TLS} are about TLS, and need \
+                 wss://"
+            ))),
             true => Err(SuiteError::Senseless("what is excluded leaves no case".to_owned())),
             false => Ok(cases),
         }
@@ -385,7 +407,7 @@ impl<T: Tested> Suite<T> {
 
     fn check(&self, patterns: &[Pattern]) -> Result<(), SuiteError> {
         let all: Vec<Case> =
-            cases::every(self.volume).into_iter().filter(T::is_tested_by).collect();
+            cases::with_tls(self.volume).into_iter().filter(T::is_tested_by).collect();
         let is_none = |pattern: &&Pattern| !all.iter().any(|case| pattern.matches(case.number));
         match patterns.iter().find(is_none) {
             Some(pattern) => Err(SuiteError::Senseless(format!(
@@ -421,6 +443,7 @@ impl<T: Tested> Suite<T> {
             target,
             is_quick: self.volume == Volume::Quick,
             cut_short,
+            notes: self.notes.clone(),
             started_at_s: time.started.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64(),
             duration_s: time.duration_s,
             suite: Tally::of(&cases, &results, false),
@@ -522,6 +545,20 @@ mod tests {
             Suite::servers().without("20,22,23,24,25").map(|it| numbers(&it).len()),
             Ok(517)
         );
+    }
+
+    #[test]
+    fn cases_about_tls_are_run_over_tls_only() {
+        let count = |suite: Suite<Servers>| numbers(&suite).len();
+        let plain = count(Suite::servers());
+        let tls = count(Suite::servers().over_tls(true)) - plain;
+        assert!(tls > 10, "{tls}");
+        let excluded = Suite::servers().without("26").expect("a section");
+        assert_eq!(count(excluded.clone().over_tls(true)), count(excluded));
+        match Suite::servers().cases("26").expect("a section").selected() {
+            Err(SuiteError::Senseless(said)) => assert!(said.contains("wss://"), "{said}"),
+            other => panic!("{other:?}"),
+        }
     }
 
     #[test]

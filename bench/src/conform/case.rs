@@ -13,6 +13,7 @@ use super::number::Number;
 use super::transcript::Event;
 use super::verdict::Behavior;
 use crate::session::Form;
+use crate::socket::Sealing;
 
 /// The opcode of a continuation frame (RFC 6455 section 5.2).
 pub const CONTINUATION: u8 = 0;
@@ -33,6 +34,9 @@ pub const NORMAL: u16 = 1000;
 pub const PROTOCOL_ERROR: u16 = 1002;
 /// A payload that does not fit the type of its message, such as text that is not UTF-8.
 pub const INVALID_PAYLOAD: u16 = 1007;
+
+/// The section of cases about TLS.
+pub const SECTION_TLS: u16 = 26;
 
 /// A case.
 #[derive(Debug, Clone)]
@@ -111,6 +115,8 @@ pub enum Step {
     End,
     /// A reset of the connection.
     Reset,
+    /// Something that is done to TLS, below what is sent. It bears on the steps after it.
+    Tls(Sealing),
     /// Waits, and notes this name if the connection is still open after that. If it is not, the rest is
     /// left out.
     Pause(Duration, char),
@@ -279,6 +285,9 @@ pub enum Weight {
     /// What the RFC recommends counts, too: the peer sends one close frame, and does not reset the
     /// connection. Otherwise the case is NON-STRICT.
     FormCounts,
+    /// An end by the wrong side fails the case, and what RFC 8446 demands counts, too: the peer says in TLS
+    /// that it ends. Otherwise the case is NON-STRICT, because a reset may have overtaken that.
+    TlsCounts,
     /// The RFC leaves everything open: nothing that happens is wrong.
     Open,
 }
@@ -408,6 +417,11 @@ impl Case {
         !matches!(self.opening, Opening::Response(..))
     }
 
+    /// Whether it is about TLS, and of no use without.
+    pub fn needs_tls(&self) -> bool {
+        self.number.section() == SECTION_TLS
+    }
+
     /// Whether it tests a client. A client cannot be made to connect earlier, to be reset.
     pub fn tests_clients(&self) -> bool {
         !matches!(self.opening, Opening::Request(..)) && self.earlier.is_empty()
@@ -444,6 +458,7 @@ impl Case {
             | Step::More(_)
             | Step::End
             | Step::Reset
+            | Step::Tls(_)
             | Step::Close(_) => 0.0,
         };
         self.script.iter().map(step).sum()

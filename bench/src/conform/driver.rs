@@ -18,9 +18,10 @@ use super::transcript::Transcript;
 use crate::opening::{Failed, HANDSHAKE_TIMEOUT, Handshake, Opening};
 use crate::problem::{Problem, Step};
 use crate::session::Session;
-use crate::socket::{Deadline, SLICE, Stream, is_transient};
+use crate::socket::{Deadline, SLICE, Sealing, Stream, is_transient};
 use crate::stop::Stop;
 use crate::target::Target;
+use crate::tls::Failure;
 
 /// How long a send waits while there is no room and the peer sends.
 const PAUSE: Duration = Duration::from_millis(10);
@@ -63,6 +64,20 @@ pub trait Wire {
     ///
     /// When the connection is lost already.
     fn reset(&mut self) -> io::Result<()>;
+
+    /// Seals otherwise from now on, if there is TLS.
+    ///
+    /// # Errors
+    ///
+    /// When there is none, or the connection is lost already.
+    fn seal_otherwise(&mut self, _: Sealing) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    /// Whether the peer has ended the stream without saying so in TLS.
+    fn has_ended_unsaid(&self) -> bool {
+        false
+    }
 }
 
 impl Wire for Stream {
@@ -90,6 +105,14 @@ impl Wire for Stream {
 
     fn reset(&mut self) -> io::Result<()> {
         self.reset_at_end()
+    }
+
+    fn seal_otherwise(&mut self, how: Sealing) -> io::Result<()> {
+        Stream::seal_otherwise(self, how)
+    }
+
+    fn has_ended_unsaid(&self) -> bool {
+        Stream::has_ended_unsaid(self)
     }
 }
 
@@ -354,6 +377,7 @@ pub fn drive(exchange: &mut Exchange<'_>, wire: &mut impl Wire, stop: &Stop) -> 
                 let _ = wire.reset();
                 return true;
             }
+            Want::Seal(sealing) => wire.seal_otherwise(sealing),
             Want::End => wire.end().map(|()| exchange.half_closed()),
             Want::Receive(until) => receive(exchange, wire, until.saturating_duration_since(now)),
             Want::Send(until) => match wire.send(exchange.chop()) {
@@ -373,8 +397,11 @@ pub fn drive(exchange: &mut Exchange<'_>, wire: &mut impl Wire, stop: &Stop) -> 
                 Err(_) => receive(exchange, wire, until.saturating_duration_since(now)),
             },
         };
-        if outcome.is_err() {
-            exchange.ended(Ended::Reset);
+        if let Err(error) = outcome {
+            exchange.ended(match Failure::of(&error) {
+                Some(Failure::Alert(_)) => Ended::Alert,
+                Some(_) | None => Ended::Reset,
+            });
         }
     }
 }
@@ -382,6 +409,7 @@ pub fn drive(exchange: &mut Exchange<'_>, wire: &mut impl Wire, stop: &Stop) -> 
 /// Receives once, waiting at most `time`.
 fn receive(exchange: &mut Exchange<'_>, wire: &mut impl Wire, time: Duration) -> io::Result<()> {
     match wire.receive(exchange.room(), time) {
+        Ok(0) if wire.has_ended_unsaid() => exchange.ended(Ended::Unsaid),
         Ok(0) => exchange.ended(Ended::Closed),
         Ok(count) => exchange.received(count, Instant::now()),
         Err(error) if is_transient(&error) => {}

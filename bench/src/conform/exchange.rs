@@ -23,6 +23,7 @@ use super::verdict::are_all;
 use crate::opening::Handshake;
 use crate::random::Random;
 use crate::session::Form;
+use crate::socket::Sealing;
 use crate::wire::{AtLimit, Entry, Octets, hexadecimal};
 
 /// How long the peer may take to answer a close frame, and a server then to end the connection.
@@ -81,6 +82,8 @@ pub enum Want {
     Drop,
     /// Reset the connection; then it is over.
     Reset,
+    /// Seal otherwise from now on.
+    Seal(Sealing),
     /// It is over.
     Nothing,
 }
@@ -92,6 +95,10 @@ pub enum Ended {
     Closed,
     /// By a reset, or it was lost otherwise.
     Reset,
+    /// In order, but TLS did not say so before.
+    Unsaid,
+    /// By an alert of TLS.
+    Alert,
 }
 
 /// How far the closing handshake is (RFC 6455 section 7.1).
@@ -178,6 +185,8 @@ pub struct Exchange<'a> {
     begun: VecDeque<u8>,
     outgoing: Outgoing,
     sending: Sending,
+    /// How to seal from now on, once everything before was sent.
+    sealing: Option<Sealing>,
     message: Message,
     /// The longest message that the peer may send, in bytes.
     payload_max: usize,
@@ -293,6 +302,7 @@ impl<'a> Exchange<'a> {
             begun: VecDeque::new(),
             outgoing: Outgoing::default(),
             sending: Sending::On,
+            sealing: None,
             message: Message::default(),
             payload_max,
             kept_bytes: 0,
@@ -380,6 +390,8 @@ impl<'a> Exchange<'a> {
                 self.expired(timer, now);
             } else if !self.outgoing.is_empty() {
                 return Want::Send(until);
+            } else if let Some(sealing) = self.sealing.take() {
+                return Want::Seal(sealing);
             } else if self.sending == Sending::Ending {
                 return Want::End;
             } else if !self.goes_on(now) {
@@ -448,9 +460,11 @@ impl<'a> Exchange<'a> {
             self.transcript.is_unopened = true;
         }
         self.transcript.is_reset = how == Ended::Reset;
+        self.transcript.is_unsaid = matches!(how, Ended::Reset | Ended::Unsaid);
         if self.state != State::Closed {
             let how = match how {
-                Ended::Closed => "the peer ended the TCP connection",
+                Ended::Closed | Ended::Unsaid => "the peer ended the TCP connection",
+                Ended::Alert => "the peer ended TLS with an alert",
                 Ended::Reset => "the peer reset the TCP connection",
             };
             self.unclean(&format!("{how} before the closing handshake was complete"));
@@ -544,6 +558,7 @@ impl<'a> Exchange<'a> {
             }
             Step::More(bytes) => self.more(*bytes),
             Step::End => self.sending = Sending::Ending,
+            Step::Tls(sealing) => self.sealing = Some(*sealing),
             Step::Reset => {
                 self.state = State::Resetting;
                 return true;
@@ -1096,9 +1111,11 @@ impl<'a> Exchange<'a> {
                         self.sending = Sending::Ending;
                     }
                 }
-                Weight::Apart | Weight::CodeCounts | Weight::EndCounts | Weight::Open => {
-                    self.state = State::Dropping;
-                }
+                Weight::Apart
+                | Weight::CodeCounts
+                | Weight::EndCounts
+                | Weight::TlsCounts
+                | Weight::Open => self.state = State::Dropping,
             }
         }
     }
@@ -1119,7 +1136,12 @@ fn longest(case: &Case) -> usize {
             Content::Same(payload) => payload.len(),
             Content::Of(_, bytes) => *bytes,
         },
-        Step::More(_) | Step::Pause(..) | Step::End | Step::Reset | Step::Close(_) => 0,
+        Step::More(_)
+        | Step::Pause(..)
+        | Step::End
+        | Step::Reset
+        | Step::Tls(_)
+        | Step::Close(_) => 0,
     };
     let expected = |expected: &Expected| match expected {
         Expected::Message(_, payload) => payload.len(),

@@ -29,6 +29,8 @@ pub struct Results {
     pub is_quick: bool,
     /// Why not all cases were run, if so.
     pub cut_short: Option<String>,
+    /// What to keep in mind, in sentences.
+    pub notes: Vec<String>,
     /// When it began, in seconds since 1970.
     pub started_at_s: f64,
     /// How long it took.

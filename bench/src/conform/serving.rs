@@ -22,6 +22,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use ringecho::listen::Address;
+use ringecho::protocol::Acceptor;
 use rustix::event::PollFlags;
 use serde_json::json;
 
@@ -58,7 +59,7 @@ pub enum Clients {}
 
 impl Tested for Clients {
     const NAME: &'static str = "clients";
-    const SECTIONS: &'static str = "sections 1 to 7, 9, 10, 12 and 13, and the own ones 21 to 25";
+    const SECTIONS: &'static str = "sections 1 to 7, 9, 10, 12 and 13, and the own ones 21 to 26";
 
     fn is_tested_by(case: &Case) -> bool {
         case.tests_clients()
@@ -116,15 +117,34 @@ impl Suite<Clients> {
         stop: &Stop,
         listening: Listening,
     ) -> Result<Serving, SuiteError> {
-        let cases = self.selected()?;
+        self.serve_through(address, None, until, stop, listening)
+    }
+
+    /// The same through a layer, such as TLS, that `acceptor` makes for each connection.
+    ///
+    /// # Errors
+    ///
+    /// As [`Suite::serve`].
+    pub fn serve_through(
+        &self,
+        address: &Address,
+        acceptor: Option<Arc<dyn Acceptor>>,
+        until: Until,
+        stop: &Stop,
+        listening: Listening,
+    ) -> Result<Serving, SuiteError> {
+        let suite = self.clone().over_tls(acceptor.is_some());
+        let cases = suite.selected()?;
         let unreachable = |error: &dyn fmt::Display| SuiteError::Unreachable(error.to_string());
         let listener = Listener::open(address).map_err(|error| unreachable(&error))?;
         let url = match listener.address() {
+            Address::Tcp(address) if acceptor.is_some() => format!("wss://{address}"),
             Address::Tcp(address) => format!("ws://{address}"),
             Address::Unix(path) => format!("unix:{}", path.display()),
         };
         let service = Arc::new(Service {
-            suite: self.clone(),
+            suite,
+            acceptor,
             cases,
             url,
             library: Library::default(),
@@ -204,6 +224,8 @@ impl Drop for Serving {
 /// What the threads share.
 struct Service {
     suite: Suite<Clients>,
+    /// Makes what is between the cases and the socket, if anything is.
+    acceptor: Option<Arc<dyn Acceptor>>,
     cases: Vec<Case>,
     url: String,
     library: Library,
@@ -258,6 +280,12 @@ impl Service {
     }
 
     fn connection(&self, mut stream: Stream) {
+        if let Some(acceptor) = &self.acceptor {
+            let mut deadline = Deadline::new(Step::Tls, HANDSHAKE_TIMEOUT, &self.stop);
+            if stream.secure_accepted(acceptor.accept(), &mut deadline).is_err() {
+                return;
+            }
+        }
         let Some(received) = self.receive(&mut stream) else { return };
         let asked = received.and_then(|(request, bytes)| {
             let question = self.question(&request)?;

@@ -231,7 +231,7 @@ fn transcript(case: &Case, fault: Fault) -> Transcript {
         assert!(now - begin < Duration::from_secs(1000), "{} does not end", case.number);
         match exchange.want(now) {
             Want::Nothing => return exchange.into_transcript(),
-            Want::Drop | Want::Reset => exchange.dropped(),
+            Want::Drop | Want::Reset | Want::Seal(_) => exchange.dropped(),
             Want::End => {
                 exchange.half_closed();
                 peer.has_ended = fault != Fault::Mute;
@@ -434,7 +434,7 @@ fn a_case_runs_in_the_other_role() {
     loop {
         match exchange.want(now) {
             Want::Nothing => break,
-            Want::Drop | Want::Reset | Want::End => exchange.dropped(),
+            Want::Drop | Want::Reset | Want::Seal(_) | Want::End => exchange.dropped(),
             Want::Send(_) => {
                 for frame in parse(exchange.chop()) {
                     answers.push(testkit::frame(frame.first, &frame.payload));

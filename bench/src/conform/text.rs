@@ -94,6 +94,9 @@ pub fn page(results: &Results, cases: &[Case], view: &View<'_>) -> String {
     if let Some(reason) = &results.cut_short {
         text += &format!("\n{BAD}CUT SHORT{BAD:#}: {reason}\n");
     }
+    for note in &results.notes {
+        text += &format!("\n{}\n", filled("note: ", note, 6, &view));
+    }
     text + "\n" + &verdict_line(results) + "\n"
 }
 
@@ -361,6 +364,7 @@ mod tests {
             target: "ws://127.0.0.1:9001/".to_owned(),
             is_quick: false,
             cut_short: None,
+            notes: Vec::new(),
             started_at_s: 0.0,
             duration_s: 1.0,
             suite: tally(false),

@@ -70,6 +70,8 @@ pub struct Transcript {
     pub is_close_broken: bool,
     /// Whether the peer ended the TCP connection by a reset.
     pub is_reset: bool,
+    /// Whether it ended without saying so in TLS, if there is TLS.
+    pub is_unsaid: bool,
     /// How it ended.
     pub closing: Closing,
     /// What went over the wire.
@@ -95,6 +97,7 @@ impl Transcript {
             not_inflated: None,
             is_close_broken: false,
             is_reset: false,
+            is_unsaid: false,
             closing: Closing::default(),
             traffic: Traffic::default(),
             messages: Volumes::default(),

@@ -186,6 +186,14 @@ pub fn judge(case: &Case, transcript: &Transcript) -> Verdict {
                 (behavior, result) = (Behavior::Failed, result_close.clone());
             }
         }
+        Weight::TlsCounts => {
+            if is_ended_wrongly(&case.close, transcript) {
+                (behavior, result) = (Behavior::Failed, result_close.clone());
+            } else if behavior == Behavior::Ok && transcript.is_unsaid {
+                let unsaid = "The peer ended the TCP connection without saying so in TLS.";
+                (behavior, result) = (Behavior::NonStrict, unsaid.to_owned());
+            }
+        }
         Weight::FormCounts => {
             if behavior == Behavior::Ok
                 && let Some(loose) = ends_loosely(&case.close, transcript)

@@ -12,6 +12,7 @@ mod section_22;
 mod section_23;
 mod section_24;
 mod section_25;
+mod section_26;
 mod section_3;
 mod section_4;
 mod section_5;
@@ -83,6 +84,13 @@ pub fn every(volume: Volume) -> Vec<Case> {
     cases
 }
 
+/// The same and the cases about TLS, which are of no use without.
+pub fn with_tls(volume: Volume) -> Vec<Case> {
+    let mut cases = every(volume);
+    cases.extend(section_26::cases());
+    cases
+}
+
 /// Whether a section is not one of the Autobahn suite.
 pub fn is_own(section: u16) -> bool {
     section >= OWN
@@ -108,6 +116,7 @@ pub fn section_name(section: u16) -> &'static str {
         23 => "ends",
         24 => "strict compression",
         25 => "headers and floods",
+        26 => "TLS",
         _ => "",
     }
 }

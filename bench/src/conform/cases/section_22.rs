@@ -45,6 +45,7 @@ fn uncut(step: &Step) -> Option<Step> {
         | Step::More(_)
         | Step::End
         | Step::Reset
+        | Step::Tls(_)
         | Step::Pause(..)
         | Step::RoundTrips(_) => None,
     }
@@ -59,6 +60,7 @@ fn bytes(script: &[Step]) -> usize {
         | Step::More(_)
         | Step::End
         | Step::Reset
+        | Step::Tls(_)
         | Step::Pause(..)
         | Step::RoundTrips(_) => 0,
     };

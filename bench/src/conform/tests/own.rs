@@ -184,7 +184,7 @@ fn verdict_on(client: Client, case: &Case) -> Verdict {
     loop {
         match exchange.want(now) {
             Want::Nothing => break,
-            Want::Drop | Want::Reset | Want::End => exchange.dropped(),
+            Want::Drop | Want::Reset | Want::Seal(_) | Want::End => exchange.dropped(),
             Want::Send(_) => {
                 received.extend_from_slice(exchange.chop());
                 exchange.sent(exchange.chop().len());
