@@ -36,6 +36,11 @@ pub trait Layer: fmt::Debug + Send {
     /// Whether its handshake is done, so that [`Layer::seal`] may be called.
     fn is_open(&self) -> bool;
 
+    /// Whether reading what comes next costs as much as many messages, as that of a handshake does.
+    fn is_laborious(&self) -> bool {
+        !self.is_open()
+    }
+
     /// Appends `plain` to `sealed`, as it is to be sent.
     fn seal(&mut self, plain: &[u8], sealed: &mut Vec<u8>);
 
@@ -79,12 +84,52 @@ pub struct Channel {
     waiting: Vec<u8>,
     /// The layer has said that nothing more follows, or cannot go on.
     is_closed: bool,
+    /// Received, and to be opened when it is the connection's turn.
+    postponed: Vec<u8>,
+    /// Nothing follows that.
+    is_end_postponed: bool,
 }
 
 impl Channel {
     /// The channel of a new connection.
     pub fn new(layer: Box<dyn Layer>) -> Channel {
-        Channel { layer, waiting: Vec::new(), is_closed: false }
+        Channel {
+            layer,
+            waiting: Vec::new(),
+            is_closed: false,
+            postponed: Vec::new(),
+            is_end_postponed: false,
+        }
+    }
+
+    /// Whether what is received now has to wait: opening it would cost much, or something waits already.
+    pub fn postpones(&self) -> bool {
+        self.has_postponed() || !self.is_closed && self.layer.is_laborious()
+    }
+
+    /// Keeps what was received for [`Channel::take_postponed`].
+    pub fn postpone(&mut self, received: &[u8]) {
+        self.postponed.extend_from_slice(received);
+    }
+
+    /// Keeps that nothing follows what waits.
+    pub fn postpone_end(&mut self) {
+        self.is_end_postponed = true;
+    }
+
+    /// Takes what has waited to be opened, and whether nothing follows it.
+    pub fn take_postponed(&mut self) -> (Vec<u8>, bool) {
+        (std::mem::take(&mut self.postponed), std::mem::take(&mut self.is_end_postponed))
+    }
+
+    /// Whether something waits to be opened.
+    pub fn has_postponed(&self) -> bool {
+        !self.postponed.is_empty()
+    }
+
+    /// Whether nothing more is to be received until what waits was opened, of which there may be `max` bytes.
+    pub fn is_behind(&self, max: usize) -> bool {
+        self.is_end_postponed || self.postponed.len() > max
     }
 
     /// Appends what `received` carries for the dialogue to `plain`.
@@ -154,9 +199,9 @@ impl Channel {
         !self.waiting.is_empty()
     }
 
-    /// Heap bytes that wait: to be sent, or for the rest of their record.
+    /// Heap bytes that wait: to be sent, to be opened, or for the rest of their record.
     pub fn heap_bytes(&self) -> usize {
-        self.waiting.len() + self.layer.held_bytes()
+        self.waiting.len() + self.postponed.capacity() + self.layer.held_bytes()
     }
 }
 
@@ -236,6 +281,28 @@ mod tests {
         assert!(scratch.is_empty());
         assert_eq!(channel.seal_behind(b"f", &pool()), "|abcd|e|f");
         assert_eq!(channel.take_waiting(&pool()), None);
+    }
+
+    #[test]
+    fn what_a_handshake_has_received_waits_to_be_opened_with_what_follows() {
+        let mut channel = Channel::new(Box::<Prefix>::default());
+        assert!(channel.postpones() && !channel.has_postponed());
+        channel.postpone(&[1]);
+        assert!(channel.heap_bytes() > 0 && !channel.is_behind(1) && channel.is_behind(0));
+        channel.postpone_end();
+        assert!(channel.is_behind(1));
+        let (mut received, is_end) = channel.take_postponed();
+        assert_eq!(channel.open(&mut received, &mut Vec::new()), Progress::Continue);
+        assert!(
+            is_end && !channel.has_postponed() && !channel.postpones() && !channel.is_behind(0)
+        );
+        // What follows something that waits is behind it.
+        channel.postpone(b"xa");
+        assert!(channel.postpones());
+        channel.take_postponed();
+        let mut failed = Channel::new(Box::<Prefix>::default());
+        assert_eq!(failed.open(&mut [0], &mut Vec::new()), Progress::Failed);
+        assert!(!failed.postpones());
     }
 
     #[test]

@@ -3,6 +3,9 @@
 //!
 //! What was received together is opened together, and its reply sealed into the buffer that it came in. Everything else
 //! is sealed when it is handed over for sending, a piece at a time.
+//!
+//! The handshake of a layer costs as much as thousands of messages. So what is received in one waits until all others
+//! were served, and one connection in each cycle goes on with its handshake.
 
 use bytes::Bytes;
 
@@ -16,7 +19,7 @@ use crate::slab::ConnectionId;
 /// The most bytes of scratch memory that a worker keeps for each direction.
 const SCRATCH_MAX: usize = 1 << 20;
 /// Bytes of a layer itself that may wait before nothing more is received from its peer: a peer could ask for ever more of
-/// them and read none.
+/// them and read none. The same of bytes that wait to be opened.
 const WAITING_MAX: usize = 64 << 10;
 
 impl<R: Ring> Turn<'_, '_, R> {
@@ -33,8 +36,18 @@ impl<R: Ring> Turn<'_, '_, R> {
     // Apart, so that the path of a plain message takes fewer registers.
     #[inline(never)]
     pub(super) fn answer_layered(&mut self, mut lease: Lease) {
-        let Turn { peer, worker, .. } = self;
+        let Turn { id, peer, worker } = self;
         let buffer = worker.ring.bytes(&mut lease);
+        if let Some(channel) = &mut peer.channel
+            && channel.postpones()
+        {
+            if !channel.has_postponed() {
+                worker.handshakes.push_back(*id);
+            }
+            channel.postpone(buffer);
+            worker.ring.recycle(lease);
+            return;
+        }
         let Answered { sealed_bytes, decision, progress } = answered(peer, buffer, &worker.context);
         if sealed_bytes > 0 {
             self.send(Reply::pinned(lease, 0..sealed_bytes));
@@ -42,6 +55,36 @@ impl<R: Ring> Turn<'_, '_, R> {
             worker.ring.recycle(lease);
             note_unanswered(&mut worker.unanswered, self.id);
         }
+        self.follow_layer(decision, progress);
+    }
+
+    /// Opens what had to wait, and answers it.
+    pub(super) fn open_postponed(&mut self) {
+        let Turn { id, peer, worker } = self;
+        let Some(channel) = &mut peer.channel else { return };
+        let (mut received, is_end) = channel.take_postponed();
+        if peer.stage == Stage::Serving {
+            let answered = answered(peer, &mut received, &worker.context);
+            let Answered { sealed_bytes, decision, progress } = answered;
+            if sealed_bytes > 0 {
+                let reply = worker.context.spill_pool.copy(&received[..sealed_bytes]);
+                self.send(Reply::Heap(reply));
+            } else {
+                note_unanswered(&mut worker.unanswered, *id);
+            }
+            self.follow_layer(decision, progress);
+        }
+        self.peer.has_ended |= is_end;
+        self.settle();
+    }
+
+    /// Notes that the peer sends no more, if that has to wait because something before it does.
+    pub(super) fn postpone_end(&mut self) -> bool {
+        let waits = self.peer.channel.as_mut().filter(|channel| channel.has_postponed());
+        waits.map(|channel| channel.postpone_end()).is_some()
+    }
+
+    fn follow_layer(&mut self, decision: Decision, progress: Progress) {
         self.follow(decision);
         match progress {
             Progress::Continue => {}
@@ -93,6 +136,11 @@ impl<R: Ring> Turn<'_, '_, R> {
         }
         self.worker.is_eager |= self.peer.sending == Sending::Quick;
         self.peer.sending != Sending::Nothing
+    }
+
+    /// Whether nothing more is to be received until what waits in the layer was opened.
+    pub(super) fn is_layer_behind(&self) -> bool {
+        self.peer.channel.as_ref().is_some_and(|channel| channel.is_behind(WAITING_MAX))
     }
 
     /// Whether so much of the layer itself waits that nothing should be received until some of it is sent.

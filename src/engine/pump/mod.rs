@@ -93,6 +93,8 @@ struct Worker<'a, R> {
     starved: VecDeque<ConnectionId>,
     /// Connections that wait for their turns.
     line: Line,
+    /// Connections of whose layer a handshake is to go on.
+    handshakes: VecDeque<ConnectionId>,
     /// What heavy connections have received in this cycle, for after what is quickly answered.
     put_off: Vec<(ConnectionId, Received, Further)>,
     /// Connections that received bytes in this cycle and have not answered them; some twice.
@@ -133,6 +135,7 @@ impl<'a, R: Ring> Pump<'a, R> {
                 memory: Memory::new(&shared.memory),
                 starved: VecDeque::new(),
                 line: Line::default(),
+                handshakes: VecDeque::new(),
                 put_off: Vec::new(),
                 unanswered: Vec::new(),
                 connections: 0,
@@ -271,6 +274,9 @@ impl<'a, R: Ring> Pump<'a, R> {
         if !self.worker.line.is_empty() {
             self.serve_line();
         }
+        if !self.worker.handshakes.is_empty() {
+            self.go_on_with_a_handshake();
+        }
         if !self.worker.latecomers.is_empty() {
             self.see_latecomers_off();
         }
@@ -392,6 +398,17 @@ impl<'a, R: Ring> Pump<'a, R> {
             }
         }
         self.worker.is_eager |= !self.worker.line.is_empty();
+    }
+
+    /// Lets one connection go on with the handshake of its layer. The next cycle does not wait while any is left.
+    #[cold]
+    fn go_on_with_a_handshake(&mut self) {
+        while let Some(id) = self.worker.handshakes.pop_front() {
+            let Some(mut turn) = self.turn(id) else { continue };
+            turn.open_postponed();
+            break;
+        }
+        self.worker.is_eager |= !self.worker.handshakes.is_empty();
     }
 
     #[cold]

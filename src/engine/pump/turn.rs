@@ -44,6 +44,7 @@ impl<R: Ring> Turn<'_, '_, R> {
                 self.peer.receiving = Receiving::Starved;
                 self.worker.starved.push_back(self.id);
             }
+            Received::End if self.postpone_end() => {}
             Received::End => self.ended(),
             // Only this pump cancels, and it knows why.
             Received::Failed(Errno::CANCELED) => {}
@@ -292,6 +293,7 @@ impl<R: Ring> Turn<'_, '_, R> {
     /// Starts or pauses the receive.
     fn settle_receiving(&mut self) {
         let is_layer_full = self.is_layer_full();
+        let is_layer_behind = self.is_layer_behind();
         let Turn { id, peer, worker } = self;
         let is_full = peer.dialogue.is_full(&worker.context) || is_layer_full;
         let is_clogged = peer.sending != Sending::Nothing && is_full;
@@ -300,6 +302,7 @@ impl<R: Ring> Turn<'_, '_, R> {
         let is_dropped = peer.stage != Stage::Serving || peer.dialogue.connection().is_closing();
         let mut is_wanted = !peer.has_ended
             && !is_clogged
+            && !is_layer_behind
             && !is_attaching
             && !peer.dialogue.has_yielded()
             && (is_dropped || worker.memory.admits(|| peer.memory_bytes()));

@@ -5,11 +5,25 @@
 //! or sent in another order cannot be read. Now and then the server's end has something to say of its own, as TLS has in
 //! its handshake, and it says farewell once.
 
+use std::cell::Cell;
+
 use crate::protocol::{Acceptor, Layer, Progress};
 
 /// The most bytes of a record, without its header.
 const RECORD_MAX: usize = 700;
 const HEADER_BYTES: usize = 3;
+/// Bytes of a connection of which opening the first costs much, as in a handshake. A request has more.
+const LABORIOUS: usize = 100;
+
+thread_local! {
+    /// Whether something laborious was opened in this cycle of the simulated worker.
+    static LABOURED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Begins a cycle of the simulated worker, in which one handshake may go on.
+pub(super) fn begin_cycle() {
+    LABOURED.with(|it| it.set(false));
+}
 
 /// What a record is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,6 +77,10 @@ impl ServerEnd {
 
 impl Layer for ServerEnd {
     fn open(&mut self, received: &mut [u8], plain: &mut Vec<u8>, sealed: &mut Vec<u8>) -> Progress {
+        if self.is_laborious() {
+            let before = LABOURED.with(|it| it.replace(true));
+            assert!(!before, "a second handshake went on in the same cycle");
+        }
         encrypt(received, self.received);
         // Once in so many bytes.
         let is_moved = self.received / 256 != (self.received + received.len()) / 256;
@@ -76,6 +94,10 @@ impl Layer for ServerEnd {
 
     fn is_open(&self) -> bool {
         true
+    }
+
+    fn is_laborious(&self) -> bool {
+        self.received < LABORIOUS
     }
 
     fn seal(&mut self, plain: &[u8], sealed: &mut Vec<u8>) {

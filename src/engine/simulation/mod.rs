@@ -114,6 +114,7 @@ fn simulate(seed: u64) -> Totals {
     let mut completions = Vec::new();
     pump.start();
     while !pump.is_over() {
+        layer::begin_cycle();
         pump.cycle(&mut completions).expect("the simulated ring does not break");
         let connections = pump.connections();
         pump.ring().expect_connections(connections);

@@ -167,6 +167,11 @@ impl Scenario {
         Scenario { layered_from: random.below(2), timeouts, ..self }
     }
 
+    /// Whether connections may have a layer.
+    pub(super) fn has_layers(&self) -> bool {
+        self.is_layered(LISTENERS_MAX - 1)
+    }
+
     /// Whether the connections to this listener have a layer.
     pub(super) fn is_layered(&self, listener: usize) -> bool {
         listener >= self.layered_from

@@ -299,7 +299,9 @@ impl Blocking for Kernel {
             || *compressed > 0
             || *block < piece
             || *bytes_max > piece / 2;
-        let may_hurry = is_behind || may_yield || !self.scenario.is_patient;
+        // The handshakes of several connections go on in several cycles.
+        let has_layers = self.scenario.has_layers();
+        let may_hurry = is_behind || may_yield || has_layers || !self.scenario.is_patient;
         assert!(wait != Wait::Not || may_hurry, "no send is over at once");
         self.admissions = 0;
         let late = self.random.below(3);
