@@ -10,9 +10,9 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use ringbench::conform::Suite;
 use ringbench::conform::serving::Until;
 use ringbench::conform::verdict::{Behavior, BehaviorClose};
+use ringbench::conform::{Report, Suite};
 use ringbench::load::{self, Counts, Outcome as Load, Rate};
 use ringbench::problem::{Problem, Step};
 use ringbench::results::Results;
@@ -635,6 +635,9 @@ fn a_client_runs_cases_over_tls() {
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_slice(place.authority.certificate())).expect("a root");
     run_cases(serving.url(), serving.cases(), &roots);
+    // The client may be done before the last verdict is.
+    let is_done = |report: &Report| report.judged.len() == serving.cases();
+    wait_until("every case is judged", || serving.reports().iter().any(is_done));
     let reports = serving.finish();
     let [report] = &reports[..] else { panic!("one client") };
     report.assert_as_expected();
