@@ -4,6 +4,9 @@
 //! anything starts. This module prints nothing itself and does not end the process.
 
 mod choices;
+mod documents;
+mod effective;
+mod file;
 mod limits;
 mod output;
 mod rules;
@@ -20,11 +23,13 @@ use bytesize::ByteSize;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::parser::ValueSource;
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
+use clap_complete::Shell;
 use tracing::level_filters::LevelFilter;
 
 use self::choices::{
     COMPRESSIONS, ENGINES, LEVELS, LOGS, OFFLOADS, PROTOCOLS, SANDBOXES, WAITS, parser,
 };
+use self::effective::Effective;
 use self::limits::{connections_per_address, control_frames, memory_max, message_frames, timeout};
 use crate::cpus::CpuList;
 use crate::engine::pump::{MEMORY_MAX_DEFAULT, Timeouts, Timing};
@@ -43,6 +48,7 @@ use crate::tls::{self, Certificates, Files};
 use crate::top::Target;
 
 pub use self::choices::EngineChoice;
+pub use self::documents::{completions, man_page};
 pub use self::limits::Limit;
 pub use self::output::summary;
 
@@ -78,6 +84,14 @@ pub struct Cli {
     /// Whether `listen` is the default.
     #[arg(skip)]
     pub listens_by_default: bool,
+
+    /// The options as they were given, and where; for `ringecho config`.
+    #[arg(skip)]
+    pub effective: Effective,
+
+    /// Read options from this file, in TOML: `workers = 2`. Those of the command line win; see docs/server.md.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
 
     /// Certificate for wss://, a file in PEM with those that lead to its authority after it. Repeat the option for
     /// several: a client gets the first that is valid for the name it asks for, or else the first.
@@ -275,10 +289,27 @@ pub enum Command {
         #[arg(long, value_name = "TIME", default_value = "1s", value_parser = interval)]
         interval: Duration,
     },
+    /// Show the options that a server would start with, and where each comes from; the output is a file for
+    /// --config.
+    Config {
+        /// Options of the server.
+        #[arg(value_name = "OPTIONS", trailing_var_arg = true, allow_hyphen_values = true)]
+        options: Vec<OsString>,
+    },
+    /// Print completions for a shell.
+    Completions {
+        /// The shell.
+        shell: Shell,
+    },
+    /// Print the man page, of the program or of one of its commands.
+    Man {
+        /// The command.
+        command: Option<String>,
+    },
 }
 
 /// The command line. A negative number is a value of its option, which says what to write instead.
-fn command() -> clap::Command {
+pub fn command() -> clap::Command {
     Cli::command().mut_args(|argument| {
         let takes_value = argument.get_action().takes_values();
         argument.allow_negative_numbers(takes_value)
@@ -294,16 +325,50 @@ impl Cli {
     pub fn read<T: Into<OsString> + Clone>(
         arguments: impl IntoIterator<Item = T>,
     ) -> Result<Cli, clap::Error> {
+        let arguments: Vec<OsString> = arguments.into_iter().map(Into::into).collect();
         let mut command = command();
-        let matches = command.try_get_matches_from_mut(arguments).map_err(with_tip)?;
+        let mut matches = command.try_get_matches_from_mut(&arguments).map_err(with_tip)?;
+        let given = matches.clone();
+        let is_typed = |id: &str| given.value_source(id) == Some(ValueSource::CommandLine);
+        let file = matches.get_one::<PathBuf>("config").cloned();
+        if let Some(path) = &file {
+            let words = file::words(path, &command, is_typed)
+                .map_err(|text| command.error(ErrorKind::InvalidValue, text))?;
+            let (program, typed) = arguments.split_at(arguments.len().min(1));
+            let all = program.iter().cloned().chain(words).chain(typed.iter().cloned());
+            matches = command.try_get_matches_from_mut(all).map_err(with_tip)?;
+        }
         let mut cli =
             Cli::from_arg_matches(&matches).map_err(|error| error.format(&mut command))?;
+        if let Some(Command::Config { options }) = &cli.command {
+            let program = arguments.first().cloned();
+            return Cli::read_for_config(
+                program.into_iter().chain(options.iter().cloned()),
+                &mut command,
+            );
+        }
+        cli.effective = Effective::new(&command, &matches, is_typed, file.as_deref());
         let is_given = |id: &str| matches.value_source(id) == Some(ValueSource::CommandLine);
         cli.listens_by_default = !is_given("listen");
         match cli.broken_rule(is_given) {
             Some(text) => Err(command.error(ErrorKind::ArgumentConflict, text)),
             None => Ok(cli),
         }
+    }
+
+    /// Reads the options of the server that are to be shown.
+    fn read_for_config(
+        arguments: impl Iterator<Item = OsString>,
+        command: &mut clap::Command,
+    ) -> Result<Cli, clap::Error> {
+        let mut cli = Cli::read(arguments)?;
+        if cli.command.is_some() {
+            let text =
+                "'ringecho config' shows the options of the server; leave the other command out";
+            return Err(command.error(ErrorKind::ArgumentConflict, text));
+        }
+        cli.command = Some(Command::Config { options: Vec::new() });
+        Ok(cli)
     }
 
     /// The wait strategy as its option names it, given or not.

@@ -51,9 +51,19 @@ fn main() -> ExitCode {
     let outcome = match Cli::read(env::args_os()) {
         Ok(cli) => {
             start_log(&cli);
-            match cli.command {
-                Some(Command::Doctor { json }) => examine(json),
-                Some(Command::Top { ref target, interval }) => watch(target, interval),
+            match &cli.command {
+                Some(Command::Doctor { json }) => examine(*json),
+                Some(Command::Top { target, interval }) => watch(target, *interval),
+                Some(Command::Config { .. }) => print(&cli.effective.to_string()),
+                Some(Command::Completions { shell }) => {
+                    print(&cli::completions(*shell, cli::command()))
+                }
+                Some(Command::Man { command }) => {
+                    match cli::man_page(cli::command(), command.as_deref()) {
+                        Ok(page) => print(&page),
+                        Err(error) => error.exit(),
+                    }
+                }
                 None => serve(&cli),
             }
         }

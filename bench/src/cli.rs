@@ -8,6 +8,7 @@ use std::time::Duration;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Args, CommandFactory, FromArgMatches as _, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
 use ringecho::cpus::CpuList;
 use ringecho::listen::Endpoint;
 
@@ -48,6 +49,16 @@ pub enum Command {
     Merge(Merge),
     /// Write a self-contained HTML page with tables and charts of results.
     Report(Report),
+    /// Print completions for a shell.
+    Completions {
+        /// The shell.
+        shell: Shell,
+    },
+    /// Print the man page, of the program or of one of its commands.
+    Man {
+        /// The command.
+        command: Option<String>,
+    },
     /// Echo bytes on one connection, for --calibrate.
     #[command(hide = true)]
     Floor(Floor),
@@ -498,6 +509,8 @@ impl Cli {
             Command::Conform(_) => "conform",
             Command::Merge(_) => "merge",
             Command::Report(_) => "report",
+            Command::Completions { .. } => "completions",
+            Command::Man { .. } => "man",
             Command::Floor(_) => "floor",
             Command::Guard(_) => "guard",
         };
@@ -535,7 +548,7 @@ impl Cli {
 }
 
 /// The command line. A negative number is a value of its option, which says what to write instead.
-fn command() -> clap::Command {
+pub fn command() -> clap::Command {
     Cli::command().mut_subcommands(|subcommand| {
         subcommand.mut_args(|argument| {
             let takes_value = !argument.is_positional() && argument.get_action().takes_values();

@@ -1,12 +1,13 @@
 //! The command `ringbench`: reads the command line, measures, prints.
 
-use std::io::{self, Write as _};
+use std::io::{self, Write};
 use std::process::ExitCode;
 
-use ringbench::cli::{Cli, Command};
+use ringbench::cli::{self, Cli, Command};
 use ringbench::commands::{self, Failure};
 use ringbench::guard;
 use ringbench::stop::Stop;
+use ringecho::cli::{completions, man_page};
 use ringecho::cpus::CpuList;
 
 fn main() -> ExitCode {
@@ -33,6 +34,11 @@ fn main() -> ExitCode {
         Command::Conform(options) => commands::conform(options, &stop, &mut output),
         Command::Merge(options) => commands::merge(options, &mut output),
         Command::Report(options) => commands::report(options),
+        Command::Completions { shell } => print(&completions(*shell, cli::command()), &mut output),
+        Command::Man { command } => match man_page(cli::command(), command.as_deref()) {
+            Ok(page) => print(&page, &mut output),
+            Err(error) => error.exit(),
+        },
         Command::Floor(options) => commands::floor(options, &mut output),
         Command::Guard(_) => unreachable!("it has run already"),
     };
@@ -45,6 +51,16 @@ fn main() -> ExitCode {
             }
             ExitCode::FAILURE
         }
+    }
+}
+
+/// Prints to standard output. A reader that has gone away is not an error.
+fn print(text: &str, output: &mut impl Write) -> Result<(), Failure> {
+    match output.write_all(text.as_bytes()).and_then(|()| output.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(format!("cannot write to standard output: {error}").into())
+        }
+        Ok(()) | Err(_) => Ok(()),
     }
 }
 

@@ -324,3 +324,17 @@ fn numbers_that_nothing_has_are_no_result() {
         }
     }
 }
+
+#[test]
+fn shells_and_man_pages_know_the_commands() {
+    let script = run(&["completions", "bash"]).stdout;
+    assert!(script.contains("conform") && script.contains("--calibrate"), "{script}");
+    let page = run(&["man"]).stdout;
+    assert!(page.contains(".TH ringbench 1") && page.contains("ringbench\\-load(1)"), "{page}");
+    let page = run(&["man", "load"]).stdout;
+    assert!(page.contains(".TH ringbench-load 1") && page.contains("\\-\\-rate"), "{page}");
+    // Those for the program itself are no one's business.
+    let ended = run(&["man", "guard"]);
+    assert_eq!(ended.status.code(), Some(2));
+    assert!(ended.stderr.contains("write one of rtt, load"), "{ended:?}");
+}

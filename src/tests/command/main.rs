@@ -1,5 +1,6 @@
 //! The command line and what the program says: one file per subject.
 
+mod configuring;
 mod counting;
 mod listening;
 mod serving;
