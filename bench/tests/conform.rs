@@ -215,7 +215,8 @@ fn reports_are_those_of_the_suite() {
     // The beginning of the text comes back or not, as the server likes.
     assert!(kinds.starts_with(&["CT"]) && kinds.contains(&"CTE"), "{kinds:?}");
 
-    let page = read(&file.replace(".json", ".html"));
+    // Long keys may be broken between their words.
+    let page = read(&file.replace(".json", ".html")).replace("<wbr>", "");
     for part in [
         "The &lt;Server&gt; - Case 6.4.1 : Pass - ",
         "Tests RFC 6455 8.1.",

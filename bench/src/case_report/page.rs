@@ -181,11 +181,23 @@ fn closing_table(closing: &Closing) -> Markup {
             } }
             tbody {
                 @for (key, value, meaning) in rows {
-                    tr { th.key scope="row" { (key) } td.words { (value) } td.words.long { (meaning) } }
+                    tr {
+                        th.key scope="row" { @for word in words(key) { wbr; (word) } }
+                        td.words { (value) }
+                        td.words.long { (meaning) }
+                    }
                 }
             }
         },
     )
+}
+
+/// A key in the words of which it consists, between which a narrow page may break it.
+fn words(key: &str) -> Vec<&str> {
+    let capitals = key.match_indices(char::is_uppercase).map(|(at, _)| at);
+    let begins: Vec<usize> = [0].into_iter().chain(capitals).collect();
+    let ends = begins[1..].iter().copied().chain([key.len()]);
+    begins.iter().zip(ends).map(|(begin, end)| &key[*begin..end]).collect()
 }
 
 fn octets_table(heading: &str, sizes: &SizeCounts) -> Markup {

@@ -63,13 +63,13 @@ pub fn conform(options: &Conform, stop: &Stop, output: &mut impl Write) -> Outco
     if report.is_as_expected() { outcome } else { outcome.and(Err(Failure::Failed(Vec::new()))) }
 }
 
-/// The columns of standard output.
-pub(super) fn columns() -> usize {
+/// The columns of the terminal that is standard output, if it is one.
+pub(super) fn columns() -> Option<usize> {
     if !io::stdout().is_terminal() {
-        return text::COLUMNS;
+        return None;
     }
     let size = rustix::termios::tcgetwinsize(io::stdout());
-    size.map_or(0, |size| size.ws_col.into()).max(text::COLUMNS / 2)
+    Some(size.map_or(0, |size| size.ws_col.into()).max(text::COLUMNS / 2))
 }
 
 /// The files that are written when the cases are done, opened before.

@@ -496,7 +496,7 @@ impl Report {
     /// The table by section, and everything that is not as expected. `how` is the command that runs some
     /// of the cases, without naming them.
     pub fn text(&self, how: &str) -> String {
-        let text = self.styled(&View { how, columns: text::COLUMNS });
+        let text = self.styled(&View { how, columns: None });
         strip_str(&text).to_string()
     }
 
