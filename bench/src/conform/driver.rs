@@ -360,11 +360,18 @@ fn sentence(problem: &Problem) -> String {
 
 /// Moves bytes until the exchange is over. Returns whether it is; it is not if the stop is requested.
 pub fn drive(exchange: &mut Exchange<'_>, wire: &mut impl Wire, stop: &Stop) -> bool {
+    let mut was_late = false;
     loop {
         if stop.is_requested() {
             return false;
         }
         let now = Instant::now();
+        // What has come by now came in time, even if this side was too busy to see it.
+        let is_late = exchange.is_late(now);
+        if is_late && !was_late && receive(exchange, wire, Duration::ZERO).is_err() {
+            exchange.ended(Ended::Reset);
+        }
+        was_late = is_late;
         let outcome = match exchange.want(now) {
             Want::Nothing => return true,
             Want::Drop => {
@@ -468,6 +475,57 @@ mod tests {
         fn reset(&mut self) -> io::Result<()> {
             self.end()
         }
+    }
+
+    /// A connection that ends while this side is too busy to see it in time.
+    struct Late {
+        answer: Option<Vec<u8>>,
+    }
+
+    impl Wire for Late {
+        fn send(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            Ok(bytes.len())
+        }
+
+        fn receive(&mut self, room: &mut [u8], time: Duration) -> io::Result<usize> {
+            match self.answer.take() {
+                Some(answer) => {
+                    room[..answer.len()].copy_from_slice(&answer);
+                    Ok(answer.len())
+                }
+                None if time.is_zero() => Ok(0),
+                None => {
+                    thread::sleep(time);
+                    Err(io::ErrorKind::WouldBlock.into())
+                }
+            }
+        }
+
+        fn wait(&mut self, _: Duration) -> io::Result<bool> {
+            Ok(true)
+        }
+
+        fn end(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn reset(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn what_has_come_when_the_time_is_over_came_in_time() {
+        let (cases, library) = (cases::own(), Library::default());
+        let case = cases.iter().find(|case| case.number.to_string() == "23.4.1").expect("a case");
+        let mut wire = Late { answer: Some(testkit::reply(CLOSE, &1000u16.to_be_bytes())) };
+        let opened = Opened { role: Role::Client, terms: None, received: &[], seed: 1 };
+        let exchange = Exchange::new(case, &library, opened, Instant::now());
+        let stop = Stop::new().expect("a pipe");
+        let transcript = driven(exchange, &mut wire, &stop).expect("it is not stopped");
+        let verdict = judge(case, &transcript);
+        let found = (verdict.behavior, verdict.behavior_close);
+        assert_eq!(found, (Behavior::Ok, BehaviorClose::Ok), "{verdict:?}");
     }
 
     /// Whether the last of these unmasked frames is whole.

@@ -400,6 +400,11 @@ impl<'a> Exchange<'a> {
         }
     }
 
+    /// Whether the next deadline has passed.
+    pub fn is_late(&mut self, now: Instant) -> bool {
+        self.state != State::Over && self.deadline(now).0 <= now
+    }
+
     /// The next deadline. Round trips that stand still need not last until their limit.
     fn deadline(&mut self, now: Instant) -> (Instant, Timer) {
         let (until, timer) = self.timer;
