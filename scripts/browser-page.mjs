@@ -1,4 +1,4 @@
-// The browser, for the script `browser-page`: opens the server's page, runs it, and reports what it shows.
+// The browser, for the scripts `browser-page` and `pictures`: opens a page, runs it, and reports what it shows.
 //
 // `node browser-page.mjs DIRECTORY` takes `playwright-core` from the directory it is installed in, and what to do as
 // JSON on standard input. Prints what the page showed, in each view, as JSON. If it cannot, it prints why and
@@ -24,7 +24,9 @@ try {
   const options = { ...kind.options, executablePath: job.program, timeout: WAIT_MS };
   browser = await playwright[kind.type].launch(options);
   const views = [];
-  if (job.job === "refused") {
+  if (job.job === "picture") {
+    await photographed();
+  } else if (job.job === "refused") {
     views.push(await viewed("refused", {}, "", "nothing", (page) => page.click("#start")));
   } else {
     const serial = { size_bytes: 16, messages: 1000, type: "text", rate_per_s: null };
@@ -53,6 +55,15 @@ try {
   process.exitCode = 1;
 } finally {
   await browser?.close();
+}
+
+async function photographed() {
+  const context = await browser.newContext({ viewport: job.size, colorScheme: "light" });
+  const page = await context.newPage();
+  await page.goto(job.url, { waitUntil: "load" });
+  if (job.awaits) await page.getByText(job.awaits).waitFor({ timeout: WAIT_MS });
+  await page.screenshot({ path: job.pictures });
+  await context.close();
 }
 
 async function viewed(name, look, link, expects, act) {
