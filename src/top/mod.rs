@@ -1,7 +1,7 @@
 //! `ringecho top`: what a running server does, as a live view in a terminal.
 //!
 //! [`fetch`] asks the admin listener again and again on a thread of its own, so that a server which does not answer
-//! never keeps a key from being obeyed; [`sample`] makes figures of the answers, and [`view`] draws them. The
+//! never keeps a key from being obeyed; [`mod@sample`] makes figures of the answers, and [`view`] draws them. The
 //! terminal belongs to the caller. Nothing here knows the server's own modules but the names of its counters.
 
 mod fetch;
