@@ -364,7 +364,7 @@ def breaks_a_rule(peer):
 
 def is_refused(peer):
     """Asks for something else than WebSocket."""
-    yield from peer.send(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    yield from peer.send(b"GET /nothing HTTP/1.1\r\nHost: localhost\r\n\r\n")
     head = yield from peer.receive(12)
     if not head.startswith(b"HTTP/1.1 4"):
         raise Wrong(f"a plain request was answered with {head!r}")

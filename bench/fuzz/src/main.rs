@@ -43,6 +43,9 @@ mod sender;
 )]
 mod session;
 mod setup;
+#[path = "../../src/tls.rs"]
+#[allow(dead_code, unreachable_pub, reason = "a module of another crate")]
+mod tls;
 #[path = "../../src/verdict.rs"]
 #[allow(dead_code, unreachable_pub, reason = "a module of another crate")]
 mod verdict;

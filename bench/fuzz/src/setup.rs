@@ -4,8 +4,8 @@ use ringecho::protocol::handshake::{Access, Terms};
 use ringecho::protocol::pool::Budget;
 use ringecho::protocol::{FrameLimits, Policy, Protocol, Settings, Subprotocol};
 
-/// All requests are accepted.
-static ACCESS: Access = Access { origins: Vec::new(), path: None };
+/// All requests are accepted, and there is no page.
+static ACCESS: Access = Access { origins: Vec::new(), path: None, page: None };
 
 /// The settings of a server.
 pub(crate) fn settings(message_max: u64, policy: Policy) -> Settings {

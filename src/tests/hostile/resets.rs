@@ -51,8 +51,9 @@ fn states() -> Vec<State> {
         State::before_handshake("the response is unread", REQUEST.as_bytes()),
         State {
             rejected: 1,
-            ..State::before_handshake("refused", b"GET / HTTP/1.1\r\nHost: nobody\r\n\r\n")
+            ..State::before_handshake("refused", b"GET /nothing HTTP/1.1\r\nHost: nobody\r\n\r\n")
         },
+        State::before_handshake("the page is unread", b"GET / HTTP/1.1\r\nHost: nobody\r\n\r\n"),
         State::after_handshake("open", Vec::new(), 0),
         State::after_handshake("within a header", text[..4].to_vec(), 0),
         State::after_handshake(
