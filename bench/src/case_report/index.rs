@@ -56,10 +56,11 @@ struct Index<'a> {
 
 impl<'a> Index<'a> {
     fn new(index: &'a Map<String, Value>) -> Index<'a> {
-        let agents: Vec<(&String, &Map<String, Value>)> = index
+        let mut agents: Vec<(&String, &Map<String, Value>)> = index
             .iter()
             .filter_map(|(agent, entries)| Some((agent, entries.as_object()?)))
             .collect();
+        agents.sort_unstable_by_key(|&(agent, _)| agent);
         let ids: BTreeSet<(Option<Number>, &String)> = agents
             .iter()
             .flat_map(|(_, entries)| entries.keys())
